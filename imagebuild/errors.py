@@ -1,0 +1,64 @@
+"""Every way a command can end, each with its own exit code.
+
+An error is two lines for the person who reads it: ``message`` says what is wrong, ``hint`` what to do next. Library
+code raises these; only :mod:`imagebuild.cli` turns them into text and an exit status. A traceback means a defect of
+ours (exit 1).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ImagebuildError(Exception):
+    """Base of all expected failures. ``details`` are further lines, printed between message and hint."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "", details: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = details
+
+
+class UsageError(ImagebuildError):
+    """The command line asks for something that does not exist (unknown team, unknown base)."""
+
+    exit_code = 2
+
+
+class ConfigurationError(ImagebuildError):
+    """A file under ``images/`` or the machine's configuration is wrong or incomplete."""
+
+    exit_code = 3
+
+
+class LockError(ImagebuildError):
+    """A lock is unsatisfiable, stale, missing, or against policy."""
+
+    exit_code = 4
+
+
+class BudgetError(ImagebuildError):
+    """The layer is larger than the team's budget, or its size is unknown."""
+
+    exit_code = 5
+
+
+class RemoteError(ImagebuildError):
+    """A registry or a package index refused, failed, or could not be reached."""
+
+    exit_code = 6
+
+
+class BuildError(ImagebuildError):
+    """The image could not be built from valid inputs."""
+
+    exit_code = 7
+
+
+class IntegrityError(ImagebuildError):
+    """Bytes are not what they were promised to be: a hash, a layer rule, drift."""
+
+    exit_code = 8

@@ -1,0 +1,95 @@
+"""Files that are either whole or not there, and locks between processes.
+
+Everything this program keeps goes through :func:`replacing` or :func:`write_atomic`: written aside in the same folder,
+flushed to the disk, then renamed. A process killed at any moment leaves at most a file named ``.tmp-*``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from imagebuild.errors import ConfigurationError
+
+TEMPORARY_PREFIX = ".tmp-"
+_STALE_SECONDS = 24 * 3600
+
+
+def explain_os_error(error: OSError, doing: str) -> ConfigurationError:
+    """Turn an operating system's refusal to write into one line and what to do about it."""
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ConfigurationError(
+            f"no space left while {doing}{where}",
+            "free some disk, or point --cache-dir at a larger one; nothing half-written was kept",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ConfigurationError(
+            f"not allowed to write while {doing}{where}: {error.strerror}",
+            "give this user write access there, or point --cache-dir (or --root) at a folder it owns",
+        )
+    return ConfigurationError(f"cannot go on while {doing}{where}: {error.strerror or error}", "see the line above")
+
+
+def fsync_directory(path: Path) -> None:
+    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path``; on a clean exit it is fsynced and renamed to ``path``, else removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w+b") as stream:
+            yield stream
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace ``path`` by ``data`` in one step."""
+    with replacing(path, mode=mode) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold an advisory lock (``flock``) on ``path``; the kernel frees it when the process ends, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove what killed runs left behind: ``.tmp-*`` older than a day, directly in ``folder``."""
+    if not folder.is_dir():
+        return
+    limit = time.time() - _STALE_SECONDS
+    for entry in folder.glob(TEMPORARY_PREFIX + "*"):
+        with contextlib.suppress(OSError):
+            if entry.is_file() and entry.stat().st_mtime < limit:
+                entry.unlink()

@@ -1,0 +1,29 @@
+"""Reading compressed layers of any origin: one stream or many gzip members / zstd frames after one another."""
+
+from __future__ import annotations
+
+import io
+from typing import BinaryIO, cast
+
+from imagebuild.errors import IntegrityError
+
+CHUNK = 1 << 20
+
+
+def open_decompressed(stream: BinaryIO, compression: str) -> BinaryIO:
+    """A forward-only reader of the uncompressed bytes; ``compression`` is ``zstd``, ``gzip`` or ``none``.
+
+    Concatenated members and frames are all read (RFC 1952 section 2.2, RFC 8878 section 3.1).
+    """
+    if compression == "gzip":
+        from isal import igzip
+
+        return cast(BinaryIO, igzip.open(stream, "rb"))
+    if compression == "zstd":
+        import zstandard
+
+        reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True, closefd=False, read_size=CHUNK)
+        return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, reader), CHUNK))
+    if compression == "none":
+        return stream
+    raise IntegrityError(f"unknown layer compression: {compression}", "layers are tar, tar+gzip or tar+zstd")

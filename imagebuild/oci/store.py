@@ -1,0 +1,64 @@
+"""What a place for images can do. Two implementations: :mod:`imagebuild.oci.layout`, :mod:`imagebuild.oci.registry`."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from imagebuild.oci.model import Descriptor, Digest, RawManifest
+
+
+class Presence(enum.Enum):
+    """Three answers, and unknown (a refusal, an outage) is never taken for absent."""
+
+    EXISTS = "exists"
+    ABSENT = "absent"
+    UNKNOWN = "unknown"
+
+
+class Store(Protocol):
+    """Images by repository. All bytes handed out have been checked, or are checked while they are read.
+
+    ``reference`` is a tag or a digest. Failures of a server are :class:`~imagebuild.errors.RemoteError`, wrong bytes
+    :class:`~imagebuild.errors.IntegrityError`.
+    """
+
+    @property
+    def label(self) -> str:
+        """How to call this store in a message: a registry's host, or a folder's path."""
+
+    def image_name(self, repository: str) -> str:
+        """The name other tools know ``repository`` by: ``host/repository``, or ``oci:folder:repository``."""
+
+    def head_manifest(self, repository: str, reference: str) -> tuple[Presence, Descriptor | None]:
+        """One HEAD. The descriptor is there exactly when the answer is EXISTS."""
+
+    def get_manifest(self, repository: str, reference: str) -> RawManifest | None:
+        """The manifest's bytes, verified (against ``reference`` when that is a digest); None when it is absent."""
+
+    def put_manifest(self, repository: str, manifest: RawManifest, tag: str = "") -> Digest:
+        """Store the bytes as they are, under their digest and, if given, a tag."""
+
+    def has_blob(self, repository: str, digest: Digest) -> Presence:
+        """Whether the blob is there."""
+
+    def open_blob(self, repository: str, descriptor: Descriptor) -> AbstractContextManager[BinaryIO]:
+        """Stream a blob. Reading to the end raises IntegrityError unless size and digest are the descriptor's."""
+
+    def read_blob(self, repository: str, descriptor: Descriptor) -> bytes:
+        """A small blob (at most 32 MiB), whole and verified."""
+
+    def put_blob(self, repository: str, descriptor: Descriptor, source: Path | bytes) -> None:
+        """Store a blob from memory or from a file on disk; a no-op when it is there."""
+
+    def mount_blob(self, repository: str, digest: Digest, source_repository: str) -> bool:
+        """Make a blob of another repository of this store available; False when the store won't."""
+
+    def list_tags(self, repository: str) -> Iterator[str]:
+        """All tags, in the store's order; none when the repository is absent."""
+
+    def list_repositories(self, prefix: str = "") -> Iterator[str]:
+        """Repositories whose name starts with ``prefix``; RemoteError when a registry has no catalogue to list."""
