@@ -1,0 +1,68 @@
+"""Members and layers as values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+LAYER_FORMAT = 1  # part of every member's and image's key: raise it whenever the bytes of a layer would change
+
+
+class Codec(msgspec.Struct, frozen=True):
+    """How layer bytes are compressed. ``single`` re-compresses the layer as one stream for old readers."""
+
+    name: str = "zstd"  # zstd or gzip
+    level: int = 3  # zstd 1..19; gzip by isal 0..3
+    single: bool = False
+
+
+class FileFact(msgspec.Struct, frozen=True):
+    """One file or symlink that a member puts in the image. Path is absolute and final."""
+
+    path: str
+    size: int
+    mode: int
+    sha256: str  # of the content
+    kind: str  # code, bytecode, library (shared), data, script, metadata
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One wheel, as the tar entries it becomes, compressed on its own and kept in the member cache."""
+
+    package: str  # normalised name
+    version: str
+    blob: Path  # compressed tar entries, no end-of-archive blocks
+    compressed: int  # bytes of blob
+    uncompressed: int  # bytes of tar
+    files: tuple[FileFact, ...]
+
+
+class ExtraFile(msgspec.Struct, frozen=True):
+    """A file of the layer that no wheel brings (the constraints file)."""
+
+    path: str
+    data: bytes
+    mode: int = 0o644
+
+
+class PackageBytes(msgspec.Struct, frozen=True):
+    """What one package costs. Bytes."""
+
+    package: str
+    version: str
+    compressed: int
+    installed: int
+
+
+class Layer(msgspec.Struct, frozen=True):
+    """A finished layer blob on disk."""
+
+    blob: Path
+    digest: str
+    size: int  # bytes as stored
+    diff_id: str
+    uncompressed: int  # bytes of tar
+    installed: int  # bytes of all files
+    media_type: str
+    packages: tuple[PackageBytes, ...]  # by compressed size, largest first

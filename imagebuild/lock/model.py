@@ -1,0 +1,47 @@
+"""The lock as a value. Its file form is :mod:`imagebuild.lock.lockfile` (PEP 751)."""
+
+from __future__ import annotations
+
+import msgspec
+
+LOCK_FORMAT = 1
+
+
+class LockedPackage(msgspec.Struct, frozen=True):
+    """One wheel. Sizes are in bytes."""
+
+    name: str  # normalised (PEP 503)
+    version: str
+    filename: str  # the wheel's file name; `path` in the lock file
+    sha256: str  # 64 hex digits
+    size: int  # of the wheel file
+    installed_size: int  # of its files, unpacked, without bytecode
+    index: str  # the index's name, or "local" for a source tree of the team
+    upload_time: str = ""  # RFC 3339, where the index tells
+    requires_python: str = ""
+    dependencies: tuple[str, ...] = ()  # normalised names of locked packages it needs
+    via: tuple[str, ...] = ()  # who asked: "requirements.in" or names
+    tree: str = ""  # local packages: sha256 of the source tree
+
+
+class Lock(msgspec.Struct, frozen=True):
+    """``lockfiles/pylock.<team>.toml``."""
+
+    team: str
+    base: str  # catalogue name
+    base_digest: str  # the base it was made against (may move while the fingerprint stays)
+    base_fingerprint: str
+    python: str  # full version of the base's interpreter
+    platform: str  # linux/amd64
+    inputs: dict[str, str]  # relative path -> sha256 hex: requirements.in, each local source tree
+    resolver: str  # "pip-tools 7.6.2"
+    cutoff: str  # RFC 3339 in UTC, seconds: 2026-10-01T00:00:00Z
+    packages: tuple[LockedPackage, ...]  # sorted by name
+    satisfied: tuple[str, ...] = ()  # name==version that the base already has and the resolution used
+    format: int = LOCK_FORMAT
+
+    @property
+    def quarter(self) -> str:
+        """``2026q4``, of the cutoff."""
+        year, month = int(self.cutoff[:4]), int(self.cutoff[5:7])
+        return f"{year}q{(month + 2) // 3}"
