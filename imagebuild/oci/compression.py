@@ -18,7 +18,7 @@ def open_decompressed(stream: BinaryIO, compression: str) -> BinaryIO:
     if compression == "gzip":
         from isal import igzip
 
-        return cast(BinaryIO, igzip.open(stream, "rb"))
+        return cast(BinaryIO, igzip.open(stream, "rb"))  # type: ignore[no-untyped-call]
     if compression == "zstd":
         import zstandard
 

@@ -31,7 +31,8 @@ MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # The grammar of github.com/distribution/reference.
-_DOMAIN = re.compile(r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?\.?)+(?::[0-9]+)?|\[[0-9a-fA-F:]+\](?::[0-9]+)?")
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*(?::[0-9]+)?|\[[0-9a-fA-F:]+\](?::[0-9]+)?")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
@@ -116,9 +117,11 @@ class Reference(msgspec.Struct, frozen=True):
         if separator and ("." in first or ":" in first or first == "localhost"):
             registry, repository = first, remainder
         else:
-            registry, repository = "docker.io", rest if separator else f"library/{rest}"
+            registry, repository = "docker.io", rest
         if registry in ("index.docker.io", "registry-1.docker.io"):
             registry = "docker.io"
+        if registry == "docker.io" and "/" not in repository:
+            repository = f"library/{repository}"
         if not _DOMAIN.fullmatch(registry) or not _REPOSITORY.fullmatch(repository):
             raise ConfigurationError(
                 f"not an image reference: {text!r}", "expected registry/repository[:tag][@sha256:...], repository in lower case"

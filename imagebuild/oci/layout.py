@@ -1,0 +1,356 @@
+"""An OCI image layout folder (image-spec, image-layout.md) as a store: images without a server.
+
+One folder holds all repositories: a tag is an entry of ``index.json`` whose annotation
+``org.opencontainers.image.ref.name`` is ``repository:tag``, so that ``skopeo inspect oci:FOLDER:repository:tag`` reads
+it. The store is sparse: a manifest may name blobs that lie elsewhere (a base's), and then :meth:`LayoutStore.has_blob`
+says ABSENT. Any number of processes may write at once: blobs are renamed into place under their digest, and
+``index.json`` is replaced under a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from imagebuild import files
+from imagebuild.annotations import REF_NAME
+from imagebuild.errors import IntegrityError, RemoteError
+from imagebuild.oci.compression import CHUNK
+from imagebuild.oci.content import (
+    MANIFEST_LIMIT,
+    check_bytes,
+    check_manifest,
+    check_name,
+    check_small,
+    compute_file_digest,
+    open_verified,
+    parse_reference,
+)
+from imagebuild.oci.model import OCI_INDEX, Descriptor, Digest, RawManifest
+from imagebuild.oci.store import Presence
+
+LAYOUT_VERSION = "1.0.0"
+_INDEX_LIMIT = 256 << 20  # bytes; a million tags
+# What os.link answers where two names for one file are not possible: another disk, a file system without links, a file
+# of another user (fs.protected_hardlinks), too many links.
+_NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
+
+
+class LayoutStore:
+    """:class:`imagebuild.oci.store.Store` in ``folder``, which is created by the first write."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self._prepared = False
+
+    @property
+    def label(self) -> str:
+        """The folder's path."""
+        return str(self.folder)
+
+    def image_name(self, repository: str) -> str:
+        """``oci:folder:repository``, as skopeo and podman take it (add ``:tag``)."""
+        return f"oci:{self.folder}:{repository}"
+
+    # --- manifests -------------------------------------------------------------------------------------------------
+
+    def head_manifest(self, repository: str, reference: str) -> tuple[Presence, Descriptor | None]:
+        """The entry of ``index.json``, or for a digest the blob; ABSENT too when a tag's manifest blob is gone."""
+        digest = parse_reference(reference)
+        if digest is not None:
+            manifest = self.get_manifest(repository, reference)
+            return (Presence.ABSENT, None) if manifest is None else (Presence.EXISTS, manifest.descriptor)
+        descriptor = self._find_tag(repository, reference)
+        if descriptor is None:
+            return Presence.ABSENT, None
+        try:
+            size = self._blob_path(descriptor.id).stat().st_size
+        except FileNotFoundError:
+            return Presence.ABSENT, None
+        except OSError:
+            return Presence.UNKNOWN, None
+        if size != descriptor.size:
+            raise self._damaged(descriptor.id, f"has {size} bytes instead of {descriptor.size}")
+        return Presence.EXISTS, Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)
+
+    def get_manifest(self, repository: str, reference: str) -> RawManifest | None:
+        """The manifest's bytes; a tag's media type is the one ``index.json`` gives."""
+        digest = parse_reference(reference)
+        served = ""
+        if digest is None:
+            descriptor = self._find_tag(repository, reference)
+            if descriptor is None:
+                return None
+            digest, served = descriptor.id, descriptor.media_type
+        path = self._blob_path(digest)
+        try:
+            with path.open("rb") as stream:
+                data = stream.read(MANIFEST_LIMIT + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if len(data) > MANIFEST_LIMIT:
+            raise IntegrityError(f"{self.label}: {digest} is larger than any manifest", "name a manifest, not a layer")
+        if Digest.of(data) != digest:
+            raise self._damaged(digest, "holds other bytes")
+        return check_manifest(data, served)
+
+    def put_manifest(self, repository: str, manifest: RawManifest, tag: str = "") -> Digest:
+        """Write the blob, then the tag's entry; an entry of the same name is replaced in the same step."""
+        check_name(repository, tag)
+        if len(manifest.data) > MANIFEST_LIMIT:
+            raise IntegrityError(f"a manifest of {len(manifest.data)} bytes for {repository}", "registries take at most 4 MiB")
+        self.put_blob(repository, manifest.descriptor, manifest.data)
+        if tag:
+            name = f"{repository}:{tag}"
+            entry = {**_to_json(manifest.descriptor), "annotations": {REF_NAME: name}}
+            with self._writing("tagging an image in"), files.exclusive(self.folder / ".lock"):
+                document = self._read_index()
+                kept = [item for item in document["manifests"] if _name_of(item) != name]
+                document["manifests"] = [*kept, entry]
+                files.write_atomic(self.folder / "index.json", _encode(document))
+        return manifest.digest
+
+    # --- blobs -----------------------------------------------------------------------------------------------------
+
+    def blob_file(self, digest: Digest) -> Path | None:
+        """Where the blob lies on the disk (its bytes are not checked here), None when it is absent."""
+        path = self._blob_path(digest)
+        return path if path.is_file() else None
+
+    def has_blob(self, repository: str, digest: Digest) -> Presence:
+        """Whether the blob's file is there; all repositories share them."""
+        check_name(repository)
+        try:
+            self._blob_path(digest).stat()
+        except FileNotFoundError:
+            return Presence.ABSENT
+        except OSError:
+            return Presence.UNKNOWN
+        return Presence.EXISTS
+
+    @contextlib.contextmanager
+    def open_blob(self, repository: str, descriptor: Descriptor) -> Iterator[BinaryIO]:
+        """Stream the blob's file; a wrong size is reported before the first byte, a wrong digest before the last."""
+        check_name(repository)
+        hint = self._repair_hint(descriptor.id)
+        with self._open(descriptor) as raw, open_verified(raw.read, descriptor, self.label, hint) as stream:
+            yield stream
+
+    def read_blob(self, repository: str, descriptor: Descriptor) -> bytes:
+        """The blob's bytes, verified."""
+        check_name(repository)
+        check_small(descriptor, self.label)
+        with self._open(descriptor) as raw:
+            return check_bytes(raw.read(descriptor.size + 1), descriptor, self.label, self._repair_hint(descriptor.id))
+
+    def put_blob(self, repository: str, descriptor: Descriptor, source: Path | bytes) -> None:
+        """Store a blob after checking its size and digest.
+
+        A file on the same disk becomes a second name of the same bytes (``source`` must not be changed in place
+        afterwards: write anew and rename, as :mod:`imagebuild.files` does); elsewhere it is copied. A blob of the wrong
+        size that lies there already (a disk that filled up under another tool) is replaced.
+        """
+        check_name(repository)
+        path = self._blob_path(descriptor.id)
+        with self._writing("storing a blob in"):
+            if isinstance(source, bytes):
+                check_bytes(source, descriptor, "blob to store", "this is a defect of the caller")
+                # Small enough to compare: a manifest whose bytes rotted on the disk is healed by putting it again.
+                if not (path.is_file() and path.stat().st_size == descriptor.size and path.read_bytes() == source):
+                    files.write_atomic(path, source)
+                return
+            if path.is_file() and path.stat().st_size == descriptor.size:
+                return
+            if not self._link(source, descriptor, path):
+                self._copy(source, descriptor, path)
+
+    def mount_blob(self, repository: str, digest: Digest, source_repository: str) -> bool:
+        """True when the folder has the blob: repositories share them."""
+        check_name(source_repository)
+        return self.has_blob(repository, digest) is Presence.EXISTS
+
+    # --- listings --------------------------------------------------------------------------------------------------
+
+    def list_tags(self, repository: str) -> Iterator[str]:
+        """Tags in the order of ``index.json``, each once."""
+        check_name(repository)
+        tags = (tag for name, tag in self._names() if name == repository)
+        return iter(dict.fromkeys(tags))
+
+    def list_repositories(self, prefix: str = "") -> Iterator[str]:
+        """Repositories that have a tag, sorted."""
+        return iter(sorted({name for name, _ in self._names() if name.startswith(prefix)}))
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _blob_path(self, digest: Digest) -> Path:
+        return self.folder / "blobs" / "sha256" / Digest(digest).hex
+
+    def _find_tag(self, repository: str, tag: str) -> Descriptor | None:
+        check_name(repository, tag)
+        wanted = f"{repository}:{tag}"
+        for item in self._read_index()["manifests"]:
+            if _name_of(item) == wanted:
+                try:
+                    descriptor = msgspec.convert(item, Descriptor)
+                    Digest(descriptor.digest)
+                except (msgspec.ValidationError, IntegrityError) as error:
+                    raise self._bad_index(f"its entry {wanted} is not a descriptor ({error})") from None
+                return descriptor
+        return None
+
+    def _names(self) -> Iterator[tuple[str, str]]:
+        for item in self._read_index()["manifests"]:
+            repository, colon, tag = _name_of(item).rpartition(":")
+            if colon and repository and tag:
+                yield repository, tag
+
+    def _read_index(self) -> dict[str, Any]:
+        """``index.json`` as plain JSON, so that what other tools put there survives our writing it."""
+        path = self.folder / "index.json"
+        try:
+            with path.open("rb") as stream:
+                data = stream.read(_INDEX_LIMIT + 1)
+        except FileNotFoundError:
+            return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+        except OSError as error:
+            raise self._unreadable(error) from error
+        try:
+            document = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise self._bad_index(f"it is not JSON ({error})") from None
+        if not isinstance(document, dict) or not isinstance(document.get("manifests"), list):
+            raise self._bad_index("it has no list of manifests")
+        if not all(isinstance(item, dict) for item in document["manifests"]):
+            raise self._bad_index("an entry is not an object")
+        return document
+
+    @contextlib.contextmanager
+    def _open(self, descriptor: Descriptor) -> Iterator[io.FileIO]:
+        path = self._blob_path(descriptor.id)
+        try:
+            raw = path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise RemoteError(
+                f"{self.label} does not hold the blob {descriptor.digest}",
+                "the folder is sparse: a base's blobs stay where the base is unless --copy-base is given",
+            ) from None
+        except OSError as error:
+            raise self._unreadable(error) from error
+        with raw:
+            size = os.fstat(raw.fileno()).st_size
+            if size != descriptor.size:
+                raise self._damaged(descriptor.id, f"has {size} bytes instead of {descriptor.size}")
+            yield raw
+
+    @contextlib.contextmanager
+    def _writing(self, doing: str) -> Iterator[None]:
+        try:
+            if not self._prepared:
+                self._prepare()
+                self._prepared = True
+            yield
+        except OSError as error:
+            raise files.explain_os_error(error, f"{doing} {self.label}:") from error
+
+    def _prepare(self) -> None:
+        blobs = self.folder / "blobs" / "sha256"
+        blobs.mkdir(parents=True, exist_ok=True)
+        files.sweep_temporaries(self.folder)
+        files.sweep_temporaries(blobs)
+        marker = self.folder / "oci-layout"
+        with files.exclusive(self.folder / ".lock"):
+            if not marker.exists():
+                files.write_atomic(marker, _encode({"imageLayoutVersion": LAYOUT_VERSION}))
+            if not (self.folder / "index.json").exists():
+                files.write_atomic(self.folder / "index.json", _encode(self._read_index()))
+        try:
+            found = json.loads(marker.read_bytes())
+            version = found["imageLayoutVersion"]
+        except (ValueError, KeyError, TypeError):
+            raise IntegrityError(f"{marker} is damaged", f'write {{"imageLayoutVersion":"{LAYOUT_VERSION}"}} to it') from None
+        if version != LAYOUT_VERSION:
+            raise IntegrityError(f"{self.label} is an image layout of version {version!r}", f"only {LAYOUT_VERSION} is known")
+
+    def _link(self, source: Path, descriptor: Descriptor, path: Path) -> bool:
+        """Give ``source`` a second name; False when the two folders cannot share a file."""
+        real = source.resolve(strict=True)
+        if real.stat().st_dev != path.parent.stat().st_dev:
+            return False
+        found, size = compute_file_digest(real)
+        self._check_source(source, descriptor, found, size)
+        with real.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary = path.parent / f"{files.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        try:
+            os.link(real, temporary)
+        except OSError as error:
+            if error.errno in _NO_LINK:
+                return False
+            raise
+        try:
+            with contextlib.suppress(PermissionError):  # a private temporary file becomes a blob others may read
+                temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)  # rename() leaves it where both names are one file already
+        files.fsync_directory(path.parent)
+        return True
+
+    def _copy(self, source: Path, descriptor: Descriptor, path: Path) -> None:
+        state, size = hashlib.sha256(), 0
+        with source.open("rb") as stream, files.replacing(path) as target:
+            while chunk := stream.read(CHUNK):
+                state.update(chunk)
+                size += len(chunk)
+                target.write(chunk)
+            self._check_source(source, descriptor, Digest("sha256:" + state.hexdigest()), size)
+
+    @staticmethod
+    def _check_source(source: Path, descriptor: Descriptor, found: Digest, size: int) -> None:
+        if (found, size) != (descriptor.id, descriptor.size):
+            raise IntegrityError(
+                f"{source} holds {size} bytes with digest {found}, not the {descriptor.size} of {descriptor.digest}",
+                "it was changed or cut short after it was made; remove it and run again",
+            )
+
+    def _repair_hint(self, digest: Digest) -> str:
+        return f"remove {self._blob_path(digest)} and run again"
+
+    def _damaged(self, digest: Digest, what: str) -> IntegrityError:
+        return IntegrityError(f"{self.label}: blob {digest} {what}", self._repair_hint(digest))
+
+    def _bad_index(self, what: str) -> IntegrityError:
+        return IntegrityError(
+            f"{self.folder / 'index.json'} is damaged: {what}",
+            "restore it from a copy; or move the folder away and build again (nothing in it is needed to do so)",
+        )
+
+    def _unreadable(self, error: OSError) -> RemoteError:
+        return RemoteError(f"cannot read {error.filename}: {error.strerror}", "give this user read access to the folder")
+
+
+def _name_of(item: dict[str, Any]) -> str:
+    found = item.get("annotations")
+    name = found.get(REF_NAME) if isinstance(found, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _to_json(descriptor: Descriptor) -> dict[str, Any]:
+    return {"mediaType": descriptor.media_type, "digest": str(descriptor.digest), "size": descriptor.size}
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
