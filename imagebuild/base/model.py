@@ -122,8 +122,14 @@ class Runtime(Protocol):
     """The base's interpreter on this machine: through the base's own loader, isolated, environment scrubbed."""
 
     def run(
-        self, code: str, *arguments: str, input: bytes = b"", path: Sequence[Path] = (), network: bool = False,
-        environment: Mapping[str, str] | None = None, timeout: float = 300,
+        self,
+        code: str,
+        *arguments: str,
+        input: bytes = b"",
+        path: Sequence[Path] = (),
+        network: bool = False,
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 300,
     ) -> CompletedProcess[bytes]:
         """Run ``code`` as ``python -c`` would, with ``path`` put first on sys.path; output captured, never raises for
         a non-zero exit. ``environment`` adds to the scrubbed environment (PATH, HOME=/nonexistent, LC_ALL=C.UTF-8,

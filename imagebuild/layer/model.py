@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+LAYER_MTIME = 315532800  # 1980-01-01, the earliest a zip can say: the time of every entry, in every layer
 LAYER_FORMAT = 1  # part of every member's and image's key: raise it whenever the bytes of a layer would change
 
 

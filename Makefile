@@ -1,0 +1,53 @@
+# `make image TEAM=cosml` and `make test` do their own set-up: a virtual environment in .venv, from requirements.lock.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: image test lint bench clean parts
+.DEFAULT_GOAL := help
+.PHONY: help
+
+help:
+	@echo "make image TEAM=cosml   build, check and push a team's image (OPTIONS=... for more)"
+	@echo "make test               lint, types, unit and integration tests"
+	@echo "make lint               ruff and mypy alone"
+	@echo "make bench              timings, as ratios in one run"
+	@echo "make clean              remove .venv and .imagebuild"
+
+# The lock pins every package by hash; where it came from is the business of this machine's pip configuration.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older"; \
+	  echo "hint: make image TEAM=... PYTHON=/path/to/python3.11"; exit 3; }
+	@echo "setting up $(VENV) (once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment"; \
+	  echo "hint: on Debian and Ubuntu: sudo apt-get install python3-venv"; exit 3; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Only the starter base needs it; as root it is installed, otherwise the program says what to do when it gets there.
+parts:
+	@command -v mmdebstrap >/dev/null || [ -d .imagebuild/registry/blobs ] || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { \
+	  echo "installing mmdebstrap (once)"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mmdebstrap; } >/dev/null || \
+	  echo "mmdebstrap could not be installed; the starter base cannot be built without it" >&2; }
+
+image: $(STAMP) parts
+	@test -n "$(TEAM)" || { echo "error: which team?"; echo "hint: make image TEAM=cosml"; exit 2; }
+	@$(BIN)/imagebuild image $(TEAM) $(OPTIONS)
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo "hint: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/mypy
+
+test: $(STAMP) parts lint
+	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+bench: $(STAMP) parts
+	@$(BIN)/python -m bench.pipeline
+
+clean:
+	rm -rf $(VENV) .imagebuild

@@ -1,0 +1,364 @@
+"""The command line: one thin function per command. stdout is data, stderr is progress; exit codes are in errors.py."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from imagebuild import __version__
+from imagebuild.errors import ConfigurationError, ImagebuildError, LockError, UsageError
+from imagebuild.files import explain_os_error
+from imagebuild.workspace import Workspace
+
+Command = Callable[..., None]
+
+
+def _now() -> str:
+    """The only look at the clock: the cutoff of a lock that is made today."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def common_options(function: Command) -> Command:
+    """The options that mean the same everywhere; the command gets them as one ``workspace``."""
+
+    @click.option("--root", type=click.Path(path_type=Path), default=Path(), help="The folder with images/ and lockfiles/ (default: here).")
+    @click.option(
+        "--cache-dir", type=click.Path(path_type=Path), envvar="IMAGEBUILD_CACHE", help="Where wheels, members and bases are kept."
+    )
+    @click.option(
+        "--registry",
+        envvar="IMAGEBUILD_REGISTRY",
+        default="",
+        help="HOST[/NAMESPACE] to push to and read from (default: .imagebuild/registry).",
+    )
+    @click.option("--quiet", is_flag=True, help="No progress lines.")
+    @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+    @functools.wraps(function)
+    def wrapped(root: Path, cache_dir: Path | None, registry: str, quiet: bool, debug: bool, **arguments: Any) -> None:
+        click.get_current_context().meta["debug"] = debug
+        function(workspace=Workspace(root, cache_dir, registry, quiet=quiet), **arguments)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
+def cli() -> None:
+    """One pinned, locked, budgeted notebook image per team."""
+
+
+def _teams(workspace: Workspace, teams: tuple[str, ...], everyone: bool) -> tuple[str, ...]:
+    from imagebuild.config import list_teams
+
+    if everyone == bool(teams):
+        raise UsageError("name at least one team, or give --all", f"teams here: {', '.join(list_teams(workspace.images)) or 'none'}")
+    return list_teams(workspace.images) if everyone else teams
+
+
+@cli.command()
+@click.argument("teams", nargs=-1)
+@click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
+@click.option("--copy-base", is_flag=True, help="Copy base layers the target lacks and cannot mount.")
+@click.option("--locked", is_flag=True, help="Refuse to make a missing lock (for CI).")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@common_options
+def image(workspace: Workspace, teams: tuple[str, ...], everyone: bool, copy_base: bool, locked: bool, as_json: bool) -> None:
+    """Build, check and push the image of TEAMS: the whole pipeline."""
+    from imagebuild import pipeline
+    from imagebuild.config import format_size
+    from imagebuild.files import exclusive
+
+    results = []
+    for team in _teams(workspace, teams, everyone):
+        started = time.monotonic()
+        workspace.prepare()
+        with exclusive(workspace.state / f"image-{team}.lock"):  # a second run of the same team waits, then finds the tag
+            plan = pipeline.plan_image(workspace, team, cutoff=_now(), locked=locked)
+            result = pipeline.run_plan(workspace, plan, copy_base=copy_base)
+        seconds = time.monotonic() - started
+        results.append({**result, "seconds": round(seconds, 2)})
+        if not as_json:
+            click.echo(f"{result['image']}:{result['tag']}")
+            click.echo(f"  digest    {result['digest']}")
+            click.echo(f"  base      {result['base']}")
+            if result["built"]:
+                size = f"{format_size(result['compressed'])} stored, {format_size(result['installed'])} unpacked"
+                click.echo(f"  layer     {size}, {result['packages']} packages; budget {result['budget']}")
+                if result["sparse"]:
+                    click.echo("  sparse    the base's layers are not in this folder; add --copy-base for a complete copy")
+            click.echo(f"  {'built in' if result['built'] else 'there already,'} {seconds:.1f} s")
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+
+
+@cli.command()
+@click.argument("teams", nargs=-1)
+@click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
+@click.option("--check", is_flag=True, help="Only say whether the lock is fresh; exit 4 when it is not.")
+@click.option("--upgrade", is_flag=True, help="Take the newest versions instead of keeping those of the lock.")
+@click.option("--as-of", metavar="DATE", help="Only files uploaded until this date (2026-10-01 or RFC 3339).")
+@common_options
+def lock(workspace: Workspace, teams: tuple[str, ...], everyone: bool, check: bool, upgrade: bool, as_of: str | None) -> None:
+    """Compile the lock of TEAMS, or check it."""
+    from imagebuild import pipeline
+    from imagebuild.config import load_team
+    from imagebuild.lock.compiling import check_lock_fresh
+    from imagebuild.lock.lockfile import read_lock
+
+    cutoff = parse_date(as_of) if as_of else _now()
+    for name in _teams(workspace, teams, everyone):
+        team = load_team(workspace.images, name)
+        base = pipeline.open_base(workspace, team.table.base, team.platform)
+        path = workspace.lockfile(name)
+        if check:
+            if not path.is_file():
+                raise LockError(f"{path.relative_to(workspace.root)} is missing", f"run: imagebuild lock {name}")
+            check_lock_fresh(read_lock(path), base, team.requirements, team.local_packages, workspace.root)
+            click.echo(f"{name}: {path.name} is fresh")
+            continue
+        made = pipeline.lock_team(workspace, team, base, cutoff=cutoff, explicit_cutoff=as_of is not None, upgrade=upgrade)
+        for item in made.packages:
+            click.echo(f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'})")
+
+
+def parse_date(text: str) -> str:
+    """A date or an RFC 3339 time as ``YYYY-MM-DDTHH:MM:SSZ``; a date means its first second, in UTC."""
+    from datetime import UTC, datetime
+
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"not a date: {text!r}", "write 2026-10-01 or 2026-10-01T00:00:00Z") from None
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@cli.command()
+@click.argument("team")
+@common_options
+def render(workspace: Workspace, team: str) -> None:
+    """Print TEAM's Dockerfile."""
+    from imagebuild import pipeline
+    from imagebuild.recipe import render_dockerfile
+
+    plan = pipeline.plan_image(workspace, team, cutoff=_now(), locked=True)
+    click.echo(render_dockerfile(plan.recipe, plan.base), nl=False)
+
+
+@cli.group()
+def base() -> None:
+    """The catalogue of bases: list, pin, inspect, build."""
+
+
+@base.command("list")
+@click.option("--json", "as_json", is_flag=True)
+@common_options
+def base_list(workspace: Workspace, as_json: bool) -> None:
+    """The bases of images/catalogue.toml, and which are pinned."""
+    from imagebuild.base.catalogue import load_catalogue
+
+    catalogue = load_catalogue(workspace.images / "catalogue.toml")
+    rows = []
+    for entry in catalogue.bases.values():
+        located = "" if entry.build else str(entry.located(catalogue.mirrors).name)
+        rows.append(
+            {
+                "name": entry.name,
+                "kind": entry.kind,
+                "reference": entry.reference,
+                "tag": entry.tag,
+                "digest": str(entry.digest or ""),
+                "build": entry.build,
+                "from": located,
+            }
+        )
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        state = "built here" if row["build"] else (row["digest"][:19] if row["digest"] else "UNPINNED")
+        place = f"imagebuild base build {row['build']}" if row["build"] else f"{row['from']}:{row['tag']}"
+        click.echo(f"{row['name']:<{width}}  {row['kind']:<7}  {state:<19}  {place.removesuffix(':')}")
+
+
+@base.command("pin")
+@click.argument("name")
+@click.option("--tag", help="The tag to resolve (default: the catalogue's).")
+@common_options
+def base_pin(workspace: Workspace, name: str, tag: str | None) -> None:
+    """Resolve NAME's tag to a digest and write it into the catalogue."""
+    from imagebuild.base.catalogue import load_catalogue, pin_base, resolve_pin
+
+    path = workspace.images / "catalogue.toml"
+    catalogue = load_catalogue(path)
+    entry = catalogue.get(name)
+    if entry.build:
+        raise UsageError(f"base {name} is built here, it has no tag to pin", f"run: imagebuild base build {name}")
+    wanted = tag or entry.tag
+    if not wanted:
+        raise UsageError(f"base {name} names no tag", "give one with --tag")
+    located = entry.located(catalogue.mirrors)
+    digest = resolve_pin(workspace.registry_store(located.registry), located, wanted)
+    pin_base(path, name, digest, wanted)
+    click.echo(f"{name}: {wanted} is {digest}")
+
+
+@base.command("inspect")
+@click.argument("name")
+@click.option("--platform", default="linux/amd64", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The whole inventory.")
+@common_options
+def base_inspect(workspace: Workspace, name: str, platform: str, as_json: bool) -> None:
+    """What is in base NAME: its user, its Python, its packages."""
+    from imagebuild import pipeline
+    from imagebuild.base.reading import encode_inventory
+    from imagebuild.config import format_size
+    from imagebuild.oci.model import Platform
+
+    found = pipeline.open_base(workspace, name, Platform.parse(platform)).inventory
+    if as_json:
+        click.echo(encode_inventory(found).decode(), nl=False)
+        return
+    user, python = found.user, found.interpreter
+    click.echo(f"{name}  {found.digest}  {found.platform}")
+    click.echo(f"  user          {user.config or '(root)'}: uid {user.uid}, gid {user.gid}, {user.name or 'no name'}, home {user.home}")
+    if python is None:
+        click.echo("  python        none: no team image can be built on it")
+    else:
+        managed = ", externally managed" if python.externally_managed else ""
+        click.echo(f"  python        {python.path} {python.version} ({python.environment}{managed}), {python.libc}")
+        click.echo(f"  packages to   {python.paths['purelib']}")
+    for other in found.shadowed_interpreters:
+        click.echo(f"  also on PATH  {other} (not used)")
+    stored, unpacked = sum(item.size for item in found.layers), sum(item.uncompressed for item in found.layers)
+    click.echo(f"  layers        {len(found.layers)}, {format_size(stored)} stored, {format_size(unpacked)} unpacked")
+    click.echo(f"  packages      {len(found.distributions)}")
+    click.echo(f"  fingerprint   {found.fingerprint}")
+
+
+@base.command("build")
+@click.argument("name", default="starter")
+@click.option("--platform", default="linux/amd64", show_default=True)
+@click.option("--refresh", is_flag=True, help="Build again with today's Debian packages.")
+@click.option("--relock", is_flag=True, hidden=True, help="Resolve JupyterLab anew (working on imagebuild itself).")
+@common_options
+def base_build(workspace: Workspace, name: str, platform: str, refresh: bool, relock: bool) -> None:
+    """Make the starter base from Debian packages, into the layout folder."""
+    from imagebuild.base.catalogue import load_catalogue
+    from imagebuild.oci.model import Platform
+    from imagebuild.starter.build import REPOSITORY, TAG, build_starter, lock_starter
+
+    entry = load_catalogue(workspace.images / "catalogue.toml").get(name)
+    if not entry.build:
+        raise UsageError(f"base {name} comes from a registry; there is nothing to build", f"run: imagebuild base inspect {name}")
+    workspace.prepare()
+    wanted = Platform.parse(platform)
+    if relock:
+        lock_starter(workspace.layout, workspace.cache, wanted, _now(), workspace.report)
+    digest = build_starter(workspace.layout, workspace.cache, wanted, workspace.report, rebuild=refresh or relock)
+    click.echo(f"{workspace.layout.image_name(REPOSITORY)}:{TAG}")
+    click.echo(f"  digest    {digest}")
+
+
+@cli.command()
+@click.option("--format", "form", type=click.Choice(["table", "json", "kubeflow"]), default="table", show_default=True)
+@common_options
+def catalogue(workspace: Workspace, form: str) -> None:
+    """What can be spawned, read from what was pushed."""
+    from imagebuild.catalogue.entries import encode_entries
+    from imagebuild.config import format_size
+    from imagebuild.emit.kubeflow import render_spawner_form
+
+    listing = _read_entries(workspace)
+    if form == "json":
+        click.echo(encode_entries(listing).decode(), nl=False)
+    elif form == "kubeflow":
+        click.echo(render_spawner_form(listing.entries), nl=False)
+    else:
+        for entry in listing.entries:
+            mark = "*" if entry.current else " "
+            size = format_size(entry.delta_compressed)
+            click.echo(f"{mark} {entry.team:<16} {entry.tag:<22} {entry.created[:10]}  {size:>10}  on {entry.base}  {entry.title}")
+        click.echo(f"{len(listing.entries)} images, {listing.foreign} foreign tags left out", err=True)
+
+
+def _read_entries(workspace: Workspace) -> Any:
+    from imagebuild.catalogue.entries import read_entries
+    from imagebuild.config import list_teams
+
+    teams = [workspace.repository(team) for team in list_teams(workspace.images)]
+    return read_entries(workspace.target, prefix=f"{workspace.namespace}/" if workspace.namespace else "", teams=teams)
+
+
+@cli.command()
+@click.option("--pool", "only", multiple=True, help="Only this pool (may be given again).")
+@click.option("--namespace", default="imagebuild-prewarm", show_default=True)
+@common_options
+def prewarm(workspace: Workspace, only: tuple[str, ...], namespace: str) -> None:
+    """One DaemonSet per GPU node pool that keeps the teams' current images on its nodes."""
+    from imagebuild.emit.pools import load_pools
+    from imagebuild.emit.prewarm import render_prewarm
+    from imagebuild.toml import suggest
+
+    pools = load_pools(workspace.images / "pools.toml")
+    for name in only:
+        if name not in {pool.name for pool in pools.pools}:
+            raise UsageError(f"there is no pool {name!r}", suggest(name, [pool.name for pool in pools.pools]))
+    click.echo(render_prewarm(pools, _read_entries(workspace).entries, namespace=namespace), nl=False)
+
+
+def _print_error(error: ImagebuildError) -> None:
+    click.echo(f"error: {error.message}", err=True)
+    for line in error.details:
+        click.echo(line, err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+
+
+def main() -> None:
+    """Entry point: errors become two lines and an exit code; a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    try:
+        status = cli.main(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except ImagebuildError as error:
+        if debug:
+            raise
+        _print_error(error)
+        sys.exit(error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()}", err=True)
+        click.echo("hint: imagebuild --help, or imagebuild COMMAND --help", err=True)
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; nothing half-written was kept", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        if debug:
+            raise
+        _print_error(explain_os_error(error, "working"))
+        sys.exit(ConfigurationError.exit_code)
+    except Exception as error:  # a defect of ours
+        if debug:
+            raise
+        click.echo(f"error: unexpected {type(error).__name__}: {error}", err=True)
+        click.echo("hint: this is a defect of imagebuild; run it again with --debug and report what it prints", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""``images/<team>/team.toml``: what a team says about its image. Keys are kebab-case; every one but ``base`` has a default."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from imagebuild.errors import ConfigurationError, UsageError
+from imagebuild.layer.model import Codec
+from imagebuild.lock.indexes import PackageIndex, default_index
+from imagebuild.oci.model import Platform
+from imagebuild.toml import decode_toml, suggest
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+_TEAM_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def parse_size(text: str | int) -> int:
+    """``"300 MiB"``, ``"1.5GB"`` or a plain number, in bytes."""
+    if isinstance(text, int):
+        return text
+    match = _SIZE.fullmatch(text)
+    if match is None or match[2].upper() not in _UNITS:
+        raise ConfigurationError(f"not a size: {text!r}", 'write a number and a unit, as in "300 MiB" or "1.5 GB"')
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def format_size(size: int) -> str:
+    """Bytes for people, in binary units with one decimal."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"
+
+
+class Budget(msgspec.Struct, frozen=True, rename="kebab"):
+    """How large the team's layer may be: as stored in the registry, and unpacked on a node."""
+
+    compressed: str | int = "300 MiB"
+    installed: str | int = "1 GiB"
+
+
+class LayerOptions(msgspec.Struct, frozen=True, rename="kebab"):
+    """How the layer is compressed."""
+
+    compression: Literal["zstd", "gzip"] = "zstd"
+    level: int | None = None
+    single_stream: bool = False
+
+    @property
+    def codec(self) -> Codec:
+        """The codec these options ask for; zstd level 3 and gzip level 2 unless said otherwise."""
+        default, highest = (3, 19) if self.compression == "zstd" else (2, 3)
+        level = default if self.level is None else self.level
+        if not 0 <= level <= highest:
+            raise ConfigurationError(f"{self.compression} has no level {level}", f"choose 0 to {highest}")
+        return Codec(self.compression, level, self.single_stream)
+
+
+class IndexTable(msgspec.Struct, frozen=True, rename="kebab"):
+    """One private package index, and the names that come from it and from nowhere else."""
+
+    name: str
+    url: str
+    names: tuple[str, ...] = ()
+    default: bool = False
+
+
+class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
+    """The file as written."""
+
+    base: str
+    display_name: str = ""
+    description: str = ""
+    owners: tuple[str, ...] = ()
+    engine: Literal["auto", "direct", "docker"] = "auto"
+    platform: str = "linux/amd64"
+    personal_constraints: bool = True
+    budget: Budget = Budget()
+    layer: LayerOptions = LayerOptions()
+    env: dict[str, str] = {}
+    index: tuple[IndexTable, ...] = ()
+
+
+class Team(msgspec.Struct, frozen=True):
+    """A team with its files found."""
+
+    name: str
+    table: TeamTable
+    requirements: Path
+    local_packages: tuple[Path, ...]
+
+    @property
+    def platform(self) -> Platform:
+        """What the image runs on."""
+        return Platform.parse(self.table.platform)
+
+    @property
+    def indexes(self) -> tuple[PackageIndex, ...]:
+        """The team's private indexes and, unless one of them is the default, the machine's own."""
+        private = tuple(PackageIndex(name=item.name, url=item.url, names=item.names, default=item.default) for item in self.table.index)
+        return private if any(item.default for item in private) else (*private, default_index())
+
+
+def list_teams(images: Path) -> tuple[str, ...]:
+    """Folders under ``images/`` that hold a team.toml."""
+    return tuple(sorted(path.parent.name for path in images.glob("*/team.toml")))
+
+
+def load_team(images: Path, name: str) -> Team:
+    """Read and check one team's folder; an unknown team is a UsageError that names the closest one."""
+    folder = images / name
+    if not _TEAM_NAME.fullmatch(name):
+        raise UsageError(f"not a team name: {name!r}", "lower-case letters, digits and single hyphens, as in images/cosml")
+    if not (folder / "team.toml").is_file():
+        raise UsageError(
+            f"there is no team {name!r}", f"{suggest(name, list(list_teams(images)))} (a team is a folder with a team.toml in {images})"
+        )
+    path = folder / "team.toml"
+    table = decode_toml(path, TeamTable)
+    try:
+        Platform.parse(table.platform)
+        parse_size(table.budget.compressed)
+        parse_size(table.budget.installed)
+        _ = table.layer.codec
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error.message}", error.hint) from None
+    for variable in table.env:
+        if not _ENVIRONMENT_NAME.fullmatch(variable):
+            raise ConfigurationError(f"{path}: not an environment variable's name: {variable!r}", "letters, digits and underscores")
+    names = [item.name for item in table.index]
+    for reserved in ("default", "local"):
+        if reserved in names:
+            raise ConfigurationError(
+                f"{path}: an index cannot be called {reserved!r}", "that name has a meaning of its own; choose another"
+            )
+    if len(set(names)) != len(names):
+        raise ConfigurationError(f"{path}: two indexes have the same name", "give each [[index]] a name of its own")
+    requirements = folder / "requirements.in"
+    if not requirements.is_file():
+        raise ConfigurationError(f"{requirements} is missing", "list the team's packages there, one requirement a line")
+    packages = folder / "packages"
+    found = sorted(path for path in packages.iterdir() if path.is_dir() and not path.name.startswith(".")) if packages.is_dir() else []
+    for package in found:
+        if not (package / "pyproject.toml").is_file():
+            raise ConfigurationError(f"{package} has no pyproject.toml", "an internal package is a PEP 517 source tree; add one")
+    return Team(name, table, requirements, tuple(found))

@@ -1,0 +1,135 @@
+"""Deriving an image's config and manifest from its base's: pure functions on JSON, bytes in and bytes out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from imagebuild.errors import BuildError, IntegrityError
+from imagebuild.layer.model import Layer
+from imagebuild.oci.model import (
+    DOCKER_LAYER_GZIP,
+    DOCKER_LAYER_TAR,
+    OCI_CONFIG,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_TAR,
+    OCI_LAYER_ZSTD,
+    OCI_MANIFEST,
+    Descriptor,
+    Digest,
+    Manifest,
+    RawManifest,
+)
+
+_LAYER_TYPES = {
+    OCI_LAYER_TAR: OCI_LAYER_TAR,
+    OCI_LAYER_GZIP: OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD: OCI_LAYER_ZSTD,
+    DOCKER_LAYER_TAR: OCI_LAYER_TAR,
+    DOCKER_LAYER_GZIP: OCI_LAYER_GZIP,
+}
+
+
+class DerivedImage(msgspec.Struct, frozen=True):
+    """An image that is ready to be pushed: its manifest, its config, the layer it adds, and the base's layers."""
+
+    manifest: RawManifest
+    config: bytes
+    base_layers: tuple[Descriptor, ...]
+    layer: Descriptor
+    installed: int  # bytes of the layer's files
+
+    @property
+    def config_descriptor(self) -> Descriptor:
+        """Points at ``config``."""
+        return Descriptor(OCI_CONFIG, Digest.of(self.config), len(self.config))
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    """Compact JSON, keys in the order given: the same document is the same bytes."""
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def derive_config(
+    base_config: bytes, *, diff_id: str, created: str, created_by: str, environment: Mapping[str, str], labels: Mapping[str, str]
+) -> bytes:
+    """The base's config with one more diff_id and one more history entry; Env and Labels extended, all else verbatim.
+
+    A base whose history and diff_ids disagree is refused with IntegrityError (image-spec, config.md).
+    """
+    document: dict[str, Any] = json.loads(base_config)
+    rootfs = document.get("rootfs") or {}
+    diff_ids = list(rootfs.get("diff_ids") or [])
+    history = document.get("history")
+    if history is not None:
+        filled = sum(1 for entry in history if not entry.get("empty_layer"))
+        if filled != len(diff_ids):
+            raise IntegrityError(
+                f"the base's config counts {len(diff_ids)} layers and {filled} history entries", "the base image is malformed; pin another"
+            )
+    entry = {"created": created, "created_by": created_by, "comment": "imagebuild"}
+    document["created"] = created
+    document["rootfs"] = {**rootfs, "type": "layers", "diff_ids": [*diff_ids, diff_id]}
+    # Without a history in the base, docker counts the missing entries as zero; give the lower layers empty-handed ones.
+    lower = history if history is not None else [{"created_by": "base"} for _ in diff_ids]
+    document["history"] = [*lower, entry]
+    container = dict(document.get("config") or {})
+    env: list[str] = [item for item in container.get("Env") or [] if item.partition("=")[0] not in environment]
+    container["Env"] = [*env, *(f"{name}={value}" for name, value in sorted(environment.items()))]
+    container["Labels"] = {**(container.get("Labels") or {}), **dict(sorted(labels.items()))}
+    document["config"] = container
+    # Written by old docker daemons: what the image was last run with. Meaningless here, and stale once derived.
+    for leftover in ("container", "container_config", "docker_version", "id", "parent"):
+        document.pop(leftover, None)
+    return _encode(document)
+
+
+def derive_manifest(base: Manifest, *, config: bytes, layer: Descriptor, annotations: Mapping[str, str]) -> RawManifest:
+    """An OCI manifest of the base's layers and one more; Docker schema 2 descriptors become OCI ones.
+
+    The two families are never mixed (registries refuse that), and only OCI manifests carry annotations.
+    """
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": OCI_CONFIG, "digest": str(Digest.of(config)), "size": len(config)},
+        "layers": [{"mediaType": item.media_type, "digest": item.digest, "size": item.size} for item in (*convert_layers(base), layer)],
+        "annotations": dict(sorted(annotations.items())),
+    }
+    return RawManifest(_encode(document), OCI_MANIFEST)
+
+
+def convert_layers(base: Manifest) -> tuple[Descriptor, ...]:
+    """The base's layers under OCI media types; a foreign (non-distributable) layer is a BuildError."""
+    converted = []
+    for item in base.layers:
+        kind = _LAYER_TYPES.get(item.media_type)
+        if kind is None:
+            raise BuildError(
+                f"the base has a layer of type {item.media_type}", "only tar, gzip and zstd layers that a registry may hold can be built on"
+            )
+        converted.append(Descriptor(kind, item.digest, item.size))
+    return tuple(converted)
+
+
+def derive_image(
+    base: Manifest,
+    base_config: bytes,
+    layer: Layer,
+    *,
+    created: str,
+    created_by: str,
+    environment: Mapping[str, str],
+    labels: Mapping[str, str],
+    annotations: Mapping[str, str],
+) -> DerivedImage:
+    """Put config and manifest together around a finished layer."""
+    config = derive_config(
+        base_config, diff_id=layer.diff_id, created=created, created_by=created_by, environment=environment, labels=labels
+    )
+    descriptor = Descriptor(layer.media_type, layer.digest, layer.size)
+    manifest = derive_manifest(base, config=config, layer=descriptor, annotations=annotations)
+    return DerivedImage(manifest, config, convert_layers(base), descriptor, layer.installed)

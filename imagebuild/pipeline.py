@@ -1,0 +1,294 @@
+"""The main job, step after step: team -> base -> lock -> recipe -> layer -> image -> checks -> registry."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from imagebuild import annotations as names
+from imagebuild.base.catalogue import load_catalogue, require_pinned
+from imagebuild.base.model import Base
+from imagebuild.base.reading import read_base, require_python
+from imagebuild.check.budget import check_layer, check_prediction
+from imagebuild.config import Team, load_team, parse_size
+from imagebuild.engine.image import DerivedImage, derive_image
+from imagebuild.errors import ConfigurationError, LockError, RemoteError
+from imagebuild.files import exclusive, explain_os_error, write_atomic
+from imagebuild.layer.model import LAYER_MTIME
+from imagebuild.lock.model import Lock
+from imagebuild.oci.model import Digest, Platform
+from imagebuild.oci.store import Presence
+from imagebuild.recipe import Recipe, make_recipe, render_dockerfile, render_requirements
+from imagebuild.workspace import Workspace
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Everything decided before anything is built."""
+
+    team: Team
+    base: Base
+    lock: Lock
+    recipe: Recipe
+    repository: str
+
+
+def open_base(workspace: Workspace, name: str, platform: Platform) -> Base:
+    """The catalogue's base ``name``, read (from the cache after the first time); an unpinned one is refused."""
+    catalogue = load_catalogue(workspace.images / "catalogue.toml")
+    entry = catalogue.get(name)
+    workspace.prepare()
+    bases = workspace.cache
+    if entry.build:
+        from imagebuild.starter.build import REPOSITORY, build_starter, find_starter
+
+        digest = find_starter(workspace.layout) or build_starter(workspace.layout, workspace.cache, platform, workspace.report)
+        return read_base(
+            workspace.layout,
+            REPOSITORY,
+            digest,
+            platform,
+            name=name,
+            kind=entry.kind,
+            reference=f"localhost/{REPOSITORY}",
+            registry="",
+            cache=bases,
+            report=workspace.report,
+        )
+    digest = require_pinned(entry)
+    located = entry.located(catalogue.mirrors)
+    return read_base(
+        workspace.registry_store(located.registry),
+        located.repository,
+        digest,
+        platform,
+        name=name,
+        kind=entry.kind,
+        reference=f"{entry.reference}:{entry.tag}" if entry.tag else entry.reference,
+        registry=located.registry,
+        cache=bases,
+        report=workspace.report,
+    )
+
+
+def lock_team(workspace: Workspace, team: Team, base: Base, *, cutoff: str, explicit_cutoff: bool = False, upgrade: bool = False) -> Lock:
+    """Compile and write the team's lock. When nothing it decides has changed, the file (and its cutoff) stays."""
+    from imagebuild.lock.compiling import compile_lock
+    from imagebuild.lock.lockfile import read_lock, write_lock
+
+    require_python(base)
+    path = workspace.lockfile(team.name)
+    before = read_lock(path) if path.is_file() else None
+    workspace.report(
+        f"{team.name}: resolving against {base.name} (Python {base.interpreter.version}, {len(base.inventory.distributions)} packages)"
+    )
+    with exclusive(workspace.cache / f"lock-{team.name}.lock"):
+        lock = compile_lock(
+            team=team.name,
+            base=base,
+            requirements=team.requirements,
+            local_packages=team.local_packages,
+            indexes=team.indexes,
+            cutoff=cutoff,
+            explicit_cutoff=explicit_cutoff,
+            root=workspace.root,
+            cache=workspace.cache,
+            report=workspace.report,
+            existing=None if upgrade else before,
+        )
+        if before is not None and not explicit_cutoff and msgspec.structs.replace(lock, cutoff=before.cutoff) == before:
+            workspace.report(f"{team.name}: {path.name} is up to date ({len(before.packages)} packages)")
+            return before
+        try:
+            write_lock(path, lock)
+        except OSError as error:
+            raise explain_os_error(error, f"writing {path.name}") from None
+    workspace.report(f"{team.name}: wrote {path.relative_to(workspace.root)} ({len(lock.packages)} packages)")
+    return lock
+
+
+def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: bool = False) -> Plan:
+    """Everything up to the recipe. A missing lock is made (refused when ``locked``); a stale one is always refused."""
+    from imagebuild.lock.compiling import check_lock_fresh
+    from imagebuild.lock.lockfile import lock_digest, read_lock
+
+    team = load_team(workspace.images, team_name)
+    table = team.table
+    if table.engine == "docker":
+        raise ConfigurationError(
+            f'team {team_name} asks for engine = "docker", which this version does not drive',
+            f'use engine = "auto", or build by hand what `imagebuild render {team_name}` prints',
+        )
+    base = open_base(workspace, table.base, team.platform)
+    require_python(base)
+    path = workspace.lockfile(team_name)
+    if path.is_file():
+        lock = read_lock(path)
+        check_lock_fresh(lock, base, team.requirements, team.local_packages, workspace.root)
+    elif locked:
+        raise LockError(f"{path.relative_to(workspace.root)} is missing", f"run: imagebuild lock {team_name}")
+    else:
+        lock = lock_team(workspace, team, base, cutoff=cutoff)
+    recipe = make_recipe(
+        base,
+        lock,
+        lock_digest(lock),
+        engine="direct",
+        codec=table.layer.codec,
+        environment=table.env,
+        personal_constraints=table.personal_constraints,
+        title=table.display_name or team_name,
+        description=table.description,
+        owners=table.owners,
+    )
+    return Plan(team, base, lock, recipe, workspace.repository(team_name))
+
+
+def find_image(workspace: Workspace, plan: Plan) -> Digest | None:
+    """The digest the target has under the recipe's tag: one HEAD. Not knowing is an error, never 'absent'."""
+    presence, descriptor = workspace.target.head_manifest(plan.repository, plan.recipe.tag)
+    if presence is Presence.UNKNOWN:
+        raise RemoteError(
+            f"{workspace.target.label} does not say whether {plan.repository}:{plan.recipe.tag} exists",
+            "check the address, the network and `docker login`, then run it again",
+        )
+    return descriptor.id if descriptor is not None else None
+
+
+def write_recipe(workspace: Workspace, plan: Plan) -> Path:
+    """The Dockerfile and what its build context needs (but the wheels), under .imagebuild/builds; the folder."""
+    folder = workspace.state / "builds" / plan.team.name / plan.recipe.tag
+    files = {
+        "Dockerfile": render_dockerfile(plan.recipe, plan.base),
+        "recipe.json": json.dumps(msgspec.to_builtins(plan.recipe), indent=2, sort_keys=True) + "\n",
+        "wheels/requirements.txt": render_requirements(plan.lock),
+    }
+    if plan.recipe.constraints:
+        files["wheels/constraints.txt"] = plan.recipe.constraints
+    for name, text in files.items():
+        path = folder / name
+        if not path.is_file() or path.read_text() != text:
+            write_atomic(path, text.encode())
+    return folder
+
+
+def fetch_team_wheels(workspace: Workspace, plan: Plan) -> dict[str, Path]:
+    """Every wheel of the lock on this disk, verified: local packages built, the others fetched or found in the cache."""
+    from imagebuild.lock.fetching import fetch_wheels
+    from imagebuild.lock.localpackage import build_local_wheel
+
+    local = {}
+    for folder in plan.team.local_packages:
+        wheel = build_local_wheel(folder, workspace.cache, plan.lock.cutoff)
+        local[wheel.name] = wheel.path
+    return fetch_wheels(plan.lock, plan.team.indexes, workspace.cache, local, workspace.report)
+
+
+def _link_wheels(wheels: dict[str, Path], folder: Path) -> None:
+    for path in wheels.values():
+        target = folder / path.name
+        if target.exists() and target.stat().st_size == path.stat().st_size:
+            continue
+        target.unlink(missing_ok=True)
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copyfile(path, target)
+
+
+@contextlib.contextmanager
+def scratch_folder(workspace: Workspace) -> Iterator[Path]:
+    """A folder beside the cache that goes away with the run."""
+    with tempfile.TemporaryDirectory(dir=workspace.cache, prefix=".tmp-build-") as folder:
+        yield Path(folder)
+
+
+def build_image(workspace: Workspace, plan: Plan, *, copy_base: bool = False, workers: int = 2) -> tuple[DerivedImage, Digest, bool]:
+    """Build with the direct engine, check, push: the image, its digest, and whether the base's layers were left out."""
+    from imagebuild.layer.assembly import build_layer
+    from imagebuild.layer.audit import audit_layer
+    from imagebuild.oci.copy import copy_blobs, plan_copy
+
+    lock, base, recipe = plan.lock, plan.base, plan.recipe
+    budget = plan.team.table.budget
+    compressed, installed = parse_size(budget.compressed), parse_size(budget.installed)
+    via = {item.name: item.via for item in lock.packages}
+    check_prediction(
+        {item.name: (item.size, item.installed_size) for item in lock.packages}, compressed=compressed, installed=installed, via=via
+    )
+    target = workspace.target
+    source = workspace.registry_store(base.registry) if base.registry else workspace.layout
+    # A layout folder may be sparse: base blobs it lacks stay where they are unless a copy is asked for.
+    sparse = target is workspace.layout and source is not target and not copy_base
+    copy_plan = None if sparse else plan_copy(source, base.repository, target, plan.repository, base.manifest.layers)
+    if copy_plan is not None and copy_plan.to_copy and not copy_base:
+        copy_blobs(copy_plan, False, workspace.report)  # raises: says what would be copied
+    folder = write_recipe(workspace, plan)
+    wheels = fetch_team_wheels(workspace, plan)
+    _link_wheels(wheels, folder / "wheels")
+    with scratch_folder(workspace) as scratch:
+        layer = build_layer(
+            [(wheels[item.name], item) for item in lock.packages],
+            base=base,
+            codec=recipe.codec,
+            cache=workspace.cache,
+            extra=recipe.extra_files,
+            mtime=LAYER_MTIME,
+            workers=workers,
+            out=scratch / "layer",
+            report=workspace.report,
+        )
+        check_layer(layer, compressed=compressed, installed=installed, via=via)
+        audit_layer(layer, base=base, extra=recipe.extra_files)
+        sizes = {names.DELTA_COMPRESSED: str(layer.size), names.DELTA_INSTALLED: str(layer.installed)}
+        image = derive_image(
+            base.manifest,
+            base.config_data,
+            layer,
+            created=recipe.created,
+            created_by=f"imagebuild {recipe.tag}: {len(lock.packages)} wheels of team {recipe.team}",
+            environment=recipe.environment,
+            labels=recipe.labels,
+            annotations={**recipe.labels, **sizes},
+        )
+        if copy_plan is not None:
+            copy_blobs(copy_plan, copy_base, workspace.report)
+        workspace.report(f"{plan.team.name}: pushing to {target.image_name(plan.repository)}:{recipe.tag}")
+        target.put_blob(plan.repository, image.layer, layer.blob)
+    target.put_blob(plan.repository, image.config_descriptor, image.config)
+    digest = target.put_manifest(plan.repository, image.manifest, recipe.tag)
+    return image, digest, sparse
+
+
+def run_plan(workspace: Workspace, plan: Plan, *, copy_base: bool = False) -> dict[str, Any]:
+    """Build and push unless the target has the tag; what was done, as plain values (sizes in bytes)."""
+    target = workspace.target
+    budget = plan.team.table.budget
+    result: dict[str, Any] = {
+        "team": plan.team.name,
+        "image": target.image_name(plan.repository),
+        "tag": plan.recipe.tag,
+        "base": f"{plan.base.name} {plan.base.pinned}",
+        "budget": f"{budget.compressed} stored, {budget.installed} unpacked",
+    }
+    digest = find_image(workspace, plan)
+    if digest is not None:
+        write_recipe(workspace, plan)
+        return {**result, "digest": str(digest), "built": False}
+    image, digest, sparse = build_image(workspace, plan, copy_base=copy_base)
+    return {
+        **result,
+        "digest": str(digest),
+        "built": True,
+        "compressed": image.layer.size,
+        "installed": image.installed,
+        "packages": len(plan.lock.packages),
+        "sparse": sparse,
+    }

@@ -1,0 +1,190 @@
+"""Every input that decides an image's bytes, the key and the tag made of them, and the Dockerfile that says the same.
+
+The tag is the content: ``<quarter>-<first 12 hex digits of key>``, where the key is SHA-256 over the canonical JSON of
+:class:`Recipe`. Nothing here reads the clock, the network or the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+
+import msgspec
+
+from imagebuild import annotations as names
+from imagebuild.base.model import Base
+from imagebuild.layer.model import LAYER_FORMAT, Codec, ExtraFile
+from imagebuild.lock.model import Lock
+
+RECIPE_FORMAT = 1
+CONSTRAINTS_PATH = "/etc/imagebuild/constraints.txt"
+_CONTEXT = "/run/imagebuild"  # where the build context with the wheels is mounted, during the RUN only
+_PORTS = {"jupyter": "8888", "vscode": "8888", "rstudio": "8888"}  # Kubeflow serves all three kinds on 8888
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """The inputs. Two equal recipes are the same image; anything that changes a byte of it is in here."""
+
+    format: int
+    layer_format: int
+    engine: str
+    team: str
+    quarter: str
+    created: str
+    platform: str
+    base_digest: str  # of the base's platform manifest
+    packages: tuple[tuple[str, str], ...]  # (wheel file name, sha256), sorted
+    codec: Codec
+    constraints: str  # the file's text; empty when the team wants none
+    environment: dict[str, str]  # added to the base's Env
+    annotations: dict[str, str]  # those known before the build; also the labels
+
+    @property
+    def key(self) -> str:
+        """``sha256:`` and 64 hex digits."""
+        return "sha256:" + hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+    @property
+    def tag(self) -> str:
+        """``2026q4-3f9c1a7b2d4e``."""
+        return f"{self.quarter}-{self.key[7:19]}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """All annotations known before the build, and the two that name the recipe itself."""
+        return {**self.annotations, names.KEY: self.key, names.VERSION: self.tag}
+
+    @property
+    def extra_files(self) -> tuple[ExtraFile, ...]:
+        """Files of the layer that no wheel brings."""
+        return (ExtraFile(CONSTRAINTS_PATH, self.constraints.encode()),) if self.constraints else ()
+
+
+def render_constraints(base: Base, lock: Lock) -> str:
+    """A pip constraints file with the exact version of everything in the image: the base's and the lock's."""
+    versions = {item.name: item.version for item in base.inventory.distributions}
+    versions.update({item.name: item.version for item in lock.packages})
+    head = f"# What the image of team {lock.team} holds; pip reads it through PIP_CONSTRAINT.\n"
+    return head + "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
+
+
+def make_recipe(
+    base: Base,
+    lock: Lock,
+    lock_digest: str,
+    *,
+    engine: str,
+    codec: Codec,
+    environment: dict[str, str],
+    personal_constraints: bool,
+    title: str,
+    description: str,
+    owners: tuple[str, ...],
+) -> Recipe:
+    """The recipe of one team's image. ``environment`` is the team's own; PIP_CONSTRAINT joins it here."""
+    added = dict(environment)
+    constraints = render_constraints(base, lock) if personal_constraints else ""
+    if constraints:
+        inherited = added.get("PIP_CONSTRAINT", base.config.container.environment.get("PIP_CONSTRAINT", ""))
+        added["PIP_CONSTRAINT"] = f"{inherited} {CONSTRAINTS_PATH}".strip()
+    asked = {item.name: item.version for item in lock.packages if "requirements.in" in item.via or item.index == "local"}
+    notes = {
+        names.CREATED: lock.cutoff,
+        names.TITLE: title,
+        names.DESCRIPTION: description,
+        names.BASE_NAME: base.reference,
+        names.BASE_DIGEST: str(base.pinned),
+        names.FORMAT: str(RECIPE_FORMAT),
+        names.TEAM: lock.team,
+        names.QUARTER: lock.quarter,
+        names.BASE: base.name,
+        names.KIND: base.kind,
+        names.PORT: _PORTS[base.kind],
+        names.PYTHON: base.interpreter.version,
+        names.PACKAGES: json.dumps(asked, sort_keys=True, separators=(",", ":")),
+        names.LOCK: lock_digest,
+        names.OWNERS: json.dumps(list(owners), separators=(",", ":")),
+    }
+    return Recipe(
+        format=RECIPE_FORMAT,
+        layer_format=LAYER_FORMAT,
+        engine=engine,
+        team=lock.team,
+        quarter=lock.quarter,
+        created=lock.cutoff,
+        platform=lock.platform,
+        base_digest=base.inventory.digest,
+        packages=tuple(sorted((item.filename, item.sha256) for item in lock.packages)),
+        codec=codec,
+        constraints=constraints,
+        environment=added,
+        annotations={key: value for key, value in notes.items() if value},
+    )
+
+
+def render_requirements(lock: Lock) -> str:
+    """The lock as pip reads it with ``--require-hashes``."""
+    return "".join(f"{item.name}=={item.version} --hash=sha256:{item.sha256}\n" for item in lock.packages)
+
+
+def _quote(text: str) -> str:
+    """A double-quoted Dockerfile word: backslash, quote and dollar escaped (no variable is ever meant)."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("\n", " ")
+    return f'"{escaped}"'
+
+
+def render_dockerfile(recipe: Recipe, base: Base) -> str:
+    """The Dockerfile of the recipe. It needs one named build context, ``wheels``, and no network.
+
+    ``base.reference`` may be a layout folder's; docker then needs a context of that name (docs/formats.md).
+    """
+    python = shlex.quote(base.interpreter.path)
+    epoch = created_epoch(recipe.created)
+    pip = (
+        f"{python} -m pip --isolated --no-cache-dir --disable-pip-version-check install --no-index --find-links {_CONTEXT} "
+        "--no-deps --require-hashes --only-binary :all: --break-system-packages --root-user-action ignore --no-warn-script-location"
+    )
+    steps = [
+        f"export HOME={_CONTEXT}-home TMPDIR=/dev/shm SOURCE_DATE_EPOCH={epoch} PIP_CONFIG_FILE=/dev/null PYTHONDONTWRITEBYTECODE=1",
+        "unset PIP_CONSTRAINT PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_REQUIREMENT PIP_TARGET PIP_USER",
+        "umask 022",
+        f"{pip} -r {_CONTEXT}/requirements.txt",
+    ]
+    if recipe.constraints:
+        folder = CONSTRAINTS_PATH.rpartition("/")[0]
+        steps += [f"mkdir -p {folder}", f"cp {_CONTEXT}/constraints.txt {CONSTRAINTS_PATH}", f"chmod 0644 {CONSTRAINTS_PATH}"]
+    lines = [
+        f"# Team {recipe.team}, {recipe.tag}. Rendered by imagebuild from the team's lock; do not edit.",
+        f"# Build it by hand, from this folder: docker buildx build --build-context wheels=wheels {build_context_option(base)}.",
+        f"FROM {docker_reference(base)}",
+        "USER root",
+        f"RUN --network=none --mount=type=bind,from=wheels,target={_CONTEXT} \\",
+        "    set -eu; \\\n    " + "; \\\n    ".join(steps),
+    ]
+    lines += [f"ENV {name}={_quote(value)}" for name, value in sorted(recipe.environment.items())]
+    lines += [f"LABEL {name}={_quote(value)}" for name, value in sorted(recipe.labels.items())]
+    # Verbatim: a name would fail under runAsNonRoot where the base gives a number.
+    lines.append(f"USER {base.inventory.user.config or '0'}")
+    return "\n".join(lines) + "\n"
+
+
+def docker_reference(base: Base) -> str:
+    """What FROM names: the pinned digest, as docker spells it."""
+    if base.registry:
+        return f"{base.registry}/{base.repository}@{base.pinned}"
+    return f"localhost/{base.repository}@{base.pinned}"
+
+
+def build_context_option(base: Base) -> str:
+    """The further ``--build-context`` a base in a layout folder needs; empty for one in a registry."""
+    if base.registry:
+        return ""
+    return f"--build-context {docker_reference(base)}=oci-layout://$LAYOUT@{base.pinned} "
+
+
+def created_epoch(created: str) -> int:
+    """The cutoff as seconds since 1970."""
+    from datetime import datetime
+
+    return int(datetime.fromisoformat(created.replace("Z", "+00:00")).timestamp())

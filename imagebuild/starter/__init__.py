@@ -1,0 +1,1 @@
+"""The starter base: a slim JupyterLab image made from Debian packages and one locked layer, with no registry in reach."""

@@ -1,0 +1,181 @@
+"""``imagebuild base build starter``: Debian, then JupyterLab in one locked layer, into the layout folder."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from imagebuild import annotations as names
+from imagebuild.base.model import Base
+from imagebuild.base.reading import read_base
+from imagebuild.engine.image import derive_image
+from imagebuild.errors import LockError
+from imagebuild.files import exclusive
+from imagebuild.layer.assembly import build_layer
+from imagebuild.layer.model import LAYER_MTIME, Codec
+from imagebuild.lock.compiling import compile_lock
+from imagebuild.lock.fetching import fetch_wheels
+from imagebuild.lock.indexes import default_index
+from imagebuild.lock.lockfile import lock_digest, read_lock, write_lock
+from imagebuild.lock.model import Lock
+from imagebuild.oci.layout import LayoutStore
+from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, Platform, RawManifest
+from imagebuild.oci.store import Presence
+from imagebuild.recipe import created_epoch
+from imagebuild.starter import rootfs
+
+REPOSITORY = "bases/starter"
+ROOT_REPOSITORY = "bases/starter-root"
+TAG = "current"
+_FOLDER = Path(__file__).parent
+REQUIREMENTS = _FOLDER / "requirements.in"
+LOCKFILE = _FOLDER / "pylock.toml"
+_CODEC = Codec()
+
+
+def starter_lock() -> Lock:
+    """JupyterLab's own lock, as shipped with this program."""
+    return read_lock(LOCKFILE)
+
+
+def _root_config(diff_id: str, created: str, platform: Platform) -> bytes:
+    document = {
+        "created": created,
+        "architecture": platform.architecture,
+        "os": platform.os,
+        "config": {
+            "User": str(rootfs.UID),
+            "ExposedPorts": {"8888/tcp": {}},
+            "Env": [
+                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                f"HOME={rootfs.HOME}",
+                f"NB_USER={rootfs.USER}",
+                f"NB_UID={rootfs.UID}",
+                "LANG=C.UTF-8",
+                "SHELL=/bin/bash",
+            ],
+            "Entrypoint": ["/usr/bin/tini", "--"],
+            "Cmd": ["/usr/local/bin/start-notebook"],
+            "WorkingDir": rootfs.HOME,
+        },
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        "history": [{"created": created, "created_by": f"debian {rootfs.SUITE} {' '.join(rootfs.PACKAGES)}", "comment": "imagebuild"}],
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _put_root(layout: LayoutStore, created: str, platform: Platform, report: Callable[[str], None]) -> Digest:
+    """Make the root file system and put it into the layout as an image of one layer; its manifest's digest."""
+    epoch = created_epoch(created)
+    with tempfile.TemporaryDirectory(prefix="imagebuild-starter-") as folder:
+        raw, clean, blob = Path(folder, "raw.tar"), Path(folder, "clean.tar"), Path(folder, "layer")
+        rootfs.run_mmdebstrap(raw, epoch, report)
+        with raw.open("rb") as source, clean.open("wb") as target:
+            rootfs.clean_tar(source, target, epoch)
+        raw.unlink()
+        with blob.open("wb") as target:
+            layer, diff_id = rootfs.compress_layer(clean, target, _CODEC)
+        layout.put_blob(ROOT_REPOSITORY, layer, blob)
+    config = _root_config(diff_id, created, platform)
+    descriptor = Descriptor(OCI_CONFIG, Digest.of(config), len(config))
+    layout.put_blob(ROOT_REPOSITORY, descriptor, config)
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": OCI_CONFIG, "digest": descriptor.digest, "size": descriptor.size},
+        "layers": [{"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}],
+    }
+    return layout.put_manifest(ROOT_REPOSITORY, RawManifest(json.dumps(document, separators=(",", ":")).encode(), OCI_MANIFEST), TAG)
+
+
+def _read_root(layout: LayoutStore, digest: Digest, platform: Platform, cache: Path, report: Callable[[str], None]) -> Base:
+    return read_base(
+        layout,
+        ROOT_REPOSITORY,
+        digest,
+        platform,
+        name="starter-root",
+        kind="jupyter",
+        reference=f"localhost/{ROOT_REPOSITORY}",
+        registry="",
+        cache=cache,
+        report=report,
+    )
+
+
+def lock_starter(layout: LayoutStore, cache: Path, platform: Platform, cutoff: str, report: Callable[[str], None]) -> Lock:
+    """Resolve JupyterLab anew on today's Debian and write :data:`LOCKFILE` (for this program's developers)."""
+    digest = _put_root(layout, cutoff, platform, report)
+    root = _read_root(layout, digest, platform, cache, report)
+    lock = compile_lock(
+        team="starter",
+        base=root,
+        requirements=REQUIREMENTS,
+        local_packages=(),
+        indexes=(default_index(),),
+        cutoff=cutoff,
+        explicit_cutoff=False,
+        root=_FOLDER,
+        cache=cache,
+        report=report,
+    )
+    write_lock(LOCKFILE, lock)
+    return lock
+
+
+def build_starter(layout: LayoutStore, cache: Path, platform: Platform, report: Callable[[str], None], *, rebuild: bool = False) -> Digest:
+    """The starter base's manifest digest; built when the layout has none yet, or when ``rebuild`` asks for newer Debian packages."""
+    if not rebuild and (digest := find_starter(layout)) is not None:
+        return digest
+    with exclusive(cache / "starter.lock"):
+        if not rebuild and (digest := find_starter(layout)) is not None:  # another run made it while this one waited
+            return digest
+        lock = starter_lock()
+        root = _read_root(layout, _put_root(layout, lock.cutoff, platform, report), platform, cache, report)
+        if root.inventory.fingerprint != lock.base_fingerprint:
+            raise LockError(
+                f"Debian {rootfs.SUITE} now gives Python {root.interpreter.version}, and the starter's lock was made for {lock.python}",
+                "install a newer imagebuild, or, working on imagebuild itself, run: imagebuild base build starter --relock",
+            )
+        wheels = fetch_wheels(lock, (default_index(),), cache, {}, report)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=".tmp-starter-") as folder:
+            layer = build_layer(
+                [(wheels[item.name], item) for item in lock.packages],
+                base=root,
+                codec=_CODEC,
+                cache=cache,
+                extra=(),
+                mtime=LAYER_MTIME,
+                workers=2,
+                out=Path(folder, "layer"),
+                report=report,
+            )
+            notes = {
+                names.CREATED: lock.cutoff,
+                names.TITLE: "Starter: JupyterLab on Debian",
+                names.BASE_NAME: root.reference,
+                names.BASE_DIGEST: str(root.pinned),
+                names.PYTHON: root.interpreter.version,
+                names.LOCK: lock_digest(lock),
+            }
+            image = derive_image(
+                root.manifest,
+                root.config_data,
+                layer,
+                created=lock.cutoff,
+                created_by=f"imagebuild base build starter ({len(lock.packages)} wheels)",
+                environment={},
+                labels=notes,
+                annotations=notes,
+            )
+            layout.put_blob(REPOSITORY, image.layer, layer.blob)
+        layout.put_blob(REPOSITORY, image.config_descriptor, image.config)
+        return layout.put_manifest(REPOSITORY, image.manifest, TAG)
+
+
+def find_starter(layout: LayoutStore) -> Digest | None:
+    """The digest of the starter base that the layout holds, or None."""
+    presence, descriptor = layout.head_manifest(REPOSITORY, TAG)
+    return descriptor.id if presence is Presence.EXISTS and descriptor else None

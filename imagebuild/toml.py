@@ -1,0 +1,64 @@
+"""TOML files into typed values, with errors a person can act on: the file, the key, and the key that was meant."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import msgspec
+
+from imagebuild.errors import ConfigurationError
+
+T = TypeVar("T")
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """``did you mean 'x'?`` for the closest known word, or the list of what is known."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The file as a mapping; a missing or malformed file is a :class:`ConfigurationError`."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path} is missing", "create it, or give --root the folder that holds images/ and lockfiles/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}", "correct that line") from None
+
+
+def _check_keys(value: Any, kind: Any, path: Path, where: str) -> None:
+    """Walk the typed shape and refuse keys it does not have, by name and place."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        if not isinstance(value, dict):
+            return  # convert() says it better
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        for key, item in value.items():
+            if key not in fields:
+                raise ConfigurationError(f"{path}: unknown key {where}{key}", suggest(key, list(fields)))
+            _check_keys(item, fields[key], path, f"{where}{key}.")
+        return
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is dict and isinstance(value, dict):
+        for key, item in value.items():
+            _check_keys(item, arguments[1], path, f"{where}{key}.")
+    elif origin in (tuple, list) and isinstance(value, list):
+        for item in value:
+            _check_keys(item, arguments[0], path, where)
+    elif arguments and isinstance(value, dict):  # a union such as Struct | None
+        for option in arguments:
+            if isinstance(option, type) and issubclass(option, msgspec.Struct):
+                _check_keys(value, option, path, where)
+
+
+def decode_toml(path: Path, kind: type[T]) -> T:
+    """Read ``path`` as ``kind`` (a msgspec Struct). Wrong keys and wrong types are ConfigurationErrors."""
+    raw = read_toml(path)
+    _check_keys(raw, kind, path, "")
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{path}: {error}", "see docs/formats.md for what each key takes") from None

@@ -1,0 +1,83 @@
+"""Where things are: the folder with images/ and lockfiles/, the cache, and the place images are pushed to."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from pathlib import Path
+
+from imagebuild.errors import ConfigurationError, UsageError
+from imagebuild.files import explain_os_error, sweep_temporaries
+from imagebuild.oci.layout import LayoutStore
+from imagebuild.oci.store import Store
+
+_TARGET = re.compile(
+    r"(?P<host>[A-Za-z0-9.-]+(?::[0-9]+)?|\[[0-9a-fA-F:]+\](?::[0-9]+)?)(?:/(?P<namespace>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*))?"
+)
+
+
+class Workspace:
+    """One run's settings. ``registry`` is ``HOST[/NAMESPACE]``, or empty for the layout folder."""
+
+    def __init__(self, root: Path, cache: Path | None = None, registry: str = "", *, quiet: bool = False) -> None:
+        self.root = root.resolve()
+        self.state = self.root / ".imagebuild"
+        self.cache = (cache or self.state / "cache").resolve()
+        self.quiet = quiet
+        match = _TARGET.fullmatch(registry) if registry else None
+        if registry and match is None:
+            raise UsageError(f"not a registry: {registry!r}", "write --registry HOST/NAMESPACE, as in registry.example.com:5000/ml")
+        self.host = match["host"] if match else ""
+        self.namespace = (match["namespace"] or "") if match else ""
+
+    @property
+    def images(self) -> Path:
+        """The folder of teams, the catalogue and the pools."""
+        if not (self.root / "images").is_dir():
+            raise ConfigurationError(
+                f"{self.root} has no images/ folder", "run this in a checkout with images/ and lockfiles/, or give --root"
+            )
+        return self.root / "images"
+
+    def lockfile(self, team: str) -> Path:
+        """``lockfiles/pylock.<team>.toml``."""
+        return self.root / "lockfiles" / f"pylock.{team}.toml"
+
+    def report(self, line: str) -> None:
+        """Progress, one line on stderr; nothing under --quiet."""
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def prepare(self) -> None:
+        """Make the state and cache folders, and sweep what killed runs left; an unwritable place is a clear error."""
+        try:
+            for folder in (self.state, self.cache):
+                folder.mkdir(parents=True, exist_ok=True)
+                if not os.access(folder, os.W_OK | os.X_OK):
+                    raise PermissionError(13, "Permission denied", str(folder))
+                sweep_temporaries(folder)
+        except OSError as error:
+            raise explain_os_error(error, "preparing the work folders") from None
+
+    @functools.cached_property
+    def layout(self) -> LayoutStore:
+        """The image layout folder, ``.imagebuild/registry``."""
+        return LayoutStore(self.state / "registry")
+
+    @functools.cache  # noqa: B019 - one workspace a process
+    def registry_store(self, host: str) -> Store:
+        """The client of one registry host, the same object each time: base and target may share it."""
+        from imagebuild.oci.registry import RegistryStore
+
+        return RegistryStore(host)
+
+    @property
+    def target(self) -> Store:
+        """Where images go."""
+        return self.registry_store(self.host) if self.host else self.layout
+
+    def repository(self, team: str) -> str:
+        """The team's repository in the target."""
+        return f"{self.namespace}/{team}" if self.namespace else team
