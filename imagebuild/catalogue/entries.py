@@ -1,0 +1,213 @@
+"""Team images as they were pushed, one entry per tag, from the manifests' annotations and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Literal, TypeVar, cast, get_args
+
+import msgspec
+
+from imagebuild import annotations as names
+from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
+from imagebuild.oci.model import Digest, Index, Manifest, Reference
+from imagebuild.oci.store import Store
+
+Kind = Literal["jupyter", "vscode", "rstudio"]
+T = TypeVar("T")
+
+_FORMAT = "1"
+_WORKERS = 8  # a manifest is a few KiB: the wait is the round trip, not the bytes
+# Referrers of a registry without the referrers API are found by such tags (distribution-spec, "Referrers Tag Schema");
+# signers add a suffix (.sig, .att, .sbom). They are never images.
+_REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}(?:\..+)?")
+
+
+class CatalogueEntry(msgspec.Struct, frozen=True):
+    """One tag of one team's repository. Sizes are bytes; texts that were not annotated are empty."""
+
+    team: str
+    quarter: str  # 2026q4
+    tag: str
+    digest: Digest  # of the manifest
+    created: str  # RFC 3339, as annotated: the lock's cutoff
+    kind: Kind
+    image: str  # the name to pull by, without tag and digest: host/repository, or oci:folder:repository
+    repository: str
+    current: bool  # the newest image of its team
+    title: str = ""
+    description: str = ""
+    base: str = ""  # the catalogue's name for the base
+    base_name: str = ""  # registry/repository[:tag]
+    base_digest: str = ""
+    port: int = 0  # 0: not annotated
+    python: str = ""
+    packages: dict[str, str] = {}  # what the team asked for -> the version it got
+    owners: tuple[str, ...] = ()
+    delta_compressed: int = 0  # the added layer as stored
+    delta_installed: int = 0  # the files of that layer
+    size: int = 0  # config and all layers as stored: what an empty node pulls
+
+    @property
+    def moment(self) -> datetime:
+        """``created`` as a point in time."""
+        return datetime.fromisoformat(self.created)
+
+
+class CatalogueListing(msgspec.Struct, frozen=True):
+    """What was found, sorted by team, newest first. ``foreign`` counts the tags that are no team images.
+
+    ``undecided`` names the teams with two different images of the same cutoff and quarter, where only the order of the
+    tags made one of them current.
+    """
+
+    entries: tuple[CatalogueEntry, ...]
+    foreign: int
+    undecided: tuple[str, ...] = ()
+
+
+class _Document(msgspec.Struct, frozen=True):
+    """The JSON rendering."""
+
+    format: int
+    entries: tuple[CatalogueEntry, ...]
+    foreign: int
+    undecided: tuple[str, ...]
+
+
+def read_entries(store: Store, prefix: str = "", teams: Sequence[str] | None = None) -> CatalogueListing:
+    """Read every tag of every repository under the namespace ``prefix`` (``""``: all of the store).
+
+    ``teams`` names the repositories below the namespace, for registries that have no catalogue to list; one that was
+    never pushed has no entries. A tag that cannot be read, and an image of ours that makes no sense, is an error: a
+    listing is complete or it is not given.
+    """
+    namespace = prefix.strip("/") + "/" if prefix.strip("/") else ""
+    repositories = sorted(set(store.list_repositories(namespace) if teams is None else (namespace + team for team in teams)))
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="catalogue") as pool:
+        tags = list(pool.map(lambda repository: sorted(set(store.list_tags(repository))), repositories))
+        places = [(repository, tag) for repository, found in zip(repositories, tags, strict=True) for tag in found]
+        images = [place for place in places if not _REFERRERS_TAG.fullmatch(place[1])]
+        try:
+            found = list(pool.map(lambda place: _read_entry(store, *place), images))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # the first failure decides; don't ask for the rest
+            raise
+    entries = [entry for entry in found if entry is not None]
+    return _assemble_listing(entries, foreign=len(places) - len(entries))
+
+
+def encode_entries(listing: CatalogueListing) -> bytes:
+    """The listing as JSON: ``{"format": 1, "foreign": N, "undecided": [...], "entries": [...]}`` and a line feed.
+
+    An entry's keys are the fields of :class:`CatalogueEntry`, all of them, always. Keys are sorted and the entries are
+    in the listing's order, so the same registry gives the same bytes.
+    """
+    document = _Document(1, listing.entries, listing.foreign, listing.undecided)
+    return msgspec.json.format(msgspec.json.encode(document, order="sorted", enc_hook=str), indent=2) + b"\n"
+
+
+def _assemble_listing(entries: Iterable[CatalogueEntry], foreign: int) -> CatalogueListing:
+    """Order the entries, and mark the first of each team as current."""
+    by_team: dict[str, list[CatalogueEntry]] = defaultdict(list)
+    for entry in entries:
+        by_team[entry.team].append(entry)
+    ordered: list[CatalogueEntry] = []
+    undecided: list[str] = []
+    for team in sorted(by_team):
+        newest_first = sorted(by_team[team], key=lambda entry: (entry.moment, entry.quarter, entry.tag, entry.repository), reverse=True)
+        first = newest_first[0]
+        if any((other.moment, other.quarter) == (first.moment, first.quarter) and other.digest != first.digest for other in newest_first):
+            undecided.append(team)
+        ordered += [msgspec.structs.replace(first, current=True), *newest_first[1:]]
+    return CatalogueListing(tuple(ordered), foreign, tuple(undecided))
+
+
+def _read_entry(store: Store, repository: str, tag: str) -> CatalogueEntry | None:
+    """One GET; None for a manifest that is no team image of ours."""
+    raw = store.get_manifest(repository, tag)
+    where = f"{store.image_name(repository)}:{tag}"
+    if raw is None:
+        raise RemoteError(f"{where} was listed, and is gone", "run the command again; if it stays so, push the image again")
+    manifest = raw.parse()
+    notes = manifest.annotations
+    if names.FORMAT not in notes or names.TEAM not in notes:  # a base we built carries no team
+        return None
+    if notes[names.FORMAT] != _FORMAT:
+        raise IntegrityError(f"{where} has format {notes[names.FORMAT]!r}", f"this version reads format {_FORMAT}; use a newer imagebuild")
+    if isinstance(manifest, Index):
+        raise IntegrityError(f"{where} is an image index with a team's annotations", "team images are single manifests: push it again")
+    return _describe_image(manifest, notes, where, store.image_name(repository), repository, tag, raw.digest)
+
+
+def _describe_image(
+    manifest: Manifest, notes: dict[str, str], where: str, image: str, repository: str, tag: str, digest: Digest
+) -> CatalogueEntry:
+    """The entry that the annotations describe; what cannot be understood is an IntegrityError that names it."""
+
+    def note(name: str, kind: type[T], default: T | None = None) -> T:
+        if name not in notes and default is not None:
+            return default
+        if name not in notes:
+            raise IntegrityError(f"{where} has no annotation {name}", "push the image again")
+        try:
+            text = notes[name]
+            return msgspec.convert(text, kind) if kind is str else msgspec.json.decode(text, type=kind)
+        except msgspec.MsgspecError:
+            raise IntegrityError(f"{where}: annotation {name} is {notes[name][:60]!r}", "push the image again") from None
+
+    kind = note(names.KIND, str)
+    if kind not in get_args(Kind):
+        raise IntegrityError(f"{where}: annotation {names.KIND} is {kind[:60]!r}", f"expected one of {', '.join(get_args(Kind))}")
+    entry = CatalogueEntry(
+        team=note(names.TEAM, str),
+        quarter=note(names.QUARTER, str),
+        tag=tag,
+        digest=digest,
+        created=note(names.CREATED, str),
+        kind=cast(Kind, kind),
+        image=image,
+        repository=repository,
+        current=False,
+        title=note(names.TITLE, str, ""),
+        description=note(names.DESCRIPTION, str, ""),
+        base=note(names.BASE, str, ""),
+        base_name=note(names.BASE_NAME, str, ""),
+        base_digest=note(names.BASE_DIGEST, str, ""),
+        port=note(names.PORT, int, 0),
+        python=note(names.PYTHON, str, ""),
+        packages=dict(sorted(note(names.PACKAGES, dict[str, str], {}).items())),
+        owners=note(names.OWNERS, tuple[str, ...], ()),
+        delta_compressed=note(names.DELTA_COMPRESSED, int, 0),
+        delta_installed=note(names.DELTA_INSTALLED, int, 0),
+        size=manifest.config.size + sum(layer.size for layer in manifest.layers),
+    )
+    try:
+        zoned = entry.moment.tzinfo is not None
+    except ValueError:
+        zoned = False
+    if not zoned:  # without an offset it is no point in time, and cannot be compared
+        raise IntegrityError(f"{where}: annotation {names.CREATED} is {entry.created[:60]!r}", "expected as in 2026-10-01T00:00:00Z")
+    return entry
+
+
+def find_reference(entry: CatalogueEntry, registry_prefix: str = "") -> Reference:
+    """The name, tag and digest that a cluster can pull an entry by.
+
+    An image in a layout folder has none of its own: ``registry_prefix`` (``HOST/NAMESPACE``) says where it will be, and
+    where it is given it goes before the store's name too, as for a mirror. Without either: ConfigurationError.
+    """
+    name = f"{registry_prefix.rstrip('/')}/{entry.repository}" if registry_prefix else entry.image
+    try:
+        reference = Reference.parse(name)
+    except ConfigurationError:
+        reference = None
+    if reference is None or reference.tag or reference.digest or reference.name != name:
+        raise ConfigurationError(
+            f"{name} is no name that a cluster can pull from",
+            "give --registry HOST/NAMESPACE, where the nodes find the image; a folder on this machine is out of their reach",
+        )
+    return msgspec.structs.replace(reference, tag=entry.tag, digest=entry.digest)

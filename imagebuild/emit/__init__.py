@@ -1,0 +1,1 @@
+"""What other systems take from the catalogue: node pre-warming, spawner forms."""
