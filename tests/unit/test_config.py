@@ -1,0 +1,91 @@
+"""team.toml: what is accepted, and what a wrong one is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagebuild.config import format_size, load_team, parse_size
+from imagebuild.errors import ConfigurationError, ImagebuildError, UsageError
+
+
+def write_team(root: Path, text: str, name: str = "alpha") -> Path:
+    folder = root / name
+    folder.mkdir()
+    (folder / "team.toml").write_text(text)
+    (folder / "requirements.in").write_text("six\n")
+    return root
+
+
+def test_every_key_has_a_default_but_base(tmp_path: Path) -> None:
+    team = load_team(write_team(tmp_path, 'base = "starter"\n'), "alpha")
+    assert (team.table.engine, str(team.platform), team.table.layer.codec.name, team.table.layer.codec.level) == (
+        "auto",
+        "linux/amd64",
+        "zstd",
+        3,
+    )
+    assert team.local_packages == ()
+
+
+def test_local_packages_are_found_in_order(tmp_path: Path) -> None:
+    write_team(tmp_path, 'base = "starter"\n')
+    for name in ("b", "a", ".hidden"):
+        (tmp_path / "alpha/packages" / name).mkdir(parents=True)
+        (tmp_path / "alpha/packages" / name / "pyproject.toml").write_text("")
+    assert [path.name for path in load_team(tmp_path, "alpha").local_packages] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ('base = "x"\nbudgets = 1\n', "unknown key budgets", "did you mean 'budget'?"),
+        ('base = "x"\n[budget]\ncompresed = 1\n', "unknown key budget.compresed", "did you mean 'compressed'?"),
+        ('base = "x"\n[[index]]\nname = "a"\nurl = "b"\nnmes = []\n', "unknown key index.nmes", "did you mean 'name"),
+        ("engine = 'auto'\n", "missing required field `base`", "docs/formats.md"),
+        ('base = "x"\nengine = "podman"\n', "podman", "docs/formats.md"),
+        ('base = "x"\n[budget]\ncompressed = "3 elephants"\n', "not a size: '3 elephants'", "MiB"),
+        ('base = "x"\nplatform = "amd64"\n', "not a platform", "linux/amd64"),
+        ('base = "x"\n[layer]\ncompression = "gzip"\nlevel = 9\n', "gzip has no level 9", "0 to 3"),
+        ('base = "x"\n[env]\n"A B" = "c"\n', "not an environment variable's name", "letters"),
+        ('base = "x"\n[[index]]\nname = "default"\nurl = "b"\n', "cannot be called 'default'", "another"),
+        ("base = \n", "not valid TOML", "correct that line"),
+    ],
+)
+def test_a_wrong_file_is_told_what_is_wrong(tmp_path: Path, text: str, message: str, hint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_team(write_team(tmp_path, text), "alpha")
+    assert message in caught.value.message
+    assert "team.toml" in caught.value.message
+    assert hint in caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_an_unknown_team_names_the_closest(tmp_path: Path) -> None:
+    write_team(tmp_path, 'base = "x"\n', "cosml")
+    with pytest.raises(UsageError) as caught:
+        load_team(tmp_path, "cosmll")
+    assert "did you mean 'cosml'?" in caught.value.hint
+    for name in ("../cosml", "", "A", "a--b", "a/b"):
+        with pytest.raises(UsageError):
+            load_team(tmp_path, name)
+
+
+@pytest.mark.parametrize(("text", "size"), [("300 MiB", 300 << 20), ("1.5GB", 1_500_000_000), ("7", 7), (9, 9), ("2 kib", 2048)])
+def test_sizes(text: str | int, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@given(st.text(max_size=20))
+def test_a_size_is_a_number_or_a_clear_error(text: str) -> None:
+    try:
+        assert parse_size(text) >= 0
+    except ImagebuildError as error:
+        assert error.hint
+
+
+def test_sizes_for_people() -> None:
+    assert [format_size(n) for n in (0, 1023, 1024, 300 << 20, 7 << 30)] == ["0 B", "1023 B", "1.0 KiB", "300.0 MiB", "7.00 GiB"]

@@ -1,0 +1,111 @@
+"""The key follows every input and nothing else; the Dockerfile says what the recipe says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from imagebuild import annotations as names
+from imagebuild.base.model import Base, Distribution
+from imagebuild.layer.model import Codec
+from imagebuild.lock.model import Lock
+from imagebuild.recipe import Recipe, make_recipe, render_constraints, render_dockerfile, render_requirements
+from tests.fakes import SITE, make_base, make_lock, make_package
+
+NUMPY = Distribution("numpy", "2.1.0", SITE)
+
+
+def recipe_of(base: Base, lock: Lock, **changes: Any) -> Recipe:
+    options: dict[str, Any] = {
+        "engine": "direct",
+        "codec": Codec(),
+        "environment": {},
+        "personal_constraints": True,
+        "title": "COSML",
+        "description": "",
+        "owners": (),
+    }
+    return make_recipe(base, lock, "sha256:" + "1" * 64, **{**options, **changes})
+
+
+def test_the_tag_is_quarter_and_key() -> None:
+    base = make_base(NUMPY)
+    recipe = recipe_of(base, make_lock(base, make_package("pandas")))
+    assert recipe.tag == f"2026q4-{recipe.key[7:19]}"
+    assert recipe_of(base, make_lock(base, make_package("pandas"))).key == recipe.key
+
+
+@pytest.mark.parametrize(
+    ("month", "quarter"), [("01", "2026q1"), ("03", "2026q1"), ("04", "2026q2"), ("06", "2026q2"), ("09", "2026q3"), ("12", "2026q4")]
+)
+def test_the_quarter_is_the_cutoffs(month: str, quarter: str) -> None:
+    base = make_base()
+    assert make_lock(base, cutoff=f"2026-{month}-28T00:00:00Z").quarter == quarter
+
+
+def test_every_input_moves_the_key() -> None:
+    base = make_base(NUMPY)
+    lock = make_lock(base, make_package("pandas"))
+    keys = [
+        recipe_of(base, lock).key,
+        recipe_of(base, make_lock(base, make_package("pandas", "1.1"))).key,
+        recipe_of(base, make_lock(base, make_package("pandas"), cutoff="2026-10-02T00:00:00Z")).key,
+        recipe_of(base, lock, codec=Codec("gzip", 2)).key,
+        recipe_of(base, lock, codec=Codec(single=True)).key,
+        recipe_of(base, lock, environment={"A": "1"}).key,
+        recipe_of(base, lock, personal_constraints=False).key,
+        recipe_of(base, lock, title="other").key,
+        recipe_of(base, lock, engine="docker").key,
+        recipe_of(make_base(), lock).key,  # its constraints lack numpy
+        recipe_of(msgspec.structs.replace(base, inventory=msgspec.structs.replace(base.inventory, digest="sha256:" + "2" * 64)), lock).key,
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_constraints_hold_base_and_lock() -> None:
+    base = make_base(NUMPY, Distribution("torch", "2.5.1+cu121", SITE))
+    text = render_constraints(base, make_lock(base, make_package("pandas", "2.2.3")))
+    assert text.splitlines()[1:] == ["numpy==2.1.0", "pandas==2.2.3", "torch==2.5.1+cu121"]
+
+
+def test_pip_constraint_stands_beside_the_bases_own() -> None:
+    base = make_base(env=("PIP_CONSTRAINT=/opt/c.txt",))
+    assert recipe_of(base, make_lock(base)).environment == {"PIP_CONSTRAINT": "/opt/c.txt /etc/imagebuild/constraints.txt"}
+    assert recipe_of(base, make_lock(base), personal_constraints=False).environment == {}
+
+
+def test_annotations_name_what_was_asked_for() -> None:
+    base = make_base()
+    lock = make_lock(
+        base,
+        make_package("cosml-utils", "1.4", via=("images/cosml/packages/cosml_utils",), index="local"),
+        make_package("pandas", "2.2.3"),
+        make_package("pytz", "2026", via=("pandas",)),
+    )
+    labels = recipe_of(base, lock).labels
+    assert json.loads(labels[names.PACKAGES]) == {"cosml-utils": "1.4", "pandas": "2.2.3"}
+    assert labels[names.BASE_DIGEST] == base.pinned
+    assert labels[names.CREATED] == "2026-10-01T00:00:00Z"
+
+
+def test_the_dockerfile_has_one_run_and_the_bases_user_verbatim() -> None:
+    base = make_base(NUMPY, user="1000:100")
+    lock = make_lock(base, make_package("pandas"))
+    lines = render_dockerfile(recipe_of(base, lock, environment={"QUOTED": 'a "b" $c\\'}), base).splitlines()
+    starts = [line.split()[0] for line in lines if line and line[0].isupper()]
+    assert starts.count("RUN") == 1
+    assert starts.count("FROM") == 1
+    assert [line for line in lines if line.startswith("FROM")] == [f"FROM reg.example/kubeflow/jupyter-scipy@{base.pinned}"]
+    assert [line for line in lines if line.startswith("USER")] == ["USER root", "USER 1000:100"]
+    assert lines[-1] == "USER 1000:100"
+    assert 'ENV QUOTED="a \\"b\\" \\$c\\\\"' in lines
+    run = next(line for line in lines if line.startswith("RUN"))
+    assert "--network=none" in run
+    text = "\n".join(lines)
+    for option in ("--no-index", "--no-deps", "--require-hashes"):
+        assert option in text
+    assert not any(word in text for word in ("COPY", "ADD ", "http://", "https://"))
+    assert render_requirements(lock) == f"pandas==1.0 --hash=sha256:{lock.packages[0].sha256}\n"
