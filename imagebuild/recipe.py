@@ -114,7 +114,7 @@ def make_recipe(
         quarter=lock.quarter,
         created=lock.cutoff,
         platform=lock.platform,
-        base_digest=base.inventory.digest,
+        base_digest=str(base.inventory.digest),
         packages=tuple(sorted((item.filename, item.sha256) for item in lock.packages)),
         codec=codec,
         constraints=constraints,

@@ -59,7 +59,7 @@ def make_base(*distributions: Distribution, user: str = "1000", env: tuple[str, 
     digest = Digest.of(b"base")
     inventory = Inventory(
         format=INVENTORY_FORMAT,
-        digest=digest,
+        digest=str(digest),
         platform=Platform(),
         fingerprint=compute_fingerprint(interpreter, distributions),
         user=User(user, 1000, 0, "jovyan", "/home/jovyan"),
@@ -88,7 +88,7 @@ def make_lock(base: Base, *packages: LockedPackage, cutoff: str = "2026-10-01T00
     return Lock(
         team="cosml",
         base=base.name,
-        base_digest=base.inventory.digest,
+        base_digest=str(base.inventory.digest),
         base_fingerprint=base.inventory.fingerprint,
         python=base.interpreter.version,
         platform="linux/amd64",

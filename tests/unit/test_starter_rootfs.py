@@ -80,7 +80,10 @@ def test_the_order_of_the_input_does_not_matter() -> None:
     assert clean(make_tar()) == clean(make_tar(-1))
 
 
-ONE_LINE = "deb [signed-by=/k.gpg] http://mirror.example/debian trixie main\n# deb http://no.example/debian x main\ndeb-src http://a/debian b main\n"
+ONE_LINE = (
+    "deb [signed-by=/k.gpg] http://mirror.example/debian trixie main\n"
+    "# deb http://no.example/debian x main\ndeb-src http://a/debian b main\n"
+)
 DEB822 = "Types: deb\n# note\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\nComponents: main\n\n" + (
     "Types: deb\nURIs: http://mirror.example/debian-security\nSuites: bookworm-security\nComponents: main\nSigned-By: /k.gpg\n"
 )
