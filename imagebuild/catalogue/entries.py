@@ -81,12 +81,12 @@ class _Document(msgspec.Struct, frozen=True):
 def read_entries(store: Store, prefix: str = "", teams: Sequence[str] | None = None) -> CatalogueListing:
     """Read every tag of every repository under the namespace ``prefix`` (``""``: all of the store).
 
-    ``teams`` names the repositories below the namespace, for registries that have no catalogue to list; one that was
-    never pushed has no entries. A tag that cannot be read, and an image of ours that makes no sense, is an error: a
-    listing is complete or it is not given.
+    ``teams`` names the teams' repositories, in full, instead: for registries that have no catalogue to list. One that
+    was never pushed has no entries. A tag that cannot be read, and an image of ours that makes no sense, is an error:
+    a listing is complete or it is not given.
     """
     namespace = prefix.strip("/") + "/" if prefix.strip("/") else ""
-    repositories = sorted(set(store.list_repositories(namespace) if teams is None else (namespace + team for team in teams)))
+    repositories = sorted(set(store.list_repositories(namespace) if teams is None else teams))
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="catalogue") as pool:
         tags = list(pool.map(lambda repository: sorted(set(store.list_tags(repository))), repositories))
         places = [(repository, tag) for repository, found in zip(repositories, tags, strict=True) for tag in found]

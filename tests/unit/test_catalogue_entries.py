@@ -141,7 +141,7 @@ def test_teams_replace_the_list_of_repositories(store: LayoutStore, monkeypatch:
     monkeypatch.setattr(store, "list_repositories", refuse)
     push(store, "ml/cosml", "2026q4-a", describe_image())
     push(store, "ml/risk", "2026q4-a", describe_image("risk"))
-    assert [entry.team for entry in read_entries(store, "ml", ["cosml", "never-pushed"]).entries] == ["cosml"]
+    assert [entry.team for entry in read_entries(store, teams=["ml/cosml", "ml/never-pushed"]).entries] == ["cosml"]
     with pytest.raises(RemoteError):
         read_entries(store, "ml")
 
@@ -189,7 +189,8 @@ def test_a_manifest_that_cannot_be_read_is_never_skipped(store: LayoutStore) -> 
 
 def test_json_is_stable_and_complete(store: LayoutStore) -> None:
     for number in range(20):
-        push(store, f"team{number % 3}", f"2026q4-{number:02}", describe_image(f"team{number % 3}", created=f"2026-10-01T00:00:{number:02}Z"))
+        team = f"team{number % 3}"
+        push(store, team, f"2026q4-{number:02}", describe_image(team, created=f"2026-10-01T00:00:{number:02}Z"))
     encoded = encode_entries(read_entries(store))
     assert encoded == encode_entries(read_entries(store))
     document = json.loads(encoded)
