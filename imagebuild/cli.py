@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from imagebuild import __version__
 from imagebuild.errors import ConfigurationError, ImagebuildError, LockError, UsageError
 from imagebuild.files import explain_os_error
 from imagebuild.workspace import Workspace
+
+if TYPE_CHECKING:
+    from imagebuild.catalogue.entries import CatalogueListing
 
 Command = Callable[..., None]
 
@@ -46,6 +49,11 @@ def common_options(function: Command) -> Command:
         function(workspace=Workspace(root, cache_dir, registry, quiet=quiet), **arguments)
 
     return wrapped
+
+
+pull_option = click.option(
+    "--pull-from", metavar="HOST/NAMESPACE", default="", help="Where the cluster pulls from, if not from --registry (a mirror)."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -167,16 +175,15 @@ def base_list(workspace: Workspace, as_json: bool) -> None:
     catalogue = load_catalogue(workspace.images / "catalogue.toml")
     rows = []
     for entry in catalogue.bases.values():
-        located = "" if entry.build else str(entry.located(catalogue.mirrors).name)
         rows.append(
             {
                 "name": entry.name,
                 "kind": entry.kind,
-                "reference": entry.reference,
-                "tag": entry.tag,
+                "reference": "" if entry.build else str(entry.reference),
                 "digest": str(entry.digest or ""),
                 "build": entry.build,
-                "from": located,
+                "from": "" if entry.build else entry.located(catalogue.mirrors).name,
+                "description": entry.description,
             }
         )
     if as_json:
@@ -185,16 +192,16 @@ def base_list(workspace: Workspace, as_json: bool) -> None:
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         state = "built here" if row["build"] else (row["digest"][:19] if row["digest"] else "UNPINNED")
-        place = f"imagebuild base build {row['build']}" if row["build"] else f"{row['from']}:{row['tag']}"
-        click.echo(f"{row['name']:<{width}}  {row['kind']:<7}  {state:<19}  {place.removesuffix(':')}")
+        place = f"imagebuild base build {row['name']}" if row["build"] else row["reference"]
+        through = f"  (read from {row['from']})" if not row["reference"].startswith(row["from"]) else ""
+        click.echo(f"{row['name']:<{width}}  {row['kind']:<7}  {state:<19}  {place}{through}")
 
 
 @base.command("pin")
 @click.argument("name")
-@click.option("--tag", help="The tag to resolve (default: the catalogue's).")
 @common_options
-def base_pin(workspace: Workspace, name: str, tag: str | None) -> None:
-    """Resolve NAME's tag to a digest and write it into the catalogue."""
+def base_pin(workspace: Workspace, name: str) -> None:
+    """Resolve NAME's tag to a digest, as it is now, and write it into the catalogue."""
     from imagebuild.base.catalogue import load_catalogue, pin_base, resolve_pin
 
     path = workspace.images / "catalogue.toml"
@@ -202,13 +209,13 @@ def base_pin(workspace: Workspace, name: str, tag: str | None) -> None:
     entry = catalogue.get(name)
     if entry.build:
         raise UsageError(f"base {name} is built here, it has no tag to pin", f"run: imagebuild base build {name}")
-    wanted = tag or entry.tag
-    if not wanted:
-        raise UsageError(f"base {name} names no tag", "give one with --tag")
+    if not entry.reference.tag:
+        raise UsageError(f"base {name} names no tag, only a digest", "write `tag` into the catalogue, then pin it")
     located = entry.located(catalogue.mirrors)
-    digest = resolve_pin(workspace.registry_store(located.registry), located, wanted)
-    pin_base(path, name, digest, wanted)
-    click.echo(f"{name}: {wanted} is {digest}")
+    digest = resolve_pin(workspace.registry_store(located.registry), located, entry.reference.tag)
+    pin_base(path, name, digest)
+    before = "" if entry.digest in (None, digest) else f" (was {entry.digest})"
+    click.echo(f"{name}: {entry.reference.tag} is {digest}{before}")
 
 
 @base.command("inspect")
@@ -254,7 +261,7 @@ def base_build(workspace: Workspace, name: str, platform: str, refresh: bool, re
     """Make the starter base from Debian packages, into the layout folder."""
     from imagebuild.base.catalogue import load_catalogue
     from imagebuild.oci.model import Platform
-    from imagebuild.starter.build import REPOSITORY, TAG, build_starter, lock_starter
+    from imagebuild.starter.build import build_starter, lock_starter
 
     entry = load_catalogue(workspace.images / "catalogue.toml").get(name)
     if not entry.build:
@@ -264,14 +271,15 @@ def base_build(workspace: Workspace, name: str, platform: str, refresh: bool, re
     if relock:
         lock_starter(workspace.layout, workspace.cache, wanted, _now(), workspace.report)
     digest = build_starter(workspace.layout, workspace.cache, wanted, workspace.report, rebuild=refresh or relock)
-    click.echo(f"{workspace.layout.image_name(REPOSITORY)}:{TAG}")
+    click.echo(f"{workspace.layout.image_name(entry.reference.repository)}:{entry.reference.tag}")
     click.echo(f"  digest    {digest}")
 
 
 @cli.command()
 @click.option("--format", "form", type=click.Choice(["table", "json", "kubeflow"]), default="table", show_default=True)
+@pull_option
 @common_options
-def catalogue(workspace: Workspace, form: str) -> None:
+def catalogue(workspace: Workspace, form: str, pull_from: str) -> None:
     """What can be spawned, read from what was pushed."""
     from imagebuild.catalogue.entries import encode_entries
     from imagebuild.config import format_size
@@ -281,7 +289,10 @@ def catalogue(workspace: Workspace, form: str) -> None:
     if form == "json":
         click.echo(encode_entries(listing).decode(), nl=False)
     elif form == "kubeflow":
-        click.echo(render_spawner_form(listing.entries), nl=False)
+        rendered = render_spawner_form(listing.entries, registry_prefix=pull_from)
+        for warning in rendered.warnings:
+            click.echo(f"warning: {warning}", err=True)
+        click.echo(rendered.text, nl=False)
     else:
         for entry in listing.entries:
             mark = "*" if entry.current else " "
@@ -290,29 +301,39 @@ def catalogue(workspace: Workspace, form: str) -> None:
         click.echo(f"{len(listing.entries)} images, {listing.foreign} foreign tags left out", err=True)
 
 
-def _read_entries(workspace: Workspace) -> Any:
+def _read_entries(workspace: Workspace) -> CatalogueListing:
     from imagebuild.catalogue.entries import read_entries
     from imagebuild.config import list_teams
 
-    teams = [workspace.repository(team) for team in list_teams(workspace.images)]
-    return read_entries(workspace.target, prefix=f"{workspace.namespace}/" if workspace.namespace else "", teams=teams)
+    # By team, not by listing the registry: many have no catalogue to list, or show one only to administrators.
+    return read_entries(workspace.target, teams=[workspace.repository(team) for team in list_teams(workspace.images)])
 
 
 @cli.command()
 @click.option("--pool", "only", multiple=True, help="Only this pool (may be given again).")
 @click.option("--namespace", default="imagebuild-prewarm", show_default=True)
+@pull_option
 @common_options
-def prewarm(workspace: Workspace, only: tuple[str, ...], namespace: str) -> None:
+def prewarm(workspace: Workspace, only: tuple[str, ...], namespace: str, pull_from: str) -> None:
     """One DaemonSet per GPU node pool that keeps the teams' current images on its nodes."""
     from imagebuild.emit.pools import load_pools
     from imagebuild.emit.prewarm import render_prewarm
     from imagebuild.toml import suggest
 
-    pools = load_pools(workspace.images / "pools.toml")
+    file = load_pools(workspace.images / "pools.toml")
+    known = [pool.name for pool in file.pools]
     for name in only:
-        if name not in {pool.name for pool in pools.pools}:
-            raise UsageError(f"there is no pool {name!r}", suggest(name, [pool.name for pool in pools.pools]))
-    click.echo(render_prewarm(pools, _read_entries(workspace).entries, namespace=namespace), nl=False)
+        if name not in known:
+            raise UsageError(f"there is no pool {name!r}", suggest(name, known))
+    text = render_prewarm(
+        [pool for pool in file.pools if not only or pool.name in only],
+        _read_entries(workspace).entries,
+        namespace=namespace,
+        pause_image=file.pause_image,
+        pull_secret=file.pull_secret,
+        registry_prefix=pull_from,
+    )
+    click.echo(text, nl=False)
 
 
 def _print_error(error: ImagebuildError) -> None:

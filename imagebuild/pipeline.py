@@ -25,7 +25,7 @@ from imagebuild.files import exclusive, explain_os_error, write_atomic
 from imagebuild.layer.model import LAYER_MTIME
 from imagebuild.lock.model import Lock
 from imagebuild.oci.model import Digest, Platform
-from imagebuild.oci.store import Presence
+from imagebuild.oci.store import Presence, Store
 from imagebuild.recipe import Recipe, make_recipe, render_dockerfile, render_requirements
 from imagebuild.workspace import Workspace
 
@@ -45,35 +45,28 @@ def open_base(workspace: Workspace, name: str, platform: Platform) -> Base:
     catalogue = load_catalogue(workspace.images / "catalogue.toml")
     entry = catalogue.get(name)
     workspace.prepare()
-    bases = workspace.cache
     if entry.build:
-        from imagebuild.starter.build import REPOSITORY, build_starter, find_starter
+        from imagebuild.starter.build import build_starter
 
-        digest = find_starter(workspace.layout) or build_starter(workspace.layout, workspace.cache, platform, workspace.report)
-        return read_base(
-            workspace.layout,
-            REPOSITORY,
-            digest,
-            platform,
-            name=name,
-            kind=entry.kind,
-            reference=f"localhost/{REPOSITORY}",
-            registry="",
-            cache=bases,
-            report=workspace.report,
-        )
-    digest = require_pinned(entry)
+        pinned = build_starter(workspace.layout, workspace.cache, platform, workspace.report)
+        store: Store = workspace.layout
+    else:
+        pin = require_pinned(entry)
+        assert pin is not None  # only a base that is built here has none
+        pinned = pin
     located = entry.located(catalogue.mirrors)
+    if not entry.build:
+        store = workspace.registry_store(located.registry)
     return read_base(
-        workspace.registry_store(located.registry),
+        store,
         located.repository,
-        digest,
+        pinned,
         platform,
         name=name,
         kind=entry.kind,
-        reference=f"{entry.reference}:{entry.tag}" if entry.tag else entry.reference,
+        reference=entry.annotation_name,
         registry=located.registry,
-        cache=bases,
+        cache=workspace.cache,
         report=workspace.report,
     )
 

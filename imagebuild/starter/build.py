@@ -28,7 +28,7 @@ from imagebuild.starter import rootfs
 
 REPOSITORY = "bases/starter"
 ROOT_REPOSITORY = "bases/starter-root"
-TAG = "current"
+TAG = "latest"
 _FOLDER = Path(__file__).parent
 REQUIREMENTS = _FOLDER / "requirements.in"
 LOCKFILE = _FOLDER / "pylock.toml"

@@ -177,8 +177,8 @@ def clean_tar(source: BinaryIO, target: BinaryIO, epoch: int) -> None:
             extra[name] = (kept[name], original + line)
         for name, item in kept.items():
             folder, cache, file = name.rpartition("__pycache__/")
-            source = kept.get(f"{folder}{file.partition('.')[0]}.py") if cache and file.endswith(".pyc") else None
-            if source is not None and item.isreg() and source.mtime > epoch:
+            module = kept.get(f"{folder}{file.partition('.')[0]}.py") if cache and file.endswith(".pyc") else None
+            if module is not None and item.isreg() and module.mtime > epoch:
                 extra[name] = (item, patch_bytecode(cast("BinaryIO", old.extractfile(item)).read(), epoch))
         hard_links = [name for name, item in kept.items() if item.islnk()]
         for name in sorted({*kept, *extra} - set(hard_links)):
