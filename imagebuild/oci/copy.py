@@ -1,0 +1,129 @@
+"""Bringing a base's blobs to where the image goes: mounted where possible, copied only when that was allowed.
+
+A base has gigabytes. Within one registry (or one layout folder) nothing of it passes through this machine; between two,
+it would, and that is never done without being asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from imagebuild.errors import RemoteError
+from imagebuild.files import explain_os_error
+from imagebuild.oci.compression import CHUNK
+from imagebuild.oci.layout import LayoutStore
+from imagebuild.oci.model import Descriptor
+from imagebuild.oci.store import Presence, Store
+
+COPY_HINT = "add --copy-base to copy them through this machine, or use a base that is in the same registry"
+
+
+class CopyPlan(msgspec.Struct, frozen=True):
+    """Where each blob stands, before anything was moved. Each digest is in one of the three, once."""
+
+    source: Store
+    source_repository: str
+    target: Store
+    target_repository: str
+    present: tuple[Descriptor, ...]
+    mountable: tuple[Descriptor, ...]
+    to_copy: tuple[Descriptor, ...]
+
+    @property
+    def bytes_to_copy(self) -> int:
+        """Bytes that would pass through this machine, if no mount is refused."""
+        return sum(descriptor.size for descriptor in self.to_copy)
+
+
+def is_same_store(one: Store, other: Store) -> bool:
+    """Whether two stores are one place: the same registry host, or the same folder."""
+    return one is other or (type(one) is type(other) and one.label == other.label)
+
+
+def plan_copy(source: Store, source_repo: str, target: Store, target_repo: str, descriptors: Iterable[Descriptor]) -> CopyPlan:
+    """Ask ``target`` for each blob; RemoteError when it cannot say whether it has one."""
+    present, mountable, to_copy = [], [], []
+    same = is_same_store(source, target)
+    for descriptor in {descriptor.digest: descriptor for descriptor in descriptors}.values():
+        presence = target.has_blob(target_repo, descriptor.id)
+        if presence is Presence.UNKNOWN:
+            failure = getattr(target, "last_failure", None)
+            if isinstance(failure, RemoteError):
+                raise failure
+            raise RemoteError(f"{target.label} does not say whether {target_repo} has {descriptor.digest}", "run again later")
+        if presence is Presence.EXISTS:
+            present.append(descriptor)
+        elif same:
+            mountable.append(descriptor)
+        else:
+            to_copy.append(descriptor)
+    return CopyPlan(source, source_repo, target, target_repo, tuple(present), tuple(mountable), tuple(to_copy))
+
+
+def copy_blobs(
+    plan: CopyPlan, allow_copy: bool, report: Callable[[str], None] | None = None, scratch: Path | None = None
+) -> None:
+    """Carry a plan out.
+
+    Without ``allow_copy``, a blob that would have to be copied, from the plan or because its mount was refused, is a
+    RemoteError, and none is copied. A copied blob is streamed to a temporary file in ``scratch`` (default: the system's),
+    verified there, and then stored; memory stays bounded. ``report`` gets one line per thing done.
+    """
+    say = report or (lambda _: None)
+    if plan.to_copy and not allow_copy:
+        raise _refuse(plan, plan.to_copy, "is in another place")
+    refused = []
+    for descriptor in plan.mountable:
+        if plan.target.mount_blob(plan.target_repository, descriptor.id, plan.source_repository):
+            say(f"mounted {descriptor.digest} ({_mib(descriptor.size)}) of {plan.source_repository}")
+        else:
+            refused.append(descriptor)
+    if refused and isinstance(plan.source, LayoutStore):  # one folder, and it lacks them
+        raise RemoteError(
+            f"{plan.source.label} does not hold {_count(refused)} of {plan.source_repository}",
+            "bring that image into the folder again, or take it from the registry it came from",
+        )
+    if refused and not allow_copy:
+        raise _refuse(plan, refused, "cannot be mounted")
+    for descriptor in (*refused, *plan.to_copy):
+        _copy_blob(plan, descriptor, scratch)
+        say(f"copied {descriptor.digest} ({_mib(descriptor.size)}) from {plan.source.image_name(plan.source_repository)}")
+
+
+def _copy_blob(plan: CopyPlan, descriptor: Descriptor, scratch: Path | None) -> None:
+    if isinstance(plan.source, LayoutStore):
+        # A file already. The layout checks it when it links or copies it, a registry when it has arrived.
+        file = plan.source.blob_file(descriptor.id)
+        if file is not None:
+            plan.target.put_blob(plan.target_repository, descriptor, file)
+            return
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imagebuild-", dir=scratch)))
+            with plan.source.open_blob(plan.source_repository, descriptor) as stream, (folder / "blob").open("wb") as file_stream:
+                while chunk := stream.read(CHUNK):
+                    file_stream.write(chunk)
+        except OSError as error:
+            raise explain_os_error(error, "copying a blob to a temporary file") from error
+        plan.target.put_blob(plan.target_repository, descriptor, folder / "blob")
+
+
+def _refuse(plan: CopyPlan, blobs: Sequence[Descriptor], why: str) -> RemoteError:
+    return RemoteError(
+        f"{plan.source.image_name(plan.source_repository)} {why} for {plan.target.image_name(plan.target_repository)}: "
+        f"{_count(blobs)} would have to be copied through this machine",
+        COPY_HINT,
+    )
+
+
+def _count(blobs: Sequence[Descriptor]) -> str:
+    return f"{len(blobs)} blob{'s' * (len(blobs) != 1)} ({_mib(sum(item.size for item in blobs))})"
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"

@@ -1,0 +1,422 @@
+"""A registry over HTTP (distribution-spec v1.1) as a store.
+
+What is kept to: manifests byte for byte; every byte checked against its digest; one POST and one PUT per upload, streamed
+from disk; three answers about presence, of which unknown is never taken for absent; a refused mount is reported, never
+turned into a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import requests
+import urllib3.exceptions
+
+from imagebuild.errors import IntegrityError, RemoteError
+from imagebuild.oci.content import (
+    IMAGE_TYPES,
+    MANIFEST_LIMIT,
+    check_bytes,
+    check_manifest,
+    check_name,
+    check_small,
+    open_verified,
+    parse_reference,
+)
+from imagebuild.oci.credentials import Credentials
+from imagebuild.oci.model import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
+from imagebuild.oci.store import Presence
+from imagebuild.oci.transport import RegistryError, Transport, read_length
+
+_ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
+_PAGE_LIMIT = 8 << 20  # bytes of one page of a listing
+_PAGES = 10_000
+_PAGE_SIZE = 1000  # entries asked for; registries may give fewer
+_UPLOADS = 3  # times an upload is begun
+_RESUMES = 5  # times in a row that a download is taken up again without a byte of progress
+_RESUMES_IN_ALL = 50
+_ABSENT = frozenset({404})
+_REFUSED_MOUNT = frozenset({400, 401, 403, 404, 405})
+_RANGE = re.compile(r"bytes (\d{1,18})-\d+/(?:\d+|\*)")
+_REMADE = "it was changed or cut short after it was made; remove it and run again"
+_REPORT = "report it to the registry's operators"
+_HINT = "the registry, or a cache before it, serves wrong content: run again, and if it stays, push the image again"
+
+
+class RegistryStore:
+    """:class:`imagebuild.oci.store.Store` on the registry ``host`` (``docker.io``, ``ghcr.io``, ``localhost:5000``).
+
+    ``credentials`` None is anonymous (:meth:`Credentials.load` reads the user's). ``insecure`` True allows plain HTTP where
+    the host has no TLS, None does so for loopback only. ``ca_file`` is trusted in addition to the usual authorities.
+    ``sleep`` and ``clock`` are for tests.
+    """
+
+    def __init__(
+        self, host: str, *, credentials: Credentials | None = None, insecure: bool | None = None, ca_file: Path | None = None,
+        sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.time, timeout: tuple[float, float] = (10.0, 60.0),
+    ) -> None:
+        self._transport = Transport(
+            host, credentials=credentials, insecure=insecure, ca_file=ca_file, sleep=sleep, clock=clock, timeout=timeout
+        )
+        self.last_failure: RegistryError | None = None  # why the last answer was UNKNOWN
+
+    @property
+    def label(self) -> str:
+        """The registry's host."""
+        return self._transport.host
+
+    def image_name(self, repository: str) -> str:
+        """``host/repository``."""
+        return f"{self.label}/{repository}"
+
+    # --- manifests -------------------------------------------------------------------------------------------------
+
+    def head_manifest(self, repository: str, reference: str) -> tuple[Presence, Descriptor | None]:
+        """One HEAD; a GET where the registry does not do HEAD, or answers it without type, size and digest."""
+        wanted = parse_reference(reference)
+        try:
+            return self._find_manifest(repository, reference, wanted)
+        except RegistryError as error:
+            self.last_failure = error
+            return Presence.UNKNOWN, None
+
+    def get_manifest(self, repository: str, reference: str) -> RawManifest | None:
+        """The bytes as received, checked against the digest asked for and the one the registry names."""
+        check_name(repository)
+        wanted = parse_reference(reference)
+        doing = f"{repository}: get manifest {reference}"
+        response, data = self._transport.fetch(
+            f"/v2/{repository}/manifests/{reference}", scopes=_pull(repository), doing=doing, limit=MANIFEST_LIMIT,
+            headers={"Accept": _ACCEPT}, accept=frozenset({200, 404}),
+        )
+        if response.status_code == 404:
+            return None
+        found = Digest.of(data)
+        for expected in (wanted, _read_digest(response)):
+            if expected is not None and found != expected:
+                raise IntegrityError(f"{self.label}: {doing}: the bytes have digest {found} instead of {expected}", _HINT)
+        return check_manifest(data, _read_type(response))
+
+    def put_manifest(self, repository: str, manifest: RawManifest, tag: str = "") -> Digest:
+        """PUT by tag, or without one by digest; IntegrityError when the registry stored something else."""
+        check_name(repository, tag)
+        digest = manifest.digest
+        doing = f"{repository}: put manifest {tag or digest}"
+        with self._transport.request(
+            "PUT", f"/v2/{repository}/manifests/{tag or digest}", scopes=_push(repository), doing=doing,
+            headers={"Content-Type": manifest.media_type}, body=manifest.data, accept=frozenset({200, 201, 202}),
+        ) as response:
+            stored = _read_digest(response)
+        if stored is not None and stored != digest:
+            raise IntegrityError(f"{self.label}: {doing}: the registry stored {stored} instead of {digest}", "use one that keeps manifests")
+        return digest
+
+    # --- blobs -----------------------------------------------------------------------------------------------------
+
+    def has_blob(self, repository: str, digest: Digest) -> Presence:
+        """HEAD, with the fallbacks of :meth:`head_manifest`."""
+        try:
+            return self._find_blob(repository, digest, _pull(repository))
+        except RegistryError as error:
+            self.last_failure = error
+            return Presence.UNKNOWN
+
+    @contextlib.contextmanager
+    def open_blob(self, repository: str, descriptor: Descriptor) -> Iterator[BinaryIO]:
+        """Stream a blob; a connection that breaks is taken up again where it broke (Range), a bounded number of times."""
+        download = _Download(self._transport, repository, descriptor)
+        with open_verified(download.read, descriptor, f"{self.label}/{repository}", _HINT, download.close) as stream:
+            yield stream
+
+    def read_blob(self, repository: str, descriptor: Descriptor) -> bytes:
+        """A blob in memory, verified."""
+        where = f"{self.label}/{repository}"
+        check_small(descriptor, where)
+        with self.open_blob(repository, descriptor) as stream:
+            return check_bytes(stream.read(), descriptor, where, _HINT)
+
+    def put_blob(self, repository: str, descriptor: Descriptor, source: Path | bytes) -> None:
+        """POST and one PUT with Content-Length; an upload that breaks is begun anew, a bounded number of times."""
+        check_name(repository)
+        size = len(source) if isinstance(source, bytes) else _measure(source)
+        if size != descriptor.size:
+            name = "the data" if isinstance(source, bytes) else source
+            raise IntegrityError(f"{name} for {descriptor.digest} has {size} bytes instead of {descriptor.size}", _REMADE)
+        for attempt in range(_UPLOADS):
+            # Asked each time: the answer to an upload may have been lost after the bytes had arrived.
+            if self._find_blob(repository, descriptor.id, _push(repository)) is Presence.EXISTS:
+                return
+            try:
+                self._upload(repository, descriptor, source)
+                return
+            except RegistryError as error:
+                if "DIGEST_INVALID" in error.codes:
+                    raise IntegrityError(f"{error.message}: what was sent is not {descriptor.digest}", _REMADE) from error
+                # 404: the upload was forgotten (a registry of several instances); 401: its token ran out.
+                passing = error.status in (0, 401, 404, 408, 429) or error.status >= 500
+                if not passing or attempt + 1 == _UPLOADS:
+                    raise
+                self._transport.pause(attempt, error)
+
+    def mount_blob(self, repository: str, digest: Digest, source_repository: str) -> bool:
+        """Ask for a cross-repository mount. False when the registry won't (202, 400, 401, 403, 404, 405)."""
+        check_name(repository)
+        check_name(source_repository)
+        if repository == source_repository:
+            return self._find_blob(repository, digest, _pull(repository)) is Presence.EXISTS
+        doing = f"{repository}: mount {digest} of {source_repository}"
+        scopes = (*_push(repository), *_pull(source_repository))
+        target = f"/v2/{repository}/blobs/uploads/?mount={quote(Digest(digest), safe='')}&from={quote(source_repository, safe='')}"
+        try:
+            with self._transport.request(
+                "POST", target, scopes=scopes, doing=doing, headers={"Content-Length": "0"}, body=b"", accept=frozenset({201, 202})
+            ) as response:
+                if response.status_code == 201:
+                    return True
+                location, asked = response.headers.get("Location"), response.url
+        except RegistryError as error:
+            if error.status in _REFUSED_MOUNT:
+                return False
+            raise
+        if location:  # the registry opened an upload instead; nobody will fill it
+            with contextlib.suppress(RegistryError), self._transport.request(
+                "DELETE", self._transport.resolve(location, asked), scopes=scopes, doing=f"{repository}: cancel upload",
+                accept=frozenset({200, 202, 204}), retry=False,
+            ):
+                pass
+        return False
+
+    # --- listings --------------------------------------------------------------------------------------------------
+
+    def list_tags(self, repository: str) -> Iterator[str]:
+        """All tags, page by page (``Link: <...>; rel="next"``); none when the repository is absent."""
+        check_name(repository)
+        return self._list_pages(f"/v2/{repository}/tags/list", "tags", _pull(repository), f"{repository}: list tags", absent_is_empty=True)
+
+    def list_repositories(self, prefix: str = "") -> Iterator[str]:
+        """``/v2/_catalog``; RemoteError where the registry has none or keeps it to itself."""
+        try:
+            scopes = ("registry:catalog:*",)
+            for name in self._list_pages("/v2/_catalog", "repositories", scopes, "list repositories", absent_is_empty=False):
+                if name.startswith(prefix):
+                    yield name
+        except RegistryError as error:
+            if error.status in (401, 403, 404, 405):
+                raise RemoteError(
+                    f"{self.label} does not list its repositories (HTTP {error.status})",
+                    "name the repositories; most hosted registries have no list",
+                ) from error
+            raise
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _find_manifest(self, repository: str, reference: str, wanted: Digest | None) -> tuple[Presence, Descriptor | None]:
+        check_name(repository)
+        doing = f"{repository}: head manifest {reference}"
+        target = f"/v2/{repository}/manifests/{reference}"
+        status, response = self._head(target, repository, _pull(repository), doing, {"Accept": _ACCEPT})
+        if status == 404:
+            return Presence.ABSENT, None
+        media_type, digest, size = _read_type(response), _read_digest(response), read_length(response)
+        complete = status == 200
+        if complete and digest is not None and wanted is not None and digest != wanted:
+            raise IntegrityError(f"{self.label}: {doing}: the registry names {digest}", _HINT)
+        if complete and media_type in IMAGE_TYPES and size and (digest or wanted):
+            return Presence.EXISTS, Descriptor(media_type, digest or wanted or "", size)
+        manifest = self.get_manifest(repository, reference)
+        return (Presence.ABSENT, None) if manifest is None else (Presence.EXISTS, manifest.descriptor)
+
+    def _find_blob(self, repository: str, digest: Digest, scopes: tuple[str, ...]) -> Presence:
+        check_name(repository)
+        target, doing = f"/v2/{repository}/blobs/{Digest(digest)}", f"{repository}: head blob {digest}"
+        status, _ = self._head(target, repository, scopes, doing, {})
+        if status != 405:
+            return Presence.ABSENT if status == 404 else Presence.EXISTS
+        # One byte tells as much; an empty blob has none and answers 416.
+        with self._transport.request(
+            "GET", target, scopes=scopes, doing=doing, headers={"Range": "bytes=0-0"}, accept=frozenset({200, 206, 404, 416})
+        ) as response:
+            return Presence.ABSENT if response.status_code == 404 else Presence.EXISTS
+
+    def _head(
+        self, target: str, repository: str, scopes: tuple[str, ...], doing: str, headers: dict[str, str]
+    ) -> tuple[int, requests.Response]:
+        """HEAD that ends in 200, 404 or 405; the answer is for its headers only.
+
+        A storage service that a redirect led to may refuse a HEAD with 403, its signed address being good for GET only:
+        that counts as 405.
+        """
+        answers = frozenset({200, 404, 405})
+
+        def ask(scopes: tuple[str, ...]) -> tuple[int, requests.Response]:
+            with self._transport.request("HEAD", target, scopes=scopes, doing=doing, headers=headers, accept=answers | {403}) as response:
+                if response.status_code == 403 and self._transport.is_here(response.url):
+                    raise RegistryError(f"{self.label}: {doing}: HTTP 403", f"run `docker login {self.label}`", status=403)
+                return 405 if response.status_code == 403 else response.status_code, response
+
+        try:
+            return ask(scopes)
+        except RegistryError as error:
+            if error.status not in (401, 403) or scopes == _push(repository) or not self._transport.has_credential:
+                raise
+        # Some registries answer 404 for a repository that is not there yet only to those who may create it.
+        return ask(_push(repository))
+
+    def _upload(self, repository: str, descriptor: Descriptor, source: Path | bytes) -> None:
+        scopes, doing = _push(repository), f"{repository}: upload {descriptor.digest}"
+        with self._transport.request(
+            "POST", f"/v2/{repository}/blobs/uploads/", scopes=scopes, doing=doing, headers={"Content-Length": "0"}, body=b"",
+            accept=frozenset({202}),
+        ) as response:
+            location = response.headers.get("Location")
+            asked = response.url
+        if not location:
+            raise RegistryError(f"{self.label}: {doing}: the registry named no place to send it to", _REPORT, status=202)
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
+        with self._transport.request(
+            "PUT", _add_digest(self._transport.resolve(location, asked), descriptor.id), scopes=scopes, doing=doing, headers=headers,
+            body=source, accept=frozenset({200, 201, 204}), retry=False,
+        ) as response:
+            stored = _read_digest(response)
+        if stored is not None and stored != descriptor.id:
+            raise IntegrityError(f"{self.label}: {doing}: the registry stored {stored}", _REMADE)
+
+    def _list_pages(self, target: str, field: str, scopes: tuple[str, ...], doing: str, *, absent_is_empty: bool) -> Iterator[str]:
+        url, seen = self._transport.resolve(f"{target}?n={_PAGE_SIZE}"), set[str]()
+        accept = frozenset({200, 404}) if absent_is_empty else frozenset({200})
+        while True:
+            if url in seen or len(seen) >= _PAGES:
+                raise RegistryError(f"{self.label}: {doing}: its pages lead in a circle", _REPORT)
+            seen.add(url)
+            response, data = self._transport.fetch(url, scopes=scopes, doing=doing, limit=_PAGE_LIMIT, accept=accept)
+            if response.status_code == 404:
+                return
+            yield from self._read_names(data, field, doing)
+            following = response.links.get("next", {}).get("url")
+            if not following:
+                return
+            url = self._transport.resolve(following, response.url)
+            if not self._transport.is_here(url):
+                raise RegistryError(f"{self.label}: {doing}: its next page is on another host ({urlsplit(url).hostname})", _REPORT)
+
+    def _read_names(self, data: bytes, field: str, doing: str) -> list[str]:
+        document: Any = None
+        with contextlib.suppress(ValueError, RecursionError):
+            document = json.loads(data)
+        names = document.get(field, []) if isinstance(document, dict) else 0
+        names = [] if names is None else names  # distribution says null for none
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise RegistryError(f"{self.label}: {doing}: the answer is not a list of {field}", "check the address or the mirror")
+        return names
+
+
+class _Download:
+    """The bytes of one blob, over as many requests as it takes."""
+
+    def __init__(self, transport: Transport, repository: str, descriptor: Descriptor) -> None:
+        check_name(repository)
+        self._transport, self._descriptor, self._scopes = transport, descriptor, _pull(repository)
+        self._target = f"/v2/{repository}/blobs/{descriptor.id}"
+        self._doing = f"{repository}: get blob {descriptor.digest}"
+        self._stack = contextlib.ExitStack()
+        self._response: requests.Response | None = None
+        self._offset = self._failures = self._failures_in_all = 0
+
+    def read(self, count: int) -> bytes:
+        """Up to ``count`` next bytes; empty at the end of a whole blob."""
+        while True:
+            try:
+                if self._response is None:
+                    self._response = self._open()
+                data: bytes = self._response.raw.read(count, decode_content=False)
+                if data or self._offset >= self._descriptor.size:
+                    self._offset += len(data)
+                    self._failures = 0 if data else self._failures
+                    return data
+                failure = RegistryError(
+                    f"{self._transport.host}: {self._doing}: cut short at {self._offset} of {self._descriptor.size} bytes",
+                    "run again; if it stays, look at the registry's storage or a proxy before it",
+                )
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                if self._offset >= self._descriptor.size:
+                    return b""
+                failure = self._transport.explain(error, f"{self._doing}: cut short at {self._offset} of {self._descriptor.size} bytes")
+            self.close()
+            self._failures += 1
+            self._failures_in_all += 1
+            if self._failures >= _RESUMES or self._failures_in_all >= _RESUMES_IN_ALL:
+                raise failure
+            self._transport.pause(self._failures - 1, failure)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._stack.close()
+        self._response = None
+
+    def _open(self) -> requests.Response:
+        headers = {"Range": f"bytes={self._offset}-"} if self._offset else {}
+        request = self._transport.request(
+            "GET", self._target, scopes=self._scopes, doing=self._doing, headers=headers, accept=frozenset({200, 206})
+        )
+        response = self._stack.enter_context(request)
+        start = 0
+        if response.status_code == 206:
+            found = _RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+            start = int(found[1]) if found else self._offset
+            if start > self._offset:
+                raise RegistryError(f"{self._transport.host}: {self._doing}: the registry gave another range than asked", "run again")
+        length = read_length(response)
+        if length is not None and start + length > self._descriptor.size:
+            raise IntegrityError(
+                f"{self._transport.host}: {self._doing}: the registry has {start + length} bytes instead of {self._descriptor.size}", _HINT
+            )
+        while start < self._offset:  # no Range here: read over what is known already
+            skipped = response.raw.read(min(self._offset - start, 1 << 20), decode_content=False)
+            if not skipped:
+                raise urllib3.exceptions.ProtocolError("cut short again")
+            start += len(skipped)
+        return response
+
+
+def _measure(source: Path) -> int:
+    """The file's size in bytes, after making sure that it can be read."""
+    try:
+        with source.open("rb") as stream:
+            return os.fstat(stream.fileno()).st_size
+    except OSError as error:
+        raise IntegrityError(f"cannot read {source} to send it: {error.strerror}", "run again") from None
+
+
+def _pull(repository: str) -> tuple[str, ...]:
+    return (f"repository:{repository}:pull",)
+
+
+def _push(repository: str) -> tuple[str, ...]:
+    return (f"repository:{repository}:pull,push",)
+
+
+def _read_type(response: requests.Response) -> str:
+    return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def _read_digest(response: requests.Response) -> Digest | None:
+    """Docker-Content-Digest, where it is there and a SHA-256."""
+    text = response.headers.get("Docker-Content-Digest", "").strip()
+    if not text.startswith("sha256:"):
+        return None
+    return Digest(text)
+
+
+def _add_digest(location: str, digest: Digest) -> str:
+    """The upload's address with ``digest`` beside whatever query it came with, which is kept to the letter (it may be signed)."""
+    address = urlsplit(location)
+    query = f"{address.query}&" if address.query else ""
+    return urlunsplit(address._replace(query=f"{query}digest={quote(digest, safe='')}"))
