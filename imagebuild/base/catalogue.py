@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -133,7 +133,8 @@ def resolve_pin(store: Store, reference: Reference, tag: str) -> Digest:
         return descriptor.id
     if presence is Presence.ABSENT:
         raise ConfigurationError(
-            f"{store.label} has no {reference.repository}:{tag}", "correct reference and tag in the catalogue, or the mirror it goes through"
+            f"{store.label} has no {reference.repository}:{tag}",
+            "correct reference and tag in the catalogue, or the mirror it goes through",
         )
     raise RemoteError(f"{store.label} does not say whether {reference.repository}:{tag} exists", "try again, or check the login for it")
 
@@ -145,14 +146,14 @@ def pin_base(path: Path, name: str, digest: Digest) -> None:
     base = load_catalogue(path).get(name)
     if base.build:
         raise ConfigurationError(f"the base {name!r} is built here and has no digest to pin", f"run: imagebuild base build {name}")
-    document = tomlkit.parse(path.read_text(encoding="utf-8"))
-    table = document["base"][name]  # type: ignore[index]  # load_catalogue has checked that it is a table
-    if "digest" in table:  # type: ignore[operator]
-        table["digest"] = str(digest)  # type: ignore[index]
+    document: Any = tomlkit.parse(path.read_text(encoding="utf-8"))
+    table = document["base"][name]
+    if "digest" in table:
+        table["digest"] = str(digest)
     else:
         # Right after the line it belongs to; a key appended to the table would land below the comments that follow it.
-        after = "tag" if "tag" in table else "reference"  # type: ignore[operator]
-        container = table.value  # type: ignore[union-attr]
+        after = "tag" if "tag" in table else "reference"
+        container = table.value
         container._insert_after(after, "digest", tomlkit.string(str(digest)))
     text = tomlkit.dumps(document)
     try:
