@@ -1,0 +1,247 @@
+"""Reading a layer's tar stream once, forward only, in bounded memory.
+
+Handles what layers are made of: ustar, GNU long names, PAX extended headers (POSIX.1-2001), base-256 numbers, hard
+links. Names come out as bytes, because a file name need not be text. Everything malformed or hostile is an
+:class:`IntegrityError`: a layer that two tools could read in two ways is not built upon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from imagebuild.errors import ImagebuildError, IntegrityError
+from imagebuild.oci.compression import CHUNK
+
+_BLOCK = 512
+_LONG_LIMIT = 1 << 20  # bytes of one extended header or long name
+_HINT = "the base image is damaged; push it again, or pin another digest"
+# name mode uid gid size mtime chksum typeflag linkname magic+version uname gname devmajor devminor prefix
+_HEADER = struct.Struct("100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12x")
+_REGULAR = frozenset(b"0\x007S")
+_NUMERIC_PAX = {b"size", b"uid", b"gid"}
+
+
+class Header(msgspec.Struct):
+    """One entry. ``kind`` is ``file``, ``dir``, ``symlink``, ``hardlink`` or ``other`` (devices, fifos)."""
+
+    path: bytes  # absolute and normal: b"/" or b"/usr/bin"
+    kind: str
+    mode: int  # permission bits only, 0o7777
+    uid: int
+    gid: int
+    size: int  # bytes of the file; 0 for anything but files
+    link: bytes = b""  # symlinks: the target as written; hard links: an absolute, normal path
+    stored: int = 0  # bytes in the archive
+    sparse: bool = False  # the stored bytes are not the file's
+
+
+def normalise_name(name: bytes) -> bytes:
+    """``./usr//bin/`` -> ``/usr/bin``. A name with ``..`` or NUL is an :class:`IntegrityError`."""
+    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+    if b".." in parts or b"\0" in name:
+        raise IntegrityError(f"a layer of the base holds a file named {name[:200]!r}", _HINT)
+    return b"/" + b"/".join(parts)
+
+
+def _parse_number(field: bytes) -> int:
+    """An octal or base-256 header field."""
+    if field[0] & 0x80:
+        value = int.from_bytes(field, "big", signed=False) & ~(0x80 << (8 * (len(field) - 1)))
+        if field[0] & 0x40:
+            raise IntegrityError("a layer of the base has a negative number in a tar header", _HINT)
+        return value
+    text = field.strip(b" \0")
+    if not text:
+        return 0
+    try:
+        value = int(text.partition(b"\0")[0], 8)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise IntegrityError(f"a layer of the base has a malformed number in a tar header: {field!r}", _HINT)
+    return value
+
+
+def _parse_pax(data: bytes) -> dict[bytes, bytes]:
+    """The records ``length key=value\\n`` of an extended header."""
+    records: dict[bytes, bytes] = {}
+    position = 0
+    while position < len(data):
+        digits, space, _ = data[position : position + 21].partition(b" ")
+        length = int(digits) if space and digits.isdigit() else 0
+        record = data[position + len(digits) + 1 : position + length]
+        key, equals, value = record[:-1].partition(b"=")
+        if length < 5 or position + length > len(data) or not record.endswith(b"\n") or not equals:
+            raise IntegrityError("a layer of the base has a malformed PAX header", _HINT)
+        if key in _NUMERIC_PAX and value and not value.isdigit():
+            raise IntegrityError(f"a layer of the base has a malformed PAX header: {key!r} is {value[:40]!r}", _HINT)
+        records[key] = value
+        position += length
+    return records
+
+
+class LayerArchive:
+    """The entries of one uncompressed layer, in order; ``hash`` and ``count`` cover every byte read so far."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._buffer = b""
+        self._offset = 0
+        self._left = 0  # stored bytes of the current entry not read yet
+        self._padding = 0
+        self._defaults: dict[bytes, bytes] = {}
+        self.hash = hashlib.sha256()
+        self.count = 0
+
+    # --- bytes -----------------------------------------------------------------------------------------------------
+
+    def _fill(self) -> bool:
+        try:
+            data = self._stream.read(CHUNK)
+        except ImagebuildError:
+            raise
+        except Exception as error:  # zlib, isal and zstandard each have errors of their own
+            raise IntegrityError(f"a layer of the base cannot be decompressed: {error}", _HINT) from error
+        if not data:
+            return False
+        self.hash.update(data)
+        self.count += len(data)
+        self._buffer, self._offset = data, 0
+        return True
+
+    def _take(self, size: int) -> bytes:
+        """Exactly ``size`` bytes, or fewer at the end."""
+        end = self._offset + size
+        if end <= len(self._buffer):
+            data = self._buffer[self._offset : end]
+            self._offset = end
+            return data
+        pieces = [self._buffer[self._offset :]]
+        size -= len(pieces[0])
+        self._offset = len(self._buffer)
+        while size and self._fill():
+            pieces.append(self._buffer[:size])
+            self._offset = len(pieces[-1])
+            size -= self._offset
+        return b"".join(pieces)
+
+    def _skip(self, size: int) -> None:
+        while size:
+            if self._offset == len(self._buffer) and not self._fill():
+                raise IntegrityError("a layer of the base ends in the middle of a file", _HINT)
+            step = min(size, len(self._buffer) - self._offset)
+            self._offset += step
+            size -= step
+
+    def drain(self) -> None:
+        """Read what follows the last entry, to the very end of the stream, so that all of it is hashed."""
+        self._left = self._padding = 0
+        while self._fill():
+            pass
+        self._offset = len(self._buffer)
+
+    # --- entries ---------------------------------------------------------------------------------------------------
+
+    def content(self) -> Iterator[memoryview]:
+        """The stored bytes of the entry that :meth:`entries` gave last, in pieces of at most 1 MiB. At most once."""
+        while self._left:
+            if self._offset == len(self._buffer) and not self._fill():
+                raise IntegrityError("a layer of the base ends in the middle of a file", _HINT)
+            step = min(self._left, len(self._buffer) - self._offset)
+            piece = memoryview(self._buffer)[self._offset : self._offset + step]
+            self._offset += step
+            self._left -= step
+            yield piece
+
+    def _read_extension(self, size: int) -> bytes:
+        if size > _LONG_LIMIT:
+            raise IntegrityError(f"a layer of the base has an extended tar header of {size} bytes", _HINT)
+        data = self._take(size + -size % _BLOCK)
+        if len(data) < size:
+            raise IntegrityError("a layer of the base ends in the middle of a header", _HINT)
+        return data[:size]
+
+    def entries(self) -> Iterator[Header]:
+        """Every entry up to the end-of-archive mark (or the end of the stream). Content not taken is skipped."""
+        extended: dict[bytes, bytes] = {}
+        long_name = long_link = None
+        while True:
+            self._skip(self._left + self._padding)
+            self._left = self._padding = 0
+            block = self._take(_BLOCK)
+            if not block or block.count(0) == len(block):
+                if block and len(block) < _BLOCK:
+                    raise IntegrityError("a layer of the base ends in the middle of a header", _HINT)
+                return
+            if len(block) < _BLOCK:
+                raise IntegrityError("a layer of the base ends in the middle of a header", _HINT)
+            name, mode, uid, gid, size_field, _, checksum, flag, link, magic, _, _, _, _, prefix = _HEADER.unpack(block)
+            # The sum counts the checksum field itself as spaces; historic tars summed signed bytes.
+            total = sum(block) - sum(checksum) + 256
+            stated = _parse_number(checksum)
+            if stated != total and stated != total - 256 * sum(byte > 127 for byte in block[:148] + block[156:]):
+                raise IntegrityError("a layer of the base has a tar header with a wrong checksum", _HINT)
+            size = _parse_number(size_field)
+            if flag in (b"x", b"g", b"L", b"K"):
+                data = self._read_extension(size)
+                if flag == b"x":
+                    extended = _parse_pax(data)
+                elif flag == b"g":
+                    self._defaults = {**self._defaults, **_parse_pax(data)}
+                elif flag == b"L":
+                    long_name = data.rstrip(b"\0")
+                else:
+                    long_link = data.rstrip(b"\0")
+                continue
+            name, link = name.partition(b"\0")[0], link.partition(b"\0")[0]
+            if magic[:6] == b"ustar\0" and prefix[0]:  # POSIX only: GNU keeps other things in that field
+                name = prefix.partition(b"\0")[0] + b"/" + name
+            pax = {**self._defaults, **extended} if self._defaults else extended
+            if pax.get(b"size"):
+                size = int(pax[b"size"])
+            name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or long_name or name
+            link = pax.get(b"linkpath") or long_link or link
+            extended, long_name, long_link = {}, None, None
+            header = Header(
+                path=normalise_name(name),
+                kind="other",
+                mode=_parse_number(mode) & 0o7777,
+                uid=int(pax.get(b"uid") or _parse_number(uid)),
+                gid=int(pax.get(b"gid") or _parse_number(gid)),
+                size=0,
+                link=b"",
+            )
+            if flag[0] in _REGULAR:
+                header.kind = "dir" if flag == b"\0" and name.endswith(b"/") else "file"
+                header.stored = header.size = size if header.kind == "file" else 0
+                header.sparse = flag == b"S" or any(key.startswith(b"GNU.sparse.") for key in pax)
+                if flag == b"S":
+                    header.size = _parse_number(block[483:495])
+                    more = block[482]
+                    while more:
+                        extension = self._take(_BLOCK)
+                        if len(extension) < _BLOCK:
+                            raise IntegrityError("a layer of the base ends in the middle of a header", _HINT)
+                        more = extension[504]
+                elif header.sparse:
+                    real = pax.get(b"GNU.sparse.realsize") or pax.get(b"GNU.sparse.size") or b"0"
+                    header.size = int(real) if real.isdigit() else 0
+            elif flag == b"5":
+                header.kind = "dir"
+            elif flag == b"2":
+                header.kind, header.link = "symlink", link
+                if not link or b"\0" in link:
+                    raise IntegrityError(f"a layer of the base holds a symbolic link to nowhere: {name[:200]!r}", _HINT)
+            elif flag == b"1":
+                header.kind, header.link = "hardlink", normalise_name(link)
+                header.stored = size  # POSIX lets a hard link carry the data again
+            elif flag not in (b"3", b"4", b"6"):
+                raise IntegrityError(f"a layer of the base holds a tar entry of unknown type {flag!r}: {name[:200]!r}", _HINT)
+            self._left = header.stored
+            self._padding = -header.stored % _BLOCK
+            yield header
