@@ -1,0 +1,149 @@
+"""Package indexes by name: the one place that knows an index's address, and which names may come from where.
+
+A lock, a message and every other module speak of an index by its name. The address of the default one is the machine's
+own pip configuration; private ones are written in ``team.toml``.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+import msgspec
+
+from imagebuild.errors import ConfigurationError
+
+DEFAULT_NAME = "default"
+LOCAL_NAME = "local"  # what a lock says of a wheel built from the team's own source tree
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
+_CONFIGURATION_SECONDS = 60
+
+
+class PackageIndex(msgspec.Struct, frozen=True):
+    """One simple-repository index (PEP 503, PEP 691). ``repr`` and ``str`` never show address or secrets."""
+
+    name: str
+    url: str  # of the simple API's root; http, https or file; user:password@ is accepted and never printed
+    names: tuple[str, ...] = ()  # fnmatch patterns over normalised names: these come from here and nowhere else
+    default: bool = False  # serves every name that no other index claims
+    username: str = ""
+    password: str = ""
+    certificate: str = ""  # file of the authorities to trust, "" for the machine's own
+
+    def __repr__(self) -> str:
+        return f"PackageIndex(name={self.name!r}, names={self.names!r}, default={self.default})"
+
+    __str__ = __repr__
+
+    @property
+    def address(self) -> str:
+        """The address without credentials, ending in a slash."""
+        parts = urlsplit(self.url)
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit(SplitResult(parts.scheme, host, parts.path.rstrip("/") + "/", parts.query, ""))
+
+    @property
+    def credentials(self) -> tuple[str, str] | None:
+        """User and password, given apart or in the address; None leaves it to netrc."""
+        if self.username or self.password:
+            return self.username, self.password
+        user, separator, _host = urlsplit(self.url).netloc.rpartition("@")
+        if not separator:
+            return None
+        name, _colon, word = user.partition(":")
+        return unquote(name), unquote(word)
+
+    def claims(self, name: str) -> bool:
+        """Whether one of this index's patterns matches a normalised name."""
+        return any(fnmatchcase(name, normalize_pattern(pattern)) for pattern in self.names)
+
+
+def normalize_pattern(pattern: str) -> str:
+    """A pattern as it is compared with normalised names: ``Cosml_*`` means ``cosml-*``."""
+    return re.sub(r"[-_.]+", "-", pattern).lower()
+
+
+def validate_indexes(indexes: Sequence[PackageIndex]) -> None:
+    """ConfigurationError unless names are unique and fit, exactly one is the default, and addresses are usable."""
+    seen: set[str] = set()
+    for index in indexes:
+        if not _NAME.fullmatch(index.name) or index.name == LOCAL_NAME:
+            raise ConfigurationError(
+                f"not a name for a package index: {index.name!r}", f"use lower-case letters, digits, - and _; {LOCAL_NAME!r} is taken"
+            )
+        if index.name in seen:
+            raise ConfigurationError(f"two package indexes are named {index.name!r}", "give each its own name")
+        seen.add(index.name)
+        if urlsplit(index.url).scheme not in ("http", "https", "file"):
+            raise ConfigurationError(f"the address of package index {index.name!r} is not http, https or file", "correct its url")
+        if not index.default and not index.names:
+            raise ConfigurationError(
+                f"package index {index.name!r} serves no names", 'say which names come from it: names = ["cosml-*"]'
+            )
+    if sum(index.default for index in indexes) != 1:
+        raise ConfigurationError("exactly one package index must be the default", "add the default index of this machine")
+
+
+def route_name(name: str, indexes: Sequence[PackageIndex]) -> PackageIndex:
+    """The one index that a normalised name may come from. Two that claim it is a ConfigurationError."""
+    claiming = [index for index in indexes if not index.default and index.claims(name)]
+    if len(claiming) > 1:
+        raise ConfigurationError(
+            f"{name} is claimed by two package indexes: {', '.join(index.name for index in claiming)}",
+            "narrow the names of one of them",
+        )
+    if claiming:
+        return claiming[0]
+    for index in indexes:
+        if index.default:
+            return index
+    raise ConfigurationError(f"no package index serves {name}", "add a default index, or a pattern that matches it")
+
+
+def default_index() -> PackageIndex:
+    """The index this machine's pip uses (PIP_INDEX_URL, pip.conf, or pip's own), named ``default``."""
+    settings = _read_pip_settings()
+    return PackageIndex(
+        DEFAULT_NAME, settings.get("index-url") or _read_builtin_address(), default=True, certificate=settings.get("cert", "")
+    )
+
+
+def _read_pip_settings() -> dict[str, str]:
+    """pip's options for ``install``, merged as pip does: global, then install, then the environment."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "config", "list"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_CONFIGURATION_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigurationError(f"cannot read pip's configuration: {type(error).__name__}", "run: pip config list") from None
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise ConfigurationError(f"cannot read pip's configuration: {last}", "run: pip config debug")
+    return parse_pip_settings(done.stdout)
+
+
+def parse_pip_settings(text: str) -> dict[str, str]:
+    """What ``pip config list`` prints -> option -> value."""
+    found: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
+    for line in text.splitlines():
+        key, separator, value = line.partition("=")
+        section, dot, option = key.rpartition(".")
+        if separator and dot and section in found:
+            try:
+                found[section][option] = str(ast.literal_eval(value))
+            except (ValueError, SyntaxError):
+                continue
+    return {**found["global"], **found["install"], **found[":env:"]}
+
+
+def _read_builtin_address() -> str:
+    """The address pip itself falls back to, asked of pip so that no file of ours names it."""
+    try:
+        from pip._internal.models.index import PyPI
+    except ImportError:
+        raise ConfigurationError("pip does not say which index is its default", "set index-url in pip's configuration") from None
+    return str(PyPI.simple_url)
