@@ -37,6 +37,7 @@ class Member(msgspec.Struct, frozen=True):
     compressed: int  # bytes of blob
     uncompressed: int  # bytes of tar
     files: tuple[FileFact, ...]
+    sha256: str = ""  # of blob, in hex: checked whenever the bytes go into a layer
 
 
 class ExtraFile(msgspec.Struct, frozen=True):

@@ -1,0 +1,372 @@
+"""A layer: prelude (every ancestor folder, with the base's metadata), members, tail; concatenated, each its own frame.
+
+Reading and hashing the stored bytes, and decompressing and hashing the tar, run side by side, with bounded memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from imagebuild.base.model import Base, Entry, Tree
+from imagebuild.errors import BuildError, IntegrityError
+from imagebuild.files import explain_os_error, replacing
+from imagebuild.layer.bytecode import locate_source
+from imagebuild.layer.frame import MEDIA_TYPES, FrameWriter, check_codec, compress_frame
+from imagebuild.layer.header import END_OF_ARCHIVE, count_padding, encode_header
+from imagebuild.layer.member import MemberRequest, build_members, drop_member
+from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, FileFact, Layer, Member, PackageBytes
+from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
+from imagebuild.lock.model import LockedPackage
+from imagebuild.oci.compression import open_decompressed
+
+_CHUNK = 1 << 20
+_QUEUED = 8  # chunks between the two threads
+_SHOWN = 20  # conflicts listed in one error
+
+
+def build_layer(
+    wheels: Sequence[tuple[Path, LockedPackage]],
+    *,
+    base: Base,
+    codec: Codec,
+    cache: Path,
+    out: Path,
+    extra: Sequence[ExtraFile] = (),
+    mtime: int = LAYER_MTIME,
+    workers: int = 2,
+    report: Callable[[str], object] = str,
+) -> Layer:
+    """The layer that installs ``wheels`` on ``base``, written to ``out``. ``report`` takes lines of progress.
+
+    Files that two wheels, or a wheel and the base, have in common byte for byte are in the layer once, or not at all;
+    files that differ are a BuildError. The bytes do not depend on ``workers``, on the cache or on the order of ``wheels``.
+    """
+    if base.inventory.interpreter is None:
+        raise BuildError(f"base {base.name} has no Python, so no package can be installed", "choose a base with Python")
+    if base.runtime is None:
+        report(f"base {base.name} cannot run on this machine: the layer gets no bytecode, and kernels start slower")
+    folders = FolderResolver(base.tree)
+    home = base.inventory.user.home
+    requests = [
+        MemberRequest(path, package.name, package.version, package.sha256, package.filename)
+        for path, package in sorted(wheels, key=lambda item: item[1].name)
+    ]
+
+    def make(wanted: Sequence[MemberRequest]) -> list[Member]:
+        return build_members(
+            wanted,
+            interpreter=base.interpreter,
+            folders=folders,
+            codec=codec,
+            runtime=base.runtime,
+            cache=cache,
+            home=home,
+            mtime=mtime,
+            workers=workers,
+            report=report,
+        )
+
+    members = make(requests)
+    exclusions = find_exclusions(members, folders, cache_tag=base.interpreter.cache_tag)
+    if exclusions:
+        again = [
+            MemberRequest(item.wheel, item.package, item.version, item.sha256, item.filename, exclusions[item.package])
+            for item in requests
+            if item.package in exclusions
+        ]
+        remade = {member.package: member for member in make(again)}
+        members = [remade.get(member.package, member) for member in members]
+    return assemble_layer(members, extra=extra, tree=folders, codec=codec, mtime=mtime, home=home, out=out)
+
+
+def find_exclusions(members: Sequence[Member], folders: FolderResolver, *, cache_tag: str) -> dict[str, frozenset[str]]:
+    """Per package the paths it must leave out, because an earlier package or the base has the same file.
+
+    Earlier is by name. Different content at one path, or a file where another needs a folder, is a BuildError that
+    names the packages and the paths. Bytecode follows its source.
+    """
+    excluded: dict[str, set[str]] = {}
+    owners: dict[str, tuple[str, FileFact]] = {}
+    conflicts: list[str] = []
+    ordered = sorted(members, key=lambda member: member.package)
+
+    def judge(package: str, fact: FileFact, follows: bool) -> None:
+        owner = owners.setdefault(fact.path, (package, fact))
+        if owner[1] is not fact:
+            if follows or (owner[1].sha256, owner[1].mode) == (fact.sha256, fact.mode):
+                excluded.setdefault(package, set()).add(fact.path)
+            else:
+                conflicts.append(f"{owner[0]} and {package} both bring {fact.path}, with different content")
+            return
+        entry = folders.get(fact.path)
+        if entry is None:
+            return
+        if entry.type == "file" and (follows or (entry.size == fact.size and (entry.sha256 == fact.sha256 or fact.size == 0))):
+            excluded.setdefault(package, set()).add(fact.path)
+        else:
+            kind = {"file": "a file", "dir": "a folder", "symlink": "a symbolic link"}.get(entry.type, "an entry")
+            conflicts.append(f"{package} would change {kind} of the base: {fact.path}")
+
+    suffix = f".{cache_tag}.pyc"
+    for bytecode in (False, True):  # sources first: what happens to them decides about their bytecode
+        for member in ordered:
+            for fact in member.files:
+                if (fact.kind == "bytecode") is bytecode:
+                    source = locate_source(fact.path) if bytecode and fact.path.endswith(suffix) else ""
+                    judge(member.package, fact, source in excluded.get(member.package, ()))
+    for folder, user in _find_folder_owners((fact.path, package) for package, fact in owners.values()).items():
+        if folder in owners:
+            conflicts.append(f"{owners[folder][0]} brings {folder} as a file, {user} needs a folder there")
+    if conflicts:
+        raise BuildError(
+            conflicts[0],
+            "leave one of them out, pin versions that agree, or choose a base without the clash",
+            tuple(conflicts[1:_SHOWN]) + ((f"and {len(conflicts) - _SHOWN} more",) if len(conflicts) > _SHOWN else ()),
+        )
+    return {package: frozenset(paths) for package, paths in excluded.items()}
+
+
+def _find_folder_owners(paths: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Every ancestor of the paths, with one package that needs it."""
+    found: dict[str, str] = {}
+    for path, package in paths:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in found:
+            found[folder] = package
+            folder = folder.rpartition("/")[0]
+    return found
+
+
+def encode_prelude(paths: Iterable[tuple[str, str]], tree: Tree | FolderResolver, mtime: int) -> bytes:
+    """Folder entries, sorted: every ancestor of the (path, package) pairs once, with the base's metadata or as root's 0755."""
+    headers = []
+    for folder, package in sorted(_find_folder_owners(paths).items()):
+        entry: Entry | None = tree.get(folder)
+        if entry is not None and entry.type != "dir":
+            kind = "a symbolic link" if entry.type == "symlink" else "a file"
+            raise BuildError(
+                f"{package} needs a folder at {folder}, which is {kind} in the base", "choose another base, or leave the package out"
+            )
+        mode, uid, gid = (entry.mode, entry.uid, entry.gid) if entry is not None else (0o755, 0, 0)
+        headers.append(encode_header(folder, mode=mode, uid=uid, gid=gid, mtime=mtime, folder=True))
+    return b"".join(headers)
+
+
+def encode_tail(extra: Sequence[ExtraFile], mtime: int) -> bytes:
+    """Extra files, sorted, and the end of the archive."""
+    parts = []
+    for item in sorted(extra, key=lambda item: item.path):
+        size = len(item.data)
+        parts += [encode_header(item.path, size=size, mode=item.mode, mtime=mtime), item.data, bytes(count_padding(size))]
+    return b"".join((*parts, END_OF_ARCHIVE))
+
+
+def assemble_layer(
+    members: Sequence[Member],
+    *,
+    extra: Sequence[ExtraFile],
+    tree: Tree | FolderResolver,
+    codec: Codec,
+    mtime: int,
+    home: str,
+    out: Path,
+) -> Layer:
+    """Write the layer of ``members`` (in name order) and ``extra`` to ``out``.
+
+    No two may share a path (:func:`find_exclusions` sees to it). Paths of ``extra`` are taken literally: they must not
+    pass through links of the base; they may replace a file of it. IntegrityError when a member's bytes are damaged.
+    """
+    check_codec(codec)
+    folders = tree if isinstance(tree, FolderResolver) else FolderResolver(tree)
+    ordered = sorted(members, key=lambda member: member.package)
+    owners: dict[str, str] = {}
+    for path, package in ((fact.path, member.package) for member in ordered for fact in member.files):
+        if owners.setdefault(path, package) != package:
+            raise BuildError(f"{owners[path]} and {package} both bring {path}", "a path can be in a layer once; leave one of them out")
+    forbidden = forbidden_folders(folders, home)
+    for item in extra:
+        _check_extra(item, folders, forbidden)
+        if owners.setdefault(item.path, "the team's own files") != "the team's own files":
+            raise BuildError(f"{owners[item.path]} brings {item.path}, which is written by this program", "leave the package out")
+    prelude = encode_prelude(owners.items(), folders, mtime)
+    tail = encode_tail(extra, mtime)
+    total = len(prelude) + sum(member.uncompressed for member in ordered) + len(tail)
+    stored = _read_stored(compress_frame(prelude, codec), ordered, compress_frame(tail, codec))
+    digest = hashlib.sha256()
+    try:
+        with replacing(out) as output:
+
+            def write(data: bytes) -> None:
+                digest.update(data)
+                output.write(data)
+
+            diff_id, count = _write_single(stored, write, codec, total) if codec.single else _write_frames(stored, write, codec)
+            size = output.tell()
+    except OSError as error:
+        raise explain_os_error(error, "writing the layer") from error
+    if count != total:
+        raise IntegrityError(f"the layer's tar has {count} bytes, its parts announced {total}", "run again; if it stays, clear the cache")
+    packages = _share_bytes(ordered, size if codec.single else None)
+    installed = sum(item.installed for item in packages) + sum(len(item.data) for item in extra)
+    return Layer(
+        blob=out,
+        digest="sha256:" + digest.hexdigest(),
+        size=size,
+        diff_id="sha256:" + diff_id,
+        uncompressed=total,
+        installed=installed,
+        media_type=MEDIA_TYPES[codec.name],
+        packages=packages,
+    )
+
+
+def _share_bytes(members: Sequence[Member], stored: int | None) -> tuple[PackageBytes, ...]:
+    """What each package costs; of a layer compressed as one stream, its share by what it takes on its own."""
+    alone = sum(member.compressed for member in members) or 1
+    shares = [
+        PackageBytes(
+            member.package,
+            member.version,
+            member.compressed if stored is None else member.compressed * stored // alone,
+            sum(fact.size for fact in member.files),
+        )
+        for member in members
+    ]
+    return tuple(sorted(shares, key=lambda share: (-share.compressed, share.package)))
+
+
+def _check_extra(item: ExtraFile, folders: FolderResolver, forbidden: Sequence[str]) -> None:
+    parts = item.path.split("/")[1:]
+    if not item.path.startswith("/") or not parts or any(part in ("", ".", "..") or part.startswith(".wh.") for part in parts):
+        raise BuildError(f"not a path for a file of a layer: {item.path!r}", "it must be absolute and plain")
+    if item.mode & ~0o755:
+        raise BuildError(f"{item.path}: mode {item.mode:o} is not allowed in a layer", "use 644 or 755")
+    parent = item.path.rpartition("/")[0] or "/"
+    if folders.resolve(parent) != parent:
+        raise BuildError(f"{item.path}: {parent} leads through a symbolic link of the base", f"name it {folders.resolve(parent)}")
+    if any(is_within(item.path, folder) for folder in forbidden):
+        raise BuildError(f"{item.path}: hidden or emptied when the image runs", "put it elsewhere")
+    entry = folders.get(item.path)
+    if entry is not None and entry.type != "file":
+        raise BuildError(f"{item.path} is not a file in the base", "put it elsewhere")
+
+
+def _read_stored(prelude: bytes, members: Sequence[Member], tail: bytes) -> Iterator[bytes]:
+    """The layer's stored bytes; IntegrityError after a member whose bytes are not those of its index."""
+    yield prelude
+    for member in members:
+        digest = hashlib.sha256()
+        with member.blob.open("rb", buffering=0) as blob:
+            while chunk := blob.read(_CHUNK):
+                digest.update(chunk)
+                yield chunk
+        if digest.hexdigest() != member.sha256:
+            drop_member(member)
+            raise IntegrityError(
+                f"the cached member of {member.package} {member.version} is damaged: {member.blob}", "run again: it is built anew"
+            )
+    yield tail
+
+
+class _QueueStream(io.RawIOBase):
+    """A forward-only stream of chunks that another thread puts into a queue; None ends it."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+class _Worker:
+    """Feeds chunks to ``consume`` on a thread of its own; used as a context manager, it re-raises what went wrong there."""
+
+    def __init__(self, consume: Callable[[Iterator[bytes]], None]) -> None:
+        self._queue: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(consume,), name="layer", daemon=True)
+
+    def __enter__(self) -> Callable[[bytes], None]:
+        self._thread.start()
+        return self._put
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if kind is None and self._error is not None:
+            raise self._error
+
+    def _put(self, chunk: bytes) -> None:
+        if self._error is not None:
+            raise self._error
+        if chunk:
+            self._queue.put(chunk)
+
+    def _take(self) -> Iterator[bytes]:
+        while (chunk := self._queue.get()) is not None:
+            yield chunk
+
+    def _run(self, consume: Callable[[Iterator[bytes]], None]) -> None:
+        chunks = self._take()
+        try:
+            consume(chunks)
+        except BaseException as error:
+            self._error = error
+        finally:
+            for _ in chunks:  # never leave the other side waiting for room in the queue
+                pass
+
+
+def _write_frames(stored: Iterator[bytes], write: Callable[[bytes], None], codec: Codec) -> tuple[str, int]:
+    """Pass the stored bytes on; diff_id (hex) and bytes of tar, found on another thread meanwhile."""
+    digest = hashlib.sha256()
+    count = 0
+
+    def consume(chunks: Iterator[bytes]) -> None:
+        nonlocal count
+        reader = open_decompressed(cast(BinaryIO, io.BufferedReader(_QueueStream(chunks), _CHUNK)), codec.name)
+        while data := reader.read(_CHUNK):
+            digest.update(data)
+            count += len(data)
+
+    with _Worker(consume) as put:
+        for chunk in stored:
+            put(chunk)
+            write(chunk)
+    return digest.hexdigest(), count
+
+
+def _write_single(stored: Iterator[bytes], write: Callable[[bytes], None], codec: Codec, total: int) -> tuple[str, int]:
+    """Compress the tar anew as one stream; diff_id (hex) and bytes of tar."""
+    digest = hashlib.sha256()
+    count = 0
+
+    def consume(chunks: Iterator[bytes]) -> None:
+        nonlocal count
+        for data in chunks:
+            digest.update(data)
+            count += len(data)
+
+    frame = FrameWriter(write, codec, total)
+    with _Worker(consume) as put:
+        reader = open_decompressed(cast(BinaryIO, io.BufferedReader(_QueueStream(stored), _CHUNK)), codec.name)
+        while data := reader.read(_CHUNK):
+            put(data)
+            frame.write(data)
+    frame.finish()
+    return digest.hexdigest(), count

@@ -1,0 +1,202 @@
+"""The audit of a finished layer: read back from its stored bytes with the standard library's tar reader.
+
+The writer is :mod:`imagebuild.layer.header`; nothing of it is used here, so that a defect there is seen. One pass over
+the blob checks digest, diff_id and every header; contents are only hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import stat
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from imagebuild.base.model import Base, Tree
+from imagebuild.errors import IntegrityError
+from imagebuild.layer.model import ExtraFile, Layer
+from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
+from imagebuild.oci.compression import open_decompressed
+
+_CHUNK = 1 << 20
+_LARGEST_END = 10240  # tar writers round up to a record of twenty blocks
+_SHOWN = 20
+
+
+def audit_layer(layer: Layer, *, base: Base, extra: Sequence[ExtraFile] = (), whiteouts: frozenset[str] = frozenset()) -> None:
+    """IntegrityError with all findings unless the blob on disk is what ``layer`` says and keeps the layer rules.
+
+    ``extra``: files that may replace one of the base; ``whiteouts``: paths whose deletion is meant.
+    """
+    findings = list(
+        find_faults(
+            layer.blob,
+            layer.media_type,
+            tree=base.tree,
+            home=base.inventory.user.home,
+            digest=layer.digest,
+            diff_id=layer.diff_id,
+            replaceable=frozenset(item.path for item in extra),
+            whiteouts=whiteouts,
+        )
+    )
+    if findings:
+        more = (f"and {len(findings) - _SHOWN} more",) if len(findings) > _SHOWN else ()
+        raise IntegrityError(
+            f"the layer breaks {len(findings)} rule{'s' if len(findings) > 1 else ''}: {findings[0]}",
+            "nothing was pushed; this is a defect: please report it with these lines",
+            (*findings[1:_SHOWN], *more),
+        )
+
+
+def find_faults(
+    blob: Path,
+    media_type: str,
+    *,
+    tree: Tree,
+    home: str,
+    digest: str,
+    diff_id: str,
+    replaceable: frozenset[str] = frozenset(),
+    whiteouts: frozenset[str] = frozenset(),
+) -> Iterator[str]:
+    """Every broken rule as a line: names, types, modes, ancestors, the base's own entries, and at the end the digests."""
+    compression = media_type.rpartition("+")[2] if "+" in media_type else "none"
+    with blob.open("rb", buffering=0) as file:
+        stored = _HashingReader(file)
+        plain = _HashingReader(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, _CHUNK)), compression))
+        try:
+            yield from _find_entry_faults(cast(BinaryIO, plain), tree, home, replaceable, whiteouts)
+            rest = plain.drain()
+            if any(rest):
+                yield "there are bytes after the end of the archive"
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            yield f"the layer cannot be read as a compressed tar: {error}"
+            return
+        except Exception as error:
+            # zstandard's and isal's errors have no common base; anything else is a defect and stays a traceback.
+            if type(error).__name__ not in ("ZstdError", "IsalError", "BadGzipFile"):
+                raise
+            yield f"the layer cannot be decompressed: {error}"
+            return
+        stored.drain()
+    if "sha256:" + stored.sha256 != digest:
+        yield f"the blob's digest is sha256:{stored.sha256}, expected {digest}"
+    if "sha256:" + plain.sha256 != diff_id:
+        yield f"the blob's diff_id is sha256:{plain.sha256}, expected {diff_id}"
+
+
+def _find_entry_faults(stream: BinaryIO, tree: Tree, home: str, replaceable: frozenset[str], whiteouts: frozenset[str]) -> Iterator[str]:
+    folders = FolderResolver(tree)
+    forbidden = forbidden_folders(folders, home)
+    seen: dict[str, bool] = {}  # path -> whether it is a folder
+    with closing(tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK, tarinfo=_RawTarInfo)) as archive:
+        for entry in archive:
+            archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+            name = entry.pax_headers.get("path", entry.name)
+            raw = entry.raw_name.decode("utf-8", "surrogateescape") if "path" not in entry.pax_headers else name
+            if name.startswith("/") or ".." in name.split("/"):
+                yield f"{name!r}: absolute, or with '..'"
+                continue
+            if raw.endswith("/") or any(part in ("", ".") for part in name.split("/")):
+                yield f"{name!r}: not in plain form"
+                continue
+            path = "/" + name
+            folder = entry.isdir()
+            if path in seen:
+                yield f"{path}: twice in the layer"
+            seen[path] = folder
+            yield from _find_type_faults(entry, path, whiteouts)
+            if any(is_within(path, place) for place in forbidden):
+                yield f"{path}: hidden or emptied when the image runs"
+            yield from _find_ancestor_faults(path, seen)
+            yield from _find_base_faults(entry, path, folders, replaceable)
+
+
+def _find_type_faults(entry: tarfile.TarInfo, path: str, whiteouts: frozenset[str]) -> Iterator[str]:
+    name = path.rpartition("/")[2]
+    if name.startswith(".wh."):
+        hidden = path.rpartition("/")[0] + "/" + name.removeprefix(".wh.")
+        if hidden not in whiteouts or name.startswith(".wh..wh."):
+            yield f"{path}: a whiteout nobody asked for"
+    if entry.islnk():
+        yield f"{path}: a hard link"
+    elif not (entry.isfile() or entry.isdir()):
+        yield f"{path}: not a file and not a folder (tar type {entry.type!r})"
+
+
+def _find_ancestor_faults(path: str, seen: dict[str, bool]) -> Iterator[str]:
+    parent = path.rpartition("/")[0]
+    if parent and not seen.get(parent, False):
+        yield f"{path}: {'a file is its parent' if parent in seen else 'its parent folder is not in the layer before it'}"
+        seen[parent] = True  # once per folder
+
+
+def _find_base_faults(entry: tarfile.TarInfo, path: str, folders: FolderResolver, replaceable: frozenset[str]) -> Iterator[str]:
+    mode = stat.S_IMODE(entry.mode)
+    below = folders.get(path)
+    if entry.isdir():
+        if below is None:
+            if (mode, entry.uid, entry.gid) != (0o755, 0, 0):
+                yield f"{path}: a new folder with mode {mode:o}, owner {entry.uid}:{entry.gid}"
+        elif below.type != "dir":
+            yield f"{path}: a folder over a {below.type} of the base"
+        elif (mode, entry.uid, entry.gid) != (below.mode, below.uid, below.gid):
+            yield f"{path}: mode {mode:o} owner {entry.uid}:{entry.gid}, in the base {below.mode:o} {below.uid}:{below.gid}"
+        return
+    if mode & 0o7000:
+        yield f"{path}: setuid, setgid or sticky ({mode:o})"
+    if mode & 0o002:
+        yield f"{path}: anyone may write it ({mode:o})"
+    if below is not None and not (below.type == "file" and path in replaceable):
+        yield f"{path}: overwrites a {below.type} of the base"
+
+
+class _RawTarInfo(tarfile.TarInfo):
+    """Keeps the header's name field as it is written; tarfile strips a folder's trailing slashes."""
+
+    raw_name = b""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> _RawTarInfo:
+        entry = super().frombuf(buf, encoding, errors)  # type: ignore[arg-type]
+        entry.raw_name = bytes(buf[:100]).rstrip(b"\0")
+        return entry
+
+
+class _HashingReader(io.RawIOBase):
+    """Passes a stream on and hashes what went by."""
+
+    def __init__(self, stream: BinaryIO | io.RawIOBase) -> None:
+        self._stream = stream
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        assert size is not None
+        data = self._stream.read(size) or b""
+        self._digest.update(data)
+        return data
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def drain(self) -> bytes:
+        """Read to the end; at most what may follow an archive's end is returned."""
+        kept = b""
+        while data := self.read(_CHUNK):
+            kept = (kept + data)[:_LARGEST_END] if len(kept) < _LARGEST_END else kept
+            if any(data):
+                kept = b"\1" + kept
+        return kept

@@ -1,0 +1,425 @@
+"""A member: one wheel as the tar entries it becomes in the image, compressed on its own and kept by key.
+
+pypa/installer decides which file of the wheel belongs to which scheme; what it would write to a disk is collected here,
+sized, compiled, and streamed into one frame. Nothing but the wheel, the base's interpreter and folders, the codec and
+the layer format decides a member's bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import os
+import posixpath
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+import installer
+import msgspec
+from installer.destinations import WheelDestination
+from installer.exceptions import InstallerError
+from installer.records import InvalidRecordEntry, RecordEntry
+from installer.scripts import ScriptSection
+from installer.utils import Scheme
+
+from imagebuild.base.model import Interpreter, Runtime, Tree
+from imagebuild.errors import BuildError, IntegrityError
+from imagebuild.files import exclusive, explain_os_error, replacing, sweep_temporaries, write_atomic
+from imagebuild.layer.bytecode import BytecodeCompiler, locate_bytecode
+from imagebuild.layer.frame import FrameWriter, check_codec, describe_compressor
+from imagebuild.layer.header import count_entry, count_padding, encode_header
+from imagebuild.layer.model import LAYER_FORMAT, LAYER_MTIME, Codec, FileFact, Member
+from imagebuild.layer.placement import FolderResolver, Placement
+from imagebuild.layer.scripts import render_script, rewrite_script
+from imagebuild.layer.wheel import Content, WheelArchive
+
+_SPOOL = 8 << 20  # bytes of bytecode kept in memory per wheel; more goes to a temporary file
+_LIBRARY = re.compile(r".*\.so(\.\d+)*")
+_METADATA = {"INSTALLER": b"pip\n", "REQUESTED": b""}  # REQUESTED: every wheel of a lock is named explicitly
+
+
+class MemberRequest(msgspec.Struct, frozen=True):
+    """One wheel to be made a member of. ``sha256`` and ``filename`` are the lock's; empty: taken from the file."""
+
+    wheel: Path
+    package: str
+    version: str
+    sha256: str = ""
+    filename: str = ""
+    exclude: frozenset[str] = frozenset()  # final paths that RECORD lists and somebody else provides
+
+
+class _Index(msgspec.Struct, frozen=True):
+    """``index.json`` of a cached member."""
+
+    sha256: str
+    compressed: int
+    uncompressed: int
+    files: tuple[FileFact, ...]
+
+
+class _Entry(msgspec.Struct):
+    """One file on its way into the member. ``open`` may be called again and again."""
+
+    path: str
+    row: str
+    size: int
+    mode: int
+    kind: str
+    open: Callable[[], Iterable[bytes]]
+    sha256: str = ""
+
+
+class _Collector(WheelDestination):
+    """Takes what pypa/installer would install as entries at their final paths."""
+
+    def __init__(self, archive: WheelArchive, placement: Placement, interpreter: Interpreter) -> None:
+        self.entries: dict[str, _Entry] = {}
+        self.record_path = ""
+        self.record_row = ""
+        self._archive = archive
+        self._placement = placement
+        self._interpreter = interpreter
+
+    def write_script(self, name: str, module: str, attr: str, section: ScriptSection) -> RecordEntry:
+        """An entry point's script; console and graphical ones are the same here."""
+        data = render_script(self._interpreter.path, module, attr)
+        return self._add(f"{section} script {name}", "scripts", name, len(data), 0o755, lambda: [data])
+
+    def write_file(self, scheme: Scheme, path: str | os.PathLike[str], stream: BinaryIO, is_executable: bool) -> RecordEntry:
+        """A file of the wheel (a :class:`Content`), or metadata that this installer adds."""
+        name = os.fspath(path)
+        mode = 0o755 if is_executable else 0o644
+        if not isinstance(stream, Content):
+            data = stream.read()
+            return self._add(name, scheme, name, len(data), mode, lambda: [data])
+        content = cast(Content, stream)
+        if scheme != "scripts":
+            return self._add(name, scheme, name, content.size, mode, content.chunks)
+        size = content.size + self._measure_rewriting(content)
+        return self._add(name, scheme, name, size, mode, lambda: rewrite_script(content.chunks(), self._interpreter.path, content.label))
+
+    def finalize_installation(self, scheme: Scheme, record_file_path: str, records: Iterable[tuple[Scheme, RecordEntry]]) -> None:  # noqa: ARG002
+        """Shipped bytecode, which pip installs, and the place of RECORD; its content is rendered when all hashes are known."""
+        for (name, _, _), stream, executable in self._archive.get_bytecode():
+            first = name.split("/")[0]
+            if first == self._archive.data_dir:
+                _, part, rest = name.split("/", 2)
+                self.write_file(Scheme(part), rest, stream, executable)
+            else:
+                self.write_file(scheme, name, stream, executable)
+        self.record_path, self.record_row = self._placement.place(scheme, record_file_path, f"{self._archive.filename}: RECORD")
+
+    def _measure_rewriting(self, content: Content) -> int:
+        """By how many bytes the script grows when its first line is rewritten."""
+        original = content.chunks()
+        line = b""
+        while b"\n" not in line and len(line) <= 64 << 10 and (chunk := next(original, b"")):
+            line += chunk
+            if not line.startswith(b"#!python"[: len(line)]):
+                return 0
+        if not line.startswith(b"#!python"):
+            return 0
+        old = len(line.partition(b"\n")[0]) + (b"\n" in line)
+        return len(b"#!" + self._interpreter.path.encode() + b"\n") - old
+
+    def _add(self, name: str, scheme: str, path: str, size: int, mode: int, opener: Callable[[], Iterable[bytes]]) -> RecordEntry:
+        label = f"{self._archive.filename}: {name}"
+        final, row = self._placement.place(scheme, path, label)
+        if final in self.entries:
+            raise BuildError(f"{label}: two files of the wheel land at {final}", "the wheel is malformed; pin another version")
+        self.entries[final] = _Entry(final, row, size, mode, _classify(scheme, row, self._archive.dist_info_dir), opener)
+        return RecordEntry(row, None, None)
+
+
+def _classify(scheme: str, row: str, info_dir: str) -> str:
+    if row.startswith(info_dir + "/"):
+        return "metadata"
+    if row.endswith(".pyc"):
+        return "bytecode"
+    if scheme == "scripts":
+        return "script"
+    if row.endswith(".py"):
+        return "code"
+    return "library" if _LIBRARY.fullmatch(posixpath.basename(row)) else "data"
+
+
+def render_record(rows: Iterable[tuple[str, str, int | None]]) -> bytes:
+    """RECORD as pip writes it: CSV with CRLF, sorted; (name, sha256 in hex or empty, size or None) each.
+
+    ``importlib.metadata`` and ``csv.reader`` give back the same names.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    for name, digest, size in sorted((name, digest, size) for name, digest, size in rows):
+        encoded = base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=")
+        writer.writerow((name, f"sha256={encoded}" if digest else "", "" if size is None else str(size)))
+    return text.getvalue().encode("utf-8")
+
+
+def build_member(
+    wheel: Path,
+    *,
+    package: str,
+    version: str,
+    interpreter: Interpreter,
+    tree: Tree,
+    codec: Codec,
+    compiler: BytecodeCompiler | None,
+    cache: Path,
+    home: str,
+    exclude: frozenset[str] = frozenset(),
+    mtime: int = LAYER_MTIME,
+    sha256: str = "",
+    filename: str = "",
+) -> Member:
+    """The member of one wheel, from the cache or built. BuildError or IntegrityError name the wheel and the entry.
+
+    ``sha256`` is what the lock promises of the file; it is checked whenever the file's content is used. ``exclude``:
+    final paths to leave out (RECORD lists them all the same, for somebody else provides them).
+    """
+    request = MemberRequest(wheel, package, version, sha256, filename, exclude)
+    folders = FolderResolver(tree)
+    return _build(request, interpreter, folders, codec, compiler, cache, home, mtime)[0]
+
+
+def build_members(
+    requests: Sequence[MemberRequest],
+    *,
+    interpreter: Interpreter,
+    folders: FolderResolver,
+    codec: Codec,
+    runtime: Runtime | None,
+    cache: Path,
+    home: str,
+    mtime: int = LAYER_MTIME,
+    workers: int = 2,
+    report: Callable[[str], object] = str,
+) -> list[Member]:
+    """Members in the order of ``requests``; largest wheels first on ``workers`` threads, each with its own interpreter."""
+    check_codec(codec)
+    state = threading.local()
+    compilers: list[BytecodeCompiler] = []
+
+    def work(request: MemberRequest) -> tuple[Member, bool]:
+        compiler: BytecodeCompiler | None = getattr(state, "compiler", None)
+        if compiler is None and runtime is not None:
+            compiler = state.compiler = BytecodeCompiler(runtime, interpreter)
+            compilers.append(compiler)
+        return _build(request, interpreter, folders, codec, compiler, cache, home, mtime)
+
+    def weigh(request: MemberRequest) -> int:
+        return request.wheel.stat().st_size if request.wheel.exists() else 0
+
+    try:
+        with ThreadPoolExecutor(max(1, workers), thread_name_prefix="member") as pool:
+            futures = {request: pool.submit(work, request) for request in sorted(requests, key=weigh, reverse=True)}
+            try:
+                _, unfinished = wait(futures.values(), return_when=FIRST_EXCEPTION)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            for future in unfinished:
+                future.cancel()
+    finally:
+        for compiler in compilers:
+            compiler.close()
+    for request in requests:
+        if not futures[request].cancelled() and (error := futures[request].exception()) is not None:
+            raise error
+    results = [futures[request].result() for request in requests]
+    built = sum(fresh for _, fresh in results)
+    if built:
+        report(f"{built} of {len(results)} packages prepared, {len(results) - built} from the cache")
+    return [member for member, _ in results]
+
+
+def drop_member(member: Member) -> None:
+    """Forget a cached member whose bytes turned out to be damaged."""
+    member.blob.with_name("index.json").unlink(missing_ok=True)
+
+
+def _build(
+    request: MemberRequest,
+    interpreter: Interpreter,
+    folders: FolderResolver,
+    codec: Codec,
+    compiler: BytecodeCompiler | None,
+    cache: Path,
+    home: str,
+    mtime: int,
+) -> tuple[Member, bool]:
+    """The member, and whether it was built now."""
+    label = request.filename or request.wheel.name
+    sha256 = request.sha256 or hash_file(request.wheel)
+    with WheelArchive(request.wheel, python=interpreter.version, filename=label) as archive:
+        archive.check_identity(request.package, request.version)
+        archive.check_tags(frozenset(interpreter.tags))
+        placement = Placement(interpreter, folders, package=request.package, home=home, purelib=archive.root_is_purelib)
+        collector = _Collector(archive, placement, interpreter)
+        try:
+            installer.install(archive, collector, _METADATA)
+        except (InstallerError, InvalidRecordEntry, KeyError, ValueError) as error:
+            raise BuildError(f"{label}: {error}", "the wheel is malformed; pin another version") from None
+        key = _compute_key(request, sha256, interpreter, collector, codec, compiler is not None, mtime)
+        store = cache / "members" / key
+        try:
+            member = _load(store, request, codec)
+            if member is not None:
+                return member, False
+            with exclusive(store / "lock"):
+                # Another process may have built it while this one waited.
+                member = _load(store, request, codec)
+                if member is not None:
+                    return member, False
+                sweep_temporaries(store)
+                if request.sha256 and hash_file(request.wheel) != request.sha256:
+                    raise IntegrityError(
+                        f"{label} is not the file that was locked: its sha256 differs", f"remove {request.wheel}; it is fetched again"
+                    )
+                _write(store, request, interpreter, collector, codec, compiler, mtime)
+            member = _load(store, request, codec)
+        except OSError as error:
+            raise explain_os_error(error, f"preparing {label}") from error
+    if member is None:
+        raise IntegrityError(f"the member of {label} was changed while it was written", "run again")
+    return member, True
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file in hex; BuildError when there is none."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise BuildError(f"there is no such wheel: {path}", "fetch the lock's wheels first") from None
+
+
+def _compute_key(
+    request: MemberRequest, sha256: str, interpreter: Interpreter, collector: _Collector, codec: Codec, bytecode: bool, mtime: int
+) -> str:
+    """Of everything that decides the member's bytes; the final paths stand for the base's folders and links."""
+    places = hashlib.sha256()
+    for entry in collector.entries.values():
+        places.update(f"{entry.row}\0{entry.path}\n".encode())
+    content = {
+        "format": LAYER_FORMAT,
+        "wheel": sha256,
+        "package": request.package,
+        "python": [interpreter.implementation, interpreter.version, interpreter.cache_tag, interpreter.magic],
+        "path": interpreter.path,
+        "paths": interpreter.paths,
+        "places": places.hexdigest(),
+        "codec": [codec.name, codec.level, describe_compressor(codec)],
+        "bytecode": bytecode,
+        "exclude": sorted(request.exclude),
+        "mtime": mtime,
+    }
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
+
+
+def _name_blob(codec: Codec) -> str:
+    return "member.tar.zst" if codec.name == "zstd" else "member.tar.gz"
+
+
+def _load(store: Path, request: MemberRequest, codec: Codec) -> Member | None:
+    """The cached member if it is whole by its sizes; its bytes are checked when they are put into a layer."""
+    blob = store / _name_blob(codec)
+    try:
+        index = msgspec.json.decode((store / "index.json").read_bytes(), type=_Index)
+        if blob.stat().st_size != index.compressed:
+            return None
+    except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
+        return None
+    return Member(request.package, request.version, blob, index.compressed, index.uncompressed, index.files, index.sha256)
+
+
+def _write(
+    store: Path,
+    request: MemberRequest,
+    interpreter: Interpreter,
+    collector: _Collector,
+    codec: Codec,
+    compiler: BytecodeCompiler | None,
+    mtime: int,
+) -> None:
+    entries = collector.entries
+    with tempfile.SpooledTemporaryFile(max_size=_SPOOL, dir=str(store)) as spool:
+        compiled = _compile(entries, interpreter, compiler, spool) if compiler is not None else {}
+        for path in compiled:
+            entries.pop(path, None)  # as pip does, what was compiled here replaces what the wheel ships
+        total = 0
+        rows: list[tuple[str, str, int | None]] = [(entry.row, "", None) for entry in compiled.values()]
+        for entry in (*entries.values(), *compiled.values()):
+            if entry.path not in request.exclude:
+                total += count_entry(entry.path, entry.size)
+        # Every digest has the same width, so RECORD's size is known before any is.
+        dummy: list[tuple[str, str, int | None]] = [(entry.row, "0" * 64, entry.size) for entry in entries.values()]
+        size = len(render_record([*rows, *dummy, (collector.record_row, "", None)]))
+        total += count_entry(collector.record_path, size)
+        facts: list[FileFact] = []
+        with replacing(store / _name_blob(codec)) as output:
+            frame = FrameWriter(output.write, codec, total)
+            for entry in (*entries.values(), *compiled.values()):
+                if entry.path in request.exclude:
+                    digest = hashlib.sha256()
+                    for chunk in entry.open():
+                        digest.update(chunk)
+                    entry.sha256 = digest.hexdigest()
+                    continue
+                facts.append(_write_entry(frame, entry, mtime))
+            rows += [(entry.row, entry.sha256, entry.size) for entry in entries.values()]
+            record = render_record([*rows, (collector.record_row, "", None)])
+            facts.append(
+                _write_entry(
+                    frame, _Entry(collector.record_path, collector.record_row, len(record), 0o644, "metadata", lambda: [record]), mtime
+                )
+            )
+            frame.finish()
+        index = _Index(frame.sha256, frame.compressed, total, tuple(sorted(facts, key=lambda fact: fact.path)))
+        write_atomic(store / "index.json", msgspec.json.encode(index))
+
+
+def _write_entry(frame: FrameWriter, entry: _Entry, mtime: int) -> FileFact:
+    digest = hashlib.sha256()
+    frame.write(encode_header(entry.path, size=entry.size, mode=entry.mode, mtime=mtime))
+    for chunk in entry.open():
+        digest.update(chunk)
+        frame.write(chunk)
+    frame.write(bytes(count_padding(entry.size)))
+    entry.sha256 = digest.hexdigest()
+    return FileFact(entry.path, entry.size, entry.mode, entry.sha256, entry.kind)
+
+
+def _compile(entries: dict[str, _Entry], interpreter: Interpreter, compiler: BytecodeCompiler, spool: IO[bytes]) -> dict[str, _Entry]:
+    """Bytecode of every ``.py`` by its final path, in sorted order; files that do not compile have none."""
+    sources = ((path, b"".join(entries[path].open())) for path in sorted(entries) if path.endswith(".py"))
+    compiled: dict[str, _Entry] = {}
+    offset = 0
+    for path, data in compiler.compile_wheel(sources):
+        if data is None:
+            continue
+        spool.write(data)
+        final = locate_bytecode(path, interpreter.cache_tag)
+        row = locate_bytecode(entries[path].row, interpreter.cache_tag)
+        compiled[final] = _Entry(final, row, len(data), 0o644, "bytecode", _open_slice(spool, offset, len(data)))
+        offset += len(data)
+    return compiled
+
+
+def _open_slice(spool: IO[bytes], offset: int, size: int) -> Callable[[], Iterator[bytes]]:
+    def read() -> Iterator[bytes]:
+        spool.seek(offset)
+        left = size
+        while left and (piece := spool.read(min(left, 1 << 20))):
+            left -= len(piece)
+            yield piece
+
+    return read

@@ -1,0 +1,103 @@
+"""Where a wheel's file comes to lie in the image, and the places where none may."""
+
+from __future__ import annotations
+
+import posixpath
+import threading
+
+from imagebuild.base.model import Entry, Interpreter, Tree
+from imagebuild.errors import BuildError
+
+# Mounted over or emptied when a container starts, and writable by anyone while it runs.
+_VOLATILE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev", "/run")
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Whether ``path`` is ``folder`` or below it."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+class FolderResolver:
+    """A base's tree, asked about folders again and again from several threads."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._lock = threading.Lock()
+        self._resolved: dict[str, str] = {"/": "/"}
+        self._entries: dict[str, Entry | None] = {}
+
+    def get(self, path: str) -> Entry | None:
+        """The base's entry at exactly this path. Below a folder that the base lacks, nothing is looked up."""
+        with self._lock:
+            return self._get(path)
+
+    def resolve(self, folder: str) -> str:
+        """``folder`` with all links of the base followed."""
+        with self._lock:
+            return self._resolve(folder)
+
+    def _get(self, path: str) -> Entry | None:
+        parent = posixpath.dirname(path)
+        if parent not in ("/", path):
+            folder = self._get_folder(parent)
+            if folder is None or folder.type != "dir":
+                return None
+        return self._tree.get(path)
+
+    def _get_folder(self, path: str) -> Entry | None:
+        if path not in self._entries:
+            parent = posixpath.dirname(path)
+            absent = parent != "/" and self._get_folder(parent) is None
+            self._entries[path] = None if absent else self._tree.get(path)
+        return self._entries[path]
+
+    def _resolve(self, folder: str) -> str:
+        known = self._resolved.get(folder)
+        if known is None:
+            parent = self._resolve(posixpath.dirname(folder))
+            known = posixpath.join(parent, posixpath.basename(folder))
+            if parent == "/" or self._get_folder(parent) is not None:
+                known = self._tree.resolve(known)
+            self._resolved[folder] = known
+        return known
+
+
+class Placement:
+    """Final paths of one wheel's files under the base's interpreter, as ``pip install`` would choose them."""
+
+    def __init__(self, interpreter: Interpreter, folders: FolderResolver, *, package: str, home: str, purelib: bool) -> None:
+        paths = interpreter.paths
+        include = paths["include"]
+        if interpreter.environment == "venv":  # pip's own choice there; sysconfig names the base prefix's folder
+            include = posixpath.join(interpreter.prefix, "include", "site", "python" + ".".join(interpreter.version.split(".")[:2]))
+        self._roots = {
+            "purelib": paths["purelib"],
+            "platlib": paths["platlib"],
+            "headers": posixpath.join(include, package),
+            "scripts": paths["scripts"],
+            "data": paths["data"],
+        }
+        self._lib = self._roots["purelib" if purelib else "platlib"]
+        self._folders = folders
+        self._allowed = {folders.resolve(posixpath.normpath(path)) for path in (interpreter.prefix, include, *self._roots.values())}
+        self._forbidden = forbidden_folders(folders, home)
+
+    def place(self, scheme: str, path: str, label: str) -> tuple[str, str]:
+        """The final path of ``path`` in ``scheme``, links followed, and how RECORD names it; BuildError names ``label``."""
+        wanted = posixpath.normpath(posixpath.join(self._roots[scheme], path))
+        final = posixpath.join(self._folders.resolve(posixpath.dirname(wanted)), posixpath.basename(wanted))
+        if not is_within(wanted, posixpath.normpath(self._roots[scheme])) or not any(is_within(final, root) for root in self._allowed):
+            raise BuildError(f"{label}: it would land in {final}, outside the base's Python", "pin another version of the package")
+        for folder in self._forbidden:
+            if is_within(final, folder):
+                raise BuildError(
+                    f"{label}: it would land in {final}, and {folder} is hidden or emptied when the image runs",
+                    "choose a base whose Python is elsewhere, or pin another version of the package",
+                )
+        return final, posixpath.relpath(wanted, self._lib)
+
+
+def forbidden_folders(folders: FolderResolver, home: str) -> tuple[str, ...]:
+    """Folders no file of a layer may be under: the home, and what is mounted or emptied at run time; links followed too."""
+    named = [*_VOLATILE, *([posixpath.normpath(home)] if home.strip("/") else [])]
+    return tuple(sorted({*named, *(folders.resolve(folder) for folder in named)}))
