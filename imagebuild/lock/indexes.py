@@ -82,9 +82,7 @@ def validate_indexes(indexes: Sequence[PackageIndex]) -> None:
         if urlsplit(index.url).scheme not in ("http", "https", "file"):
             raise ConfigurationError(f"the address of package index {index.name!r} is not http, https or file", "correct its url")
         if not index.default and not index.names:
-            raise ConfigurationError(
-                f"package index {index.name!r} serves no names", 'say which names come from it: names = ["cosml-*"]'
-            )
+            raise ConfigurationError(f"package index {index.name!r} serves no names", 'say which names come from it: names = ["cosml-*"]')
     if sum(index.default for index in indexes) != 1:
         raise ConfigurationError("exactly one package index must be the default", "add the default index of this machine")
 

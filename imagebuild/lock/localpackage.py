@@ -89,7 +89,7 @@ def _walk(folder: Path, root: Path, prefix: PurePosixPath) -> Iterator[TreeEntry
         if item.is_symlink():
             target = os.readlink(item.path)  # noqa: PTH115  # Path.readlink would normalise it
             real = Path(item.path).resolve()
-            if os.path.isabs(target) or not real.is_relative_to(root) or not real.exists():
+            if PurePosixPath(target).is_absolute() or not real.is_relative_to(root) or not real.exists():
                 raise LockError(
                     f"{folder / item.name} is a link to {target}, which is not in the package", "replace the link by the file itself"
                 )
@@ -196,12 +196,17 @@ def _check_backend(folder: Path, backend: str, requires: Sequence[str], path_to_
         try:
             requirement = Requirement(line)
         except InvalidRequirement:
-            raise ConfigurationError(f"{folder / 'pyproject.toml'}: {line!r} is not a requirement", "correct [build-system] requires") from None
+            raise ConfigurationError(
+                f"{folder / 'pyproject.toml'}: {line!r} is not a requirement", "correct [build-system] requires"
+            ) from None
         name = canonicalize_name(requirement.name)
         if requirement.marker is not None and not requirement.marker.evaluate():
             continue
         if name not in _TOOLS:
-            raise LockError(f"{folder.name} needs {name} to build, which imagebuild does not have", f"build with {offered} alone, or publish it as a wheel")
+            raise LockError(
+                f"{folder.name} needs {name} to build, which imagebuild does not have",
+                f"build with {offered} alone, or publish it as a wheel",
+            )
         used.add(name)
         if not requirement.specifier.contains(_find_version(name), prereleases=True):
             raise LockError(
@@ -261,9 +266,9 @@ def _run_backend(label: str, source: Path, backend: str, epoch: int, scratch: Pa
     }  # fmt: skip
     log: list[str] = []
 
-    def run(command: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
+    def run(cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
         done = subprocess.run(
-            list(command), cwd=cwd, env={**environment, **(extra_environ or {})}, umask=0o022, stdin=subprocess.DEVNULL,
+            list(cmd), cwd=cwd, env={**environment, **(extra_environ or {})}, umask=0o022, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_BUILD_SECONDS, check=False, text=True, errors="replace",
         )  # fmt: skip
         log.extend(done.stdout.splitlines())

@@ -261,10 +261,24 @@ class PolicyIndex:
             )
         if name in self._local:
             wheel = self._local[name]
-            return [{"filename": wheel.filename, "url": self._file_url(name, wheel.filename), "hashes": {"sha256": wheel.sha256}, "core-metadata": True}]
+            return [
+                {
+                    "filename": wheel.filename,
+                    "url": self._file_url(name, wheel.filename),
+                    "hashes": {"sha256": wheel.sha256},
+                    "core-metadata": True,
+                }
+            ]
         if name in self._stubs:
             stub = self._stubs[name]
-            return [{"filename": stub.filename, "url": self._file_url(name, stub.filename), "hashes": {"sha256": stub.sha256}, "core-metadata": True}]
+            return [
+                {
+                    "filename": stub.filename,
+                    "url": self._file_url(name, stub.filename),
+                    "hashes": {"sha256": stub.sha256},
+                    "core-metadata": True,
+                }
+            ]
         offer = self.ask_offer(name)
         if offer.absent:
             return None

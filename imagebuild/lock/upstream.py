@@ -273,10 +273,12 @@ class Upstream:
                 return parse_html_page(name, body.decode("utf-8", "replace"), final)
         except ValueError as error:
             raise RemoteError(
-                f"package index {self.index.name!r} sent a page for {name} that cannot be read: {error}", "tell its owners, or use another index"
+                f"package index {self.index.name!r} sent a page for {name} that cannot be read: {error}",
+                "tell its owners, or use another index",
             ) from None
         raise RemoteError(
-            f"package index {self.index.name!r} answered {name} with {content_type[:60]!r}", "its url must be that of a simple index (PEP 503 or 691)"
+            f"package index {self.index.name!r} answered {name} with {content_type[:60]!r}",
+            "its url must be that of a simple index (PEP 503 or 691)",
         )
 
     # -- metadata
@@ -409,6 +411,32 @@ class Upstream:
         finally:
             path.unlink(missing_ok=True)
 
+    def complete(self, file: ProjectFile) -> ProjectFile:
+        """The same file with hash and size, read from the body where the index does not tell the hash."""
+        if file.sha256:
+            path = wheel_cache_path(self.cache, file.sha256, file.filename)
+            if not path.is_file():
+                size = self._read_remote_size(file)
+                if size:
+                    return msgspec.structs.replace(file, size=size)
+                self.download(file, path)
+            return msgspec.structs.replace(file, size=path.stat().st_size)
+        with self._download_aside(file) as path:
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            size = path.stat().st_size
+            kept = wheel_cache_path(self.cache, sha256, file.filename)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(kept)
+        return msgspec.structs.replace(file, sha256=sha256, size=size)
+
+    def _read_remote_size(self, file: ProjectFile) -> int:
+        """The body's length without the body, 0 when the server won't say."""
+        if file.url.startswith("file:"):
+            with self._open_local(file) as stream:
+                return stream.seek(0, io.SEEK_END)
+        ranged = self._open_ranges(file)
+        return ranged.seek(0, io.SEEK_END) if ranged is not None else 0
+
     # -- bodies
 
     def download(self, file: ProjectFile, target: Path, *, package: str = "") -> str:
@@ -426,7 +454,8 @@ class Upstream:
                     return self._stream(file, stream, package or file.filename)
             except _CutShortError as error:
                 problem = RemoteError(
-                    f"package index {self.index.name!r} cut {file.filename} short {_ATTEMPTS} times ({error})", "try again; nothing was kept"
+                    f"package index {self.index.name!r} cut {file.filename} short {_ATTEMPTS} times ({error})",
+                    "try again; nothing was kept",
                 )
             except OSError as error:
                 raise explain_os_error(error, f"keeping {file.filename}") from None
@@ -489,9 +518,7 @@ class Upstream:
                 raise self._refused(answer.status_code, what)
             return answer.content, answer.headers.get("Content-Type", "").partition(";")[0].strip().lower(), answer.url
 
-    def _send(
-        self, url: str, headers: dict[str, str], what: str, *, body: bool = False, limit: int = _PAGE_LIMIT
-    ) -> requests.Response:
+    def _send(self, url: str, headers: dict[str, str], what: str, *, body: bool = False, limit: int = _PAGE_LIMIT) -> requests.Response:
         """GET with bounded retries on what passes by itself. With ``body``, the body has been read when this returns."""
         import requests
         from urllib3.exceptions import HTTPError
@@ -517,7 +544,9 @@ class Upstream:
                     "hand in the authority that signed it: set cert in pip's configuration, or REQUESTS_CA_BUNDLE",
                 ) from None
             except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
-                raise RemoteError(f"package index {self.index.name!r} names an address that is none, for {what}", "tell its owners") from None
+                raise RemoteError(
+                    f"package index {self.index.name!r} names an address that is none, for {what}", "tell its owners"
+                ) from None
             except (requests.RequestException, HTTPError, ConnectionError, TimeoutError) as error:
                 problem = RemoteError(
                     f"no network: package index {self.index.name!r} cannot be reached for {what} ({_name_cause(error)})",
@@ -638,7 +667,8 @@ def read_wheel_file(stream: BinaryIO, filename: str) -> WheelMetadata:
         with zipfile.ZipFile(stream) as archive:
             entries = archive.infolist()
             found = [
-                item for item in entries
+                item
+                for item in entries
                 if (match := _METADATA_MEMBER.fullmatch(item.filename)) and canonicalize_name(match[1].rpartition("-")[0]) == wanted
             ]
             if len(found) != 1 or found[0].file_size > _METADATA_LIMIT:

@@ -1,0 +1,320 @@
+"""From requirements.in to a lock: resolve against the base, leave out what it has, choose a wheel for the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from email.parser import BytesParser
+from email.policy import compat32
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from imagebuild.base.model import Base, Distribution
+from imagebuild.errors import ConfigurationError, LockError
+from imagebuild.files import explain_os_error
+from imagebuild.lock.indexes import PackageIndex, validate_indexes
+from imagebuild.lock.localpackage import LocalWheel, build_local_wheel, hash_tree
+from imagebuild.lock.model import Lock, LockedPackage
+from imagebuild.lock.policy import Choice, PolicyIndex, allows_python, offer_of_local
+from imagebuild.lock.resolution import (
+    REQUIREMENTS,
+    VIA_LOCAL,
+    DirectRequirement,
+    Explanation,
+    Outcome,
+    Pin,
+    applies,
+    check_against_base,
+    explain_failure,
+    find_pins,
+    find_tools,
+    find_uv,
+    make_scratch,
+    parse_pins,
+    read_requirements,
+    run_pip_tools,
+    run_uv,
+    write_inputs,
+)
+from imagebuild.lock.stubs import build_stubs, list_edge_constraints, list_edge_owners
+from imagebuild.lock.upstream import ProjectFile, Upstream, read_wheel_file
+
+RESOLVERS = ("pip-tools", "uv")
+_WORKERS = 8
+
+
+def compile_lock(
+    *,
+    team: str,
+    base: Base,
+    requirements: Path,
+    local_packages: Sequence[Path],
+    indexes: Sequence[PackageIndex],
+    cutoff: str,
+    explicit_cutoff: bool,
+    root: Path,
+    cache: Path,
+    report: Callable[[str], None],
+    existing: Lock | None = None,
+    resolver: str = "pip-tools",
+    replace: Sequence[str] = (),
+) -> Lock:
+    """Make the lock of a team on a base.
+
+    ``cutoff``: RFC 3339 UTC with whole seconds; nothing uploaded later is used. ``existing``: a lock whose versions are
+    kept where they still fit. ``replace``: normalised names that the base has and the lock may bring anew. Errors:
+    ConfigurationError (inputs), LockError (unsatisfiable), RemoteError (an index fails).
+    """
+    validate_indexes(indexes)
+    interpreter = base.interpreter
+    environment = interpreter.markers
+    direct = read_requirements(requirements)
+    replaced = {canonicalize_name(name) for name in replace}
+    standing = [item for item in base.inventory.distributions if item.name not in replaced]
+    held: dict[str, Distribution] = {}
+    for item in standing:
+        held.setdefault(item.name, item)
+    check_against_base(direct, held, environment, base.name)
+    stubs, unusable = build_stubs(standing, environment)
+    local = _build_local(local_packages, cache, cutoff, held, base)
+    kept = _keep_pins(existing, held, local)
+    choice = Choice(interpreter.tags, interpreter.version, cutoff, explicit_cutoff, find_pins(direct))
+    constraints = [f"{stub.name}=={stub.version}" for _name, stub in sorted(stubs.items())]
+    constraints += list_edge_constraints(standing, environment, held)
+    with contextlib.ExitStack() as stack:
+        upstreams = {index.name: stack.enter_context(Upstream(index, cache)) for index in indexes}
+        policy = stack.enter_context(PolicyIndex(indexes, upstreams, choice, stubs, unusable, local, cache, report))
+        try:
+            scratch = Path(stack.enter_context(make_scratch(cache))).resolve()
+            write_inputs(scratch, direct, {name: wheel.version for name, wheel in local.items()}, constraints, kept)
+        except OSError as error:
+            raise explain_os_error(error, "preparing the resolution") from None
+        outcome, label = _run_resolver(resolver, base, scratch, policy.url, report)
+        policy.raise_failure()
+        if not outcome.succeeded:
+            known = Explanation(base, held, list_edge_owners(standing, environment), direct, policy)
+            raise explain_failure(outcome, known)
+        pins = parse_pins(outcome.output)
+        satisfied = tuple(f"{pin.name}=={held[pin.name].version}" for pin in pins if pin.name in held)
+        wanted = [pin for pin in pins if pin.name not in held]
+        packages = _choose_wheels(wanted, policy, upstreams, local)
+        metadata = _read_metadata([pin.name for pin in wanted], packages, upstreams, local)
+    needs = _find_dependencies(direct, local, metadata, held, environment)
+    locked = tuple(
+        _lock_package(pin, packages[pin.name], local.get(pin.name), metadata[pin.name][1], needs.get(pin.name, ()), interpreter.version)
+        for pin in wanted
+    )
+    return Lock(
+        team=team,
+        base=base.name,
+        base_digest=base.inventory.digest,
+        base_fingerprint=base.inventory.fingerprint,
+        python=interpreter.version,
+        platform=str(base.inventory.platform),
+        inputs=hash_inputs(requirements, local_packages, root),
+        resolver=label,
+        cutoff=cutoff,
+        packages=locked,
+        satisfied=satisfied,
+    )
+
+
+def check_lock_fresh(lock: Lock, base: Base, requirements: Path, local_packages: Sequence[Path], root: Path) -> None:
+    """LockError when an input or what the base is has changed since; a new base digest with the same fingerprint is fine."""
+    hint = f"run: imagebuild lock {lock.team}"
+    if lock.base != base.name:
+        raise LockError(f"the lock of {lock.team} is for base {lock.base}, and the team now uses {base.name}", hint)
+    platform = str(base.inventory.platform)
+    if lock.platform != platform:
+        raise LockError(f"the lock of {lock.team} is for {lock.platform}, and the image is for {platform}", hint)
+    if lock.base_fingerprint != base.inventory.fingerprint:
+        python = base.inventory.interpreter.version if base.inventory.interpreter else "none"
+        what = f"Python {lock.python} became {python}" if python != lock.python else "its Python packages, paths or tags changed"
+        raise LockError(f"base {base.name} changed since {lock.team} was locked: {what}", hint)
+    now = hash_inputs(requirements, local_packages, root)
+    changed = [f"{key} changed" for key in sorted(now) if key in lock.inputs and lock.inputs[key] != now[key]]
+    changed += [f"{key} is new" for key in sorted(set(now) - set(lock.inputs))]
+    changed += [f"{key} is gone" for key in sorted(set(lock.inputs) - set(now))]
+    if changed:
+        raise LockError(f"the lock of {lock.team} is stale: {'; '.join(changed)}", hint)
+
+
+def hash_inputs(requirements: Path, local_packages: Sequence[Path], root: Path) -> dict[str, str]:
+    """Path relative to ``root`` -> sha256 hex, of requirements.in and of each source tree."""
+    try:
+        content = requirements.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{requirements} cannot be read: {error.strerror}", "write one requirement a line, such as: pandas==2.2.*"
+        ) from None
+    inputs = {_relate(requirements, root): hashlib.sha256(content).hexdigest()}
+    for folder in local_packages:
+        inputs[_relate(folder, root)] = hash_tree(folder)
+    return dict(sorted(inputs.items()))
+
+
+def _relate(path: Path, root: Path) -> str:
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        raise ConfigurationError(f"{path} is not under {root}", "keep all inputs of a lock in the project's folder") from None
+
+
+def _build_local(folders: Sequence[Path], cache: Path, cutoff: str, held: Mapping[str, Distribution], base: Base) -> dict[str, LocalWheel]:
+    local: dict[str, LocalWheel] = {}
+    for folder in folders:
+        wheel = build_local_wheel(folder, cache, cutoff)
+        if wheel.name in local:
+            raise ConfigurationError(f"two source trees make {wheel.name}", "remove one of them")
+        if wheel.name in held:
+            raise LockError(
+                f"{folder.name} makes {wheel.name}, which the base {base.name} already has", "rename the package, or choose another base"
+            )
+        local[wheel.name] = wheel
+    return local
+
+
+def _keep_pins(existing: Lock | None, held: Mapping[str, Distribution], local: Mapping[str, LocalWheel]) -> dict[str, str]:
+    if existing is None:
+        return {}
+    return {item.name: item.version for item in existing.packages if item.name not in held and item.name not in local and not item.tree}
+
+
+def _run_resolver(resolver: str, base: Base, scratch: Path, url: str, report: Callable[[str], None]) -> tuple[Outcome, str]:
+    if resolver not in RESOLVERS:
+        raise ConfigurationError(f"there is no resolver {resolver!r}", f"choose one of: {', '.join(RESOLVERS)}")
+    if resolver == "pip-tools":
+        tools = find_tools(base.interpreter)
+        if base.runtime is not None and tools is not None:
+            return run_pip_tools(base.runtime, tools, scratch, url), f"pip-tools {tools['pip-tools'].version}"
+        why = (
+            "this machine cannot run its Python"
+            if base.runtime is None
+            else f"pip-tools does not run on its Python {base.interpreter.version}"
+        )
+        report(f"resolving for {base.name} with uv: {why}")
+    program = find_uv()
+    if program is None:
+        raise LockError("uv is not installed beside imagebuild", "pip install uv")
+    machine = base.inventory.platform.architecture
+    return run_uv(program, base.interpreter, machine, scratch, url), f"uv {importlib.metadata.version('uv')}"
+
+
+def _choose_wheels(
+    pins: Sequence[Pin], policy: PolicyIndex, upstreams: Mapping[str, Upstream], local: Mapping[str, LocalWheel]
+) -> dict[str, tuple[str, ProjectFile]]:
+    """name -> (index's name, the wheel), with hash and size known."""
+    chosen: dict[str, tuple[str, ProjectFile]] = {}
+    for pin in pins:
+        offer = offer_of_local(local[pin.name]) if pin.name in local else policy.ask_offer(pin.name)
+        file = offer.wheels.get(pin.version)
+        if file is None:
+            raise LockError(
+                f"the resolver chose {pin.name} {pin.version}, which no index offered", "this is a defect: report it with requirements.in"
+            )
+        chosen[pin.name] = (offer.index, _complete(file, upstreams.get(offer.index)))
+    return chosen
+
+
+def _complete(file: ProjectFile, upstream: Upstream | None) -> ProjectFile:
+    """The file with its hash and size: from a download where the index tells neither."""
+    if upstream is None or (file.sha256 and file.size):
+        return file
+    return upstream.complete(file)
+
+
+def _read_metadata(
+    names: Sequence[str],
+    packages: Mapping[str, tuple[str, ProjectFile]],
+    upstreams: Mapping[str, Upstream],
+    local: Mapping[str, LocalWheel],
+) -> dict[str, tuple[bytes, int]]:
+    """name -> (METADATA, installed bytes), in parallel: one or two small ranges each."""
+
+    def read(name: str) -> tuple[bytes, int]:
+        index, file = packages[name]
+        if name in local:
+            with local[name].path.open("rb") as stream:
+                found = read_wheel_file(stream, file.filename)
+        else:
+            found = upstreams[index].read_wheel_metadata(file)
+        return found.metadata, found.installed_size
+
+    with ThreadPoolExecutor(_WORKERS, "metadata") as pool:
+        return dict(zip(names, pool.map(read, names), strict=True))
+
+
+def _lock_package(
+    pin: Pin, choice: tuple[str, ProjectFile], local: LocalWheel | None, installed: int, needs: Sequence[str], python: str
+) -> LockedPackage:
+    index, file = choice
+    if not allows_python(file.requires_python, python):
+        raise LockError(f"{pin.name} {pin.version} needs Python {file.requires_python}; the base has {python}", "ask for another version")
+    return LockedPackage(
+        name=pin.name,
+        version=pin.version,
+        filename=file.filename,
+        sha256=file.sha256,
+        size=file.size,
+        installed_size=installed,
+        index=index,
+        upload_time=file.upload_time,
+        requires_python=file.requires_python,
+        dependencies=tuple(needs),
+        via=pin.via,
+        tree=local.tree if local else "",
+    )
+
+
+def _find_dependencies(
+    direct: Sequence[DirectRequirement],
+    local: Mapping[str, LocalWheel],
+    metadata: Mapping[str, tuple[bytes, int]],
+    held: Mapping[str, Distribution],
+    environment: Mapping[str, str],
+) -> dict[str, tuple[str, ...]]:
+    """name -> locked names it needs, with the extras that anybody in the set asks of it."""
+    requires = {name: _read_requires(data) for name, (data, _size) in metadata.items()}
+    requires.update({name: _parse_all(item.requires) for name, item in held.items()})
+    found: dict[str, set[str]] = {name: set() for name in metadata}
+    todo: list[tuple[str, str]] = [(name, "") for name in local]
+    for item in direct:
+        if applies(item.requirement, environment):
+            todo += [(item.name, extra) for extra in ("", *item.requirement.extras)]
+    done: set[tuple[str, str]] = set()
+    while todo:
+        name, extra = todo.pop()
+        if (name, extra) in done or name not in requires:
+            continue
+        done.add((name, extra))
+        if name in held and not extra:
+            continue  # what the base's own distributions need is the base's affair
+        for requirement in requires[name]:
+            if requirement.marker is not None and not requirement.marker.evaluate({**environment, "extra": extra}):
+                continue
+            target = canonicalize_name(requirement.name)
+            if name in found and target in metadata and target != name:
+                found[name].add(target)
+            todo += [(target, wanted) for wanted in ("", *requirement.extras)]
+    return {name: tuple(sorted(targets)) for name, targets in found.items()}
+
+
+def _read_requires(metadata: bytes) -> list[Requirement]:
+    message = BytesParser(policy=compat32).parsebytes(metadata, headersonly=True)
+    return _parse_all([str(line) for line in message.get_all("Requires-Dist", [])])
+
+
+def _parse_all(lines: Sequence[str]) -> list[Requirement]:
+    found = []
+    for line in lines:
+        with contextlib.suppress(InvalidRequirement):  # the resolver has taken or refused it already
+            found.append(Requirement(line))
+    return found
+
+
+__all__ = ["REQUIREMENTS", "RESOLVERS", "VIA_LOCAL", "check_lock_fresh", "compile_lock", "hash_inputs"]

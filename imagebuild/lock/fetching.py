@@ -1,0 +1,121 @@
+"""The wheels of a lock on this machine: from the cache, or from their own index by name, file name and hash."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from imagebuild.errors import IntegrityError, LockError
+from imagebuild.files import explain_os_error, sweep_temporaries
+from imagebuild.lock.indexes import LOCAL_NAME, PackageIndex
+from imagebuild.lock.model import Lock, LockedPackage
+from imagebuild.lock.upstream import ProjectFile, Upstream, wheel_cache_path
+
+
+def fetch_wheels(
+    lock: Lock,
+    indexes: Sequence[PackageIndex],
+    cache: Path,
+    local_wheels: Mapping[str, Path],
+    report: Callable[[str], None],
+    parallel: int = 8,
+) -> dict[str, Path]:
+    """Every locked wheel by package name, with its size and sha256 checked on this call.
+
+    ``local_wheels`` are the built wheels of the lock's source trees, by name. IntegrityError: other bytes than locked;
+    LockError: gone from its index, or an index the lock names is not configured; RemoteError: an index that fails.
+    """
+    found: dict[str, Path] = {}
+    missing: list[LockedPackage] = []
+    for package in lock.packages:
+        if package.index == LOCAL_NAME:
+            found[package.name] = _check_local(package, local_wheels)
+        elif (path := find_wheel(package, cache)) is not None:
+            found[package.name] = path
+        else:
+            missing.append(package)
+    if missing:
+        total = sum(package.size for package in missing)
+        report(f"fetching {len(missing)} of {len(lock.packages)} wheels, {total / 1e6:.1f} MB")
+        found.update(_fetch(missing, indexes, cache, parallel))
+    return {package.name: found[package.name] for package in lock.packages}
+
+
+def find_wheel(package: LockedPackage, cache: Path) -> Path | None:
+    """The wheel in the cache, hashed again; one that has rotted is removed."""
+    path = wheel_cache_path(cache, package.sha256, package.filename)
+    try:
+        if not path.is_file():
+            return None
+        if path.stat().st_size == package.size and _hash_file(path) == package.sha256:
+            return path
+        path.unlink()
+    except OSError as error:
+        raise explain_os_error(error, "reading the wheel cache") from None
+    return None
+
+
+def _check_local(package: LockedPackage, local_wheels: Mapping[str, Path]) -> Path:
+    path = local_wheels.get(package.name)
+    if path is None:
+        raise LockError(f"{package.name} is locked as a package of the team, and its source tree is not there", "lock again")
+    found = _hash_file(path)
+    if found != package.sha256 or path.name != package.filename:
+        raise IntegrityError(
+            f"{package.name}: the wheel built from its source tree is not the locked one",
+            "its sources or the build backend changed since: lock again",
+            (f"expected sha256 {package.sha256}", f"got      sha256 {found}"),
+        )
+    return path
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fetch(missing: Sequence[LockedPackage], indexes: Sequence[PackageIndex], cache: Path, parallel: int) -> dict[str, Path]:
+    by_name = {index.name: index for index in indexes}
+    with contextlib.ExitStack() as stack:
+        upstreams: dict[str, Upstream] = {}
+        for package in missing:
+            if package.index not in by_name:
+                raise LockError(
+                    f"{package.name} is locked from package index {package.index!r}, which is not configured here",
+                    f"configure {package.index!r} in team.toml, or lock again",
+                )
+            if package.index not in upstreams:
+                upstreams[package.index] = stack.enter_context(Upstream(by_name[package.index], cache))
+        pool = stack.enter_context(ThreadPoolExecutor(max(1, parallel), "fetch"))
+        # Largest first: the last worker is not left alone with the largest file.
+        order = sorted(missing, key=lambda package: -package.size)
+        work: dict[str, Future[Path]] = {item.name: pool.submit(_fetch_one, item, upstreams[item.index], cache) for item in order}
+        try:
+            return {name: future.result() for name, future in work.items()}
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _fetch_one(package: LockedPackage, upstream: Upstream, cache: Path) -> Path:
+    path = wheel_cache_path(cache, package.sha256, package.filename)
+    page = upstream.read_project(package.name)
+    offered = next((file for file in page.files if file.filename == package.filename), None) if page is not None else None
+    if offered is None:
+        raise LockError(
+            f"{package.filename} is no longer on package index {package.index!r}",
+            "get it back onto the index, or choose another version with: imagebuild lock TEAM --upgrade",
+        )
+    if offered.sha256 and offered.sha256 != package.sha256:
+        raise IntegrityError(
+            f"{package.name}: package index {package.index!r} now has another {package.filename} than the one that was locked",
+            "nothing was kept; somebody replaced a published file: find out who before you lock again",
+            (f"expected sha256 {package.sha256}", f"got      sha256 {offered.sha256}"),
+        )
+    wanted = ProjectFile(package.filename, offered.url, sha256=package.sha256, size=package.size)
+    sweep_temporaries(path.parent)
+    upstream.download(wanted, path, package=f"{package.name} {package.version}")
+    return path
