@@ -19,14 +19,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 import installer
 import msgspec
 from installer.destinations import WheelDestination
 from installer.exceptions import InstallerError
 from installer.records import InvalidRecordEntry, RecordEntry
-from installer.scripts import ScriptSection
 from installer.utils import Scheme
 
 from imagebuild.base.model import Interpreter, Runtime, Tree
@@ -39,6 +38,12 @@ from imagebuild.layer.model import LAYER_FORMAT, LAYER_MTIME, Codec, FileFact, M
 from imagebuild.layer.placement import FolderResolver, Placement
 from imagebuild.layer.scripts import render_script, rewrite_script
 from imagebuild.layer.wheel import Content, WheelArchive
+
+if TYPE_CHECKING:
+    from installer.scripts import ScriptSection
+
+if TYPE_CHECKING:
+    from installer.scripts import ScriptSection  # exists for type checkers only
 
 _SPOOL = 8 << 20  # bytes of bytecode kept in memory per wheel; more goes to a temporary file
 _LIBRARY = re.compile(r".*\.so(\.\d+)*")
