@@ -77,7 +77,7 @@ def run_registry(
     if login:
         username, password = "tester", secrets.token_urlsafe(12)
         (folder / "htpasswd").write_text(f"{username}:{hash_bcrypt(password)}\n")
-        config["auth"] = {"htpasswd": {"realm": "a test, \"quoted\"", "path": str(folder / "htpasswd")}}
+        config["auth"] = {"htpasswd": {"realm": 'a test, "quoted"', "path": str(folder / "htpasswd")}}
     if token_service is not None:
         config["auth"] = {
             "token": {
@@ -150,10 +150,38 @@ def make_certificates(folder: Path) -> tuple[Path, Path, Path]:
     new = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     authority, authority_key = folder / "ca.pem", folder / "ca.key"
     certificate, key = folder / "server.pem", folder / "server.key"
-    _run([*new, "-subj", "/CN=imagebuild test authority", "-keyout", str(authority_key), "-out", str(authority),
-          "-addext", "keyUsage=critical,keyCertSign,cRLSign"])
-    _run([*new, "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate),
-          "-CA", str(authority), "-CAkey", str(authority_key), "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"])
+    _run(
+        [
+            *new,
+            "-subj",
+            "/CN=imagebuild test authority",
+            "-keyout",
+            str(authority_key),
+            "-out",
+            str(authority),
+            "-addext",
+            "keyUsage=critical,keyCertSign,cRLSign",
+        ]
+    )
+    _run(
+        [
+            *new,
+            "-subj",
+            "/CN=localhost",
+            "-keyout",
+            str(key),
+            "-out",
+            str(certificate),
+            "-CA",
+            str(authority),
+            "-CAkey",
+            str(authority_key),
+            "-addext",
+            "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ]
+    )
     return authority, certificate, key
 
 

@@ -65,9 +65,7 @@ def plan_copy(source: Store, source_repo: str, target: Store, target_repo: str, 
     return CopyPlan(source, source_repo, target, target_repo, tuple(present), tuple(mountable), tuple(to_copy))
 
 
-def copy_blobs(
-    plan: CopyPlan, allow_copy: bool, report: Callable[[str], None] | None = None, scratch: Path | None = None
-) -> None:
+def copy_blobs(plan: CopyPlan, allow_copy: bool, report: Callable[[str], None] | None = None, scratch: Path | None = None) -> None:
     """Carry a plan out.
 
     Without ``allow_copy``, a blob that would have to be copied, from the plan or because its mount was refused, is a

@@ -22,7 +22,7 @@ from imagebuild.errors import ConfigurationError
 
 DOCKER_HUB = "docker.io"
 _HUB_KEY = "https://index.docker.io/v1/"
-_HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 _PLAIN_PATHS = frozenset({"", "v1", "v2"})  # what may follow the host in a key and still mean the whole host
 _HELPER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _HELPER_TIMEOUT = 30.0  # seconds; a helper may ask a cloud for a token, or a person for a password
@@ -89,12 +89,12 @@ class Credentials:
 
         Order as docker's: the host's own helper, then the general one, then what the file itself holds.
         """
-        names = _HUB_NAMES if host in _HUB_NAMES else frozenset({host})
+        names = HUB_NAMES if host in HUB_NAMES else frozenset({host})
         for key, helper in self._helpers.items():
             if _host_of(key) in names:
                 return self._ask_helper(helper, key)
         if self._store:
-            found = self._ask_helper(self._store, _HUB_KEY if host in _HUB_NAMES else host)
+            found = self._ask_helper(self._store, _HUB_KEY if host in HUB_NAMES else host)
             if found is not None:
                 return found
         for key in sorted(self._auths, key=lambda key: (key not in names and key != _HUB_KEY, key)):

@@ -60,8 +60,15 @@ class RegistryStore:
     """
 
     def __init__(
-        self, host: str, *, credentials: Credentials | None = None, insecure: bool | None = None, ca_file: Path | None = None,
-        sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.time, timeout: tuple[float, float] = (10.0, 60.0),
+        self,
+        host: str,
+        *,
+        credentials: Credentials | None = None,
+        insecure: bool | None = None,
+        ca_file: Path | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.time,
+        timeout: tuple[float, float] = (10.0, 60.0),
     ) -> None:
         self._transport = Transport(
             host, credentials=credentials, insecure=insecure, ca_file=ca_file, sleep=sleep, clock=clock, timeout=timeout
@@ -94,8 +101,12 @@ class RegistryStore:
         wanted = parse_reference(reference)
         doing = f"{repository}: get manifest {reference}"
         response, data = self._transport.fetch(
-            f"/v2/{repository}/manifests/{reference}", scopes=_pull(repository), doing=doing, limit=MANIFEST_LIMIT,
-            headers={"Accept": _ACCEPT}, accept=frozenset({200, 404}),
+            f"/v2/{repository}/manifests/{reference}",
+            scopes=_pull(repository),
+            doing=doing,
+            limit=MANIFEST_LIMIT,
+            headers={"Accept": _ACCEPT},
+            accept=frozenset({200, 404}),
         )
         if response.status_code == 404:
             return None
@@ -111,8 +122,13 @@ class RegistryStore:
         digest = manifest.digest
         doing = f"{repository}: put manifest {tag or digest}"
         with self._transport.request(
-            "PUT", f"/v2/{repository}/manifests/{tag or digest}", scopes=_push(repository), doing=doing,
-            headers={"Content-Type": manifest.media_type}, body=manifest.data, accept=frozenset({200, 201, 202}),
+            "PUT",
+            f"/v2/{repository}/manifests/{tag or digest}",
+            scopes=_push(repository),
+            doing=doing,
+            headers={"Content-Type": manifest.media_type},
+            body=manifest.data,
+            accept=frozenset({200, 201, 202}),
         ) as response:
             stored = _read_digest(response)
         if stored is not None and stored != digest:
@@ -187,9 +203,16 @@ class RegistryStore:
                 return False
             raise
         if location:  # the registry opened an upload instead; nobody will fill it
-            with contextlib.suppress(RegistryError), self._transport.request(
-                "DELETE", self._transport.resolve(location, asked), scopes=scopes, doing=f"{repository}: cancel upload",
-                accept=frozenset({200, 202, 204}), retry=False,
+            with (
+                contextlib.suppress(RegistryError),
+                self._transport.request(
+                    "DELETE",
+                    self._transport.resolve(location, asked),
+                    scopes=scopes,
+                    doing=f"{repository}: cancel upload",
+                    accept=frozenset({200, 202, 204}),
+                    retry=False,
+                ),
             ):
                 pass
         return False
@@ -273,7 +296,12 @@ class RegistryStore:
     def _upload(self, repository: str, descriptor: Descriptor, source: Path | bytes) -> None:
         scopes, doing = _push(repository), f"{repository}: upload {descriptor.digest}"
         with self._transport.request(
-            "POST", f"/v2/{repository}/blobs/uploads/", scopes=scopes, doing=doing, headers={"Content-Length": "0"}, body=b"",
+            "POST",
+            f"/v2/{repository}/blobs/uploads/",
+            scopes=scopes,
+            doing=doing,
+            headers={"Content-Length": "0"},
+            body=b"",
             accept=frozenset({202}),
         ) as response:
             location = response.headers.get("Location")
@@ -282,8 +310,14 @@ class RegistryStore:
             raise RegistryError(f"{self.label}: {doing}: the registry named no place to send it to", _REPORT, status=202)
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
         with self._transport.request(
-            "PUT", _add_digest(self._transport.resolve(location, asked), descriptor.id), scopes=scopes, doing=doing, headers=headers,
-            body=source, accept=frozenset({200, 201, 204}), retry=False,
+            "PUT",
+            _add_digest(self._transport.resolve(location, asked), descriptor.id),
+            scopes=scopes,
+            doing=doing,
+            headers=headers,
+            body=source,
+            accept=frozenset({200, 201, 204}),
+            retry=False,
         ) as response:
             stored = _read_digest(response)
         if stored is not None and stored != descriptor.id:

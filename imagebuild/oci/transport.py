@@ -29,7 +29,7 @@ import urllib3.exceptions
 import imagebuild
 from imagebuild.errors import ConfigurationError, RemoteError
 from imagebuild.oci.challenge import Challenge, merge_scopes, parse_challenges
-from imagebuild.oci.credentials import DOCKER_HUB, Credential, Credentials
+from imagebuild.oci.credentials import DOCKER_HUB, HUB_NAMES, Credential, Credentials
 from imagebuild.oci.model import Reference
 
 Sleep = Callable[[float], None]
@@ -71,6 +71,13 @@ class _NoNetrc(requests.auth.AuthBase):
         return request
 
 
+class _Session(requests.Session):
+    """Leaves redirects to us: requests would follow, or only parse, them by other rules, and read their bodies whole."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002  # requests' signature
+        return None
+
+
 class _TrustingAdapter(requests.adapters.HTTPAdapter):
     """Trusts a custom authority in addition to the public ones (blobs may be redirected to a public host)."""
 
@@ -97,11 +104,18 @@ class Transport:
     """
 
     def __init__(
-        self, host: str, *, credentials: Credentials | None = None, insecure: bool | None = None, ca_file: Path | None = None,
-        sleep: Sleep = time.sleep, clock: Clock = time.time, timeout: tuple[float, float] = (10.0, 60.0),
+        self,
+        host: str,
+        *,
+        credentials: Credentials | None = None,
+        insecure: bool | None = None,
+        ca_file: Path | None = None,
+        sleep: Sleep = time.sleep,
+        clock: Clock = time.time,
+        timeout: tuple[float, float] = (10.0, 60.0),
     ) -> None:
         self.host = Reference.parse(f"{host}/a/b").registry
-        if self.host != host and self.host != DOCKER_HUB:
+        if self.host != host and host not in HUB_NAMES:
             raise ConfigurationError(f"not a registry host: {host!r}", "expected HOST or HOST:PORT, without a repository")
         self._address = "registry-1.docker.io" if self.host == DOCKER_HUB else host
         self._credentials = credentials
@@ -112,7 +126,7 @@ class Transport:
         self._credential: Credential | None = None
         self._asked_credential = False
         self._tokens: dict[tuple[str, ...], tuple[str, float]] = {}
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.auth = _NoNetrc()
         self._session.headers.clear()
         if ca_file is not None:
@@ -148,8 +162,16 @@ class Transport:
 
     @contextlib.contextmanager
     def request(
-        self, method: str, target: str, *, scopes: Sequence[str], doing: str, headers: Mapping[str, str] | None = None,
-        body: bytes | Path | None = None, accept: frozenset[int] = frozenset({200}), retry: bool = True,
+        self,
+        method: str,
+        target: str,
+        *,
+        scopes: Sequence[str],
+        doing: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Path | None = None,
+        accept: frozenset[int] = frozenset({200}),
+        retry: bool = True,
     ) -> Iterator[requests.Response]:
         """Send a request and give its streaming answer when the status is in ``accept``; else raise RegistryError.
 
@@ -162,8 +184,16 @@ class Transport:
         finally:
             _release(response)
 
-    def fetch(self, target: str, *, scopes: Sequence[str], doing: str, limit: int, headers: Mapping[str, str] | None = None,
-              accept: frozenset[int] = frozenset({200})) -> tuple[requests.Response, bytes]:
+    def fetch(
+        self,
+        target: str,
+        *,
+        scopes: Sequence[str],
+        doing: str,
+        limit: int,
+        headers: Mapping[str, str] | None = None,
+        accept: frozenset[int] = frozenset({200}),
+    ) -> tuple[requests.Response, bytes]:
         """GET a small body, whole; one cut short is asked for again, one of more than ``limit`` bytes refused."""
         waits = _Waits(self, _CONNECT_ATTEMPTS)
         while True:
@@ -211,8 +241,15 @@ class Transport:
     # --- one request, its retries, redirects -----------------------------------------------------------------------
 
     def _send_patiently(
-        self, method: str, target: str, scopes: tuple[str, ...], headers: dict[str, str], body: bytes | Path | None,
-        accept: frozenset[int], doing: str, retry: bool,
+        self,
+        method: str,
+        target: str,
+        scopes: tuple[str, ...],
+        headers: dict[str, str],
+        body: bytes | Path | None,
+        accept: frozenset[int],
+        doing: str,
+        retry: bool,
     ) -> requests.Response:
         waits = _Waits(self, ATTEMPTS if retry else 1)
         while True:
@@ -231,7 +268,14 @@ class Transport:
                 raise failure
 
     def _send_authorised(
-        self, method: str, url: str, scopes: tuple[str, ...], headers: dict[str, str], body: bytes | Path | None, doing: str, resend: bool,
+        self,
+        method: str,
+        url: str,
+        scopes: tuple[str, ...],
+        headers: dict[str, str],
+        body: bytes | Path | None,
+        doing: str,
+        resend: bool,
     ) -> requests.Response:
         """One exchange, and again after a 401: with a token, or with a new one in place of one that may have expired."""
         fresh = False
@@ -266,7 +310,13 @@ class Transport:
                 sent["Authorization"] = authorisation
             with _open_body(body) as data:
                 response = self._session.request(
-                    method, url, headers=sent, data=data, stream=True, allow_redirects=False, timeout=self._timeout,
+                    method,
+                    url,
+                    headers=sent,
+                    data=data,
+                    stream=True,
+                    allow_redirects=False,
+                    timeout=self._timeout,
                     proxies=_choose_proxies(url),
                 )
             location = response.headers.get("Location")
@@ -370,8 +420,13 @@ class Transport:
         headers = {"Accept": "application/json", "User-Agent": f"{_CLIENT}/{imagebuild.__version__}"}
         data: list[tuple[str, str]] | None = None
         if credential is not None and credential.identity_token:
-            data = [("grant_type", "refresh_token"), *fields, ("client_id", _CLIENT), ("scope", " ".join(merged)),
-                    ("refresh_token", credential.identity_token)]
+            data = [
+                ("grant_type", "refresh_token"),
+                *fields,
+                ("client_id", _CLIENT),
+                ("scope", " ".join(merged)),
+                ("refresh_token", credential.identity_token),
+            ]
             fields = []
         else:
             fields += [("scope", scope) for scope in merged]
@@ -396,8 +451,15 @@ class Transport:
         while True:
             try:
                 with self._session.request(
-                    "GET" if data is None else "POST", realm, params=fields, data=data, headers=headers, stream=True,
-                    allow_redirects=False, timeout=self._timeout, proxies=_choose_proxies(realm),
+                    "GET" if data is None else "POST",
+                    realm,
+                    params=fields,
+                    data=data,
+                    headers=headers,
+                    stream=True,
+                    allow_redirects=False,
+                    timeout=self._timeout,
+                    proxies=_choose_proxies(realm),
                 ) as response:
                     if response.status_code == 200:
                         document = json.loads(_read_body(response, _TOKEN_BODY))
