@@ -79,8 +79,12 @@ class FakeIndex:
         """Publish any file."""
         self.bodies[filename] = data
         self.files.setdefault(name, {})[filename] = {
-            "sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "uploaded": uploaded, "yanked": yanked, "python": requires_python,
-        }  # fmt: skip
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "size": len(data),
+            "uploaded": uploaded,
+            "yanked": yanked,
+            "python": requires_python,
+        }
         return filename
 
     def metadata_of(self, filename: str) -> bytes:
@@ -189,9 +193,15 @@ class MachineRuntime:
         self.executable = executable
 
     def run(
-        self, code: str, *arguments: str, input: bytes = b"", path: Sequence[Path] = (), network: bool = False,
-        environment: Mapping[str, str] | None = None, timeout: float = 300,
-    ) -> CompletedProcess[bytes]:  # fmt: skip
+        self,
+        code: str,
+        *arguments: str,
+        input: bytes = b"",
+        path: Sequence[Path] = (),
+        network: bool = False,
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 300,
+    ) -> CompletedProcess[bytes]:
         assert network or not path
         start = (
             f"import sys\nsys.path[:0] = {[str(item) for item in path]!r}\nsys.path[:] = [p for p in sys.path if '-packages' not in p]\n"
@@ -213,13 +223,13 @@ class MachineRuntime:
 class EmptyTree:
     """A base without files."""
 
-    def get(self, path: str) -> Entry | None:
+    def get(self, path: str) -> Entry | None:  # noqa: ARG002
         return None
 
     def resolve(self, path: str) -> str:
         return path
 
-    def under(self, folder: str) -> Iterator[Entry]:
+    def under(self, folder: str) -> Iterator[Entry]:  # noqa: ARG002
         return iter(())
 
 
@@ -231,20 +241,47 @@ def make_base(distributions: Sequence[Distribution] = (), *, executable: str = s
     markers["python_full_version"] = version
     tags = tuple(str(tag) for tag in sys_tags())
     interpreter = Interpreter(
-        path="/usr/bin/python3", executable="/usr/bin/python3.11", version=version, implementation="cpython", cache_tag="cpython-311", magic="a70d0d0a",
-        environment="system", prefix="/usr", base_prefix="/usr", paths={"purelib": "/usr/local/lib/python3/dist-packages"}, markers=markers, tags=tags,
+        path="/usr/bin/python3",
+        executable="/usr/bin/python3.11",
+        version=version,
+        implementation="cpython",
+        cache_tag="cpython-311",
+        magic="a70d0d0a",
+        environment="system",
+        prefix="/usr",
+        base_prefix="/usr",
+        paths={"purelib": "/usr/local/lib/python3/dist-packages"},
+        markers=markers,
+        tags=tags,
         libc="glibc 2.36",
-    )  # fmt: skip
+    )
     digest = Digest.of(b"base")
     inventory = Inventory(
-        format=1, digest=digest, platform=Platform(), fingerprint=compute_fingerprint(interpreter, distributions), user=User("1000", 1000, 1000),
-        path=("/usr/bin",), interpreter=interpreter, distributions=tuple(distributions), layers=(),
-    )  # fmt: skip
+        format=1,
+        digest=digest,
+        platform=Platform(),
+        fingerprint=compute_fingerprint(interpreter, distributions),
+        user=User("1000", 1000, 1000),
+        path=("/usr/bin",),
+        interpreter=interpreter,
+        distributions=tuple(distributions),
+        layers=(),
+    )
     manifest = Manifest(OCI_MANIFEST, Descriptor(OCI_CONFIG, digest, 2), (), {})
     return Base(
-        name=name, kind="jupyter", reference=f"localhost/bases/{name}", registry="", repository=f"bases/{name}", pinned=digest, manifest=manifest,
-        config=ImageConfig(), config_data=b"{}", inventory=inventory, tree=EmptyTree(), runtime=MachineRuntime(executable),
-    )  # fmt: skip
+        name=name,
+        kind="jupyter",
+        reference=f"localhost/bases/{name}",
+        registry="",
+        repository=f"bases/{name}",
+        pinned=digest,
+        manifest=manifest,
+        config=ImageConfig(),
+        config_data=b"{}",
+        inventory=inventory,
+        tree=EmptyTree(),
+        runtime=MachineRuntime(executable),
+    )
 
 
 def make_index(url: str, name: str = "default", names: tuple[str, ...] = ()) -> PackageIndex:

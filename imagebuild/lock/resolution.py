@@ -6,6 +6,7 @@ Both see one index, the base's pins as constraints, and nothing of this machine'
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -13,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -41,7 +42,19 @@ import os, sys
 os.chdir(sys.argv[1])
 sys.argv = ["pip-compile", *sys.argv[2:]]
 from piptools.scripts.compile import cli
-cli()
+try:
+    cli()
+except Exception as error:
+    import json, traceback
+    causes = getattr(error.__cause__, "causes", None)
+    if causes is None:
+        traceback.print_exc()
+    for item in causes or ():
+        parent = item.parent
+        line = ["", ""] if parent is None else [str(parent.name), str(parent.version)]
+        print("imagebuild-cause:", json.dumps([*line, str(item.requirement)]))
+    print(f"imagebuild-error: {type(error).__name__}: {error}")
+    sys.exit(2)
 """
 _UNSUPPORTED = {
     "-e": "editable installs have no place in an image",
@@ -361,168 +374,146 @@ class Explanation(msgspec.Struct, frozen=True):
 
 def explain_failure(outcome: Outcome, known: Explanation) -> ImagebuildError:
     """One sentence and a hint out of pip's (or uv's) report and of what the policy index left out."""
-    log = outcome.log
-    details = tuple(_clean(line) for line in _find_conflict(log))
-    missing = _find_missing(log)
-    for name, wanted in missing:
-        error = _explain_missing(name, wanted, known, details)
+    causes = find_causes(outcome.log)
+    needs = tuple(dict.fromkeys(_describe_cause(cause, known) for cause in causes))
+    details = needs if len(needs) > 1 else ()  # a single one is in the message already
+    for cause in causes:
+        error = _explain_base(cause, known, details) or _explain_missing(cause, known, details)
         if error is not None:
             return error
-    for line in details:  # a conflict with something the base holds
-        if match := re.match(r"(\S+) (\S+) depends on ([A-Za-z0-9._-]+)(.*)", line):
-            name = canonicalize_name(match[3])
-            held = known.held.get(name)
-            version = parse_version(held.version) if held else None
-            if held is not None and version is not None and not _admits(match[4], version):
-                return LockError(
-                    f"{match[1]} {match[2]} needs {name}{_first_specifier(match[4])}; the base {known.base.name} has {name} {held.version}",
-                    f"ask for another version of {match[1]} in {REQUIREMENTS}, or choose another base",
-                    details,
-                )
-    for line in details:
-        if match := re.match(r"The user requested \(constraint\) ([A-Za-z0-9._-]+)", line):
-            name = canonicalize_name(match[1])
-            if name in known.edges:
-                return LockError(
-                    f"no version of {name} suits both the request and the base {known.base.name}: its {'; '.join(known.edges[name][:3])}",
-                    f"ask for other versions in {REQUIREMENTS}, or choose another base",
-                    details,
-                )
+    for cause in causes:
+        if cause.name in known.edges:
+            return LockError(
+                f"{_describe_cause(cause, known)}; the base {known.base.name} has {' and '.join(known.edges[cause.name][:3])}",
+                f"ask for another version in {REQUIREMENTS}, or choose another base",
+                details,
+            )
     if details:
-        first = _shorten(details)
-        return LockError(f"the requirements contradict each other: {first}", f"loosen one of these lines in {REQUIREMENTS}", details)
-    tail = tuple(line for line in (_clean(raw) for raw in log.splitlines()) if line)[-12:]
-    last = next((line for line in reversed(tail) if "rror" in line), tail[-1] if tail else "no word")
-    return LockError(f"the resolver gave up: {last[:300]}", f"look at {REQUIREMENTS}; the resolver's last lines are above", tail)
-
-
-def _find_conflict(log: str) -> list[str]:
-    """The lines under "The conflict is caused by:", or uv's one paragraph."""
-    lines = log.splitlines()
-    found: list[str] = []
-    for number, line in enumerate(lines):
-        if "The conflict is caused by" in line:
-            for item in lines[number + 1 :]:
-                if item.strip().startswith(("Additionally, some packages", "To fix this", "hint:", "Traceback", "ERROR")):
-                    break
-                if item.strip():
-                    found.append(item.strip())
-            break
-    return list(dict.fromkeys(found))
-
-
-def _find_missing(log: str) -> list[tuple[str, str]]:
-    """(name, requirement) of what pip or uv says has no candidate."""
-    found: list[tuple[str, str]] = []
-    patterns = (
-        r"Could not find a version that (?:satisfies the requirement|matches) (?P<what>[^\n]+?) \(from",
-        r"No matching distribution found for (?P<what>[^\n(]+)",
-        r"Because (?P<what>[A-Za-z0-9._-]+) was not found in the package registry",
-        r"there (?:is|are) no versions? of (?P<what>[^\s,]+)",
-        r"only the following versions of (?P<what>[A-Za-z0-9._-]+)",
-    )
-    for pattern in patterns:
-        for match in re.finditer(pattern, re.sub(r"\n\s+", " ", log) if "│" in log or "╰" in log else log):
-            what = match["what"].strip().rstrip(".,")
-            name = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", what)
-            if name and not any(known == canonicalize_name(name[0]) for known, _ in found):
-                found.append((canonicalize_name(name[0]), what))
-    return found
-
-
-def _explain_missing(name: str, wanted: str, known: Explanation, details: tuple[str, ...]) -> ImagebuildError | None:
-    direct = next((item for item in known.requirements if item.name == name), None)
-    asker = (
-        f"{REQUIREMENTS} line {direct.line} asks {str(direct.requirement).partition(';')[0].strip()}" if direct else f"{wanted} is needed"
-    )
-    interpreter = known.base.interpreter
-    specifier = direct.requirement.specifier if direct else _specifier_of(wanted)
-    if name in known.held:
         return LockError(
-            f"{asker}; the base {known.base.name} has {name} {known.held[name].version}",
-            f"ask for a version of what needs {name} that works with it, or choose another base",
-            details,
+            f"the requirements contradict each other: {' and '.join(details[:3])}", f"loosen one line of {REQUIREMENTS}", details
         )
-    offer = known.offers.find_offer(name)
-    if offer is None:
+    tail = tuple(line for line in (_clean(raw) for raw in outcome.log.splitlines()) if line)[-12:]
+    last = next(
+        (line for line in reversed(tail) if re.match(r"(imagebuild-)?error|ERROR|\S*cause:", line)), tail[-1] if tail else "no word"
+    )
+    return LockError(f"the resolver gave up: {last[:400]}", f"look at {REQUIREMENTS} and at the resolver's last lines", tail)
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """One need that a resolver could not meet: ``parent`` is "" for a line of requirements.in or a constraint."""
+
+    parent: str  # "pandas 2.2.3", or a name alone
+    name: str  # what is needed, normalised
+    specifier: SpecifierSet
+
+
+def find_causes(log: str) -> tuple[Cause, ...]:
+    """Needs out of what our pip-compile driver prints, pip's own complaints, or uv's sentences; in that order of trust."""
+    found: list[Cause] = []
+
+    def add(parent: str, text: str) -> None:
+        try:
+            requirement = Requirement(text.strip().rstrip(".,"))
+        except InvalidRequirement:
+            return
+        found.append(Cause(parent.strip(), canonicalize_name(requirement.name), requirement.specifier))
+
+    for match in re.finditer(r"^imagebuild-cause: (\[.*\])$", log, re.MULTILINE):
+        with contextlib.suppress(msgspec.DecodeError, msgspec.ValidationError):
+            parent, version, text = msgspec.json.decode(match[1], type=tuple[str, str, str])
+            add(f"{parent} {version}", text)
+    if not found:
+        for match in re.finditer(
+            r"Could not find a version that satisfies the requirement (\S+)(?: \(from ([A-Za-z0-9._-]+)[^)]*\))?", log
+        ):
+            add("" if (match[2] or "").startswith(("-", "versions")) else match[2] or "", match[1])
+        for match in re.finditer(r"No matching distribution found for (\S+)", log):
+            add("", match[1])
+    if not found:
+        text = " ".join(log.split())
+        for match in re.finditer(
+            r"([A-Za-z0-9._-]+)(?:[=<>!~]=?\S+)? depends? on ([A-Za-z0-9][A-Za-z0-9._-]*(?:[=<>!~]=?[^\s,]+(?:,[=<>!~]=?[^\s,]+)*)?)", text
+        ):
+            add(match[1], match[2])
+        for match in re.finditer(r"you require ([A-Za-z0-9][^\s]*)(?: and ([A-Za-z0-9][^\s]*))?", text):
+            add("", match[1])
+            add("", match[2] or "")
+        for match in re.finditer(r"Because ([A-Za-z0-9._-]+) was not found in the package registry", text):
+            add("", match[1])
+    return tuple(found)
+
+
+def _describe_cause(cause: Cause, known: Explanation) -> str:
+    wanted = f"{cause.name}{cause.specifier}"
+    if cause.parent and canonicalize_name(cause.parent) not in ("your-project", "project"):
+        return f"{cause.parent} needs {wanted}"
+    lines = [item for item in known.requirements if item.name == cause.name]
+    for item in [item for item in lines if item.requirement.specifier == cause.specifier] or lines:
+        return f"{REQUIREMENTS} line {item.line} asks {_show(item.requirement)}"
+    return f"{wanted} is needed"
+
+
+def _show(requirement: Requirement) -> str:
+    return str(requirement).partition(";")[0].strip()
+
+
+def _explain_base(cause: Cause, known: Explanation, details: tuple[str, ...]) -> ImagebuildError | None:
+    held = known.held.get(cause.name)
+    version = parse_version(held.version) if held is not None else None
+    if held is None or version is None or cause.specifier.contains(version, prereleases=True):
         return None
+    who = cause.parent.partition(" ")[0] or "what needs it"
+    return LockError(
+        f"{_describe_cause(cause, known)}; the base {known.base.name} has {held.name} {held.version}",
+        f"ask for another version of {who} in {REQUIREMENTS}, or choose another base",
+        details,
+    )
+
+
+def _explain_missing(cause: Cause, known: Explanation, details: tuple[str, ...]) -> ImagebuildError | None:
+    """Why an index has nothing for one need; None when it has."""
+    offer = known.offers.find_offer(cause.name)
+    if offer is None or cause.name in known.held:
+        return None
+    name, index = cause.name, f"package index {offer.index!r}"
+    asker = _describe_cause(cause, known)
+    base, interpreter = known.base.name, known.base.interpreter
     if offer.absent:
-        close = " (the index answers 404)"
-        return LockError(
-            f"{asker}; there is no project {name} on package index {offer.index!r}{close}",
-            "check the spelling, or which index serves that name (names in team.toml)",
-            details,
+        hint = "check the spelling, or which index serves that name (names in team.toml)"
+        return LockError(f"{asker}; there is no project {name} on {index}", hint, details)
+
+    def fitting(versions: Iterable[str]) -> list[str]:
+        return [text for text in versions if cause.specifier.contains(text, prereleases=True)]
+
+    if fitting(offer.wheels):
+        return None
+    another = "ask for another version"
+    if python := fitting(offer.other_python):
+        needed = offer.other_python[python[-1]]
+        text, hint = (
+            f"{name} {python[-1]} needs Python {needed}; the base {base} has {interpreter.version}",
+            f"{another}, or choose another base",
         )
-
-    def fitting(versions: Sequence[str]) -> list[str]:
-        return [text for text in versions if specifier.contains(text, prereleases=True)]
-
-    if python := fitting(list(offer.other_python)):
-        newest = python[-1]
-        return LockError(
-            f"{asker}; {name} {newest} needs Python {offer.other_python[newest]}; the base {known.base.name} has {interpreter.version}",
-            "ask for another version, or choose a base with another Python",
-            details,
-        )
-    if tags := fitting(list(offer.other_tags)):
-        newest = tags[-1]
-        return LockError(
-            f"{asker}; the wheels of {name} {newest} are for {describe_tags(offer.other_tags[newest])}; "
-            f"the base {known.base.name} is {interpreter.tags[0] if interpreter.tags else interpreter.version}",
-            "ask for another version, or choose a base that fits",
-            details,
-        )
-    if sdists := fitting(offer.sdist_only):
-        return LockError(
-            f"{asker}; {name} {sdists[-1]} on package index {offer.index!r} is source only, there is no wheel",
-            'publish a wheel of it on an index, or use engine = "docker" for this team',
-            details,
-        )
-    if late := fitting(offer.too_new):
-        return LockError(
-            f"{asker}; {name} {late[-1]} is newer than the cutoff", "ask for an older version, or move the cutoff with --as-of", details
-        )
-    if yanked := fitting(offer.yanked):
-        return LockError(
-            f"{asker}; {name} {yanked[-1]} was yanked by its authors",
-            f"ask for another version, or pin it on purpose: {name}=={yanked[-1]}",
-            details,
-        )
-    if offer.wheels and not details and not fitting(list(offer.wheels)):
-        return LockError(
-            f"{asker}; the newest {name} for this base on package index {offer.index!r} is {list(offer.wheels)[-1]}",
-            "change the line",
-            details,
-        )
-    if not offer.wheels:
-        return LockError(f"{asker}; package index {offer.index!r} has no usable file of {name}", "publish a wheel of it", details)
-    return None
-
-
-def _specifier_of(wanted: str) -> SpecifierSet:
-    try:
-        return Requirement(wanted).specifier
-    except InvalidRequirement:
-        return SpecifierSet()
-
-
-def _admits(text: str, version: Version) -> bool:
-    try:
-        return SpecifierSet(_first_specifier(text)).contains(version, prereleases=True)
-    except InvalidSpecifier:
-        return True
-
-
-def _first_specifier(text: str) -> str:
-    """The specifier out of pip's ``[extra]<3,>=2; marker``."""
-    return re.sub(r"^\[[^\]]*\]", "", text.partition(";")[0].strip()).strip(" ()")
-
-
-def _shorten(details: Sequence[str]) -> str:
-    return " and ".join(dict.fromkeys(details[:2]))
+    elif tags := fitting(offer.other_tags):
+        fits = describe_tags(offer.other_tags[tags[-1]])
+        own = f"{interpreter.tags[0]} ({interpreter.libc})" if interpreter.tags else interpreter.version
+        text, hint = f"the wheels of {name} {tags[-1]} are for {fits}; the base {base} is {own}", f"{another}, or choose another base"
+    elif sdists := fitting(offer.sdist_only):
+        text = f"{name} {sdists[-1]} on {index} is source only: there is no wheel"
+        hint = 'publish a wheel of it on an index, or use engine = "docker" for this team'
+    elif late := fitting(offer.too_new):
+        text, hint = f"{name} {late[-1]} is newer than the lock's cutoff", "ask for an older version, or move the cutoff with --as-of"
+    elif yanked := fitting(offer.yanked):
+        text, hint = f"{name} {yanked[-1]} was yanked by its authors", f"{another}, or pin it on purpose: {name}=={yanked[-1]}"
+    elif offer.wheels:
+        text, hint = f"the newest {name} for this base on {index} is {list(offer.wheels)[-1]}", "change the line"
+    else:
+        text, hint = f"{index} has no usable file of {name}", "publish a wheel of it"
+    return LockError(f"{asker}; {text}", hint, details)
 
 
 def _clean(line: str) -> str:
+    """A line without colours and without the policy index's address."""
     return re.sub(r"\x1b\[[0-9;]*m|https?://127\.0\.0\.1:\d+/\S*", "", line).strip()
 
 
