@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -160,7 +159,7 @@ def write_recipe(workspace: Workspace, plan: Plan) -> Path:
     folder = workspace.state / "builds" / plan.team.name / plan.recipe.tag
     files = {
         "Dockerfile": render_dockerfile(plan.recipe, plan.base),
-        "recipe.json": json.dumps(msgspec.to_builtins(plan.recipe), indent=2, sort_keys=True) + "\n",
+        "recipe.json": msgspec.json.format(plan.recipe.encode(), indent=2).decode() + "\n",
         "wheels/requirements.txt": render_requirements(plan.lock),
     }
     if plan.recipe.constraints:

@@ -43,7 +43,11 @@ class Recipe(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         """``sha256:`` and 64 hex digits."""
-        return "sha256:" + hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+        return "sha256:" + hashlib.sha256(self.encode()).hexdigest()
+
+    def encode(self) -> bytes:
+        """Canonical JSON: keys sorted, no white space."""
+        return msgspec.json.encode(self, order="sorted", enc_hook=str)
 
     @property
     def tag(self) -> str:
