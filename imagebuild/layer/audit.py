@@ -22,7 +22,6 @@ from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_wit
 from imagebuild.oci.compression import open_decompressed
 
 _CHUNK = 1 << 20
-_LARGEST_END = 10240  # tar writers round up to a record of twenty blocks
 _SHOWN = 20
 
 
@@ -69,9 +68,8 @@ def find_faults(
         stored = _HashingReader(file)
         plain = _HashingReader(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, _CHUNK)), compression))
         try:
-            yield from _find_entry_faults(cast(BinaryIO, plain), tree, home, replaceable, whiteouts)
-            rest = plain.drain()
-            if any(rest):
+            yield from _find_entry_faults(plain, tree, home, replaceable, whiteouts)
+            if plain.drain():
                 yield "there are bytes after the end of the archive"
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             yield f"the layer cannot be read as a compressed tar: {error}"
@@ -89,14 +87,17 @@ def find_faults(
         yield f"the blob's diff_id is sha256:{plain.sha256}, expected {diff_id}"
 
 
-def _find_entry_faults(stream: BinaryIO, tree: Tree, home: str, replaceable: frozenset[str], whiteouts: frozenset[str]) -> Iterator[str]:
+def _find_entry_faults(
+    plain: _HashingReader, tree: Tree, home: str, replaceable: frozenset[str], whiteouts: frozenset[str]
+) -> Iterator[str]:
     folders = FolderResolver(tree)
     forbidden = forbidden_folders(folders, home)
     seen: dict[str, bool] = {}  # path -> whether it is a folder
-    with closing(tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK, tarinfo=_RawTarInfo)) as archive:
+    with closing(tarfile.open(fileobj=cast(BinaryIO, plain), mode="r|", bufsize=_CHUNK, tarinfo=_RawTarInfo)) as archive:
         for entry in archive:
             archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
             name = entry.pax_headers.get("path", entry.name)
+            assert isinstance(entry, _RawTarInfo)
             raw = entry.raw_name.decode("utf-8", "surrogateescape") if "path" not in entry.pax_headers else name
             if name.startswith("/") or ".." in name.split("/"):
                 yield f"{name!r}: absolute, or with '..'"
@@ -192,11 +193,9 @@ class _HashingReader(io.RawIOBase):
         buffer[: len(data)] = data
         return len(data)
 
-    def drain(self) -> bytes:
-        """Read to the end; at most what may follow an archive's end is returned."""
-        kept = b""
+    def drain(self) -> bool:
+        """Read to the end; whether anything but zeros was left."""
+        dirty = False
         while data := self.read(_CHUNK):
-            kept = (kept + data)[:_LARGEST_END] if len(kept) < _LARGEST_END else kept
-            if any(data):
-                kept = b"\1" + kept
-        return kept
+            dirty = dirty or any(data)
+        return dirty

@@ -222,7 +222,7 @@ class WheelArchive(WheelSource):
                     yield piece
                 elif ended:
                     raise IntegrityError(f"{label}: the compressed data ends early", _BAD_WHEEL)
-        except igzip_lib.IsalError as error:
+        except cast(type[Exception], igzip_lib.IsalError) as error:
             raise IntegrityError(f"{label}: damaged compressed data ({error})", _BAD_WHEEL) from None
         if left or inflater.unused_data:
             raise IntegrityError(f"{label}: the compressed data is longer than its content", _BAD_WHEEL)
