@@ -105,7 +105,9 @@ class Credentials:
         return None
 
     def _mapping(self, document: dict[str, Any], name: str) -> dict[str, Any]:
-        value = document.get(name) or {}
+        value = document.get(name)
+        if value is None:
+            return {}
         if not isinstance(value, dict):
             raise self._malformed(f"{name} is not an object")
         return value

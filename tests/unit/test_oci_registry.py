@@ -211,15 +211,19 @@ def test_blob_head_falls_back_to_one_byte() -> None:
 
 
 def test_wrong_bytes_for_a_digest() -> None:
-    with serve(lambda _: Answer(200, {"Content-Type": OCI_MANIFEST}, MANIFEST.data)) as server:
-        with pytest.raises(IntegrityError, match="instead of"):
-            open_store(server.host).get_manifest("a/b", OTHER)
+    with (
+        serve(lambda _: Answer(200, {"Content-Type": OCI_MANIFEST}, MANIFEST.data)) as server,
+        pytest.raises(IntegrityError, match="instead of"),
+    ):
+        open_store(server.host).get_manifest("a/b", OTHER)
 
 
 def test_wrong_bytes_for_the_digest_the_registry_names() -> None:
-    with serve(lambda _: Answer(200, {"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": OTHER}, MANIFEST.data)) as server:
-        with pytest.raises(IntegrityError, match=OTHER):
-            open_store(server.host).get_manifest("a/b", "t")
+    with (
+        serve(lambda _: Answer(200, {"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": OTHER}, MANIFEST.data)) as server,
+        pytest.raises(IntegrityError, match=OTHER),
+    ):
+        open_store(server.host).get_manifest("a/b", "t")
 
 
 def test_head_that_names_another_digest() -> None:
@@ -229,9 +233,11 @@ def test_head_that_names_another_digest() -> None:
 
 
 def test_a_type_that_contradicts_the_manifest() -> None:
-    with serve(lambda _: Answer(200, {"Content-Type": DOCKER_MANIFEST}, MANIFEST.data)) as server:
-        with pytest.raises(IntegrityError, match="was served as"):
-            open_store(server.host).get_manifest("a/b", "t")
+    with (
+        serve(lambda _: Answer(200, {"Content-Type": DOCKER_MANIFEST}, MANIFEST.data)) as server,
+        pytest.raises(IntegrityError, match="was served as"),
+    ):
+        open_store(server.host).get_manifest("a/b", "t")
 
 
 @pytest.mark.parametrize("served", ["application/json", "text/plain", "application/octet-stream"])
@@ -257,9 +263,11 @@ def test_a_manifest_that_is_none(data: bytes) -> None:
 
 
 def test_a_manifest_too_large() -> None:
-    with serve(lambda _: Answer(200, {"Content-Type": OCI_MANIFEST}, bytes((4 << 20) + 1))) as server:
-        with pytest.raises(RemoteError, match="larger than 4096 KiB"):
-            open_store(server.host).get_manifest("a/b", "t")
+    with (
+        serve(lambda _: Answer(200, {"Content-Type": OCI_MANIFEST}, bytes((4 << 20) + 1))) as server,
+        pytest.raises(RemoteError, match="larger than 4096 KiB"),
+    ):
+        open_store(server.host).get_manifest("a/b", "t")
 
 
 def test_a_registry_that_rewrites_a_manifest() -> None:
@@ -396,9 +404,11 @@ def test_a_redirect_to_nowhere(location: str) -> None:
 
 
 def test_a_storage_service_that_signs_for_get_only() -> None:
-    with serve(lambda asked: Answer(403) if asked.method == "HEAD" else Answer(206, {}, b"x")) as storage:
-        with serve(lambda _: Answer(307, {"Location": f"http://{storage.host}/blob"})) as server:
-            assert open_store(server.host).has_blob("a/b", OTHER) is Presence.EXISTS
+    with (
+        serve(lambda asked: Answer(403) if asked.method == "HEAD" else Answer(206, {}, b"x")) as storage,
+        serve(lambda _: Answer(307, {"Location": f"http://{storage.host}/blob"})) as server,
+    ):
+        assert open_store(server.host).has_blob("a/b", OTHER) is Presence.EXISTS
 
 
 def test_a_proxy_in_the_environment_is_not_asked_for_loopback(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
@@ -593,9 +603,11 @@ def test_pages_that_lead_in_a_circle() -> None:
 
 def test_a_page_on_another_host_gets_nothing() -> None:
     with serve(lambda _: page("tags", ["evil"])) as other:
-        with serve(lambda _: page("tags", ["a"], f'<http://{other.host}/v2/a/b/tags/list?last=a>; rel="next"')) as server:
-            with pytest.raises(RemoteError, match="another host"):
-                list(open_store(server.host).list_tags("a/b"))
+        with (
+            serve(lambda _: page("tags", ["a"], f'<http://{other.host}/v2/a/b/tags/list?last=a>; rel="next"')) as server,
+            pytest.raises(RemoteError, match="another host"),
+        ):
+            list(open_store(server.host).list_tags("a/b"))
         assert other.asked == []
 
 
