@@ -23,7 +23,6 @@ _HINT = "the base image is damaged; push it again, or pin another digest"
 # name mode uid gid size mtime chksum typeflag linkname magic+version uname gname devmajor devminor prefix
 _HEADER = struct.Struct("100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12x")
 _REGULAR = frozenset(b"0\x007S")
-_NUMERIC_PAX = {b"size", b"uid", b"gid"}
 
 
 class Header(msgspec.Struct):
@@ -48,13 +47,24 @@ def normalise_name(name: bytes) -> bytes:
     return b"/" + b"/".join(parts)
 
 
+def _check_number(value: int) -> int:
+    if not 0 <= value < 1 << 63:
+        raise IntegrityError("a layer of the base has a number out of range in a tar header", _HINT)
+    return value
+
+
+def _parse_decimal(text: bytes) -> int:
+    """A PAX number; longer than any file could be is refused before it is converted."""
+    return _check_number(int(text) if text.isdigit() and len(text) <= 20 else -1)
+
+
 def _parse_number(field: bytes) -> int:
     """An octal or base-256 header field."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big", signed=False) & ~(0x80 << (8 * (len(field) - 1)))
         if field[0] & 0x40:
             raise IntegrityError("a layer of the base has a negative number in a tar header", _HINT)
-        return value
+        return _check_number(value)
     text = field.strip(b" \0")
     if not text:
         return 0
@@ -73,13 +83,11 @@ def _parse_pax(data: bytes) -> dict[bytes, bytes]:
     position = 0
     while position < len(data):
         digits, space, _ = data[position : position + 21].partition(b" ")
-        length = int(digits) if space and digits.isdigit() else 0
+        length = int(digits) if space and digits.isdigit() else 0  # at most 20 digits
         record = data[position + len(digits) + 1 : position + length]
         key, equals, value = record[:-1].partition(b"=")
         if length < 5 or position + length > len(data) or not record.endswith(b"\n") or not equals:
             raise IntegrityError("a layer of the base has a malformed PAX header", _HINT)
-        if key in _NUMERIC_PAX and value and not value.isdigit():
-            raise IntegrityError(f"a layer of the base has a malformed PAX header: {key!r} is {value[:40]!r}", _HINT)
         records[key] = value
         position += length
     return records
@@ -203,7 +211,7 @@ class LayerArchive:
                 name = prefix.partition(b"\0")[0] + b"/" + name
             pax = {**self._defaults, **extended} if self._defaults else extended
             if pax.get(b"size"):
-                size = int(pax[b"size"])
+                size = _parse_decimal(pax[b"size"])
             name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or long_name or name
             link = pax.get(b"linkpath") or long_link or link
             extended, long_name, long_link = {}, None, None
@@ -211,8 +219,8 @@ class LayerArchive:
                 path=normalise_name(name),
                 kind="other",
                 mode=_parse_number(mode) & 0o7777,
-                uid=int(pax.get(b"uid") or _parse_number(uid)),
-                gid=int(pax.get(b"gid") or _parse_number(gid)),
+                uid=_parse_decimal(pax[b"uid"]) if pax.get(b"uid") else _parse_number(uid),
+                gid=_parse_decimal(pax[b"gid"]) if pax.get(b"gid") else _parse_number(gid),
                 size=0,
                 link=b"",
             )
@@ -230,7 +238,7 @@ class LayerArchive:
                         more = extension[504]
                 elif header.sparse:
                     real = pax.get(b"GNU.sparse.realsize") or pax.get(b"GNU.sparse.size") or b"0"
-                    header.size = int(real) if real.isdigit() else 0
+                    header.size = _parse_decimal(real)
             elif flag == b"5":
                 header.kind = "dir"
             elif flag == b"2":

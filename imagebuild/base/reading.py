@@ -315,6 +315,8 @@ def _load(bases: Path, digest: Digest, media_type: str) -> _Cached | None:
         facts = msgspec.json.decode((folder / "facts.json").read_bytes(), type=_Facts)
         if facts.format != CACHE_FORMAT or not (folder / "tree.sqlite").is_file():
             return None
+        if facts.launch is not None and not (folder / "rootfs" / facts.launch.executable).is_file():
+            return None
         raw = RawManifest((folder / "manifest.json").read_bytes(), media_type)
         if raw.digest != digest:
             return None
