@@ -39,7 +39,7 @@ from imagebuild.oci.transport import RegistryError, Transport, read_length
 _ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
 _PAGE_LIMIT = 8 << 20  # bytes of one page of a listing
 _PAGES = 10_000
-_PAGE_SIZE = 1000  # entries asked for; registries may give fewer
+_PAGE_SIZE = 1000  # entries asked for, the most that ECR and distribution take; registries may give fewer
 _UPLOADS = 3  # times an upload is begun
 _RESUMES = 5  # times in a row that a download is taken up again without a byte of progress
 _RESUMES_IN_ALL = 50
@@ -69,10 +69,12 @@ class RegistryStore:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
         timeout: tuple[float, float] = (10.0, 60.0),
+        page_size: int = _PAGE_SIZE,
     ) -> None:
         self._transport = Transport(
             host, credentials=credentials, insecure=insecure, ca_file=ca_file, sleep=sleep, clock=clock, timeout=timeout
         )
+        self._page_size = page_size
         self.last_failure: RegistryError | None = None  # why the last answer was UNKNOWN
 
     @property
@@ -324,7 +326,7 @@ class RegistryStore:
             raise IntegrityError(f"{self.label}: {doing}: the registry stored {stored}", _REMADE)
 
     def _list_pages(self, target: str, field: str, scopes: tuple[str, ...], doing: str, *, absent_is_empty: bool) -> Iterator[str]:
-        url, seen = self._transport.resolve(f"{target}?n={_PAGE_SIZE}"), set[str]()
+        url, seen = self._transport.resolve(f"{target}?n={self._page_size}"), set[str]()
         accept = frozenset({200, 404}) if absent_is_empty else frozenset({200})
         while True:
             if url in seen or len(seen) >= _PAGES:
