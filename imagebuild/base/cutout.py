@@ -6,7 +6,6 @@ at its real path, as plain files only: links are followed here, inside the base,
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
 import shutil
@@ -163,14 +162,17 @@ def _configured_folders(tree: SqliteTree) -> list[str]:
 
 
 class Cutter:
-    """One cut: collects what the interpreter needs and puts it under ``folder/rootfs``."""
+    """One cut: collects what the interpreter needs and puts it under ``folder/rootfs``.
+
+    ``spool`` gives the file for a number of :meth:`SqliteTree.spooled`.
+    """
 
     def __init__(self, tree: SqliteTree, spool: Callable[[int], Path], folder: Path) -> None:
         self._tree, self._spool, self._folder = tree, spool, folder
         self._spooled: Mapping[str, int] = dict(tree.spooled())
         self._libraries: dict[str, str] = {}  # NEEDED name -> real folder in the base
 
-    def _file(self, path: str) -> Path | None:
+    def file(self, path: str) -> Path | None:
         """The bytes of what ``path`` opens in the base, where they were put aside."""
         entry = _follow(self._tree, path)
         number = self._spooled.get(entry.path) if entry is not None and entry.type == "file" else None
@@ -189,7 +191,7 @@ class Cutter:
 
     def _find_library(self, name: str, folders: list[str], machine: tuple[int, str]) -> tuple[str, Path] | None:
         for folder in folders:
-            source = self._file(f"{folder}/{name}")
+            source = self.file(f"{folder}/{name}")
             if source is None:
                 continue
             elf = read_elf(source)
@@ -199,9 +201,7 @@ class Cutter:
 
     def _close_over(self, roots: list[tuple[str, Path]], machine: tuple[int, str], prefix: str) -> None:
         """Find and place every shared library that ``roots`` (real path, file) need, and what those need."""
-        common = [f"{prefix}/lib", f"{prefix}/lib64", *_configured_folders(self._tree)]
-        for folder in _DEFAULT_FOLDERS:
-            common += [folder, *sorted({f"{folder}/{part}" for part in self._multiarch(folder)})]
+        common = self.library_folders(prefix)
         waiting = [(path, file) for path, file in roots]
         inherited: list[str] = []
         while waiting:
@@ -225,12 +225,19 @@ class Cutter:
                 entry = _follow(self._tree, f"{folder}/{name}")
                 waiting.append((entry.path if entry else f"{folder}/{name}", source))
 
+    def library_folders(self, prefix: str) -> list[str]:
+        """Where the loader looks for libraries, besides what an executable names; ``prefix`` is the interpreter's."""
+        folders = [f"{prefix}/lib", f"{prefix}/lib64", *_configured_folders(self._tree)]
+        for folder in _DEFAULT_FOLDERS:
+            folders += [folder, *sorted(f"{folder}/{part}" for part in self._multiarch(folder))]
+        return folders
+
     def _multiarch(self, folder: str) -> set[str]:
         start = self._tree.resolve(folder) + "/"
         names = {path[len(start) :].split("/", 1)[0] for path in self._spooled if path.startswith(start)}
         return {name for name in names if re.search(r"-linux-(gnu|musl)", name)}
 
-    def _find_standard_library(self, executable: str) -> tuple[str, str, str]:
+    def find_standard_library(self, executable: str) -> tuple[str, str, str]:
         """Prefix, version (``3.11``) and ABI suffix (``t`` for free threading) of the executable's standard library."""
         places = [match for match in map(_OS_MODULE.fullmatch, self._spooled) if match]
         named = _VERSIONED.fullmatch(posixpath.basename(executable))
@@ -246,14 +253,15 @@ class Cutter:
 
     def cut(self, python: FoundPython) -> Launch:
         """Everything ``python`` needs, placed; a base whose Python cannot be run this way is a ConfigurationError."""
-        source = self._file(python.runnable)
+        (self._folder / "rootfs").mkdir()
+        source = self.file(python.runnable)
         elf = read_elf(source) if source is not None else None
         if source is None or elf is None:
             raise ConfigurationError(
                 f"{python.path} in the base is not a Python executable but a script or another kind of file ({python.runnable})",
                 "put the folder of the real Python first on the base's PATH",
             )
-        prefix, version, threads = self._find_standard_library(python.runnable)
+        prefix, version, threads = self.find_standard_library(python.runnable)
         root = prefix.rstrip("/")
         launch = Launch(self._place(source, python.runnable, 0o755), root.lstrip("/"), (3, int(version.split(".")[1])))
         roots = [(python.runnable, source)]
@@ -262,7 +270,7 @@ class Cutter:
                 parts = entry.path[len(folder) + 1 :].split("/")
                 if entry.type not in ("file", "symlink") or not OMITTED_FOLDERS.isdisjoint(parts):
                     continue
-                file = self._file(entry.path)
+                file = self.file(entry.path)
                 if file is None:
                     continue
                 self._place(file, entry.path)
@@ -270,7 +278,7 @@ class Cutter:
                     roots.append((entry.path, file))
         self._close_over(roots, elf.machine, root)
         if elf.interpreter:
-            loader = self._file(elf.interpreter)
+            loader = self.file(elf.interpreter)
             if loader is None:
                 raise ConfigurationError(
                     f"the base's Python asks for the loader {elf.interpreter}, which the base lacks", "use a base whose Python runs"
@@ -280,9 +288,3 @@ class Cutter:
             launch = msgspec.structs.replace(launch, loader=place, libraries=folders)
         write_wrapper(self._folder / WRAPPER, launch)
         return launch
-
-
-def cut_interpreter(tree: SqliteTree, spool: Callable[[int], Path], folder: Path, python: FoundPython) -> Launch:
-    """Cut ``python`` out into ``folder/rootfs``. ``spool`` gives the file for a number of :meth:`SqliteTree.spooled`."""
-    os.makedirs(folder / "rootfs", exist_ok=True)  # noqa: PTH103
-    return Cutter(tree, spool, folder).cut(python)

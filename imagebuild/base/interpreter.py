@@ -153,8 +153,9 @@ def describe_interpreter(
         libc=report.libc or ("musl" if musl_loader else ""),
         externally_managed=venv is None and tree.get(tree.resolve(f"{report.stdlib}/EXTERNALLY-MANAGED")) is not None,
     )
-    return Findings(interpreter, (*_python_path(environment), *report.folders))
+    return Findings(interpreter, (*python_path(environment), *report.folders))
 
 
-def _python_path(environment: Mapping[str, str]) -> Sequence[str]:
+def python_path(environment: Mapping[str, str]) -> Sequence[str]:
+    """The folders that the image's own ``PYTHONPATH`` puts before all others."""
     return [folder for folder in environment.get("PYTHONPATH", "").split(":") if folder.startswith("/")]

@@ -237,7 +237,7 @@ def _read_aside(store: Store, repository: str, raw: RawManifest, config_data: by
     writer.finish()
     tree = SqliteTree(folder / "tree.sqlite")
     try:
-        inventory, launch = _describe(tree, reader.spool_file, raw.digest, config, tuple(layers), folder)
+        inventory, launch = _describe(tree, reader.spool_file, raw.digest, config, tuple(layers), folder, report)
     finally:
         tree.close()
     shutil.rmtree(folder / "spool")
@@ -254,8 +254,9 @@ def _describe(
     config: ImageConfig,
     layers: tuple[LayerFacts, ...],
     folder: Path,
+    report: Callable[[str], None],
 ) -> tuple[Inventory, Launch | None]:
-    from imagebuild.base.cutout import DEFAULT_PATH, cut_interpreter, find_python
+    from imagebuild.base.cutout import DEFAULT_PATH, Cutter, find_python
     from imagebuild.base.distributions import add_path_files, read_distributions
     from imagebuild.base.interpreter import describe_interpreter, link_packaging
 
@@ -265,17 +266,19 @@ def _describe(
     interpreter, launch = None, None
     folders: list[str] = []
     if python is not None:
-        if not runs_here(config.platform):
-            raise ConfigurationError(
-                f"the base is for {config.platform}, and its Python ({python.path}) cannot run on this machine",
-                "read it on a machine of that architecture",
-            )
-        launch = cut_interpreter(tree, spool, folder, python)
-        tools = link_packaging(folder / "tools")
-        musl = str(folder / "rootfs" / launch.loader) if "ld-musl" in launch.loader else ""
-        runtime = CutRuntime(folder, launch)
-        findings = describe_interpreter(runtime, python, tree, "/" + launch.home, tools, environment, musl)
-        shutil.rmtree(tools)
+        cutter = Cutter(tree, spool, folder)
+        if runs_here(config.platform):
+            launch = cutter.cut(python)
+            tools = link_packaging(folder / "tools")
+            musl = str(folder / "rootfs" / launch.loader) if "ld-musl" in launch.loader else ""
+            runtime = CutRuntime(folder, launch)
+            findings = describe_interpreter(runtime, python, tree, "/" + launch.home, tools, environment, musl)
+            shutil.rmtree(tools)
+        else:
+            from imagebuild.base.estimate import estimate_interpreter
+
+            report(f"the base is for {config.platform}: its Python cannot run here, so it is described from its files, without bytecode")
+            findings = estimate_interpreter(tree, cutter, python, config.platform, environment)
         interpreter, folders = findings.interpreter, add_path_files(tree, findings.folders)
     conda = interpreter.prefix if interpreter and interpreter.environment == "conda" else ""
     distributions = read_distributions(tree, folders, conda)
@@ -324,7 +327,10 @@ def _load(bases: Path, digest: Digest, media_type: str) -> _Cached | None:
         config_data = (folder / "config.json").read_bytes()
         if not isinstance(manifest, Manifest) or Digest.of(config_data) != manifest.config.digest:
             return None
-        return _Cached(raw, config_data, decode_inventory((folder / "inventory.json").read_bytes()), facts.launch)
+        inventory = decode_inventory((folder / "inventory.json").read_bytes())
+        if inventory.interpreter is not None and facts.launch is None and runs_here(inventory.platform):
+            return None  # described from its files on a machine that could not run it; this one can
+        return _Cached(raw, config_data, inventory, facts.launch)
     except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError, ConfigurationError, IntegrityError):
         return None
 

@@ -277,8 +277,21 @@ def test_an_ordinary_user_reads_and_runs_it(debian: Debian, base: Base) -> None:
     assert done.stdout.partition("\n")[0] == first
 
 
+def test_without_running_it_the_same_is_said(debian: Debian, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagebuild.base.reading.runs_here", lambda _: False)
+    environment = {"User": "nobody", "Env": ["PATH=/usr/sbin:/usr/bin"]}
+    raw = push_image(debian.store, [debian.layer], environment, compression="zstd")
+    plain = read_image(debian.store, raw, tmp_path)
+    assert plain.runtime is None
+    assert plain.inventory == base.inventory
+    assert not (tmp_path / "bases" / plain.pinned.hex / "rootfs").exists()
+    # A machine that can run it does not make do with that, should it find such a cache.
+    monkeypatch.undo()
+    assert read_image(debian.store, raw, tmp_path).runtime is not None
+
+
 @pytest.mark.parametrize("system", [False, True])
-def test_virtual_environment(debian: Debian, system: bool) -> None:
+def test_virtual_environment(debian: Debian, system: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = debian.unpack()
     config = root / "opt/venv/pyvenv.cfg"
     config.write_text(config.read_text().replace(f"site-packages = {str(not system).lower()}", f"site-packages = {str(system).lower()}"))
@@ -294,6 +307,9 @@ def test_virtual_environment(debian: Debian, system: bool) -> None:
         name: value for name, value in said["distributions"].items() if name != "six"
     }
     assert ("six" in said["distributions"]) is system is (base.inventory.distribution("six") is not None)
+    with monkeypatch.context() as patch:
+        patch.setattr("imagebuild.base.reading.runs_here", lambda _: False)
+        assert read_image(debian.store, raw, tmp_path).inventory == base.inventory
     assert not interpreter.externally_managed
     assert base.inventory.shadowed_interpreters == ("/usr/bin/python3",)
     assert base.tree.resolve("/opt/venv/lib64/python3.11") == "/opt/venv/lib/python3.11"
@@ -336,6 +352,22 @@ def test_conda_prefix_first_on_path_shadows_the_system(debian: Debian) -> None:
     assert headers(interpreter.paths) == json.loads(debian.chroot("/opt/conda/bin/python3", "-c", ASK_PIP))["paths"]
     assert {item.name: item.installer for item in base.inventory.distributions} == {"alpha": "conda", "beta": "pip"}
     assert base.inventory.shadowed_interpreters == ("/usr/bin/python3",)
+
+
+def test_two_reads_at_once_read_the_layers_once(debian: Debian, base: Base, tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\nfrom imagebuild.base.reading import read_base\n"
+        "from imagebuild.oci.layout import LayoutStore\nfrom imagebuild.oci.model import Digest, Platform\n"
+        f"base = read_base(LayoutStore(Path({str(debian.store.folder)!r})), {REPOSITORY!r}, Digest({str(base.pinned)!r}), Platform(),"
+        f" name='t', kind='jupyter', reference='r', registry='', cache=Path({str(tmp_path)!r}), report=print)\n"
+        "print(base.inventory.fingerprint)\n"
+    )
+    repository = Path(__file__).parents[2]
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=repository) for _ in range(2)]
+    lines = [line for child in both for line in child.communicate(timeout=60)[0].splitlines()]
+    assert [child.returncode for child in both] == [0, 0]
+    assert sum("reading layer" in line for line in lines) == 1
+    assert lines.count(base.inventory.fingerprint) == 2
 
 
 def test_python_that_is_a_script_or_incomplete_is_refused_clearly(debian: Debian, tmp_path: Path) -> None:
