@@ -292,7 +292,6 @@ class Transport:
                 if authorisation or self._find_credential() is None:
                     return response
             else:
-                self._tokens.pop(scopes, None)
                 self._obtain_token(scopes, challenge, doing)
             fresh = True
             if not resend:
