@@ -137,6 +137,7 @@ class FakeChild(HostRuntime):
         self._code = code
 
     def start(self, code: str, *arguments: str) -> subprocess.Popen[bytes]:
+        assert code
         return super().start(self._code, *arguments)
 
 

@@ -67,9 +67,10 @@ def find_faults(
     with blob.open("rb", buffering=0) as file:
         stored = _HashingReader(file)
         plain = _HashingReader(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, _CHUNK)), compression))
+        archive = _ForwardFile(plain)
         try:
-            yield from _find_entry_faults(plain, tree, home, replaceable, whiteouts)
-            if plain.drain():
+            yield from _find_entry_faults(archive, tree, home, replaceable, whiteouts)
+            if archive.has_content_left():
                 yield "there are bytes after the end of the archive"
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             yield f"the layer cannot be read as a compressed tar: {error}"
@@ -80,20 +81,19 @@ def find_faults(
                 raise
             yield f"the layer cannot be decompressed: {error}"
             return
-        stored.drain()
+        while stored.read(_CHUNK):
+            pass
     if "sha256:" + stored.sha256 != digest:
         yield f"the blob's digest is sha256:{stored.sha256}, expected {digest}"
     if "sha256:" + plain.sha256 != diff_id:
         yield f"the blob's diff_id is sha256:{plain.sha256}, expected {diff_id}"
 
 
-def _find_entry_faults(
-    plain: _HashingReader, tree: Tree, home: str, replaceable: frozenset[str], whiteouts: frozenset[str]
-) -> Iterator[str]:
+def _find_entry_faults(file: _ForwardFile, tree: Tree, home: str, replaceable: frozenset[str], whiteouts: frozenset[str]) -> Iterator[str]:
     folders = FolderResolver(tree)
     forbidden = forbidden_folders(folders, home)
     seen: dict[str, bool] = {}  # path -> whether it is a folder
-    with closing(tarfile.open(fileobj=cast(BinaryIO, plain), mode="r|", bufsize=_CHUNK, tarinfo=_RawTarInfo)) as archive:
+    with closing(tarfile.open(fileobj=cast(BinaryIO, file), mode="r:", tarinfo=_RawTarInfo)) as archive:
         for entry in archive:
             archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
             name = entry.pax_headers.get("path", entry.name)
@@ -193,9 +193,32 @@ class _HashingReader(io.RawIOBase):
         buffer[: len(data)] = data
         return len(data)
 
-    def drain(self) -> bool:
+
+class _ForwardFile:
+    """What tarfile needs of a file, over a stream: seeking ahead reads on, and nothing is read that was not asked for."""
+
+    def __init__(self, stream: io.RawIOBase) -> None:
+        self._stream = io.BufferedReader(stream, _CHUNK)
+        self._position = 0
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        if position < self._position:
+            raise tarfile.StreamError("seeking backwards")
+        while left := position - self._position:
+            if not self.read(min(left, _CHUNK)):
+                return
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._position += len(data)
+        return data
+
+    def has_content_left(self) -> bool:
         """Read to the end; whether anything but zeros was left."""
-        dirty = False
+        found = False
         while data := self.read(_CHUNK):
-            dirty = dirty or any(data)
-        return dirty
+            found = found or data.count(0) != len(data)
+        return found

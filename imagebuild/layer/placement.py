@@ -12,6 +12,11 @@ from imagebuild.errors import BuildError
 _VOLATILE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev", "/run")
 
 
+def normalise_path(path: str) -> str:
+    """``path`` in plain form with one leading slash (POSIX keeps two)."""
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
 def is_within(path: str, folder: str) -> bool:
     """Whether ``path`` is ``folder`` or below it."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
@@ -70,23 +75,24 @@ class Placement:
         include = paths["include"]
         if interpreter.environment == "venv":  # pip's own choice there; sysconfig names the base prefix's folder
             include = posixpath.join(interpreter.prefix, "include", "site", "python" + ".".join(interpreter.version.split(".")[:2]))
-        self._roots = {
+        roots = {
             "purelib": paths["purelib"],
             "platlib": paths["platlib"],
             "headers": posixpath.join(include, package),
             "scripts": paths["scripts"],
             "data": paths["data"],
         }
+        self._roots = {scheme: normalise_path(path) for scheme, path in roots.items()}
         self._lib = self._roots["purelib" if purelib else "platlib"]
         self._folders = folders
-        self._allowed = {folders.resolve(posixpath.normpath(path)) for path in (interpreter.prefix, include, *self._roots.values())}
+        self._allowed = {folders.resolve(normalise_path(path)) for path in (interpreter.prefix, include, *self._roots.values())}
         self._forbidden = forbidden_folders(folders, home)
 
     def place(self, scheme: str, path: str, label: str) -> tuple[str, str]:
         """The final path of ``path`` in ``scheme``, links followed, and how RECORD names it; BuildError names ``label``."""
-        wanted = posixpath.normpath(posixpath.join(self._roots[scheme], path))
+        wanted = normalise_path(posixpath.join(self._roots[scheme], path))
         final = posixpath.join(self._folders.resolve(posixpath.dirname(wanted)), posixpath.basename(wanted))
-        if not is_within(wanted, posixpath.normpath(self._roots[scheme])) or not any(is_within(final, root) for root in self._allowed):
+        if not is_within(wanted, self._roots[scheme]) or not any(is_within(final, root) for root in self._allowed):
             raise BuildError(f"{label}: it would land in {final}, outside the base's Python", "pin another version of the package")
         for folder in self._forbidden:
             if is_within(final, folder):
@@ -99,5 +105,5 @@ class Placement:
 
 def forbidden_folders(folders: FolderResolver, home: str) -> tuple[str, ...]:
     """Folders no file of a layer may be under: the home, and what is mounted or emptied at run time; links followed too."""
-    named = [*_VOLATILE, *([posixpath.normpath(home)] if home.strip("/") else [])]
+    named = [*_VOLATILE, *([normalise_path(home)] if home.strip("/") else [])]
     return tuple(sorted({*named, *(folders.resolve(folder) for folder in named)}))

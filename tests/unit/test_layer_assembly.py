@@ -1,0 +1,247 @@
+"""Layers: folders with the base's metadata, shared and clashing files, both codecs, and the audit of each result."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from imagebuild.base.model import Base, Entry
+from imagebuild.errors import BuildError, IntegrityError
+from imagebuild.layer.assembly import build_layer, find_exclusions
+from imagebuild.layer.audit import audit_layer
+from imagebuild.layer.model import Codec, ExtraFile, FileFact, Layer, Member
+from imagebuild.layer.placement import FolderResolver
+from tests.layer_parts import (
+    PURELIB,
+    USUAL,
+    HostRuntime,
+    MemoryTree,
+    file,
+    folder,
+    link,
+    lock_wheel,
+    make_base,
+    make_interpreter,
+    make_wheel,
+)
+
+TAG = make_interpreter().cache_tag
+
+
+def build(tmp_path: Path, wheels: list[Path], *, base: Base | None = None, **changes: Any) -> Layer:
+    options: dict[str, Any] = {"codec": Codec(), "cache": tmp_path / "cache", "mtime": 9, "out": tmp_path / "layer"}
+    base = base or make_base(runtime=HostRuntime())
+    layer = build_layer([(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, **{**options, **changes})
+    audit_layer(layer, base=base, extra=options.get("extra", changes.get("extra", ())))
+    return layer
+
+
+def unpack(layer: Layer) -> bytes:
+    data = layer.blob.read_bytes()
+    assert "sha256:" + hashlib.sha256(data).hexdigest() == layer.digest
+    assert len(data) == layer.size
+    if layer.media_type.endswith("gzip"):
+        plain = gzip.decompress(data)
+    else:
+        plain = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True).read()
+    assert "sha256:" + hashlib.sha256(plain).hexdigest() == layer.diff_id
+    assert len(plain) == layer.uncompressed
+    return plain
+
+
+def read(layer: Layer) -> dict[str, tarfile.TarInfo]:
+    with tarfile.open(fileobj=io.BytesIO(unpack(layer))) as archive:
+        entries = archive.getmembers()
+    assert len({entry.name for entry in entries}) == len(entries)
+    return {"/" + entry.name: entry for entry in entries}
+
+
+def test_every_ancestor_is_there_once_with_the_bases_metadata(tmp_path: Path) -> None:
+    tree = MemoryTree((*USUAL, folder(f"{PURELIB}/demo", 0o2775, 1000660000, 50)))
+    wheel = make_wheel(tmp_path, files={"demo/__init__.py": b"x = 1\n", "demo/sub/deep/y.txt": b"y"})
+    found = read(build(tmp_path, [wheel], base=make_base(tree, runtime=HostRuntime()), extra=(ExtraFile("/etc/team/c.txt", b"a==1\n"),)))
+    folders = {path: (entry.mode, entry.uid, entry.gid) for path, entry in found.items() if entry.isdir()}
+    assert folders == {
+        "/etc": (0o755, 0, 0),
+        "/etc/team": (0o755, 0, 0),
+        "/usr": (0o755, 0, 0),
+        "/usr/local": (0o755, 0, 0),
+        "/usr/local/lib": (0o755, 0, 0),
+        "/usr/local/lib/python3.11": (0o2775, 0, 50),
+        PURELIB: (0o2775, 0, 50),
+        f"{PURELIB}/demo": (0o2775, 1000660000, 50),
+        f"{PURELIB}/demo/__pycache__": (0o755, 0, 0),
+        f"{PURELIB}/demo/sub": (0o755, 0, 0),
+        f"{PURELIB}/demo/sub/deep": (0o755, 0, 0),
+        f"{PURELIB}/demo-1.0.dist-info": (0o755, 0, 0),
+    }
+    paths = list(found)
+    assert paths[: len(folders)] == sorted(folders)
+    assert (found["/etc/team/c.txt"].size, found["/etc/team/c.txt"].mode) == (5, 0o644)
+    assert {entry.mtime for entry in found.values()} == {9}
+
+
+@pytest.mark.parametrize("codec", [Codec(), Codec("gzip", 2), Codec("zstd", 1, single=True), Codec("gzip", 1, single=True)])
+def test_every_codec_gives_the_same_tar_and_sizes_that_add_up(tmp_path: Path, codec: Codec) -> None:
+    wheels = [make_wheel(tmp_path, f"p{number}", files={f"p{number}/x.bin": bytes(range(number + 1)) * 40_000}) for number in range(6)]
+    plain = build(tmp_path, wheels, base=make_base())
+    layer = build(tmp_path, wheels[::-1], base=make_base(), codec=codec, out=tmp_path / "other", workers=1)
+    assert layer.diff_id == plain.diff_id
+    files = [entry for entry in read(layer).values() if entry.isfile()]
+    assert layer.installed == sum(entry.size for entry in files) == sum(item.installed for item in layer.packages)
+    assert 0.5 * layer.size < sum(item.compressed for item in layer.packages) <= layer.size
+    assert [item.package for item in layer.packages] == [
+        item.package for item in sorted(layer.packages, key=lambda item: (-item.compressed, item.package))
+    ]
+    data = layer.blob.read_bytes()
+    if codec.single and codec.name == "zstd":
+        assert len(zstandard.ZstdDecompressor().decompress(data)) == layer.uncompressed
+    if codec.single and codec.name == "gzip":
+        import zlib
+
+        reader = zlib.decompressobj(31)
+        assert len(reader.decompress(data)) == layer.uncompressed
+        assert reader.eof
+        assert not reader.unused_data
+
+
+def test_the_bytes_depend_on_the_inputs_only(tmp_path: Path) -> None:
+    wheels = [make_wheel(tmp_path, f"p{number}", files={f"p{number}/m.py": b"def f(x):\n    return x\n" * number}) for number in range(6)]
+    first = build(tmp_path, wheels, workers=1)
+    second = build(tmp_path, wheels[::-1], workers=3, cache=tmp_path / "cache2", out=tmp_path / "layer2")
+    again = build(tmp_path, wheels, out=tmp_path / "layer3")
+    assert first.digest == second.digest == again.digest
+    assert first.diff_id == second.diff_id == again.diff_id
+
+
+def test_a_file_two_wheels_share_is_in_the_layer_once(tmp_path: Path) -> None:
+    one = make_wheel(tmp_path, "one", files={"ns/__init__.py": b"# namespace\n", "ns/one.py": b""})
+    two = make_wheel(tmp_path, "two", files={"ns/__init__.py": b"# namespace\n", "ns/two.py": b""})
+    found = read(build(tmp_path, [two, one]))
+    assert {f"{PURELIB}/ns/__init__.py", f"{PURELIB}/ns/__pycache__/__init__.{TAG}.pyc", f"{PURELIB}/ns/two.py"} <= set(found)
+
+
+def test_different_content_at_one_path_names_both(tmp_path: Path) -> None:
+    one = make_wheel(tmp_path, "one", files={"ns/__init__.py": b"1\n"})
+    two = make_wheel(tmp_path, "two", files={"ns/__init__.py": b"2\n"})
+    with pytest.raises(BuildError, match=f"one and two both bring {PURELIB}/ns/__init__.py"):
+        build(tmp_path, [two, one])
+
+
+def test_a_file_where_another_wheel_needs_a_folder(tmp_path: Path) -> None:
+    one = make_wheel(tmp_path, "one", files={"ns": b"1"})
+    two = make_wheel(tmp_path, "two", files={"ns/x.py": b""})
+    with pytest.raises(BuildError, match=f"one brings {PURELIB}/ns as a file, two needs a folder there"):
+        build(tmp_path, [two, one])
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ((file(f"{PURELIB}/demo.py", b"other\n"),), f"demo would change a file of the base: {PURELIB}/demo.py"),
+        ((Entry(f"{PURELIB}/demo.py", "file", 0o644, 0, 0, 6),), "would change a file"),
+        ((folder(f"{PURELIB}/demo.py"),), "would change a folder"),
+        ((link(f"{PURELIB}/demo.py", "/etc/passwd"),), "would change a symbolic link"),
+        ((file(f"{PURELIB}/demo-1.0.dist-info"),), "demo needs a folder at .*dist-info, which is a file in the base"),
+    ],
+)
+def test_nothing_of_the_base_is_changed(tmp_path: Path, entries: tuple[Entry, ...], why: str) -> None:
+    wheel = make_wheel(tmp_path, files={"demo.py": b"x = 1\n"})
+    with pytest.raises(BuildError, match=why):
+        build(tmp_path, [wheel], base=make_base(MemoryTree((*USUAL, *entries)), runtime=HostRuntime()))
+
+
+@pytest.mark.parametrize("content", [b"", b"# namespace\n"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_the_base_has_already_is_left_out(tmp_path: Path, content: bytes, compiled: bool) -> None:
+    pyc = f"{PURELIB}/ns/__pycache__/__init__.{TAG}.pyc"
+    below = [folder(f"{PURELIB}/ns"), file(f"{PURELIB}/ns/__init__.py", content)]
+    if compiled:
+        below += [folder(f"{PURELIB}/ns/__pycache__"), file(pyc, b"made by another pip")]
+    wheel = make_wheel(tmp_path, files={"ns/__init__.py": content, "ns/demo.py": b""})
+    found = read(build(tmp_path, [wheel], base=make_base(MemoryTree((*USUAL, *below)), runtime=HostRuntime())))
+    assert f"{PURELIB}/ns/__init__.py" not in found
+    assert f"{PURELIB}/ns/demo.py" in found
+    assert (pyc in found) is not compiled
+
+
+def test_a_symlinked_parent_is_never_replaced_by_a_folder(tmp_path: Path) -> None:
+    tree = MemoryTree((*USUAL[:4], folder("/data"), folder("/data/lib"), link("/usr/local/lib", "/data/lib"), USUAL[0]))
+    base = make_base(tree, make_interpreter(paths={**make_interpreter().paths}), runtime=None)
+    found = read(build(tmp_path, [make_wheel(tmp_path)], base=base))
+    assert "/data/lib/python3.11/dist-packages/demo/__init__.py" in found
+    assert not any(path.startswith("/usr/local/lib") for path in found)
+
+
+def test_a_base_that_does_not_run_here_gets_no_bytecode_and_says_so(tmp_path: Path) -> None:
+    lines: list[str] = []
+    found = read(build(tmp_path, [make_wheel(tmp_path)], base=make_base(), report=lines.append))
+    assert not any(path.endswith(".pyc") for path in found)
+    assert "no bytecode" in lines[0]
+
+
+def test_a_damaged_member_is_seen_dropped_and_built_anew(tmp_path: Path) -> None:
+    wheels = [make_wheel(tmp_path, "one"), make_wheel(tmp_path, "two")]
+    good = build(tmp_path, wheels)
+    blob = next((tmp_path / "cache" / "members").glob("*/member.tar.zst"))
+    data = bytearray(blob.read_bytes())
+    data[-1] ^= 1
+    blob.write_bytes(data)
+    with pytest.raises((IntegrityError, zstandard.ZstdError)):
+        build(tmp_path, wheels, out=tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+    assert build(tmp_path, wheels, out=tmp_path / "third").digest == good.digest
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        (ExtraFile("etc/x", b""), "not a path"),
+        (ExtraFile("/etc/../x", b""), "not a path"),
+        (ExtraFile("/etc/.wh.x", b""), "not a path"),
+        (ExtraFile("/etc/x", b"", 0o4755), "mode 4755"),
+        (ExtraFile("/etc/x", b"", 0o666), "mode 666"),
+        (ExtraFile("/home/jovyan/.x", b""), "hidden or emptied"),
+        (ExtraFile("/tmp/x", b""), "hidden or emptied"),
+        (ExtraFile("/usr/local", b""), "not a file in the base"),
+        (ExtraFile("/lib/x", b""), "symbolic link of the base"),
+        (ExtraFile(f"{PURELIB}/demo/__init__.py", b""), "demo brings"),
+    ],
+)
+def test_extra_files_keep_the_rules_too(tmp_path: Path, extra: ExtraFile, why: str) -> None:
+    base = make_base(MemoryTree((*USUAL, link("/lib", "usr/lib"))), runtime=None)
+    with pytest.raises(BuildError, match=why):
+        build(tmp_path, [make_wheel(tmp_path)], base=base, extra=(extra,))
+
+
+def test_an_extra_file_may_take_the_place_of_an_older_one(tmp_path: Path) -> None:
+    base = make_base(MemoryTree((*USUAL, folder("/etc/team"), file("/etc/team/c.txt", b"old"))), runtime=None)
+    layer = build(tmp_path, [make_wheel(tmp_path)], base=base, extra=(ExtraFile("/etc/team/c.txt", b"new"),))
+    assert "/etc/team/c.txt" in read(layer)
+
+
+def test_no_wheels_and_no_python(tmp_path: Path) -> None:
+    layer = build(tmp_path, [], extra=(ExtraFile("/etc/c", b"1"),))
+    assert list(read(layer)) == ["/etc", "/etc/c"]
+    base = make_base()
+    inventory = type(base.inventory)(**{**{f: getattr(base.inventory, f) for f in base.inventory.__struct_fields__}, "interpreter": None})
+    other = Base(**{**{f: getattr(base, f) for f in base.__struct_fields__}, "inventory": inventory})
+    with pytest.raises(BuildError, match="has no Python"):
+        build(tmp_path, [], base=other)
+
+
+def test_many_conflicts_are_counted() -> None:
+    members = [
+        Member(name, "1", Path(), 0, 0, tuple(FileFact(f"/usr/x{n}", 1, 0o644, name, "data") for n in range(30))) for name in ("a", "b")
+    ]
+    with pytest.raises(BuildError) as caught:
+        find_exclusions(members, FolderResolver(MemoryTree(USUAL)), cache_tag=TAG)
+    assert caught.value.details[-1] == "and 10 more"
+    assert len(caught.value.details) == 20
