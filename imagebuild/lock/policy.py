@@ -6,8 +6,10 @@ resolver asks, the wheel chosen is the same. What it left out, and why, is kept 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -179,7 +181,7 @@ class PolicyIndex:
         self._guard = threading.Lock()
         self._offers: dict[str, Future[Offer]] = {}
         self._failures: list[Exception] = []
-        self._server: ThreadingHTTPServer | None = None
+        self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._told: set[str] = set()
         self.bodies: list[str] = []  # wheels whose bodies the resolver asked for
@@ -200,6 +202,7 @@ class PolicyIndex:
     def __exit__(self, *_exception: object) -> None:
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
+            self._server.hang_up()
             self._server.server_close()
             self._thread.join()
 
@@ -349,6 +352,24 @@ class PolicyIndex:
 class _Server(ThreadingHTTPServer):
     daemon_threads = False  # joined by server_close: no thread outlives the lock
     request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._open: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """End kept-alive connections, whose threads would wait for a next request otherwise."""
+        for request in list(self._open):
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A resolver that hangs up is no news."""

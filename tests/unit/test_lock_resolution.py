@@ -1,0 +1,148 @@
+"""requirements.in, the resolver's answer, and its complaints."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagebuild.base.model import Distribution
+from imagebuild.errors import ConfigurationError, LockError
+from imagebuild.lock.compiling import check_lock_fresh, hash_inputs
+from imagebuild.lock.model import Lock
+from imagebuild.lock.resolution import Pin, check_against_base, find_causes, find_pins, parse_pins, read_requirements
+from tests.lock_parts import make_base
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "requirements.in"
+    path.write_text(text)
+    return path
+
+
+def test_lines_comments_and_continuations(tmp_path: Path) -> None:
+    text = "\ufeff# a comment \\\n\npandas==2.2.*  # why\nscikit_learn[extra]>=1,\\\n  <2\nx; python_version < '3'\n"
+    found = read_requirements(write(tmp_path, text))
+    assert [(item.line, item.name, str(item.requirement.specifier)) for item in found] == [
+        (3, "pandas", "==2.2.*"),
+        (4, "scikit-learn", "<2,>=1"),
+        (6, "x", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("pandas=2.2", r"requirements\.in line 2 is not a requirement: 'pandas=2\.2'"),
+        ("pandas>=", "is not a requirement"),
+        ("-e ./x", "line 2: -e is not supported"),
+        ("-r more.in", "line 2: -r is not supported"),
+        ("--extra-index-url=https://x.example", "line 2: --extra-index-url is not supported"),
+        ("git+https://x.example/y.git", r"by address \(git\+https\)"),
+        ("x @ https://x.example/y.whl", r"by address \(https\)"),
+        ("x@file:///y.whl", r"by address \(file\)"),
+        ("./local", "a path is not a requirement"),
+        ("x==1 --hash=sha256:00", "--hash is not supported"),
+        ("${NAME}", "is not a requirement"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint) as caught:
+        read_requirements(write(tmp_path, f"numpy\n{line}\n"))
+    assert caught.value.hint
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("in") / "requirements.in"
+    path.write_bytes(text.encode("utf-8", "replace"))
+    with contextlib.suppress(ConfigurationError):
+        assert all(item.name and item.line > 0 for item in read_requirements(path))
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="is missing"):
+        read_requirements(tmp_path / "requirements.in")
+
+
+def test_a_line_the_base_cannot_satisfy(tmp_path: Path) -> None:
+    direct = read_requirements(write(tmp_path, "six\n\npandas==2.2.*\n"))
+    with pytest.raises(LockError, match=r"^requirements\.in line 3 asks pandas==2\.2\.\*; the base big has pandas 3\.0\.1$"):
+        check_against_base(direct, {"pandas": Distribution("pandas", "3.0.1", "/x")}, {}, "big")
+    check_against_base(direct, {"pandas": Distribution("pandas", "2.2.9", "/x")}, {}, "big")
+    skipped = read_requirements(write(tmp_path, "pandas<1; python_version < '3'\n"))
+    check_against_base(skipped, {"pandas": Distribution("pandas", "3.0.1", "/x")}, {"python_version": "3.11"}, "big")
+
+
+def test_pins_that_allow_yanked_files(tmp_path: Path) -> None:
+    direct = read_requirements(write(tmp_path, "a==1.0\nb==2.*\nc>=3\nd===4.0\n"))
+    assert find_pins(direct) == {"a": {"1.0"}, "d": {"4.0"}}
+
+
+def test_answers_of_both_resolvers() -> None:
+    text = (
+        "joblib==1.5.3\n    # via scikit-learn\nNumpy==1.26.4\n    # via\n"
+        "    #   -c constraints.txt\n    #   pandas\n    #   scikit-learn (extra)\n"
+        "pandas==2.2.3\n    # via -r requirements.in\n\n# The following packages are considered to be unsafe in a requirements file:\n"
+        "mine==0.1\n    # via -r local-packages.in\ntorch==2.5.1+cu121\n"
+    )
+    assert parse_pins(text) == (
+        Pin("joblib", "1.5.3", ("scikit-learn",)),
+        Pin("mine", "0.1", ("local package",)),
+        Pin("numpy", "1.26.4", ("pandas", "scikit-learn")),
+        Pin("pandas", "2.2.3", ("requirements.in",)),
+        Pin("torch", "2.5.1+cu121", ()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("log", "causes"),
+    [
+        ('x\nimagebuild-cause: ["old", "1.0", "numpy<2"]\nimagebuild-cause: ["", "", "b==1"]\n', [("old 1.0", "numpy<2"), ("", "b==1")]),
+        ("ERROR: Could not find a version that satisfies the requirement src>=1 (from wrap) (from versions: none)", [("wrap", "src>=1")]),
+        ("ERROR: No matching distribution found for src>=1", [("", "src>=1")]),
+        ("cause: Because all versions of old\n  depend on numpy<2 and numpy==2.1.0, we can", [("old", "numpy<2")]),
+        ("Because only beta<=2.0 is available and you require beta>=7, we can", [("", "beta>=7")]),
+        ("Because nothere was not found in the package registry and", [("", "nothere")]),
+        ("nothing known", []),
+    ],
+)
+def test_causes_are_found(log: str, causes: list[tuple[str, str]]) -> None:
+    assert [(cause.parent, f"{cause.name}{cause.specifier}") for cause in find_causes(log)] == causes
+
+
+def test_freshness(tmp_path: Path) -> None:
+    base = make_base([Distribution("numpy", "1.26.4", "/x")])
+    requirements = write(tmp_path, "pandas\n")
+    package = tmp_path / "packages/tools"
+    package.mkdir(parents=True)
+    (package / "x.py").write_text("")
+    lock = Lock(
+        team="t",
+        base="plain",
+        base_digest="sha256:" + "1" * 64,
+        base_fingerprint=base.inventory.fingerprint,
+        python=base.interpreter.version,
+        platform="linux/amd64",
+        inputs=hash_inputs(requirements, [package], tmp_path),
+        resolver="r",
+        cutoff="2026-10-01T00:00:00Z",
+        packages=(),
+    )
+    check_lock_fresh(lock, base, requirements, [package], tmp_path)  # another digest, the same fingerprint
+    (package / "x.py").write_text("y")
+    requirements.write_text("pandas<3\n")
+    with pytest.raises(LockError, match=r"stale: packages/tools changed; requirements\.in changed") as caught:
+        check_lock_fresh(lock, base, requirements, [package], tmp_path)
+    assert caught.value.hint == "run: imagebuild lock t"
+    with pytest.raises(LockError, match="packages/tools is gone"):
+        check_lock_fresh(lock, base, requirements, [], tmp_path)
+    with pytest.raises(LockError, match="base plain changed since t was locked: its Python packages"):
+        check_lock_fresh(lock, make_base([Distribution("numpy", "2.0", "/x")]), requirements, [package], tmp_path)
+    with pytest.raises(LockError, match="is for base plain, and the team now uses other"):
+        check_lock_fresh(lock, make_base(name="other"), requirements, [package], tmp_path)
+    with pytest.raises(ConfigurationError, match="is not under"):
+        hash_inputs(requirements, [], tmp_path / "elsewhere")
