@@ -41,12 +41,20 @@ def common_options(function: Command) -> Command:
         default="",
         help="HOST[/NAMESPACE] to push to and read from (default: .imagebuild/registry).",
     )
+    @click.option(
+        "--registry-ca",
+        type=click.Path(path_type=Path),
+        envvar="IMAGEBUILD_REGISTRY_CA",
+        help="Certificates to trust for registries (PEM).",
+    )
     @click.option("--quiet", is_flag=True, help="No progress lines.")
     @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
     @functools.wraps(function)
-    def wrapped(root: Path, cache_dir: Path | None, registry: str, quiet: bool, debug: bool, **arguments: Any) -> None:
+    def wrapped(
+        root: Path, cache_dir: Path | None, registry: str, registry_ca: Path | None, quiet: bool, debug: bool, **arguments: Any
+    ) -> None:
         click.get_current_context().meta["debug"] = debug
-        function(workspace=Workspace(root, cache_dir, registry, quiet=quiet), **arguments)
+        function(workspace=Workspace(root, cache_dir, registry, registry_ca=registry_ca, quiet=quiet), **arguments)
 
     return wrapped
 
@@ -111,9 +119,14 @@ def image(workspace: Workspace, teams: tuple[str, ...], everyone: bool, copy_bas
 @click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
 @click.option("--check", is_flag=True, help="Only say whether the lock is fresh; exit 4 when it is not.")
 @click.option("--upgrade", is_flag=True, help="Take the newest versions instead of keeping those of the lock.")
+@click.option(
+    "--resolver", type=click.Choice(["pip-tools", "uv"]), default="pip-tools", show_default=True, help="uv is faster; the lock says which."
+)
 @click.option("--as-of", metavar="DATE", help="Only files uploaded until this date (2026-10-01 or RFC 3339).")
 @common_options
-def lock(workspace: Workspace, teams: tuple[str, ...], everyone: bool, check: bool, upgrade: bool, as_of: str | None) -> None:
+def lock(
+    workspace: Workspace, teams: tuple[str, ...], everyone: bool, check: bool, upgrade: bool, resolver: str, as_of: str | None
+) -> None:
     """Compile the lock of TEAMS, or check it."""
     from imagebuild import pipeline
     from imagebuild.config import load_team
@@ -131,7 +144,9 @@ def lock(workspace: Workspace, teams: tuple[str, ...], everyone: bool, check: bo
             check_lock_fresh(read_lock(path), base, team.requirements, team.local_packages, workspace.root)
             click.echo(f"{name}: {path.name} is fresh")
             continue
-        made = pipeline.lock_team(workspace, team, base, cutoff=cutoff, explicit_cutoff=as_of is not None, upgrade=upgrade)
+        made = pipeline.lock_team(
+            workspace, team, base, cutoff=cutoff, explicit_cutoff=as_of is not None, upgrade=upgrade, resolver=resolver
+        )
         for item in made.packages:
             click.echo(f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'})")
 

@@ -15,7 +15,7 @@ import msgspec
 from imagebuild import annotations as names
 from imagebuild.base.catalogue import load_catalogue, require_pinned
 from imagebuild.base.model import Base
-from imagebuild.base.reading import read_base, require_python
+from imagebuild.base.reading import encode_inventory, read_base, require_python
 from imagebuild.check.budget import check_layer, check_prediction
 from imagebuild.config import Team, load_team, parse_size
 from imagebuild.engine.image import DerivedImage, derive_image
@@ -70,7 +70,16 @@ def open_base(workspace: Workspace, name: str, platform: Platform) -> Base:
     )
 
 
-def lock_team(workspace: Workspace, team: Team, base: Base, *, cutoff: str, explicit_cutoff: bool = False, upgrade: bool = False) -> Lock:
+def lock_team(
+    workspace: Workspace,
+    team: Team,
+    base: Base,
+    *,
+    cutoff: str,
+    explicit_cutoff: bool = False,
+    upgrade: bool = False,
+    resolver: str = "pip-tools",
+) -> Lock:
     """Compile and write the team's lock. When nothing it decides has changed, the file (and its cutoff) stays."""
     from imagebuild.lock.compiling import compile_lock
     from imagebuild.lock.lockfile import read_lock, write_lock
@@ -94,7 +103,13 @@ def lock_team(workspace: Workspace, team: Team, base: Base, *, cutoff: str, expl
             cache=workspace.cache,
             report=workspace.report,
             existing=None if upgrade else before,
+            resolver=resolver,
         )
+        # The base's inventory beside the lock: a review sees what a new base changes.
+        inventory = workspace.root / "lockfiles" / "bases" / f"{base.name}.json"
+        text = encode_inventory(base.inventory)
+        if not inventory.is_file() or inventory.read_bytes() != text:
+            write_atomic(inventory, text)
         if before is not None and not explicit_cutoff and msgspec.structs.replace(lock, cutoff=before.cutoff) == before:
             workspace.report(f"{team.name}: {path.name} is up to date ({len(before.packages)} packages)")
             return before
@@ -147,7 +162,8 @@ def find_image(workspace: Workspace, plan: Plan) -> Digest | None:
     """The digest the target has under the recipe's tag: one HEAD. Not knowing is an error, never 'absent'."""
     presence, descriptor = workspace.target.head_manifest(plan.repository, plan.recipe.tag)
     if presence is Presence.UNKNOWN:
-        raise RemoteError(
+        failure: RemoteError | None = getattr(workspace.target, "last_failure", None)
+        raise failure or RemoteError(
             f"{workspace.target.label} does not say whether {plan.repository}:{plan.recipe.tag} exists",
             "check the address, the network and `docker login`, then run it again",
         )

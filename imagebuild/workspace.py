@@ -21,10 +21,13 @@ _TARGET = re.compile(
 class Workspace:
     """One run's settings. ``registry`` is ``HOST[/NAMESPACE]``, or empty for the layout folder."""
 
-    def __init__(self, root: Path, cache: Path | None = None, registry: str = "", *, quiet: bool = False) -> None:
+    def __init__(
+        self, root: Path, cache: Path | None = None, registry: str = "", *, registry_ca: Path | None = None, quiet: bool = False
+    ) -> None:
         self.root = root.resolve()
         self.state = self.root / ".imagebuild"
         self.cache = (cache or self.state / "cache").resolve()
+        self.registry_ca = registry_ca
         self.quiet = quiet
         match = _TARGET.fullmatch(registry) if registry else None
         if registry and match is None:
@@ -69,9 +72,10 @@ class Workspace:
     @functools.cache  # noqa: B019 - one workspace a process
     def registry_store(self, host: str) -> Store:
         """The client of one registry host, the same object each time: base and target may share it."""
+        from imagebuild.oci.credentials import Credentials
         from imagebuild.oci.registry import RegistryStore
 
-        return RegistryStore(host)
+        return RegistryStore(host, credentials=Credentials.load(), ca_file=self.registry_ca)
 
     @property
     def target(self) -> Store:

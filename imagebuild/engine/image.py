@@ -74,7 +74,7 @@ def derive_config(
     document["created"] = created
     document["rootfs"] = {**rootfs, "type": "layers", "diff_ids": [*diff_ids, diff_id]}
     # Without a history in the base, docker counts the missing entries as zero; give the lower layers empty-handed ones.
-    lower = history if history is not None else [{"created_by": "base"} for _ in diff_ids]
+    lower = history if history is not None else [{"created": created, "created_by": "base"} for _ in diff_ids]
     document["history"] = [*lower, entry]
     container = dict(document.get("config") or {})
     env: list[str] = [item for item in container.get("Env") or [] if item.partition("=")[0] not in environment]
