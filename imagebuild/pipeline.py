@@ -19,12 +19,12 @@ from imagebuild.base.reading import encode_inventory, read_base, require_python
 from imagebuild.check.budget import check_layer, check_prediction
 from imagebuild.config import Team, load_team, parse_size
 from imagebuild.engine.image import DerivedImage, derive_image
-from imagebuild.errors import ConfigurationError, LockError, RemoteError
+from imagebuild.errors import ConfigurationError, LockError
 from imagebuild.files import exclusive, explain_os_error, write_atomic
 from imagebuild.layer.model import LAYER_MTIME
 from imagebuild.lock.model import Lock
 from imagebuild.oci.model import Digest, Platform
-from imagebuild.oci.store import Presence, Store
+from imagebuild.oci.store import Presence, Store, explain_unknown
 from imagebuild.recipe import Recipe, make_recipe, render_dockerfile, render_requirements
 from imagebuild.workspace import Workspace
 
@@ -162,11 +162,7 @@ def find_image(workspace: Workspace, plan: Plan) -> Digest | None:
     """The digest the target has under the recipe's tag: one HEAD. Not knowing is an error, never 'absent'."""
     presence, descriptor = workspace.target.head_manifest(plan.repository, plan.recipe.tag)
     if presence is Presence.UNKNOWN:
-        failure: RemoteError | None = getattr(workspace.target, "last_failure", None)
-        raise failure or RemoteError(
-            f"{workspace.target.label} does not say whether {plan.repository}:{plan.recipe.tag} exists",
-            "check the address, the network and `docker login`, then run it again",
-        )
+        raise explain_unknown(workspace.target, f"{plan.repository}:{plan.recipe.tag}")
     return descriptor.id if descriptor is not None else None
 
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from imagebuild.errors import ConfigurationError, RemoteError, UsageError
+from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.files import explain_os_error, write_atomic
 from imagebuild.oci.model import Digest, Reference
-from imagebuild.oci.store import Presence, Store
+from imagebuild.oci.store import Presence, Store, explain_unknown
 from imagebuild.toml import decode_toml, suggest
 
 BUILT_REPOSITORIES = "bases"  # where `imagebuild base build NAME` keeps what it makes, in the layout folder
@@ -136,7 +136,7 @@ def resolve_pin(store: Store, reference: Reference, tag: str) -> Digest:
             f"{store.label} has no {reference.repository}:{tag}",
             "correct reference and tag in the catalogue, or the mirror it goes through",
         )
-    raise RemoteError(f"{store.label} does not say whether {reference.repository}:{tag} exists", "try again, or check the login for it")
+    raise explain_unknown(store, f"{reference.repository}:{tag}")
 
 
 def pin_base(path: Path, name: str, digest: Digest) -> None:

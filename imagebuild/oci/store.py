@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from imagebuild.errors import RemoteError
 from imagebuild.oci.model import Descriptor, Digest, RawManifest
 
 
@@ -17,6 +18,14 @@ class Presence(enum.Enum):
     EXISTS = "exists"
     ABSENT = "absent"
     UNKNOWN = "unknown"
+
+
+def explain_unknown(store: Store, what: str) -> RemoteError:
+    """The error behind a store's last UNKNOWN, as the store itself tells it, or one that names ``what`` was asked."""
+    failure: RemoteError | None = getattr(store, "last_failure", None)
+    return failure or RemoteError(
+        f"{store.label} does not say whether {what} exists", "check the address, the network and the login, then try again"
+    )
 
 
 class Store(Protocol):
