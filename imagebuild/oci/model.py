@@ -197,9 +197,7 @@ class RawManifest(msgspec.Struct, frozen=True):
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise IntegrityError(f"malformed manifest {self.digest}: {error}", "push the image again") from None
         if document.schema_version != 2:
-            raise IntegrityError(
-                f"manifest {self.digest} has schemaVersion {document.schema_version}", "only schemaVersion 2 is supported"
-            )
+            raise IntegrityError(f"manifest {self.digest} has schemaVersion {document.schema_version}", "only schemaVersion 2 is supported")
         if self.is_index:
             return Index(document.manifests, document.annotations or {})
         if self.media_type not in MANIFEST_TYPES or document.config is None:
@@ -242,9 +240,7 @@ class Index(msgspec.Struct, frozen=True):
             if platform.matches(found):
                 return entry
             offered.append(str(found))
-        raise ConfigurationError(
-            f"the image has no {platform} manifest", f"it offers: {', '.join(offered) or 'no platform at all'}"
-        )
+        raise ConfigurationError(f"the image has no {platform} manifest", f"it offers: {', '.join(offered) or 'no platform at all'}")
 
 
 class ContainerConfig(msgspec.Struct, frozen=True):

@@ -43,14 +43,5 @@ def test_comments_stand_above_their_key_at_its_depth() -> None:
     inner = {"name": "x", "image": Note(("why the image",), "z")}
     document = Document(("what this is",), {"spec": {"items": Note(("why", "these"), [inner])}})
     assert render_documents([document, Document((), {"a": "10%"})]) == (
-        "# what this is\n"
-        "spec:\n"
-        "  # why\n"
-        "  # these\n"
-        "  items:\n"
-        "  - name: x\n"
-        "    # why the image\n"
-        "    image: z\n"
-        "---\n"
-        'a: "10%"\n'
+        '# what this is\nspec:\n  # why\n  # these\n  items:\n  - name: x\n    # why the image\n    image: z\n---\na: "10%"\n'
     )
