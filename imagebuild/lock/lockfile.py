@@ -47,7 +47,7 @@ def format_lock(lock: Lock) -> str:
         f"and platform_machine == '{_MACHINES.get(machine, machine)}'"
     )
     lines = [
-        f"# What team {lock.team} has on top of base {lock.base}. Edit requirements.in, then run: imagebuild lock {lock.team}",
+        f"# What {lock.team} adds to base {lock.base}. Compiled by imagebuild from requirements.in: change that, not this.",
         f"lock-version = {_quote(LOCK_VERSION)}",
         f"created-by = {_quote(CREATED_BY)}",
         f"requires-python = {_quote(f'=={lock.python}')}",
