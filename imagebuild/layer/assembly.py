@@ -6,17 +6,14 @@ Reading and hashing the stored bytes, and decompressing and hashing the tar, run
 from __future__ import annotations
 
 import hashlib
-import io
-import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from imagebuild.base.model import Base, Entry, Tree
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.files import explain_os_error, replacing
 from imagebuild.layer.bytecode import locate_source
+from imagebuild.layer.flow import CHUNK, BackgroundDigest, ChunkConsumer, open_chunks, read_ahead
 from imagebuild.layer.frame import MEDIA_TYPES, FrameWriter, check_codec, compress_frame
 from imagebuild.layer.header import END_OF_ARCHIVE, count_padding, encode_header
 from imagebuild.layer.member import MemberRequest, build_members, drop_member
@@ -25,8 +22,6 @@ from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_wit
 from imagebuild.lock.model import LockedPackage
 from imagebuild.oci.compression import open_decompressed
 
-_CHUNK = 1 << 20
-_QUEUED = 8  # chunks between the two threads
 _SHOWN = 20  # conflicts listed in one error
 
 
@@ -263,7 +258,7 @@ def _read_stored(prelude: bytes, members: Sequence[Member], tail: bytes) -> Iter
     for member in members:
         digest = hashlib.sha256()
         with member.blob.open("rb", buffering=0) as blob:
-            while chunk := blob.read(_CHUNK):
+            while chunk := blob.read(CHUNK):
                 digest.update(chunk)
                 yield chunk
         if digest.hexdigest() != member.sha256:
@@ -274,99 +269,30 @@ def _read_stored(prelude: bytes, members: Sequence[Member], tail: bytes) -> Iter
     yield tail
 
 
-class _QueueStream(io.RawIOBase):
-    """A forward-only stream of chunks that another thread puts into a queue; None ends it."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        if not self._rest:
-            self._rest = memoryview(next(self._chunks, b""))
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
-
-
-class _Worker:
-    """Feeds chunks to ``consume`` on a thread of its own; used as a context manager, it re-raises what went wrong there."""
-
-    def __init__(self, consume: Callable[[Iterator[bytes]], None]) -> None:
-        self._queue: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(consume,), name="layer", daemon=True)
-
-    def __enter__(self) -> Callable[[bytes], None]:
-        self._thread.start()
-        return self._put
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if kind is None and self._error is not None:
-            raise self._error
-
-    def _put(self, chunk: bytes) -> None:
-        if self._error is not None:
-            raise self._error
-        if chunk:
-            self._queue.put(chunk)
-
-    def _take(self) -> Iterator[bytes]:
-        while (chunk := self._queue.get()) is not None:
-            yield chunk
-
-    def _run(self, consume: Callable[[Iterator[bytes]], None]) -> None:
-        chunks = self._take()
-        try:
-            consume(chunks)
-        except BaseException as error:
-            self._error = error
-        finally:
-            for _ in chunks:  # never leave the other side waiting for room in the queue
-                pass
-
-
 def _write_frames(stored: Iterator[bytes], write: Callable[[bytes], None], codec: Codec) -> tuple[str, int]:
-    """Pass the stored bytes on; diff_id (hex) and bytes of tar, found on another thread meanwhile."""
-    digest = hashlib.sha256()
-    count = 0
+    """Pass the stored bytes on; diff_id (hex) and bytes of tar, found on two more threads meanwhile."""
+    digest = BackgroundDigest()
 
-    def consume(chunks: Iterator[bytes]) -> None:
-        nonlocal count
-        reader = open_decompressed(cast(BinaryIO, io.BufferedReader(_QueueStream(chunks), _CHUNK)), codec.name)
-        while data := reader.read(_CHUNK):
-            digest.update(data)
-            count += len(data)
+    def decompress(chunks: Iterator[bytes]) -> None:
+        reader = open_decompressed(open_chunks(chunks), codec.name)
+        with digest as feed:
+            while data := reader.read(CHUNK):
+                feed(data)
 
-    with _Worker(consume) as put:
+    with ChunkConsumer(decompress) as put:
         for chunk in stored:
             put(chunk)
             write(chunk)
-    return digest.hexdigest(), count
+    return digest.sha256, digest.count
 
 
 def _write_single(stored: Iterator[bytes], write: Callable[[bytes], None], codec: Codec, total: int) -> tuple[str, int]:
     """Compress the tar anew as one stream; diff_id (hex) and bytes of tar."""
-    digest = hashlib.sha256()
-    count = 0
-
-    def consume(chunks: Iterator[bytes]) -> None:
-        nonlocal count
-        for data in chunks:
-            digest.update(data)
-            count += len(data)
-
+    digest = BackgroundDigest()
     frame = FrameWriter(write, codec, total)
-    with _Worker(consume) as put:
-        reader = open_decompressed(cast(BinaryIO, io.BufferedReader(_QueueStream(stored), _CHUNK)), codec.name)
-        while data := reader.read(_CHUNK):
-            put(data)
+    with digest as feed, read_ahead(open_decompressed(open_chunks(stored), codec.name)) as chunks:
+        for data in chunks:
+            feed(data)
             frame.write(data)
     frame.finish()
-    return digest.hexdigest(), count
+    return digest.sha256, digest.count

@@ -10,18 +10,18 @@ import hashlib
 import io
 import stat
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from imagebuild.base.model import Base, Tree
 from imagebuild.errors import IntegrityError
+from imagebuild.layer.flow import CHUNK, BackgroundDigest, read_ahead
 from imagebuild.layer.model import ExtraFile, Layer
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
 from imagebuild.oci.compression import open_decompressed
 
-_CHUNK = 1 << 20
 _SHOWN = 20
 
 
@@ -64,14 +64,18 @@ def find_faults(
 ) -> Iterator[str]:
     """Every broken rule as a line: names, types, modes, ancestors, the base's own entries, and at the end the digests."""
     compression = media_type.rpartition("+")[2] if "+" in media_type else "none"
+    digest_of_tar = BackgroundDigest()
     with blob.open("rb", buffering=0) as file:
         stored = _HashingReader(file)
-        plain = _HashingReader(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, _CHUNK)), compression))
-        archive = _ForwardFile(plain)
         try:
-            yield from _find_entry_faults(archive, tree, home, replaceable, whiteouts)
-            if archive.has_content_left():
-                yield "there are bytes after the end of the archive"
+            with (
+                digest_of_tar as feed,
+                read_ahead(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, CHUNK)), compression)) as chunks,
+            ):
+                archive = _ForwardFile(chunks, feed)
+                yield from _find_entry_faults(archive, tree, home, replaceable, whiteouts)
+                if archive.has_content_left():
+                    yield "there are bytes after the end of the archive"
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             yield f"the layer cannot be read as a compressed tar: {error}"
             return
@@ -81,12 +85,12 @@ def find_faults(
                 raise
             yield f"the layer cannot be decompressed: {error}"
             return
-        while stored.read(_CHUNK):
+        while stored.read(CHUNK):
             pass
     if "sha256:" + stored.sha256 != digest:
         yield f"the blob's digest is sha256:{stored.sha256}, expected {digest}"
-    if "sha256:" + plain.sha256 != diff_id:
-        yield f"the blob's diff_id is sha256:{plain.sha256}, expected {diff_id}"
+    if "sha256:" + digest_of_tar.sha256 != diff_id:
+        yield f"the blob's diff_id is sha256:{digest_of_tar.sha256}, expected {diff_id}"
 
 
 def _find_entry_faults(file: _ForwardFile, tree: Tree, home: str, replaceable: frozenset[str], whiteouts: frozenset[str]) -> Iterator[str]:
@@ -195,10 +199,13 @@ class _HashingReader(io.RawIOBase):
 
 
 class _ForwardFile:
-    """What tarfile needs of a file, over a stream: seeking ahead reads on, and nothing is read that was not asked for."""
+    """What tarfile needs of a file, over chunks: seeking ahead skips, and nothing is lost that was not asked for."""
 
-    def __init__(self, stream: io.RawIOBase) -> None:
-        self._stream = io.BufferedReader(stream, _CHUNK)
+    def __init__(self, chunks: Iterator[bytes], feed: Callable[[bytes], None]) -> None:
+        self._chunks = chunks
+        self._feed = feed
+        self._chunk = b""
+        self._offset = 0
         self._position = 0
 
     def tell(self) -> int:
@@ -207,18 +214,29 @@ class _ForwardFile:
     def seek(self, position: int) -> None:
         if position < self._position:
             raise tarfile.StreamError("seeking backwards")
-        while left := position - self._position:
-            if not self.read(min(left, _CHUNK)):
-                return
+        while (left := position - self._position) and (self._offset < len(self._chunk) or self._fill()):
+            step = min(left, len(self._chunk) - self._offset)
+            self._offset += step
+            self._position += step
 
     def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
+        data = self._chunk[self._offset : self._offset + size]
+        self._offset += len(data)
+        while len(data) < size and self._fill():
+            more = self._chunk[: size - len(data)]
+            self._offset = len(more)
+            data += more
         self._position += len(data)
         return data
 
     def has_content_left(self) -> bool:
         """Read to the end; whether anything but zeros was left."""
-        found = False
-        while data := self.read(_CHUNK):
-            found = found or data.count(0) != len(data)
+        found = any(self._chunk[self._offset :])
+        while self._fill():
+            found = found or self._chunk.count(0) != len(self._chunk)
         return found
+
+    def _fill(self) -> bool:
+        self._chunk, self._offset = next(self._chunks, b""), 0
+        self._feed(self._chunk)
+        return bool(self._chunk)
