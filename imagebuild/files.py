@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,12 +20,16 @@ from typing import BinaryIO
 from imagebuild.errors import ConfigurationError
 
 TEMPORARY_PREFIX = ".tmp-"
+_SCRATCH_PREFIX = ".tmp-run-"
 _STALE_SECONDS = 24 * 3600
+_NEW_SECONDS = 5
 
 
 def explain_os_error(error: OSError, doing: str) -> ConfigurationError:
     """Turn an operating system's refusal to write into one line and what to do about it."""
-    where = f" {error.filename}" if error.filename else ""
+    # A rename fails under the name that was meant, not under the temporary one.
+    name = error.filename2 or error.filename
+    where = f": {name}" if name else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ConfigurationError(
             f"no space left while {doing}{where}",
@@ -35,7 +40,10 @@ def explain_os_error(error: OSError, doing: str) -> ConfigurationError:
             f"not allowed to write while {doing}{where}: {error.strerror}",
             "give this user write access there, or point --cache-dir (or --root) at a folder it owns",
         )
-    return ConfigurationError(f"cannot go on while {doing}{where}: {error.strerror or error}", "see the line above")
+    return ConfigurationError(
+        f"cannot go on while {doing}{where}: {error.strerror or error}",
+        f"see what lies at {name} and move it away, or name another place" if name else "see that the disk works, then run it again",
+    )
 
 
 def fsync_directory(path: Path) -> None:
@@ -84,12 +92,43 @@ def exclusive(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A folder in ``parent`` that goes away with the block; after a kill, with the next :func:`sweep_temporaries`."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=parent))
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # says that somebody is in here, until the process ends
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
 def sweep_temporaries(folder: Path) -> None:
-    """Remove what killed runs left behind: ``.tmp-*`` older than a day, directly in ``folder``."""
+    """Remove what killed runs left directly in ``folder``: scratch folders nobody is in, other ``.tmp-*`` older than a day."""
     if not folder.is_dir():
         return
     limit = time.time() - _STALE_SECONDS
     for entry in folder.glob(TEMPORARY_PREFIX + "*"):
         with contextlib.suppress(OSError):
-            if entry.is_file() and entry.stat().st_mtime < limit:
+            old = entry.lstat().st_mtime < limit
+            if entry.is_dir() and not entry.is_symlink():
+                if old or (entry.name.startswith(_SCRATCH_PREFIX) and _is_abandoned(entry)):
+                    shutil.rmtree(entry, ignore_errors=True)
+            elif old:
                 entry.unlink()
+
+
+def _is_abandoned(folder: Path) -> bool:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if time.time() - os.fstat(descriptor).st_mtime < _NEW_SECONDS:
+            return False  # its owner may not have locked it yet
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
