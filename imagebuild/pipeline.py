@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +17,11 @@ from imagebuild.check.budget import check_layer, check_prediction
 from imagebuild.config import Team, load_team, parse_size
 from imagebuild.engine.image import DerivedImage, derive_image
 from imagebuild.errors import ConfigurationError, LockError
-from imagebuild.files import exclusive, explain_os_error, write_atomic
+from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_atomic
 from imagebuild.layer.model import LAYER_MTIME
 from imagebuild.lock.model import Lock
-from imagebuild.oci.model import Digest, Platform
+from imagebuild.oci.layout import LayoutStore
+from imagebuild.oci.model import Digest, Manifest, Platform
 from imagebuild.oci.store import Presence, Store, explain_unknown
 from imagebuild.recipe import Recipe, make_recipe, render_dockerfile, render_requirements
 from imagebuild.workspace import Workspace
@@ -86,7 +84,11 @@ def lock_team(
 
     require_python(base)
     path = workspace.lockfile(team.name)
-    before = read_lock(path) if path.is_file() else None
+    try:
+        before = read_lock(path) if path.is_file() else None
+    except LockError as error:  # half a merge, a cut file: locking anew is what repairs it
+        workspace.report(f"{team.name}: {error.message}; locking without it")
+        before = None
     workspace.report(
         f"{team.name}: resolving against {base.name} (Python {base.interpreter.version}, {len(base.inventory.distributions)} packages)"
     )
@@ -121,10 +123,25 @@ def lock_team(
     return lock
 
 
+def read_team_lock(workspace: Workspace, team: Team, base: Base) -> Lock:
+    """The team's lock when it is there, whole, this team's, and fresh; else a LockError that says how to get a new one."""
+    from imagebuild.lock.compiling import check_lock_fresh
+    from imagebuild.lock.lockfile import read_lock
+
+    path = workspace.lockfile(team.name)
+    hint = f"run: imagebuild lock {team.name}"
+    if not path.is_file():
+        raise LockError(f"{path.relative_to(workspace.root)} is missing", hint)
+    lock = read_lock(path)
+    if lock.team != team.name:
+        raise LockError(f"{path.relative_to(workspace.root)} is the lock of team {lock.team}", hint)
+    check_lock_fresh(lock, base, team.requirements, team.local_packages, workspace.root)
+    return lock
+
+
 def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: bool = False) -> Plan:
     """Everything up to the recipe. A missing lock is made (refused when ``locked``); a stale one is always refused."""
-    from imagebuild.lock.compiling import check_lock_fresh
-    from imagebuild.lock.lockfile import lock_digest, read_lock
+    from imagebuild.lock.lockfile import lock_digest
 
     team = load_team(workspace.images, team_name)
     table = team.table
@@ -135,12 +152,8 @@ def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: boo
         )
     base = open_base(workspace, table.base, team.platform)
     require_python(base)
-    path = workspace.lockfile(team_name)
-    if path.is_file():
-        lock = read_lock(path)
-        check_lock_fresh(lock, base, team.requirements, team.local_packages, workspace.root)
-    elif locked:
-        raise LockError(f"{path.relative_to(workspace.root)} is missing", f"run: imagebuild lock {team_name}")
+    if locked or workspace.lockfile(team_name).is_file():
+        lock = read_team_lock(workspace, team, base)
     else:
         lock = lock_team(workspace, team, base, cutoff=cutoff)
     recipe = make_recipe(
@@ -159,11 +172,26 @@ def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: boo
 
 
 def find_image(workspace: Workspace, plan: Plan) -> Digest | None:
-    """The digest the target has under the recipe's tag: one HEAD. Not knowing is an error, never 'absent'."""
+    """The digest the target has under the recipe's tag: one HEAD. Not knowing is an error, never 'absent'.
+
+    A registry takes no manifest without its blobs and serves none that rotted; of a layout folder both are looked at.
+    """
     presence, descriptor = workspace.target.head_manifest(plan.repository, plan.recipe.tag)
     if presence is Presence.UNKNOWN:
         raise explain_unknown(workspace.target, f"{plan.repository}:{plan.recipe.tag}")
-    return descriptor.id if descriptor is not None else None
+    if descriptor is None or (workspace.target is workspace.layout and not _is_whole(workspace.layout, plan.repository, descriptor.id)):
+        return None
+    return descriptor.id
+
+
+def _is_whole(layout: LayoutStore, repository: str, digest: Digest) -> bool:
+    """Whether the folder has what was built here: manifest, config and the topmost layer (the base's may lie elsewhere)."""
+    raw = layout.get_manifest(repository, digest)
+    manifest = raw.parse() if raw is not None else None
+    if not isinstance(manifest, Manifest) or not manifest.layers:
+        return False
+    files = [(layout.blob_file(item.id), item.size) for item in (manifest.config, manifest.layers[-1])]
+    return all(file is not None and file.stat().st_size == size for file, size in files)
 
 
 def write_recipe(workspace: Workspace, plan: Plan) -> Path:
@@ -207,13 +235,6 @@ def _link_wheels(wheels: dict[str, Path], folder: Path) -> None:
             shutil.copyfile(path, target)
 
 
-@contextlib.contextmanager
-def scratch_folder(workspace: Workspace) -> Iterator[Path]:
-    """A folder beside the cache that goes away with the run."""
-    with tempfile.TemporaryDirectory(dir=workspace.cache, prefix=".tmp-build-") as folder:
-        yield Path(folder)
-
-
 def build_image(workspace: Workspace, plan: Plan, *, copy_base: bool = False, workers: int = 2) -> tuple[DerivedImage, Digest, bool]:
     """Build with the direct engine, check, push: the image, its digest, and whether the base's layers were left out."""
     from imagebuild.layer.assembly import build_layer
@@ -237,7 +258,7 @@ def build_image(workspace: Workspace, plan: Plan, *, copy_base: bool = False, wo
     folder = write_recipe(workspace, plan)
     wheels = fetch_team_wheels(workspace, plan)
     _link_wheels(wheels, folder / "wheels")
-    with scratch_folder(workspace) as scratch:
+    with scratch_folder(workspace.cache) as scratch:
         layer = build_layer(
             [(wheels[item.name], item) for item in lock.packages],
             base=base,
