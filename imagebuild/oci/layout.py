@@ -159,8 +159,8 @@ class LayoutStore:
         """Store a blob after checking its size and digest.
 
         A file on the same disk becomes a second name of the same bytes (``source`` must not be changed in place
-        afterwards: write anew and rename, as :mod:`imagebuild.files` does); elsewhere it is copied. A blob of the wrong
-        size that lies there already (a disk that filled up under another tool) is replaced.
+        afterwards: write anew and rename, as :mod:`imagebuild.files` does); elsewhere it is copied. A blob that lies there
+        already with other bytes (a rotten disk, another tool's half-written file) is replaced.
         """
         check_name(repository)
         path = self._blob_path(descriptor.id)
@@ -171,7 +171,7 @@ class LayoutStore:
                 if not (path.is_file() and path.stat().st_size == descriptor.size and path.read_bytes() == source):
                     files.write_atomic(path, source)
                 return
-            if path.is_file() and path.stat().st_size == descriptor.size:
+            if path.is_file() and compute_file_digest(path) == (descriptor.id, descriptor.size):
                 return
             if not self._link(source, descriptor, path):
                 self._copy(source, descriptor, path)
@@ -263,7 +263,7 @@ class LayoutStore:
                 self._prepared = True
             yield
         except OSError as error:
-            raise files.explain_os_error(error, f"{doing} {self.label}:") from error
+            raise files.explain_os_error(error, f"{doing} {self.label}") from error
 
     def _prepare(self) -> None:
         blobs = self.folder / "blobs" / "sha256"
