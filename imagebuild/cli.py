@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from imagebuild import __version__
-from imagebuild.errors import ConfigurationError, ImagebuildError, LockError, UsageError
-from imagebuild.files import explain_os_error
-from imagebuild.workspace import Workspace
+from imagebuild.errors import ConfigurationError, ImagebuildError, UsageError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from imagebuild.catalogue.entries import CatalogueListing
+    from imagebuild.workspace import Workspace
 
 Command = Callable[..., None]
 
@@ -53,6 +56,8 @@ def common_options(function: Command) -> Command:
     def wrapped(
         root: Path, cache_dir: Path | None, registry: str, registry_ca: Path | None, quiet: bool, debug: bool, **arguments: Any
     ) -> None:
+        from imagebuild.workspace import Workspace
+
         click.get_current_context().meta["debug"] = debug
         function(workspace=Workspace(root, cache_dir, registry, registry_ca=registry_ca, quiet=quiet), **arguments)
 
@@ -78,6 +83,17 @@ def _teams(workspace: Workspace, teams: tuple[str, ...], everyone: bool) -> tupl
     return list_teams(workspace.images) if everyone else teams
 
 
+@contextlib.contextmanager
+def _naming(team: str, chosen: tuple[str, ...]) -> Iterator[None]:
+    """Where a command has several teams, its error says which one it is about."""
+    try:
+        yield
+    except ImagebuildError as error:
+        if len(chosen) > 1:
+            error.message = f"{team}: {error.message}"
+        raise
+
+
 @cli.command()
 @click.argument("teams", nargs=-1)
 @click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
@@ -92,10 +108,12 @@ def image(workspace: Workspace, teams: tuple[str, ...], everyone: bool, copy_bas
     from imagebuild.files import exclusive
 
     results = []
-    for team in _teams(workspace, teams, everyone):
+    chosen = _teams(workspace, teams, everyone)
+    for team in chosen:
         started = time.monotonic()
         workspace.prepare()
-        with exclusive(workspace.state / f"image-{team}.lock"):  # a second run of the same team waits, then finds the tag
+        # A second run of the same team waits, then finds the tag.
+        with _naming(team, chosen), exclusive(workspace.state / f"image-{team}.lock"):
             plan = pipeline.plan_image(workspace, team, cutoff=_now(), locked=locked)
             result = pipeline.run_plan(workspace, plan, copy_base=copy_base)
         seconds = time.monotonic() - started
@@ -130,23 +148,20 @@ def lock(
     """Compile the lock of TEAMS, or check it."""
     from imagebuild import pipeline
     from imagebuild.config import load_team
-    from imagebuild.lock.compiling import check_lock_fresh
-    from imagebuild.lock.lockfile import read_lock
 
     cutoff = parse_date(as_of) if as_of else _now()
-    for name in _teams(workspace, teams, everyone):
-        team = load_team(workspace.images, name)
-        base = pipeline.open_base(workspace, team.table.base, team.platform)
-        path = workspace.lockfile(name)
-        if check:
-            if not path.is_file():
-                raise LockError(f"{path.relative_to(workspace.root)} is missing", f"run: imagebuild lock {name}")
-            check_lock_fresh(read_lock(path), base, team.requirements, team.local_packages, workspace.root)
-            click.echo(f"{name}: {path.name} is fresh")
-            continue
-        made = pipeline.lock_team(
-            workspace, team, base, cutoff=cutoff, explicit_cutoff=as_of is not None, upgrade=upgrade, resolver=resolver
-        )
+    chosen = _teams(workspace, teams, everyone)
+    for name in chosen:
+        with _naming(name, chosen):
+            team = load_team(workspace.images, name)
+            base = pipeline.open_base(workspace, team.table.base, team.platform)
+            if check:
+                pipeline.read_team_lock(workspace, team, base)
+                click.echo(f"{name}: {workspace.lockfile(name).name} is fresh")
+                continue
+            made = pipeline.lock_team(
+                workspace, team, base, cutoff=cutoff, explicit_cutoff=as_of is not None, upgrade=upgrade, resolver=resolver
+            )
         for item in made.packages:
             click.echo(f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'})")
 
@@ -351,17 +366,36 @@ def prewarm(workspace: Workspace, only: tuple[str, ...], namespace: str, pull_fr
     click.echo(text, nl=False)
 
 
+def _say(*lines: str) -> None:
+    """Lines on stderr, as far as it takes them: a full disk behind it must not change the exit code."""
+    with contextlib.suppress(OSError):
+        for line in lines:
+            click.echo(line, err=True)
+
+
 def _print_error(error: ImagebuildError) -> None:
-    click.echo(f"error: {error.message}", err=True)
-    for line in error.details:
-        click.echo(line, err=True)
-    if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+    _say(f"error: {error.message}", *error.details, *([f"hint: {error.hint}"] if error.hint else []))
+
+
+class _StopError(BaseException):
+    """A signal asked this process to end; like KeyboardInterrupt nothing but ``main`` catches it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # asked again while it cleans up: it ends at once
+    raise _StopError(number)
 
 
 def main() -> None:
     """Entry point: errors become two lines and an exit code; a traceback only with --debug."""
     debug = "--debug" in sys.argv
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # under nohup SIGHUP stays ignored
+            signal.signal(number, _stop)
     try:
         status = cli.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -374,25 +408,31 @@ def main() -> None:
         click.echo(error.format_message())
         sys.exit(2)
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        click.echo("hint: imagebuild --help, or imagebuild COMMAND --help", err=True)
+        _say(f"error: {error.format_message()}", "hint: imagebuild --help, or imagebuild COMMAND --help")
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; nothing half-written was kept", err=True)
+        _say("interrupted; nothing half-written was kept")
         sys.exit(130)
+    except _StopError as stop:
+        _say(f"stopped by {signal.Signals(stop.number).name}; nothing half-written was kept")
+        sys.exit(128 + stop.number)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
         if debug:
             raise
+        from imagebuild.files import explain_os_error
+
         _print_error(explain_os_error(error, "working"))
         sys.exit(ConfigurationError.exit_code)
     except Exception as error:  # a defect of ours
         if debug:
             raise
-        click.echo(f"error: unexpected {type(error).__name__}: {error}", err=True)
-        click.echo("hint: this is a defect of imagebuild; run it again with --debug and report what it prints", err=True)
+        _say(
+            f"error: unexpected {type(error).__name__}: {error}",
+            "hint: this is a defect of imagebuild; run it again with --debug and report what it prints",
+        )
         sys.exit(1)
 
 

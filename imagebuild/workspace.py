@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -49,9 +50,10 @@ class Workspace:
         return self.root / "lockfiles" / f"pylock.{team}.toml"
 
     def report(self, line: str) -> None:
-        """Progress, one line on stderr; nothing under --quiet."""
+        """Progress, one line on stderr; nothing under --quiet. Nobody being able to read it is no reason to stop."""
         if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                print(line, file=sys.stderr, flush=True)
 
     def prepare(self) -> None:
         """Make the state and cache folders, and sweep what killed runs left; an unwritable place is a clear error."""
@@ -61,6 +63,7 @@ class Workspace:
                 if not os.access(folder, os.W_OK | os.X_OK):
                     raise PermissionError(13, "Permission denied", str(folder))
                 sweep_temporaries(folder)
+            sweep_temporaries(self.cache / "resolve")
         except OSError as error:
             raise explain_os_error(error, "preparing the work folders") from None
 
