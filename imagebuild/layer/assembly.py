@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from imagebuild.base.model import Base, Entry, Tree
-from imagebuild.errors import BuildError, IntegrityError
+from imagebuild.errors import BuildError, ConfigurationError, IntegrityError
 from imagebuild.files import explain_os_error, replacing
 from imagebuild.layer.bytecode import locate_source
 from imagebuild.layer.flow import CHUNK, BackgroundDigest, ChunkConsumer, open_chunks, read_ahead
 from imagebuild.layer.frame import MEDIA_TYPES, FrameWriter, check_codec, compress_frame
 from imagebuild.layer.header import END_OF_ARCHIVE, count_padding, encode_header
-from imagebuild.layer.member import MemberRequest, build_members, drop_member
+from imagebuild.layer.member import MemberRequest, build_members, drop_member, is_intact
 from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, FileFact, Layer, Member, PackageBytes
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
 from imagebuild.lock.model import LockedPackage
@@ -67,17 +67,34 @@ def build_layer(
             report=report,
         )
 
-    members = make(requests)
-    exclusions = find_exclusions(members, folders, cache_tag=base.interpreter.cache_tag)
-    if exclusions:
+    def prepare() -> list[Member]:
+        members = make(requests)
+        exclusions = find_exclusions(members, folders, cache_tag=base.interpreter.cache_tag)
         again = [
             MemberRequest(item.wheel, item.package, item.version, item.sha256, item.filename, exclusions[item.package])
             for item in requests
             if item.package in exclusions
         ]
-        remade = {member.package: member for member in make(again)}
-        members = [remade.get(member.package, member) for member in members]
-    return assemble_layer(members, extra=extra, tree=folders, codec=codec, mtime=mtime, home=home, out=out)
+        remade = {member.package: member for member in make(again)} if again else {}
+        return [remade.get(member.package, member) for member in members]
+
+    def assemble(members: Sequence[Member]) -> Layer:
+        return assemble_layer(members, extra=extra, tree=folders, codec=codec, mtime=mtime, home=home, out=out)
+
+    members = prepare()
+    try:
+        return assemble(members)
+    except ConfigurationError:
+        raise  # no space, no permission: nothing to do with the members
+    except Exception:  # the decompressor may meet the damage before the digest does, with an error of its own
+        damaged = [member for member in members if not is_intact(member)]
+        if not damaged:
+            raise
+        # A cache that rotted is no reason to give up while the wheels are there; once is enough to tell a bad disk.
+        for member in damaged:
+            drop_member(member)
+        report(f"damaged in the cache and prepared anew: {', '.join(member.package for member in damaged)}")
+        return assemble(prepare())
 
 
 def find_exclusions(members: Sequence[Member], folders: FolderResolver, *, cache_tag: str) -> dict[str, frozenset[str]]:

@@ -27,6 +27,7 @@ from imagebuild.errors import BuildError
 _DOES_NOT_COMPILE = 0xFFFFFFFF
 _PIECE = 1 << 16
 _KEPT_STDERR = 8192
+_READ_AGAIN = "remove the folder bases/ of the cache, so that the base is read again"
 
 # Runs in the base's interpreter, 3.8 or newer, standard library only.
 _CHILD = r"""
@@ -174,7 +175,10 @@ class BytecodeCompiler:
         try:
             self._child = self._runtime.start(_CHILD)
         except OSError as error:
-            raise BuildError(f"cannot start the base's interpreter for bytecode: {error}", "run `imagebuild doctor`") from None
+            raise BuildError(
+                f"cannot start the base's interpreter for bytecode: {error}",
+                _READ_AGAIN,
+            ) from None
         self._poll = select.poll()
         for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
             assert pipe is not None
@@ -194,7 +198,7 @@ class BytecodeCompiler:
             raise BuildError(
                 f"the interpreter that runs writes {tag} bytecode ({magic.hex()}), the base's inventory says "
                 f"{self._interpreter.cache_tag} ({self._interpreter.magic})",
-                "remove this base's inventory from the cache, so that it is read again",
+                _READ_AGAIN,
             )
 
     def _exchange(self, outgoing: bytes, wanted: int) -> bytes:
@@ -245,5 +249,5 @@ class BytecodeCompiler:
         self.close()
         return BuildError(
             f"the base's interpreter {what} while it compiled bytecode" + (f": {lines[-1][:300]}" if lines else ""),
-            "run `imagebuild doctor`; if it stays, use the docker engine",
+            f"run it again; if it stays, {_READ_AGAIN}",
         )

@@ -62,12 +62,16 @@ class MemberRequest(msgspec.Struct, frozen=True):
 
 
 class _Index(msgspec.Struct, frozen=True):
-    """``index.json`` of a cached member."""
+    """``index.json`` of a cached member. ``check`` is the SHA-256 of the index without it: files rot too."""
 
     sha256: str
     compressed: int
     uncompressed: int
     files: tuple[FileFact, ...]
+    check: str
+
+    def compute_check(self) -> str:
+        return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, check=""))).hexdigest()
 
 
 class _Entry(msgspec.Struct):
@@ -246,6 +250,11 @@ def build_members(
     return [member for member, _ in results]
 
 
+def is_intact(member: Member) -> bool:
+    """Whether the cached bytes are those of the index."""
+    return member.blob.is_file() and hash_file(member.blob) == member.sha256
+
+
 def drop_member(member: Member) -> None:
     """Forget a cached member whose bytes turned out to be damaged."""
     member.blob.with_name("index.json").unlink(missing_ok=True)
@@ -339,9 +348,9 @@ def _load(store: Path, request: MemberRequest, codec: Codec) -> Member | None:
     blob = store / _name_blob(codec)
     try:
         index = msgspec.json.decode((store / "index.json").read_bytes(), type=_Index)
-        if blob.stat().st_size != index.compressed:
+        if index.check != index.compute_check() or blob.stat().st_size != index.compressed:
             return None
-    except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     return Member(request.package, request.version, blob, index.compressed, index.uncompressed, index.files, index.sha256)
 
@@ -388,8 +397,8 @@ def _write(
                 )
             )
             frame.finish()
-        index = _Index(frame.sha256, frame.compressed, total, tuple(sorted(facts, key=lambda fact: fact.path)))
-        write_atomic(store / "index.json", msgspec.json.encode(index))
+        index = _Index(frame.sha256, frame.compressed, total, tuple(sorted(facts, key=lambda fact: fact.path)), "")
+        write_atomic(store / "index.json", msgspec.json.encode(msgspec.structs.replace(index, check=index.compute_check())))
 
 
 def _write_entry(frame: FrameWriter, entry: _Entry, mtime: int) -> FileFact:
