@@ -16,6 +16,7 @@ import sqlite3
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -23,12 +24,12 @@ from imagebuild.base.archive import Header, LayerArchive
 from imagebuild.base.model import INVENTORY_FORMAT, Base, Interpreter, Inventory, LayerFacts, User, compute_fingerprint
 from imagebuild.base.runtime import CutRuntime, Launch, runs_here
 from imagebuild.base.tree import SqliteTree, TreeWriter
-from imagebuild.errors import ConfigurationError, IntegrityError
+from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
 from imagebuild.files import exclusive, explain_os_error, fsync_directory, write_atomic
 from imagebuild.oci.model import Descriptor, Digest, ImageConfig, Index, Manifest, Platform, RawManifest
 from imagebuild.oci.store import Store
 
-CACHE_FORMAT = 1  # of the folder; raise it when what is kept changes
+CACHE_FORMAT = 2  # of the folder; raise it when what is kept changes
 HASHED_LIMIT = 1 << 20  # bytes: larger files in site-packages get no sha256
 _TEXT_LIMIT = 32 << 20
 _LIBRARY_LIMIT = 64 << 20
@@ -109,6 +110,13 @@ def _is_hashed(path: bytes, size: int) -> bool:
     return size <= HASHED_LIMIT and (b"/site-packages/" in path or b"/dist-packages/" in path)
 
 
+def _read_to_end(stream: BinaryIO) -> None:
+    from imagebuild.oci.compression import CHUNK
+
+    while stream.read(CHUNK):
+        pass
+
+
 class _LayerReader:
     """Applies layers to a tree and puts aside what may be part of an interpreter."""
 
@@ -122,24 +130,17 @@ class _LayerReader:
 
     def read(self, store: Store, repository: str, descriptor: Descriptor, diff_id: str) -> LayerFacts:
         """One layer: to the very end, its stored bytes verified by the store and its tar against ``diff_id``."""
-        from imagebuild.oci.compression import CHUNK, open_decompressed
+        from imagebuild.oci.compression import open_decompressed
 
         self._tree.start_layer()
         with store.open_blob(repository, descriptor) as stored:
             archive = LayerArchive(open_decompressed(stored, descriptor.compression))
-            for header in archive.entries():
-                folder, _, name = header.path.rpartition(b"/")
-                if name.startswith(b".wh."):
-                    self._apply_whiteout(folder, name)
-                elif header.kind == "hardlink":
-                    self._tree.add_hard_link(header)
-                elif header.kind == "file":
-                    self._add_file(archive, header)
-                else:
-                    self._tree.add(header)
-            archive.drain()
-            while stored.read(CHUNK):  # bytes after the compressed stream: the store verifies at the end of them
-                pass
+            try:
+                self._read_entries(archive)
+            except IntegrityError:
+                _read_to_end(stored)  # if these are not the bytes that were asked for, the store says so: the better reason
+                raise
+            _read_to_end(stored)  # bytes after the compressed stream: the store verifies at the end of them
         found = "sha256:" + archive.hash.hexdigest()
         if found != diff_id:
             raise IntegrityError(
@@ -147,6 +148,19 @@ class _LayerReader:
                 "the base image is damaged; push it again, or pin another digest",
             )
         return LayerFacts(descriptor.digest, descriptor.size, diff_id, archive.count)
+
+    def _read_entries(self, archive: LayerArchive) -> None:
+        for header in archive.entries():
+            folder, _, name = header.path.rpartition(b"/")
+            if name.startswith(b".wh."):
+                self._apply_whiteout(folder, name)
+            elif header.kind == "hardlink":
+                self._tree.add_hard_link(header)
+            elif header.kind == "file":
+                self._add_file(archive, header)
+            else:
+                self._tree.add(header)
+        archive.drain()
 
     def _apply_whiteout(self, folder: bytes, name: bytes) -> None:
         if name == b".wh..wh..opq":
@@ -213,10 +227,17 @@ def read_user(tree: SqliteTree, config: str, home: str) -> User:
 
 
 class _Facts(msgspec.Struct, frozen=True):
-    """What else the cache keeps: the folder's format and how to start the interpreter."""
+    """What else the cache keeps: the folder's format, SHA-256 of what was derived, and how to start the interpreter."""
 
     format: int
+    inventory: str
+    tree: str
     launch: Launch | None = None
+    check: str = ""  # SHA-256 of all the other fields
+
+    def sealed(self) -> _Facts:
+        plain = msgspec.structs.replace(self, check="")
+        return msgspec.structs.replace(plain, check=hashlib.sha256(msgspec.json.encode(plain)).hexdigest())
 
 
 def _read_aside(store: Store, repository: str, raw: RawManifest, config_data: bytes, folder: Path, report: Callable[[str], None]) -> None:
@@ -244,7 +265,13 @@ def _read_aside(store: Store, repository: str, raw: RawManifest, config_data: by
     (folder / "manifest.json").write_bytes(raw.data)
     (folder / "config.json").write_bytes(config_data)
     (folder / "inventory.json").write_bytes(encode_inventory(inventory))
-    (folder / "facts.json").write_bytes(msgspec.json.encode(_Facts(CACHE_FORMAT, launch)))
+    facts = _Facts(CACHE_FORMAT, _hash_file(folder / "inventory.json"), _hash_file(folder / "tree.sqlite"), launch)
+    (folder / "facts.json").write_bytes(msgspec.json.encode(facts.sealed()))
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _describe(
@@ -316,7 +343,7 @@ def _load(bases: Path, digest: Digest, media_type: str) -> _Cached | None:
     folder = bases / digest.hex
     try:
         facts = msgspec.json.decode((folder / "facts.json").read_bytes(), type=_Facts)
-        if facts.format != CACHE_FORMAT or not (folder / "tree.sqlite").is_file():
+        if facts.format != CACHE_FORMAT or facts != facts.sealed() or _hash_file(folder / "tree.sqlite") != facts.tree:
             return None
         if facts.launch is not None and not (folder / "rootfs" / facts.launch.executable).is_file():
             return None
@@ -327,11 +354,13 @@ def _load(bases: Path, digest: Digest, media_type: str) -> _Cached | None:
         config_data = (folder / "config.json").read_bytes()
         if not isinstance(manifest, Manifest) or Digest.of(config_data) != manifest.config.digest:
             return None
+        if _hash_file(folder / "inventory.json") != facts.inventory:
+            return None
         inventory = decode_inventory((folder / "inventory.json").read_bytes())
         if inventory.interpreter is not None and facts.launch is None and runs_here(inventory.platform):
             return None  # described from its files on a machine that could not run it; this one can
         return _Cached(raw, config_data, inventory, facts.launch)
-    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError, ConfigurationError, IntegrityError):
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, msgspec.DecodeError, ConfigurationError, IntegrityError):
         return None
 
 
@@ -346,7 +375,7 @@ def _read_pin(bases: Path, pinned: Digest, platform: Platform) -> tuple[Digest, 
 def _fetch_manifest(store: Store, repository: str, digest: Digest) -> RawManifest:
     raw = store.get_manifest(repository, digest)
     if raw is None:
-        raise ConfigurationError(
+        raise RemoteError(
             f"{store.label} has no {repository}@{digest}",
             "correct the pin (imagebuild base pin) or the mirror; a base built here is made by imagebuild base build",
         )

@@ -14,7 +14,7 @@ import pytest
 from imagebuild.base.distributions import read_distributions, read_requires_text
 from imagebuild.base.reading import choose_keeping, decode_inventory, encode_inventory, read_user, require_python
 from imagebuild.base.tree import SqliteTree
-from imagebuild.errors import ConfigurationError, IntegrityError
+from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Platform
 from tests.bases import REPOSITORY, entry, make_layer, push_image, push_index, read_image
@@ -189,7 +189,7 @@ def test_whiteout_of_nothing_is_refused(tmp_path: Path, name: str) -> None:
 def test_missing_pin_says_what_to_do(tmp_path: Path) -> None:
     store = LayoutStore(tmp_path / "layout")
     other = push_image(LayoutStore(tmp_path / "other"), [make_layer([])])
-    with pytest.raises(ConfigurationError, match="has no bases/test@sha256") as caught:
+    with pytest.raises(RemoteError, match="has no bases/test@sha256") as caught:
         read_image(store, other, tmp_path / "cache")
     assert "imagebuild base" in caught.value.hint
     assert REPOSITORY in caught.value.message
