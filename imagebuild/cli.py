@@ -99,9 +99,10 @@ def _naming(team: str, chosen: tuple[str, ...]) -> Iterator[None]:
 @click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
 @click.option("--copy-base", is_flag=True, help="Copy base layers the target lacks and cannot mount.")
 @click.option("--locked", is_flag=True, help="Refuse to make a missing lock (for CI).")
+@click.option("--load", is_flag=True, help="Also put the image into the local Docker, ready for `docker run TEAM:TAG`.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 @common_options
-def image(workspace: Workspace, teams: tuple[str, ...], everyone: bool, copy_base: bool, locked: bool, as_json: bool) -> None:
+def image(workspace: Workspace, teams: tuple[str, ...], everyone: bool, copy_base: bool, locked: bool, load: bool, as_json: bool) -> None:
     """Build, check and push the image of TEAMS: the whole pipeline."""
     from imagebuild import pipeline
     from imagebuild.config import format_size
@@ -109,6 +110,10 @@ def image(workspace: Workspace, teams: tuple[str, ...], everyone: bool, copy_bas
 
     results = []
     chosen = _teams(workspace, teams, everyone)
+    if load:
+        from imagebuild.engine.local import connect_engine, load_image
+
+        connect_engine().close()  # before anything is built, not after
     for team in chosen:
         started = time.monotonic()
         workspace.prepare()
@@ -116,6 +121,9 @@ def image(workspace: Workspace, teams: tuple[str, ...], everyone: bool, copy_bas
         with _naming(team, chosen), exclusive(workspace.state / f"image-{team}.lock"):
             plan = pipeline.plan_image(workspace, team, cutoff=_now(), locked=locked)
             result = pipeline.run_plan(workspace, plan, copy_base=copy_base)
+            if load:
+                loaded = load_image(workspace, plan.repository, result["digest"], f"{team}:{result['tag']}")
+                result = {**result, "loaded": loaded.name, "loaded_bytes": loaded.size}
         seconds = time.monotonic() - started
         results.append({**result, "seconds": round(seconds, 2)})
         if not as_json:
@@ -127,6 +135,9 @@ def image(workspace: Workspace, teams: tuple[str, ...], everyone: bool, copy_bas
                 click.echo(f"  layer     {size}, {result['packages']} packages; budget {result['budget']}")
                 if result["sparse"]:
                     click.echo("  sparse    the base's layers are not in this folder; add --copy-base for a complete copy")
+            if load:
+                how = f"{format_size(result['loaded_bytes'])} handed over" if result["loaded_bytes"] else "it was there"
+                click.echo(f"  loaded    docker run {result['loaded']}  ({how})")
             click.echo(f"  {'built in' if result['built'] else 'there already,'} {seconds:.1f} s")
     if as_json:
         click.echo(json.dumps(results, indent=2))
