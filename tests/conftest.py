@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+pytest_plugins = ("tests.workspaces",)  # one build of the main job for all modules
+
 _skipped: list[str] = []
 
 
