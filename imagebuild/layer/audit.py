@@ -17,6 +17,7 @@ from typing import BinaryIO, cast
 
 from imagebuild.base.model import Base, Tree
 from imagebuild.errors import IntegrityError
+from imagebuild.layer.dpkg import SystemFiles, is_cleaned
 from imagebuild.layer.flow import CHUNK, BackgroundDigest, read_ahead
 from imagebuild.layer.model import ExtraFile, Layer
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
@@ -25,10 +26,20 @@ from imagebuild.oci.compression import open_decompressed
 _SHOWN = 20
 
 
-def audit_layer(layer: Layer, *, base: Base, extra: Sequence[ExtraFile] = (), whiteouts: frozenset[str] = frozenset()) -> None:
+def audit_layer(
+    layer: Layer,
+    *,
+    base: Base,
+    extra: Sequence[ExtraFile] = (),
+    whiteouts: frozenset[str] = frozenset(),
+    foreign: bool = False,
+    system: SystemFiles | None = None,
+) -> None:
     """IntegrityError with all findings unless the blob on disk is what ``layer`` says and keeps the layer rules.
 
-    ``extra``: files that may replace one of the base; ``whiteouts``: paths whose deletion is meant.
+    ``extra``: files that may replace one of the base; ``whiteouts``: paths whose deletion is meant; ``foreign``: a
+    container engine wrote it (folders' names end in a slash there); ``system``: packages that apt installed in it, and so
+    what dpkg may change.
     """
     findings = list(
         find_faults(
@@ -40,6 +51,8 @@ def audit_layer(layer: Layer, *, base: Base, extra: Sequence[ExtraFile] = (), wh
             diff_id=layer.diff_id,
             replaceable=frozenset(item.path for item in extra),
             whiteouts=whiteouts,
+            foreign=foreign,
+            system=system,
         )
     )
     if findings:
@@ -61,6 +74,8 @@ def find_faults(
     diff_id: str,
     replaceable: frozenset[str] = frozenset(),
     whiteouts: frozenset[str] = frozenset(),
+    foreign: bool = False,
+    system: SystemFiles | None = None,
 ) -> Iterator[str]:
     """Every broken rule as a line: names, types, modes, ancestors, the base's own entries, and at the end the digests."""
     compression = media_type.rpartition("+")[2] if "+" in media_type else "none"
@@ -73,7 +88,7 @@ def find_faults(
                 read_ahead(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, CHUNK)), compression)) as chunks,
             ):
                 archive = _ForwardFile(chunks, feed)
-                yield from _find_entry_faults(archive, tree, home, replaceable, whiteouts)
+                yield from _find_entry_faults(archive, tree, home, replaceable, whiteouts, foreign, system)
                 if archive.has_content_left():
                     yield "there are bytes after the end of the archive"
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
@@ -93,10 +108,19 @@ def find_faults(
         yield f"the blob's diff_id is sha256:{digest_of_tar.sha256}, expected {diff_id}"
 
 
-def _find_entry_faults(file: _ForwardFile, tree: Tree, home: str, replaceable: frozenset[str], whiteouts: frozenset[str]) -> Iterator[str]:
+def _find_entry_faults(
+    file: _ForwardFile,
+    tree: Tree,
+    home: str,
+    replaceable: frozenset[str],
+    whiteouts: frozenset[str],
+    foreign: bool,
+    system: SystemFiles | None,
+) -> Iterator[str]:
     folders = FolderResolver(tree)
     forbidden = forbidden_folders(folders, home)
     seen: dict[str, bool] = {}  # path -> whether it is a folder
+    brought: set[str] = set()  # folders that the base lacks
     with closing(tarfile.open(fileobj=cast(BinaryIO, file), mode="r:", tarinfo=_RawTarInfo)) as archive:
         for entry in archive:
             archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
@@ -106,6 +130,8 @@ def _find_entry_faults(file: _ForwardFile, tree: Tree, home: str, replaceable: f
             if name.startswith("/") or ".." in name.split("/"):
                 yield f"{name!r}: absolute, or with '..'"
                 continue
+            if foreign and entry.isdir():
+                raw, name = raw.removesuffix("/"), name.removesuffix("/")
             if raw.endswith("/") or any(part in ("", ".") for part in name.split("/")):
                 yield f"{name!r}: not in plain form"
                 continue
@@ -114,11 +140,30 @@ def _find_entry_faults(file: _ForwardFile, tree: Tree, home: str, replaceable: f
             if path in seen:
                 yield f"{path}: twice in the layer"
             seen[path] = folder
-            yield from _find_type_faults(entry, path, whiteouts)
             if any(is_within(path, place) for place in forbidden):
                 yield f"{path}: hidden or emptied when the image runs"
             yield from _find_ancestor_faults(path, seen)
+            if system is not None:
+                if folder and folders.get(path) is None:
+                    brought.add(path)
+                if is_systems(entry, path, system, brought):
+                    continue
+            yield from _find_type_faults(entry, path, whiteouts)
             yield from _find_base_faults(entry, path, folders, replaceable)
+
+
+def is_systems(entry: tarfile.TarInfo, path: str, system: SystemFiles, brought: set[str]) -> bool:
+    """Whether this entry is the system packages' business. Never an entry that anyone may write, a device or a socket."""
+    if entry.issym():
+        return system.owns(path, brought) or entry.linkname.startswith("/etc/alternatives/")
+    if entry.isdir():
+        # Folders that maintainer scripts make are listed nowhere; one of the base must keep its metadata.
+        return path in brought and not (entry.mode & 0o002 and not entry.mode & 0o1000)
+    folder, _, name = path.rpartition("/")
+    if name.startswith(".wh."):
+        hidden = f"{folder}/{name.removeprefix('.wh.')}"
+        return not name.startswith(".wh..wh.") and (is_cleaned(hidden) or system.owns(hidden, brought))
+    return (entry.isreg() or entry.islnk()) and not entry.mode & 0o002 and system.owns(path, brought)
 
 
 def _find_type_faults(entry: tarfile.TarInfo, path: str, whiteouts: frozenset[str]) -> Iterator[str]:

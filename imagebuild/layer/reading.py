@@ -1,0 +1,117 @@
+"""A layer that another program wrote, read once: both digests, sizes, and which package brings how many bytes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import posixpath
+import re
+import tarfile
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from imagebuild.errors import IntegrityError
+from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system_files
+from imagebuild.layer.model import Layer, PackageBytes
+from imagebuild.oci.compression import CHUNK, open_decompressed
+
+_RECORD = re.compile(r"(?P<site>/.+)/(?P<name>[^/]+)-(?P<version>[^/-]+)\.dist-info/RECORD")
+_TEXT_LIMIT = 64 << 20  # a RECORD, a package's list or dpkg's status is never larger
+
+
+class ForeignLayer(Layer, frozen=True):
+    """A layer written by a container engine. ``system`` is what apt did in it, None when nothing."""
+
+    system: SystemFiles | None = None
+    newest: int = 0  # the latest modification time of its entries, seconds since 1970
+
+
+class _HashingStream(io.RawIOBase):
+    """Passes a stream on, hashing and counting what goes by."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._digest = hashlib.sha256()
+        self.count = 0
+
+    @property
+    def digest(self) -> str:
+        return "sha256:" + self._digest.hexdigest()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = self._stream.read(-1 if size is None else size) or b""
+        self._digest.update(data)
+        self.count += len(data)
+        return data
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def read_foreign_layer(blob: Path, media_type: str) -> ForeignLayer:
+    """Read ``blob`` to its end. IntegrityError when it is no compressed tar.
+
+    A package's compressed size is its share by installed bytes: one stream has no borders between packages.
+    """
+    compression = media_type.rpartition("+")[2] if "+" in media_type else "none"
+    sizes: dict[str, int] = {}
+    records: dict[str, str] = {}
+    lists: dict[str, str] = {}
+    status = ""
+    newest = 0
+    with blob.open("rb") as file:
+        stored = _HashingStream(file)
+        content = _HashingStream(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, CHUNK)), compression))
+        try:
+            with tarfile.open(fileobj=cast(BinaryIO, content), mode="r|", bufsize=CHUNK) as archive:
+                for entry in archive:
+                    archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+                    newest = max(newest, int(entry.mtime))
+                    if not entry.isreg():
+                        continue
+                    path = "/" + entry.name.removeprefix("./")
+                    sizes[path] = entry.size
+                    if entry.size <= _TEXT_LIMIT and (path == STATUS or is_dpkg_list(path) or _RECORD.fullmatch(path)):
+                        text = cast("BinaryIO", archive.extractfile(entry)).read().decode("utf-8", "replace")
+                        if path == STATUS:
+                            status = text
+                        else:
+                            (lists if is_dpkg_list(path) else records)[path] = text
+            while content.read(CHUNK):
+                pass
+            while stored.read(CHUNK):
+                pass
+        except (tarfile.TarError, EOFError) as error:
+            raise IntegrityError(f"the engine's layer cannot be read: {error}", "build again; if it stays, try another builder") from None
+    system = read_system_files(lists, status, sizes)
+    installed = sum(sizes.values())
+    packages = [_describe_record(path, text, sizes) for path, text in records.items()]
+    packages += [(f"{name} (apt)", system.versions[name], size) for name, size in system.sizes.items()] if system else []
+    shares = [PackageBytes(name, version, stored.count * size // (installed or 1), size) for name, version, size in packages]
+    return ForeignLayer(
+        blob=blob,
+        digest=stored.digest,
+        size=stored.count,
+        diff_id=content.digest,
+        uncompressed=content.count,
+        installed=installed,
+        media_type=media_type,
+        packages=tuple(sorted(shares, key=lambda share: (-share.compressed, share.package))),
+        system=system,
+        newest=newest,
+    )
+
+
+def _describe_record(path: str, text: str, sizes: dict[str, int]) -> tuple[str, str, int]:
+    """(normalised name, version, bytes in the layer) of the distribution with this RECORD."""
+    match = _RECORD.fullmatch(path)
+    assert match is not None
+    paths = {posixpath.normpath(posixpath.join(match["site"], row[0])) for row in csv.reader(text.splitlines()) if row}
+    name = re.sub(r"[-_.]+", "-", match["name"]).lower()
+    return name, match["version"], sum(sizes.get(item, 0) for item in paths)
