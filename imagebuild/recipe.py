@@ -145,8 +145,12 @@ def render_dockerfile(recipe: Recipe, base: Base) -> str:
     """
     python = shlex.quote(base.interpreter.path)
     epoch = created_epoch(recipe.created)
+    # pip 26 lets nothing be imported once it has begun to install, codecs neither: without them it would leave out the bytecode
+    # of sources that are not UTF-8.
+    codecs = "import encodings.aliases, runpy; list(map(encodings.search_function, set(encodings.aliases.aliases.values())))"
+    start = f"{python} -c \"{codecs}; runpy.run_module('pip', run_name='__main__', alter_sys=True)\""
     pip = (
-        f"{python} -m pip --isolated --no-cache-dir --disable-pip-version-check install --no-index --find-links {_CONTEXT} "
+        f"{start} --isolated --no-cache-dir --disable-pip-version-check install --no-index --find-links {_CONTEXT} "
         "--no-deps --require-hashes --only-binary :all: --break-system-packages --root-user-action ignore --no-warn-script-location"
     )
     steps = [
