@@ -23,7 +23,7 @@ _CONTEXT = "/run/imagebuild"  # where the build context with the wheels is mount
 _PORTS = {"jupyter": "8888", "vscode": "8888", "rstudio": "8888"}  # Kubeflow serves all three kinds on 8888
 
 
-class Recipe(msgspec.Struct, frozen=True):
+class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     """The inputs. Two equal recipes are the same image; anything that changes a byte of it is in here."""
 
     format: int
@@ -39,6 +39,7 @@ class Recipe(msgspec.Struct, frozen=True):
     constraints: str  # the file's text; empty when the team wants none
     environment: dict[str, str]  # added to the base's Env
     annotations: dict[str, str]  # those known before the build; also the labels
+    system: tuple[str, ...] = ()  # Debian packages apt installs, as the team wrote them, sorted
 
     @property
     def key(self) -> str:
@@ -85,6 +86,7 @@ def make_recipe(
     title: str,
     description: str,
     owners: tuple[str, ...],
+    system: tuple[str, ...] = (),
 ) -> Recipe:
     """The recipe of one team's image. ``environment`` is the team's own; PIP_CONSTRAINT joins it here."""
     added = dict(environment)
@@ -124,6 +126,7 @@ def make_recipe(
         constraints=constraints,
         environment=added,
         annotations={key: value for key, value in notes.items() if value},
+        system=tuple(sorted(set(system))),
     )
 
 
@@ -157,6 +160,7 @@ def render_dockerfile(recipe: Recipe, base: Base) -> str:
         f"export HOME={_CONTEXT}-home TMPDIR=/dev/shm SOURCE_DATE_EPOCH={epoch} PIP_CONFIG_FILE=/dev/null PYTHONDONTWRITEBYTECODE=1",
         "unset PIP_CONSTRAINT PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_REQUIREMENT PIP_TARGET PIP_USER",
         "umask 022",
+        *render_apt_steps(recipe.system),
         f"{pip} -r {_CONTEXT}/requirements.txt",
     ]
     if recipe.constraints:
@@ -167,7 +171,7 @@ def render_dockerfile(recipe: Recipe, base: Base) -> str:
         f"# Build it by hand, from this folder: docker buildx build --build-context wheels=wheels {build_context_option(base)}.",
         f"FROM {docker_reference(base)}",
         "USER root",
-        f"RUN --network=none --mount=type=bind,from=wheels,target={_CONTEXT} \\",
+        f"RUN {render_mounts(recipe.system)} \\",
         "    set -eu; \\\n    " + "; \\\n    ".join(steps),
     ]
     lines += [f"ENV {name}={_quote(value)}" for name, value in sorted(recipe.environment.items())]
@@ -175,6 +179,43 @@ def render_dockerfile(recipe: Recipe, base: Base) -> str:
     # Verbatim: a name would fail under runAsNonRoot where the base gives a number.
     lines.append(f"USER {base.inventory.user.config or '0'}")
     return "\n".join(lines) + "\n"
+
+
+_APT = "/run/imagebuild-apt"  # the machine's apt sources, where the base has none: secrets, seen by the RUN only
+APT_SECRETS = {"apt-sources": "sources.list", "apt-keyring": "keyring.gpg", "apt-auth": "auth.conf", "apt-ca": "ca.pem"}
+_APT_WASTE = ("/var/lib/apt/lists", "/var/cache/apt", "/var/log/apt", "/var/cache/ldconfig")
+
+
+def render_mounts(system: tuple[str, ...]) -> str:
+    """The RUN's network and mounts. With system packages: a network, the optional secrets, and memory over what apt litters."""
+    wheels = f"--mount=type=bind,from=wheels,target={_CONTEXT}"
+    if not system:
+        return f"--network=none {wheels}"
+    # apt fetches as a user of its own, so the secrets are readable; they are gone with the RUN.
+    secrets = [f"--mount=type=secret,id={name},target={_APT}/{file},mode=0444" for name, file in APT_SECRETS.items()]
+    waste = [f"--mount=type=tmpfs,target={folder}" for folder in _APT_WASTE]
+    return " \\\n    ".join([wheels, *waste, *secrets])
+
+
+def render_apt_steps(system: tuple[str, ...]) -> list[str]:
+    """Shell steps that install Debian packages and leave nothing behind but what dpkg keeps."""
+    if not system:
+        return []
+    names = " ".join(shlex.quote(name) for name in system)
+    return [
+        "export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8",
+        "touch /dev/shm/started",
+        "set -- -o DPkg::Options::=--log=/dev/null -o DPkg::Options::=--force-confold -o APT::Update::Error-Mode=any",
+        f"if [ -s {_APT}/sources.list ]; then . /etc/os-release; "
+        f'sed "s/@SUITE@/$VERSION_CODENAME/g" {_APT}/sources.list > /dev/shm/sources.list; '
+        f'set -- "$@" -o Dir::Etc::SourceList=/dev/shm/sources.list -o Dir::Etc::SourceParts=/dev/null; fi',
+        f'if [ -s {_APT}/auth.conf ]; then set -- "$@" -o Dir::Etc::netrc={_APT}/auth.conf; fi',
+        f'if [ -s {_APT}/ca.pem ]; then set -- "$@" -o Acquire::https::CAInfo={_APT}/ca.pem; fi',
+        'apt-get "$@" -qq update',
+        f'apt-get "$@" -qq -y --no-install-recommends install {names}',
+        "find /var/log -type f -newer /dev/shm/started -delete",
+        "rm -f /var/cache/debconf/*-old /var/lib/dpkg/*-old /dev/shm/started /dev/shm/sources.list",
+    ]
 
 
 def docker_reference(base: Base) -> str:
