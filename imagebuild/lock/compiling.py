@@ -15,7 +15,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from imagebuild.base.model import Base, Distribution
-from imagebuild.errors import ConfigurationError, LockError
+from imagebuild.errors import ConfigurationError, LockError, RemoteError
 from imagebuild.files import explain_os_error
 from imagebuild.lock.indexes import PackageIndex, validate_indexes
 from imagebuild.lock.localpackage import LocalWheel, build_local_wheel, hash_tree
@@ -96,6 +96,11 @@ def compile_lock(
             raise explain_os_error(error, "preparing the resolution") from None
         outcome, label = _run_resolver(resolver, base, scratch, policy.url, report)
         policy.raise_failure()
+        if not outcome.succeeded and not policy.reached and any(applies(item.requirement, environment) for item in direct):
+            raise RemoteError(
+                "the resolver cannot reach imagebuild on this machine's own loopback interface (127.0.0.1)",
+                "bring the interface up (ip link set lo up) and allow local connections, then run it again",
+            )
         if not outcome.succeeded:
             known = Explanation(base, held, list_edge_owners(standing, environment), direct, policy)
             raise explain_failure(outcome, known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from imagebuild.errors import IntegrityError, LockError
@@ -40,7 +40,7 @@ def fetch_wheels(
     if missing:
         total = sum(package.size for package in missing)
         report(f"fetching {len(missing)} of {len(lock.packages)} wheels, {total / 1e6:.1f} MB")
-        found.update(_fetch(missing, indexes, cache, parallel))
+        found.update(_fetch(missing, indexes, cache, parallel, lock.team))
     return {package.name: found[package.name] for package in lock.packages}
 
 
@@ -77,7 +77,7 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _fetch(missing: Sequence[LockedPackage], indexes: Sequence[PackageIndex], cache: Path, parallel: int) -> dict[str, Path]:
+def _fetch(missing: Sequence[LockedPackage], indexes: Sequence[PackageIndex], cache: Path, parallel: int, team: str) -> dict[str, Path]:
     by_name = {index.name: index for index in indexes}
     with contextlib.ExitStack() as stack:
         upstreams: dict[str, Upstream] = {}
@@ -92,27 +92,31 @@ def _fetch(missing: Sequence[LockedPackage], indexes: Sequence[PackageIndex], ca
         pool = stack.enter_context(ThreadPoolExecutor(max(1, parallel), "fetch"))
         # Largest first: the last worker is not left alone with the largest file.
         order = sorted(missing, key=lambda package: -package.size)
-        work: dict[str, Future[Path]] = {item.name: pool.submit(_fetch_one, item, upstreams[item.index], cache) for item in order}
+        work: dict[str, Future[Path]] = {item.name: pool.submit(_fetch_one, item, upstreams[item.index], cache, team) for item in order}
         try:
+            for future in as_completed(work.values()):  # the first failure, not that of the largest file
+                future.result()
             return {name: future.result() for name, future in work.items()}
         except BaseException:
+            for upstream in upstreams.values():
+                upstream.stop()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _fetch_one(package: LockedPackage, upstream: Upstream, cache: Path) -> Path:
+def _fetch_one(package: LockedPackage, upstream: Upstream, cache: Path, team: str) -> Path:
     path = wheel_cache_path(cache, package.sha256, package.filename)
     page = upstream.read_project(package.name)
     offered = next((file for file in page.files if file.filename == package.filename), None) if page is not None else None
     if offered is None:
         raise LockError(
             f"{package.filename} is no longer on package index {package.index!r}",
-            "get it back onto the index, or choose another version with: imagebuild lock TEAM --upgrade",
+            f"get it back onto the index, or choose another version with: imagebuild lock {team} --upgrade",
         )
     if offered.sha256 and offered.sha256 != package.sha256:
         raise IntegrityError(
             f"{package.name}: package index {package.index!r} now has another {package.filename} than the one that was locked",
-            "nothing was kept; somebody replaced a published file: find out who before you lock again",
+            "nothing was kept; somebody replaced a published file, or edited the lock: find out before you lock again",
             (f"expected sha256 {package.sha256}", f"got      sha256 {offered.sha256}"),
         )
     wanted = ProjectFile(package.filename, offered.url, sha256=package.sha256, size=package.size)

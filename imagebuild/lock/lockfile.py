@@ -23,6 +23,7 @@ from imagebuild.oci.model import Digest
 LOCK_VERSION = "1.0"
 CREATED_BY = "imagebuild"
 _HEX = re.compile(r"[0-9a-f]{64}")
+_FILE_NAME = re.compile(r"pylock\.([^.]+)\.toml")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -119,16 +120,18 @@ def _quote(text: str) -> str:
 
 def read_lock(path: Path) -> Lock:
     """Read and check a lock; LockError names the file and the key that is wrong, or says that it is missing."""
+    match = _FILE_NAME.fullmatch(path.name)
+    command = f"imagebuild lock {match[1] if match else 'TEAM'}"
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
-        raise LockError(f"{path.name} is missing", "make it with: imagebuild lock TEAM") from None
+        raise LockError(f"{path.name} is missing", f"make it with: {command}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise LockError(f"{path.name} cannot be read: {error}", "restore it from version control, or lock again") from None
+        raise LockError(f"{path.name} cannot be read: {error}", f"restore it from version control, or lock again with: {command}") from None
     try:
         return parse_lock(text)
     except _MalformedError as error:
-        raise LockError(f"{path.name}: {error}", "restore it from version control, or lock again with: imagebuild lock TEAM") from None
+        raise LockError(f"{path.name}: {error}", f"restore it from version control, or lock again with: {command}") from None
 
 
 class _MalformedError(Exception):

@@ -185,6 +185,7 @@ class PolicyIndex:
         self._thread: threading.Thread | None = None
         self._told: set[str] = set()
         self.bodies: list[str] = []  # wheels whose bodies the resolver asked for
+        self.reached = False  # whether any request came at all
 
     # -- life
 
@@ -391,6 +392,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         owner = self.owner
+        owner.reached = True
         parts = [unquote(part) for part in self.path.partition("?")[0].split("/")[1:]]
         try:
             if len(parts) < 2 or not secrets.compare_digest(parts[0].encode(), owner._secret.encode()):

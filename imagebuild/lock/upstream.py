@@ -10,6 +10,7 @@ import hashlib
 import io
 import random
 import re
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,7 @@ JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 HTML_TYPE = "application/vnd.pypi.simple.v1+html"
 _ACCEPT = f"{JSON_TYPE}, {HTML_TYPE};q=0.2, text/html;q=0.1"
 _ATTEMPTS = 4
+_CONNECT_ATTEMPTS = 3  # where nothing answers at all: no network should not take long to say so
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds between bytes
 _LONGEST_PAUSE = 30.0
 _PASSING = frozenset({429, 500, 502, 503, 504})
@@ -42,6 +44,7 @@ _PAGE_LIMIT = 256 << 20
 _METADATA_LIMIT = 16 << 20
 _BLOCK = 64 << 10
 _CHUNK = 1 << 20
+_PIECE = 128 << 10  # of a body: small enough to stop soon where the network is slow
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _METADATA_MEMBER = re.compile(r"([^/]+)\.dist-info/METADATA")
 
@@ -78,6 +81,11 @@ class WheelMetadata(msgspec.Struct, frozen=True):
 class _CachedMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
     metadata: str = ""  # base64 by msgspec would need bytes; METADATA is UTF-8 text with rare stray bytes
     installed_size: int = -1
+    check: str = ""  # SHA-256 of the two: what decides a resolution must not rot unseen
+
+    def sealed(self) -> _CachedMetadata:
+        digest = hashlib.sha256(f"{self.installed_size}\n{self.metadata}".encode())
+        return _CachedMetadata(self.metadata, self.installed_size, digest.hexdigest())
 
 
 def parse_time(text: object) -> str:
@@ -233,11 +241,16 @@ def wheel_cache_path(cache: Path, sha256: str, filename: str) -> Path:
 class Upstream:
     """One index, read over the network (or from ``file:``). Safe to share between threads."""
 
-    def __init__(self, index: PackageIndex, cache: Path, *, pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, index: PackageIndex, cache: Path, *, pause: Callable[[float], object] | None = None) -> None:
         self.index = index
         self.cache = cache
-        self._pause = pause
+        self._stopped = threading.Event()
+        self._pause = pause or self._stopped.wait
         self._session: requests.Session | None = None
+
+    def stop(self) -> None:
+        """Make downloads of other threads end at their next piece: one has failed, or the user has had enough."""
+        self._stopped.set()
 
     def close(self) -> None:
         """Let go of connections."""
@@ -330,8 +343,10 @@ class Upstream:
     def _recall(self, file: ProjectFile) -> _CachedMetadata:
         path = self._memory(file)
         if path is not None:
-            with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
-                return msgspec.json.decode(path.read_bytes(), type=_CachedMetadata)
+            with contextlib.suppress(OSError, UnicodeDecodeError, msgspec.DecodeError):
+                found = msgspec.json.decode(path.read_bytes(), type=_CachedMetadata)
+                if found == found.sealed():
+                    return found
         return _CachedMetadata()
 
     def _remember(self, file: ProjectFile, metadata: bytes, installed_size: int) -> None:
@@ -342,7 +357,7 @@ class Upstream:
             return  # rare and old: read again next time
         if path is not None:
             try:
-                write_atomic(path, msgspec.json.encode(_CachedMetadata(text, installed_size)))
+                write_atomic(path, msgspec.json.encode(_CachedMetadata(text, installed_size).sealed()))
             except OSError as error:
                 raise explain_os_error(error, "keeping a wheel's metadata") from None
 
@@ -466,6 +481,8 @@ class Upstream:
         digest = hashlib.sha256()
         size = 0
         for block in self._read_blocks(file):
+            if self._stopped.is_set():
+                raise RemoteError(f"{file.filename} was not fetched to its end", "run it again; nothing was kept")
             size += len(block)
             if file.size and size > file.size:
                 break
@@ -500,7 +517,7 @@ class Upstream:
             if answer.status_code != 200:
                 raise self._refused(answer.status_code, file.filename)
             try:
-                yield from answer.iter_content(_CHUNK)
+                yield from answer.iter_content(_PIECE)
             except (requests.RequestException, HTTPError, ConnectionError, TimeoutError) as error:
                 raise _CutShortError(type(error).__name__) from None
 
@@ -525,7 +542,10 @@ class Upstream:
 
         problem: RemoteError | None = None
         after = ""
+        attempts = _ATTEMPTS
         for attempt in range(_ATTEMPTS):
+            if attempt >= attempts or (attempt and self._stopped.is_set()):
+                break
             if attempt:
                 self._pause(_compute_pause(attempt, after))
             after = ""
@@ -552,6 +572,8 @@ class Upstream:
                     f"no network: package index {self.index.name!r} cannot be reached for {what} ({_name_cause(error)})",
                     "check the network and proxy of this machine, then run it again",
                 )
+                if "NewConnectionError" in repr(error) or isinstance(error, requests.ConnectTimeout):
+                    attempts = _CONNECT_ATTEMPTS
         assert problem is not None
         raise problem
 
@@ -699,6 +721,7 @@ def _name_cause(error: Exception) -> str:
     for sign, cause in (
         ("NameResolutionError", "its host name does not resolve"),
         ("Connection refused", "connection refused"),
+        ("unreachable", "no route to it"),
         ("timed out", "timed out"),
         ("ProxyError", "the proxy refused"),
         ("IncompleteRead", "the body was cut short"),
