@@ -28,3 +28,4 @@ LOCK = PREFIX + "lock"  # sha256:... of the lock's content
 DELTA_COMPRESSED = PREFIX + "delta.compressed"  # bytes of the added layer as stored
 DELTA_INSTALLED = PREFIX + "delta.installed"  # bytes of its files
 OWNERS = PREFIX + "owners"  # JSON list
+SYSTEM = PREFIX + "system"  # JSON object: Debian packages that apt put into the layer -> version

@@ -17,6 +17,7 @@ from imagebuild.toml import decode_toml, suggest
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 _TEAM_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_SYSTEM_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+:~-]+)?")  # deb-version(7)
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -73,6 +74,12 @@ class IndexTable(msgspec.Struct, frozen=True, rename="kebab"):
     default: bool = False
 
 
+class SystemTable(msgspec.Struct, frozen=True, rename="kebab"):
+    """Debian packages that the docker engine installs with apt, beside the wheels and in the same layer."""
+
+    packages: tuple[str, ...] = ()
+
+
 class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     """The file as written."""
 
@@ -87,6 +94,7 @@ class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     layer: LayerOptions = LayerOptions()
     env: dict[str, str] = {}
     index: tuple[IndexTable, ...] = ()
+    system: SystemTable = SystemTable()
 
 
 class Team(msgspec.Struct, frozen=True):
@@ -135,6 +143,15 @@ def load_team(images: Path, name: str) -> Team:
     for variable in table.env:
         if not _ENVIRONMENT_NAME.fullmatch(variable):
             raise ConfigurationError(f"{path}: not an environment variable's name: {variable!r}", "letters, digits and underscores")
+    for wanted in table.system.packages:
+        if not _SYSTEM_PACKAGE.fullmatch(wanted):
+            raise ConfigurationError(
+                f"{path}: not a Debian package: {wanted!r}", 'write "graphviz", or "graphviz=2.42.2-7" for one version'
+            )
+    if table.system.packages and table.engine == "direct":
+        raise ConfigurationError(
+            f'{path}: [system] packages need the docker engine, and engine is "direct"', 'set engine = "auto", or leave [system] out'
+        )
     names = [item.name for item in table.index]
     for reserved in ("default", "local"):
         if reserved in names:

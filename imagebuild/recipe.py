@@ -181,7 +181,7 @@ def render_dockerfile(recipe: Recipe, base: Base) -> str:
     return "\n".join(lines) + "\n"
 
 
-_APT = "/run/imagebuild-apt"  # the machine's apt sources, where the base has none: secrets, seen by the RUN only
+APT_MOUNT = "/run/imagebuild-apt"  # the machine's apt sources, where the base has none: secrets, seen by the RUN only
 APT_SECRETS = {"apt-sources": "sources.list", "apt-keyring": "keyring.gpg", "apt-auth": "auth.conf", "apt-ca": "ca.pem"}
 _APT_WASTE = ("/var/lib/apt/lists", "/var/cache/apt", "/var/log/apt", "/var/cache/ldconfig")
 
@@ -192,7 +192,7 @@ def render_mounts(system: tuple[str, ...]) -> str:
     if not system:
         return f"--network=none {wheels}"
     # apt fetches as a user of its own, so the secrets are readable; they are gone with the RUN.
-    secrets = [f"--mount=type=secret,id={name},target={_APT}/{file},mode=0444" for name, file in APT_SECRETS.items()]
+    secrets = [f"--mount=type=secret,id={name},target={APT_MOUNT}/{file},mode=0444" for name, file in APT_SECRETS.items()]
     waste = [f"--mount=type=tmpfs,target={folder}" for folder in _APT_WASTE]
     return " \\\n    ".join([wheels, *waste, *secrets])
 
@@ -206,11 +206,11 @@ def render_apt_steps(system: tuple[str, ...]) -> list[str]:
         "export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8",
         "touch /dev/shm/started",
         "set -- -o DPkg::Options::=--log=/dev/null -o DPkg::Options::=--force-confold -o APT::Update::Error-Mode=any",
-        f"if [ -s {_APT}/sources.list ]; then . /etc/os-release; "
-        f'sed "s/@SUITE@/$VERSION_CODENAME/g" {_APT}/sources.list > /dev/shm/sources.list; '
+        f"if [ -s {APT_MOUNT}/sources.list ]; then . /etc/os-release; "
+        f'sed "s/@SUITE@/$VERSION_CODENAME/g" {APT_MOUNT}/sources.list > /dev/shm/sources.list; '
         f'set -- "$@" -o Dir::Etc::SourceList=/dev/shm/sources.list -o Dir::Etc::SourceParts=/dev/null; fi',
-        f'if [ -s {_APT}/auth.conf ]; then set -- "$@" -o Dir::Etc::netrc={_APT}/auth.conf; fi',
-        f'if [ -s {_APT}/ca.pem ]; then set -- "$@" -o Acquire::https::CAInfo={_APT}/ca.pem; fi',
+        f'if [ -s {APT_MOUNT}/auth.conf ]; then set -- "$@" -o Dir::Etc::netrc={APT_MOUNT}/auth.conf; fi',
+        f'if [ -s {APT_MOUNT}/ca.pem ]; then set -- "$@" -o Acquire::https::CAInfo={APT_MOUNT}/ca.pem; fi',
         'apt-get "$@" -qq update',
         f'apt-get "$@" -qq -y --no-install-recommends install {names}',
         "find /var/log -type f -newer /dev/shm/started -delete",
