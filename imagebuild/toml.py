@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -54,6 +55,20 @@ def _check_keys(value: Any, kind: Any, path: Path, where: str) -> None:
                 _check_keys(value, option, path, where)
 
 
+_TOML_NAMES = {"object": "table", "int": "whole number", "str": "string", "bool": "true or false", "float": "number", "null": "nothing"}
+
+
+def _translate(message: str) -> str:
+    """msgspec's complaint (``Expected `object`, got `int` - at `$.budget```) in the words of TOML, the key first."""
+    text, _, place = message.partition(" - at ")
+    key = place.strip("`").removeprefix("$").lstrip(".").replace("[...]", "")
+    if missing := re.fullmatch(r"Object missing required field `(.+)`", text):
+        return f"{key}.{missing[1]} is missing" if key else f"{missing[1]} is missing"
+    text = re.sub(r"`([\w |]+)`", lambda match: " or ".join(_TOML_NAMES.get(kind, kind) for kind in match[1].split(" | ")), text)
+    text = text[:1].lower() + text[1:]
+    return f"{key}: {text}" if key else text
+
+
 def decode_toml(path: Path, kind: type[T]) -> T:
     """Read ``path`` as ``kind`` (a msgspec Struct). Wrong keys and wrong types are ConfigurationErrors."""
     raw = read_toml(path)
@@ -61,4 +76,4 @@ def decode_toml(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{path}: {error}", "see docs/formats.md for what each key takes") from None
+        raise ConfigurationError(f"{path}: {_translate(str(error))}", "see docs/formats.md for what each key takes") from None

@@ -45,7 +45,7 @@ def test_local_packages_are_found_in_order(tmp_path: Path) -> None:
         ('base = "x"\nbudgets = 1\n', "unknown key budgets", "did you mean 'budget'?"),
         ('base = "x"\n[budget]\ncompresed = 1\n', "unknown key budget.compresed", "did you mean 'compressed'?"),
         ('base = "x"\n[[index]]\nname = "a"\nurl = "b"\nnmes = []\n', "unknown key index.nmes", "did you mean 'name"),
-        ("engine = 'auto'\n", "missing required field `base`", "docs/formats.md"),
+        ("engine = 'auto'\n", "base is missing", "docs/formats.md"),
         ('base = "x"\nengine = "podman"\n', "podman", "docs/formats.md"),
         ('base = "x"\n[budget]\ncompressed = "3 elephants"\n', "not a size: '3 elephants'", "MiB"),
         ('base = "x"\nplatform = "amd64"\n', "not a platform", "linux/amd64"),
