@@ -76,18 +76,20 @@ def copy_blobs(plan: CopyPlan, allow_copy: bool, report: Callable[[str], None] |
     if plan.to_copy and not allow_copy:
         raise _refuse(plan, plan.to_copy, "is in another place")
     refused = []
+    reason: RemoteError | None = None  # what a registry said, where it refused in words and not by a 202
     for descriptor in plan.mountable:
         if plan.target.mount_blob(plan.target_repository, descriptor.id, plan.source_repository):
             say(f"mounted {descriptor.digest} ({_mib(descriptor.size)}) of {plan.source_repository}")
         else:
             refused.append(descriptor)
+            reason = getattr(plan.target, "last_failure", None) or reason
     if refused and isinstance(plan.source, LayoutStore):  # one folder, and it lacks them
         raise RemoteError(
             f"{plan.source.label} does not hold {_count(refused)} of {plan.source_repository}",
             "bring that image into the folder again, or take it from the registry it came from",
         )
     if refused and not allow_copy:
-        raise _refuse(plan, refused, "cannot be mounted")
+        raise _refuse(plan, refused, "cannot be mounted", reason)
     for descriptor in (*refused, *plan.to_copy):
         _copy_blob(plan, descriptor, scratch)
         say(f"copied {descriptor.digest} ({_mib(descriptor.size)}) from {plan.source.image_name(plan.source_repository)}")
@@ -111,11 +113,12 @@ def _copy_blob(plan: CopyPlan, descriptor: Descriptor, scratch: Path | None) -> 
         plan.target.put_blob(plan.target_repository, descriptor, folder / "blob")
 
 
-def _refuse(plan: CopyPlan, blobs: Sequence[Descriptor], why: str) -> RemoteError:
+def _refuse(plan: CopyPlan, blobs: Sequence[Descriptor], why: str, reason: RemoteError | None = None) -> RemoteError:
     return RemoteError(
         f"{plan.source.image_name(plan.source_repository)} {why} for {plan.target.image_name(plan.target_repository)}: "
         f"{_count(blobs)} would have to be copied through this machine",
-        COPY_HINT,
+        f"{reason.hint}; or {COPY_HINT}" if reason is not None else COPY_HINT,
+        (reason.message,) if reason is not None else (),
     )
 
 

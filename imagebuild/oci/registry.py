@@ -191,6 +191,7 @@ class RegistryStore:
         if repository == source_repository:
             return self._find_blob(repository, digest, _pull(repository)) is Presence.EXISTS
         doing = f"{repository}: mount {digest} of {source_repository}"
+        self.last_failure = None
         scopes = (*_push(repository), *_pull(source_repository))
         target = f"/v2/{repository}/blobs/uploads/?mount={quote(Digest(digest), safe='')}&from={quote(source_repository, safe='')}"
         try:
@@ -202,6 +203,7 @@ class RegistryStore:
                 location, asked = response.headers.get("Location"), response.url
         except RegistryError as error:
             if error.status in _REFUSED_MOUNT:
+                self.last_failure = error
                 return False
             raise
         if location:  # the registry opened an upload instead; nobody will fill it

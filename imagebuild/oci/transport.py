@@ -226,6 +226,8 @@ class Transport:
             return RegistryError(
                 f"{where}: no TLS connection ({_reason(error)})", "check the address; a registry without TLS has to be allowed as insecure"
             )
+        if "IncompleteRead" in text or "IncompleteRead" in repr(error):
+            return RegistryError(f"{where}: the answer was cut short", "run it again; if it stays, look at the proxies on the way")
         return RegistryError(
             f"{where}: no connection ({_reason(error)})", f"check the address {self._address} and the network, or name a mirror"
         )
