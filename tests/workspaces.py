@@ -282,6 +282,7 @@ def skopeo_copy(source: str, target: str, *options: str) -> None:
 def unpack(source: str, folder: Path) -> Path:
     """Unpack an image with umoci, which knows gzip only: skopeo recompresses first. The root file system."""
     umoci = need("umoci")
+    folder.mkdir(exist_ok=True)
     skopeo_copy(source, f"oci:{folder}/copy:image", "--dest-compress", "--dest-compress-format=gzip", "--dest-compress-level=1")
     rootless = [] if os.geteuid() == 0 else ["--rootless"]
     run_tool(umoci, "raw", "unpack", *rootless, "--image", f"{folder}/copy:image", f"{folder}/rootfs")
