@@ -69,6 +69,15 @@ pull_option = click.option(
 )
 
 
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["direct", "docker", "auto"]),
+    default="",
+    help="Instead of the team's own (auto: docker for [system] packages).",
+)
+builder_option = click.option("--builder", metavar="NAME", help="The buildx builder of the docker engine (docker buildx ls).")
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__)
 def cli() -> None:
@@ -100,9 +109,21 @@ def _naming(team: str, chosen: tuple[str, ...]) -> Iterator[None]:
 @click.option("--copy-base", is_flag=True, help="Copy base layers the target lacks and cannot mount.")
 @click.option("--locked", is_flag=True, help="Refuse to make a missing lock (for CI).")
 @click.option("--load", is_flag=True, help="Also put the image into the local Docker, ready for `docker run TEAM:TAG`.")
+@engine_option
+@builder_option
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 @common_options
-def image(workspace: Workspace, teams: tuple[str, ...], everyone: bool, copy_base: bool, locked: bool, load: bool, as_json: bool) -> None:
+def image(
+    workspace: Workspace,
+    teams: tuple[str, ...],
+    everyone: bool,
+    copy_base: bool,
+    locked: bool,
+    load: bool,
+    engine: str,
+    builder: str | None,
+    as_json: bool,
+) -> None:
     """Build, check and push the image of TEAMS: the whole pipeline."""
     from imagebuild import pipeline
     from imagebuild.config import format_size
@@ -119,8 +140,8 @@ def image(workspace: Workspace, teams: tuple[str, ...], everyone: bool, copy_bas
         workspace.prepare()
         # A second run of the same team waits, then finds the tag.
         with _naming(team, chosen), exclusive(workspace.state / f"image-{team}.lock"):
-            plan = pipeline.plan_image(workspace, team, cutoff=_now(), locked=locked)
-            result = pipeline.run_plan(workspace, plan, copy_base=copy_base)
+            plan = pipeline.plan_image(workspace, team, cutoff=_now(), locked=locked, engine=engine)
+            result = pipeline.run_plan(workspace, plan, copy_base=copy_base, builder=builder)
             if load:
                 loaded = load_image(workspace, plan.repository, result["digest"], f"{team}:{result['tag']}")
                 result = {**result, "loaded": loaded.name, "loaded_bytes": loaded.size}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,13 +19,16 @@ from imagebuild.config import Team, load_team, parse_size
 from imagebuild.engine.image import DerivedImage, derive_image
 from imagebuild.errors import ConfigurationError, LockError
 from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_atomic
-from imagebuild.layer.model import LAYER_MTIME
+from imagebuild.layer.model import LAYER_MTIME, Layer
 from imagebuild.lock.model import Lock
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Manifest, Platform
 from imagebuild.oci.store import Presence, Store, explain_unknown
 from imagebuild.recipe import Recipe, make_recipe, render_dockerfile, render_requirements
 from imagebuild.workspace import Workspace
+
+if TYPE_CHECKING:
+    from imagebuild.layer.reading import ForeignLayer
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -139,17 +143,26 @@ def read_team_lock(workspace: Workspace, team: Team, base: Base) -> Lock:
     return lock
 
 
-def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: bool = False) -> Plan:
-    """Everything up to the recipe. A missing lock is made (refused when ``locked``); a stale one is always refused."""
+def choose_engine(asked: str, system: Sequence[str]) -> str:
+    """``direct`` or ``docker``: ``auto`` is decided by the inputs alone, never by what the machine happens to have.
+
+    A lock holds wheels only, so what is left to decide is whether system packages are asked for.
+    """
+    if asked == "direct" and system:
+        raise ConfigurationError(f"the direct engine cannot install system packages ({', '.join(system)})", "use --engine docker or auto")
+    return asked if asked != "auto" else ("docker" if system else "direct")
+
+
+def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: bool = False, engine: str = "") -> Plan:
+    """Everything up to the recipe. A missing lock is made (refused when ``locked``); a stale one is always refused.
+
+    ``engine`` (direct, docker, auto) goes before the team's own.
+    """
     from imagebuild.lock.lockfile import lock_digest
 
     team = load_team(workspace.images, team_name)
     table = team.table
-    if table.engine == "docker":
-        raise ConfigurationError(
-            f'team {team_name} asks for engine = "docker", which this version does not drive',
-            f'use engine = "auto", or build by hand what `imagebuild render {team_name}` prints',
-        )
+    chosen = choose_engine(engine or table.engine, table.system.packages)
     base = open_base(workspace, table.base, team.platform)
     require_python(base)
     if locked or workspace.lockfile(team_name).is_file():
@@ -160,13 +173,14 @@ def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: boo
         base,
         lock,
         lock_digest(lock),
-        engine="direct",
+        engine=chosen,
         codec=table.layer.codec,
         environment=table.env,
         personal_constraints=table.personal_constraints,
         title=table.display_name or team_name,
         description=table.description,
         owners=table.owners,
+        system=table.system.packages,
     )
     return Plan(team, base, lock, recipe, workspace.repository(team_name))
 
@@ -235,10 +249,64 @@ def _link_wheels(wheels: dict[str, Path], folder: Path) -> None:
             shutil.copyfile(path, target)
 
 
-def build_image(workspace: Workspace, plan: Plan, *, copy_base: bool = False, workers: int = 2) -> tuple[DerivedImage, Digest, bool]:
-    """Build with the direct engine, check, push: the image, its digest, and whether the base's layers were left out."""
+def prepare_context(workspace: Workspace, plan: Plan) -> tuple[Path, dict[str, Path]]:
+    """The build's folder with Dockerfile and wheels in it, and the wheels by package."""
+    folder = write_recipe(workspace, plan)
+    wheels = fetch_team_wheels(workspace, plan)
+    _link_wheels(wheels, folder / "wheels")
+    return folder, wheels
+
+
+def build_docker_layer(
+    workspace: Workspace, plan: Plan, folder: Path, out: Path, *, builder: str | None = None, cache: bool = True
+) -> ForeignLayer:
+    """The layer by the docker engine, audited; ``folder`` is :func:`prepare_context`'s."""
+    from imagebuild.engine.aptsources import prepare_apt_secrets
+    from imagebuild.engine.docker import build_layer_with_docker
+    from imagebuild.layer.audit import audit_layer
+
+    base, recipe = plan.base, plan.recipe
+    with scratch_folder(workspace.cache) as secrets:
+        layer = build_layer_with_docker(
+            recipe,
+            base,
+            plan.lock,
+            folder,
+            layout=workspace.layout.folder,
+            out=out,
+            builder=builder,
+            secrets=prepare_apt_secrets(base, secrets) if recipe.system else None,
+            cache=cache,
+            report=workspace.report,
+        )
+    audit_layer(layer, base=base, extra=recipe.extra_files, foreign=True, system=layer.system)
+    return layer
+
+
+def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path], out: Path, *, workers: int = 2) -> Layer:
+    """The layer by the direct engine, audited."""
     from imagebuild.layer.assembly import build_layer
     from imagebuild.layer.audit import audit_layer
+
+    layer = build_layer(
+        [(wheels[item.name], item) for item in plan.lock.packages],
+        base=plan.base,
+        codec=plan.recipe.codec,
+        cache=workspace.cache,
+        extra=plan.recipe.extra_files,
+        mtime=LAYER_MTIME,
+        workers=workers,
+        out=out,
+        report=workspace.report,
+    )
+    audit_layer(layer, base=plan.base, extra=plan.recipe.extra_files)
+    return layer
+
+
+def build_image(
+    workspace: Workspace, plan: Plan, *, copy_base: bool = False, workers: int = 2, builder: str | None = None
+) -> tuple[DerivedImage, Digest, bool]:
+    """Build with the recipe's engine, check, push: the image, its digest, and whether the base's layers were left out."""
     from imagebuild.oci.copy import copy_blobs, plan_copy
 
     lock, base, recipe = plan.lock, plan.base, plan.recipe
@@ -255,23 +323,17 @@ def build_image(workspace: Workspace, plan: Plan, *, copy_base: bool = False, wo
     copy_plan = None if sparse else plan_copy(source, base.repository, target, plan.repository, base.manifest.layers)
     if copy_plan is not None and copy_plan.to_copy and not copy_base:
         copy_blobs(copy_plan, False, workspace.report)  # raises: says what would be copied
-    folder = write_recipe(workspace, plan)
-    wheels = fetch_team_wheels(workspace, plan)
-    _link_wheels(wheels, folder / "wheels")
+    folder, wheels = prepare_context(workspace, plan)
     with scratch_folder(workspace.cache) as scratch:
-        layer = build_layer(
-            [(wheels[item.name], item) for item in lock.packages],
-            base=base,
-            codec=recipe.codec,
-            cache=workspace.cache,
-            extra=recipe.extra_files,
-            mtime=LAYER_MTIME,
-            workers=workers,
-            out=scratch / "layer",
-            report=workspace.report,
-        )
+        found: dict[str, str] = {}
+        layer: Layer
+        if recipe.engine == "docker":
+            layer = foreign = build_docker_layer(workspace, plan, folder, scratch / "layer", builder=builder)
+            if foreign.system is not None:
+                found[names.SYSTEM] = msgspec.json.encode(foreign.system.versions, order="sorted").decode()
+        else:
+            layer = build_direct_layer(workspace, plan, wheels, scratch / "layer", workers=workers)
         check_layer(layer, compressed=compressed, installed=installed, via=via)
-        audit_layer(layer, base=base, extra=recipe.extra_files)
         sizes = {names.DELTA_COMPRESSED: str(layer.size), names.DELTA_INSTALLED: str(layer.installed)}
         image = derive_image(
             base.manifest,
@@ -281,7 +343,7 @@ def build_image(workspace: Workspace, plan: Plan, *, copy_base: bool = False, wo
             created_by=f"imagebuild {recipe.tag}: {len(lock.packages)} wheels of team {recipe.team}",
             environment=recipe.environment,
             labels=recipe.labels,
-            annotations={**recipe.labels, **sizes},
+            annotations={**recipe.labels, **sizes, **found},
         )
         if copy_plan is not None:
             copy_blobs(copy_plan, copy_base, workspace.report)
@@ -292,7 +354,7 @@ def build_image(workspace: Workspace, plan: Plan, *, copy_base: bool = False, wo
     return image, digest, sparse
 
 
-def run_plan(workspace: Workspace, plan: Plan, *, copy_base: bool = False) -> dict[str, Any]:
+def run_plan(workspace: Workspace, plan: Plan, *, copy_base: bool = False, builder: str | None = None) -> dict[str, Any]:
     """Build and push unless the target has the tag; what was done, as plain values (sizes in bytes)."""
     target = workspace.target
     budget = plan.team.table.budget
@@ -300,6 +362,7 @@ def run_plan(workspace: Workspace, plan: Plan, *, copy_base: bool = False) -> di
         "team": plan.team.name,
         "image": target.image_name(plan.repository),
         "tag": plan.recipe.tag,
+        "engine": plan.recipe.engine,
         "base": f"{plan.base.name} {plan.base.pinned}",
         "budget": f"{budget.compressed} stored, {budget.installed} unpacked",
     }
@@ -307,7 +370,7 @@ def run_plan(workspace: Workspace, plan: Plan, *, copy_base: bool = False) -> di
     if digest is not None:
         write_recipe(workspace, plan)
         return {**result, "digest": str(digest), "built": False}
-    image, digest, sparse = build_image(workspace, plan, copy_base=copy_base)
+    image, digest, sparse = build_image(workspace, plan, copy_base=copy_base, builder=builder)
     return {
         **result,
         "digest": str(digest),
