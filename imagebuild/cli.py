@@ -72,7 +72,6 @@ pull_option = click.option(
 engine_option = click.option(
     "--engine",
     type=click.Choice(["direct", "docker", "auto"]),
-    default="",
     help="Instead of the team's own (auto: docker for [system] packages).",
 )
 builder_option = click.option("--builder", metavar="NAME", help="The buildx builder of the docker engine (docker buildx ls).")
@@ -120,7 +119,7 @@ def image(
     copy_base: bool,
     locked: bool,
     load: bool,
-    engine: str,
+    engine: str | None,
     builder: str | None,
     as_json: bool,
 ) -> None:
@@ -162,6 +161,34 @@ def image(
             click.echo(f"  {'built in' if result['built'] else 'there already,'} {seconds:.1f} s")
     if as_json:
         click.echo(json.dumps(results, indent=2))
+
+
+@cli.command()
+@click.option("--twin", metavar="TEAM", required=True, help="Build TEAM's layer with both engines and compare them path by path.")
+@builder_option
+@click.option("--json", "as_json", is_flag=True, help="The figures and the first 50 differences as JSON.")
+@common_options
+def verify(workspace: Workspace, twin: str, builder: str | None, as_json: bool) -> None:
+    """Prove that both engines build the same layer; exit 8 with the differences when they do not."""
+    import msgspec
+
+    from imagebuild import pipeline
+    from imagebuild.check.twin import require_twins
+    from imagebuild.config import format_size
+    from imagebuild.files import exclusive
+
+    workspace.prepare()
+    with exclusive(workspace.state / f"image-{twin}.lock"):
+        plan = pipeline.plan_image(workspace, twin, cutoff=_now(), engine="docker")
+        report = pipeline.build_twins(workspace, plan, builder=builder)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    require_twins(report, twin)
+    if not as_json:
+        click.echo(
+            f"{twin}: both engines build the same layer: {report.files} files ({report.bytecode} of bytecode, {report.records} RECORDs), "
+            f"{format_size(report.bytes)}, {report.folders} folders"
+        )
 
 
 @cli.command()

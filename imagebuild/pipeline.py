@@ -28,6 +28,7 @@ from imagebuild.recipe import Recipe, make_recipe, render_dockerfile, render_req
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
+    from imagebuild.check.twin import TwinReport
     from imagebuild.layer.reading import ForeignLayer
 
 
@@ -153,7 +154,7 @@ def choose_engine(asked: str, system: Sequence[str]) -> str:
     return asked if asked != "auto" else ("docker" if system else "direct")
 
 
-def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: bool = False, engine: str = "") -> Plan:
+def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: bool = False, engine: str | None = None) -> Plan:
     """Everything up to the recipe. A missing lock is made (refused when ``locked``); a stale one is always refused.
 
     ``engine`` (direct, docker, auto) goes before the team's own.
@@ -301,6 +302,24 @@ def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path]
     )
     audit_layer(layer, base=plan.base, extra=plan.recipe.extra_files)
     return layer
+
+
+def build_twins(workspace: Workspace, plan: Plan, *, builder: str | None = None) -> TwinReport:
+    """Build ``plan``'s layer with both engines and compare the two; nothing is pushed."""
+    from imagebuild.check.twin import compare_layers
+
+    if plan.recipe.system:
+        raise ConfigurationError(
+            f"team {plan.team.name} has system packages, which only the docker engine installs: there is no twin",
+            "verify a team without [system] packages",
+        )
+    folder, wheels = prepare_context(workspace, plan)
+    with scratch_folder(workspace.cache) as scratch:
+        docker = build_docker_layer(workspace, plan, folder, scratch / "docker.layer", builder=builder)
+        direct = build_direct_layer(workspace, plan, wheels, scratch / "direct.layer")
+        workspace.report(f"{plan.team.name}: comparing the two layers")
+        (scratch / "kept").mkdir()
+        return compare_layers(direct, docker, base=plan.base, scratch=scratch / "kept")
 
 
 def build_image(
