@@ -139,7 +139,7 @@ def image(
         workspace.prepare()
         # A second run of the same team waits, then finds the tag.
         with _naming(team, chosen), exclusive(workspace.state / f"image-{team}.lock"):
-            plan = pipeline.plan_image(workspace, team, cutoff=_now(), locked=locked, engine=engine)
+            plan = pipeline.plan_image(workspace, team, cutoff=_now(), locked=locked, engine=engine or "")
             result = pipeline.run_plan(workspace, plan, copy_base=copy_base, builder=builder)
             if load:
                 loaded = load_image(workspace, plan.repository, result["digest"], f"{team}:{result['tag']}")
