@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -362,6 +362,43 @@ def base_build(workspace: Workspace, name: str, platform: str, refresh: bool, re
     digest = build_starter(workspace.layout, workspace.cache, wanted, workspace.report, rebuild=refresh or relock)
     click.echo(f"{workspace.layout.image_name(entry.reference.repository)}:{entry.reference.tag}")
     click.echo(f"  digest    {digest}")
+
+
+@cli.command()
+@click.argument("image", metavar="TEAM|REF")
+@click.option("--run", "only", multiple=True, metavar="NAME", help="Only this run: own-user, large-shm, random-uid (may be given again).")
+@click.option("--read-only", is_flag=True, help="Also with a read-only root.")
+@click.option("--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Seconds a server has to come up.")
+@click.option("--kind", type=click.Choice(["jupyter", "vscode", "rstudio"]), help="What is served, if the image does not say.")
+@click.option("--json", "as_json", is_flag=True, help="The table as JSON.")
+@common_options
+def smoke(
+    workspace: Workspace,
+    image: str,
+    only: tuple[str, ...],
+    read_only: bool,
+    timeout: float,
+    kind: Literal["jupyter", "vscode", "rstudio"] | None,
+    as_json: bool,
+) -> None:
+    """Run an image as Kubernetes runs a notebook; exit 7 when something is wrong.
+
+    TEAM is a team's current image in the target, REF an image of the local Docker or of a registry.
+    """
+    from imagebuild.check.pod import choose_runs
+    from imagebuild.check.smoke import encode_report, format_report, smoke_image
+    from imagebuild.check.subject import find_subject
+    from imagebuild.engine.local import connect_engine
+
+    runs = choose_runs(only, read_only=read_only)
+    client = connect_engine()
+    try:
+        subject = find_subject(workspace, client, image, kind)
+        report = smoke_image(client, subject, runs, timeout=timeout, report=workspace.report)
+    finally:
+        client.close()
+    click.echo(encode_report(report) if as_json else format_report(report), nl=False)
+    report.raise_failures()
 
 
 @cli.command()
