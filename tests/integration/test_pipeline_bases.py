@@ -1,0 +1,317 @@
+"""Team images on bases of every shape: each is derived here from Debian's own Python, put into a registry, built on and unpacked."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagebuild.oci.layout import LayoutStore
+from imagebuild.oci.model import Platform, RawManifest
+from tests import bases
+from tests.bases import entry, make_layer, push_image, push_index
+from tests.layer_parts import make_wheel
+from tests.lock_parts import FakeIndex
+from tests.registries import Registry
+from tests.workspaces import Built, Checkout, Done, LayoutImage, run_inside, run_tool, skopeo_copy, unpack
+
+pytestmark = pytest.mark.integration
+
+Entries = list[tuple[tarfile.TarInfo, bytes]]
+
+SYSTEM = "usr/local/lib/python3.11/dist-packages"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+# Of the starter's root file system, what its Python needs to run, and every folder and link.
+_KEPT = re.compile(
+    r"usr/bin/(?:python3[^/]*|sh|dash)|usr/lib/python3(?:\.11)?/.*|usr/lib/x86_64-linux-gnu/[^/]*\.so[^/]*|usr/lib64/.*|etc/[^/]*|etc/ld\.so\.conf\.d/.*"
+)
+_UNKEPT = re.compile(
+    r".*/(?:test|idlelib|lib2to3|pydoc_data|__pycache__)/.*|.*/lib(?:icu|perl|db-5|gnutls|p11-kit|unistring)[^/]*|.*/\.lock"
+)
+
+
+# --- the parts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def debian(built: Built) -> Entries:
+    """A small Debian with Python, from the starter base's first layer."""
+    kept: Entries = []
+    with built.base.open_layer(0) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        for item in archive:
+            if item.isdir() or item.issym() or (_KEPT.fullmatch(item.name) and not _UNKEPT.fullmatch(item.name)):
+                content = archive.extractfile(item) if item.isreg() else None
+                kept.append((item, content.read() if content else b""))
+    return kept
+
+
+@dataclass(frozen=True)
+class Wheelhouse:
+    """A package index on loopback with a few small wheels."""
+
+    url: str
+    folder: Path
+    index: FakeIndex
+
+
+@pytest.fixture(scope="module")
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wheelhouse]:
+    folder, index = tmp_path_factory.mktemp("wheels"), FakeIndex()
+    for name, version, requires in (
+        ("pandas", "2.1.4", ()),
+        ("pandas", "2.2.3", ()),
+        ("pandas", "2.3.1", ()),
+        ("tidy", "1.0", ("pandas>=2.1",)),
+    ):
+        lines = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", *(f"Requires-Dist: {line}\n" for line in requires)]
+        path = make_wheel(
+            folder,
+            name,
+            version,
+            files={
+                f"{name}/__init__.py": f"__version__ = {version!r}\n\ndef main():\n    print(__version__)\n".encode(),
+                f"{name}-{version}.data/data/lib64/{name}/native.txt": b"beside the library\n",
+                f"{name}-{version}.data/data/share/{name}/notes.txt": b"notes\n",
+            },
+            entry_points=f"[console_scripts]\n{name}-version = {name}:main\n",
+            metadata="".join(lines),
+        )
+        index.add_file(name, path.name, path.read_bytes())
+    with index.serve() as url:
+        yield Wheelhouse(url, folder, index)
+
+
+@dataclass(frozen=True)
+class Forge:
+    """Makes bases, puts them into the registry, and gives teams to build on them."""
+
+    hub: Registry
+    wheelhouse: Wheelhouse
+    debian: Entries
+    folder: Path
+
+    def make(self, name: str, layers: Sequence[Entries], config: dict[str, Any] | None = None) -> tuple[LayoutStore, RawManifest]:
+        """An image of ``layers`` in a layout folder."""
+        store = LayoutStore(self.folder / "layouts" / name)
+        settings = {"User": "1000", "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/home/jovyan"], "Cmd": ["python3"], **(config or {})}
+        return store, push_image(store, [make_layer(layer) for layer in layers], settings)
+
+    def push(self, name: str, tag: str = "1", *, form: str = "") -> tuple[str, str]:
+        """Copy an image (or an index with all of its images) to the registry with skopeo: its reference and digest there."""
+        reference = f"{self.hub.host}/forge/{name}"
+        options = [f"--format={form}"] if form else ["--all", "--preserve-digests"]
+        skopeo_copy(f"oci:{self.folder / 'layouts' / name}:{bases.REPOSITORY}:{tag}", f"docker://{reference}:1", *options)
+        return reference, run_tool("crane", "digest", "--insecure", f"{reference}:1").decode().strip()
+
+    def team(self, name: str, reference: str, digest: str, requirements: str, settings: str = "") -> Checkout:
+        """A folder with one team, ``blue``, on a base called ``forged``."""
+        checkout = Checkout(self.folder / "teams" / name, self.folder / "cache")
+        checkout.use_base("forged", reference, digest)
+        index = f'[[index]]\nname = "house"\nurl = "{self.wheelhouse.url}"\ndefault = true\n'
+        checkout.write("images/blue/team.toml", f'base = "forged"\n{settings}\n{index}')
+        checkout.write("images/blue/requirements.in", requirements)
+        return checkout
+
+    def build(self, checkout: Checkout) -> LayoutImage:
+        """Build and push to the base's registry; the image there, copied back by skopeo as it is."""
+        target = f"{self.hub.host}/{checkout.root.name}"
+        result = checkout.image("blue", "--registry", target)
+        assert result["built"] is True
+        skopeo_copy(f"docker://{target}/blue:{result['tag']}", f"oci:{checkout.root}/pulled:x", "--preserve-digests")
+        image = LayoutImage.named(checkout.root / "pulled", "x")
+        assert image.digest == result["digest"]
+        return image
+
+    def unpack(self, checkout: Checkout) -> Path:
+        """The image's root file system."""
+        return unpack(f"oci:{checkout.root}/pulled:x", checkout.root / "unpacked")
+
+
+@pytest.fixture(scope="module")
+def forge(debian: Entries, wheelhouse: Wheelhouse, hub: Registry, tmp_path_factory: pytest.TempPathFactory) -> Forge:
+    return Forge(hub, wheelhouse, debian, tmp_path_factory.mktemp("forge"))
+
+
+def folders(*paths: str) -> Entries:
+    return [entry(path) for path in paths]
+
+
+def installed(name: str, version: str, library: str = SYSTEM) -> Entries:
+    """A distribution as pip leaves it in a base."""
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}/__init__.py": f"__version__ = {version!r}\n".encode(),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
+        f"{info}/INSTALLER": b"pip\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"]).encode()
+    return [*folders(f"{library}/{name}", f"{library}/{info}"), *(entry(f"{library}/{path}", data) for path, data in files.items())]
+
+
+def added_files(image: LayoutImage) -> set[str]:
+    """Files of the added layer."""
+    return {name for name, item in image.read_headers().items() if not item.isdir()}
+
+
+def expected(name: str, version: str, library: str = SYSTEM, prefix: str = "usr/local", lib64: str = "lib64") -> set[str]:
+    """What a wheel of the wheelhouse leaves."""
+    info = f"{library}/{name}-{version}.dist-info"
+    return {
+        f"{library}/{name}/__init__.py",
+        f"{library}/{name}/__pycache__/__init__.cpython-311.pyc",
+        *(f"{info}/{file}" for file in ("METADATA", "WHEEL", "RECORD", "INSTALLER", "REQUESTED", "entry_points.txt")),
+        f"{prefix}/{lib64}/{name}/native.txt",
+        f"{prefix}/share/{name}/notes.txt",
+        f"{prefix}/bin/{name}-version",
+    }
+
+
+CONSTRAINTS = "etc/imagebuild/constraints.txt"
+
+
+# --- what the base has ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["2.1.4", "2.3.1"], ids=["older", "newer"])
+def test_a_requirement_against_the_base_is_refused(forge: Forge, version: str) -> None:
+    name = f"conflict-{version.replace('.', '-')}"
+    forge.make(name, [forge.debian, installed("pandas", version)])
+    checkout = forge.team(name, *forge.push(name), "# tables\n\npandas==2.2.*\n")
+    done = checkout.run("image", "blue", "--registry", f"{forge.hub.host}/{name}")
+    done.refused(4, re.escape(version), r"2\.2", r"requirements\.in.*\b3\b|line 3", hint=".")
+    assert not (checkout.root / "lockfiles" / "pylock.blue.toml").exists()
+
+
+@pytest.mark.parametrize("version", ["2.2.3", "2.3.1"], ids=["the-one-on-the-index", "another"])
+def test_what_the_base_satisfies_is_left_out(forge: Forge, version: str) -> None:
+    name = f"satisfied-{version.replace('.', '-')}"
+    forge.make(name, [forge.debian, installed("pandas", version)])
+    checkout = forge.team(name, *forge.push(name), "pandas>=2.2\ntidy\n")
+    image = forge.build(checkout)
+    lock = (checkout.root / "lockfiles" / "pylock.blue.toml").read_text()
+    assert re.findall(r'^name = "([^"]+)"$', lock, re.MULTILINE)[0] == "tidy"
+    assert "pandas-" not in lock
+    assert added_files(image) == expected("tidy", "1.0") | {CONSTRAINTS}
+    assert f"pandas=={version}\n" in image.read_layer()[CONSTRAINTS][1].decode()
+    rootfs = forge.unpack(checkout)
+    script = "import importlib.metadata as m, pandas, tidy; print(pandas.__version__, m.version('pandas'), m.version('tidy'))"
+    assert run_inside(rootfs, "/usr/bin/python3", "-c", script).split() == [version, version, "1.0"]
+
+
+def test_what_the_base_lacks_is_installed(forge: Forge) -> None:
+    _store, raw = forge.make("bare", [forge.debian])
+    checkout = forge.team("bare", *forge.push("bare"), "pandas==2.2.*\ntidy\n")
+    image = forge.build(checkout)
+    assert added_files(image) == expected("pandas", "2.2.3") | expected("tidy", "1.0") | {CONSTRAINTS}
+    assert image.manifest["annotations"]["org.opencontainers.image.base.digest"] == str(raw.digest)
+    rootfs = forge.unpack(checkout)
+    for link, target in (("lib", "usr/lib"), ("lib64", "usr/lib64"), ("bin", "usr/bin")):
+        assert str((rootfs / link).readlink()) == target
+    assert run_inside(rootfs, "/usr/local/bin/pandas-version") == "2.2.3\n"
+    script = "import pandas; print(pandas.__version__, pandas.__cached__)"
+    out = run_inside(rootfs, "/usr/bin/python3", "-c", script).split()
+    assert out == ["2.2.3", f"/{SYSTEM}/pandas/__pycache__/__init__.cpython-311.pyc"]
+
+
+# --- where its Python is ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("prefix", "real"), [("/opt/venv", "opt/venv"), ("/lib/venv", "usr/lib/venv")], ids=["opt", "through-a-link"])
+def test_a_virtual_environment_keeps_its_links(forge: Forge, prefix: str, real: str) -> None:
+    """``lib64 -> lib`` in it, and ``/lib -> usr/lib`` above it: files go to where the links lead, the links stay."""
+    name = f"venv-{real.partition('/')[0]}"
+    library = f"{real}/lib/python3.11/site-packages"
+    venv = [
+        *folders(real, f"{real}/bin", f"{real}/lib", f"{real}/lib/python3.11"),
+        entry(library, mode=0o2775, uid=1000),
+        entry(f"{real}/lib64", link="lib"),
+        entry(f"{real}/bin/python3", link="/usr/bin/python3"),
+        entry(f"{real}/bin/python", link="python3"),
+        entry(f"{real}/pyvenv.cfg", b"home = /usr/bin\ninclude-system-site-packages = false\nversion = 3.11.2\n"),
+    ]
+    forge.make(name, [forge.debian, venv], {"Env": [f"PATH={prefix}/bin:/usr/local/bin:/usr/bin:/bin", "HOME=/home/jovyan"]})
+    checkout = forge.team(name, *forge.push(name), "pandas==2.2.*\n")
+    image = forge.build(checkout)
+    assert added_files(image) == expected("pandas", "2.2.3", library, real, "lib") | {CONSTRAINTS}
+    headers = image.read_headers()
+    assert not {"lib", "lib64", f"{real}/lib64"} & set(headers)
+    assert (headers[library].mode, headers[library].uid) == (0o2775, 1000)  # the base's own, not ours
+    rootfs = forge.unpack(checkout)
+    assert str((rootfs / real / "lib64").readlink()) == "lib"
+    assert str((rootfs / "lib").readlink()) == "usr/lib"
+    assert (rootfs / real / "lib64" / "pandas" / "native.txt").is_file()
+    script = (rootfs / real / "bin" / "pandas-version").read_text()
+    assert script.startswith((f"#!{prefix}/bin/python\n", f"#!{prefix}/bin/python3\n"))
+    code = "import sys, pandas; print(sys.prefix, pandas.__version__, pandas.__cached__)"
+    assert run_inside(rootfs, f"{prefix}/bin/python3", "-c", code).split() == [
+        prefix,
+        "2.2.3",
+        f"{prefix}/lib/python3.11/site-packages/pandas/__pycache__/__init__.cpython-311.pyc",
+    ]
+
+
+def test_a_base_without_python_is_refused(forge: Forge) -> None:
+    kept = [(info, data) for info, data in forge.debian if "python" not in info.name]
+    forge.make("no-python", [kept])
+    checkout = forge.team("no-python", *forge.push("no-python"), "pandas==2.2.*\n")
+    checkout.run("image", "blue", "--registry", f"{forge.hub.host}/no-python").refused(3, "forged", "(?i)no python", hint=".")
+
+
+# --- what it is stored as ---------------------------------------------------------------------------------------------
+
+
+def test_a_docker_schema2_base_becomes_an_oci_image(forge: Forge) -> None:
+    forge.make("schema2", [forge.debian])
+    reference, digest = forge.push("schema2", form="v2s2")
+    base = json.loads(run_tool("crane", "manifest", "--insecure", f"{reference}@{digest}"))
+    assert base["mediaType"] == DOCKER_MANIFEST
+    checkout = forge.team("schema2", reference, digest, "pandas==2.2.*\n", '[layer]\ncompression = "gzip"')
+    image = forge.build(checkout)
+    assert "docker" not in image.raw.decode().lower().replace("docker.io", "")
+    assert image.manifest["mediaType"] == OCI_MANIFEST
+    assert image.manifest["config"]["mediaType"] == "application/vnd.oci.image.config.v1+json"
+    assert {layer["mediaType"] for layer in image.layers} == {"application/vnd.oci.image.layer.v1.tar+gzip"}
+    assert [layer["digest"] for layer in image.layers[:-1]] == [layer["digest"] for layer in base["layers"]]
+    assert image.manifest["annotations"]["org.opencontainers.image.base.digest"] == digest
+    run_tool("crane", "validate", "--insecure", "--remote", f"{forge.hub.host}/schema2/blue@{image.digest}")
+    assert (forge.unpack(checkout) / SYSTEM / "pandas" / "__init__.py").is_file()
+
+
+def test_an_index_gives_the_image_of_the_platform(forge: Forge) -> None:
+    store, amd64 = forge.make("index", [forge.debian])
+    arm = push_image(
+        store, [make_layer([entry("etc"), entry("etc/arm", b"arm\n")])], {"User": "1000"}, tag="arm", platform=Platform("linux", "arm64")
+    )
+    index = push_index(store, [(Platform("linux", "arm64"), arm), (Platform("linux", "amd64"), amd64)])
+    reference, digest = forge.push("index", "index")
+    assert digest == str(index.digest)
+    assert json.loads(run_tool("crane", "manifest", "--insecure", f"{reference}:1"))["mediaType"] == OCI_INDEX
+    checkout = forge.team("index", reference, digest, "pandas==2.2.*\n")
+    image = forge.build(checkout)
+    assert image.manifest["annotations"]["org.opencontainers.image.base.digest"] == digest  # of what the name names
+    assert image.config["architecture"] == "amd64"
+    amd64_layers = json.loads(amd64.data)["layers"]
+    assert [layer["digest"] for layer in image.layers[:-1]] == [layer["digest"] for layer in amd64_layers]
+    rootfs = forge.unpack(checkout)
+    assert not (rootfs / "etc" / "arm").exists()
+    assert run_inside(rootfs, "/usr/bin/python3", "-c", "import pandas; print(pandas.__version__)") == "2.2.3\n"
+
+
+def test_an_unpinned_base_is_refused_until_it_is_pinned(forge: Forge) -> None:
+    forge.make("unpinned", [forge.debian])
+    reference, digest = forge.push("unpinned")
+    checkout = forge.team("unpinned", reference, "", "tidy\npandas==2.2.*\n")
+    target = ("--registry", f"{forge.hub.host}/unpinned")
+    refused: Done = checkout.run("image", "blue", *target)
+    refused.refused(3, "forged", "not pinned", hint="imagebuild base pin forged")
+    assert digest in checkout.run("base", "pin", "forged", *target).succeeded().out
+    assert f'digest = "{digest}"' in (checkout.root / "images" / "catalogue.toml").read_text()
+    assert {"pandas/__init__.py", "tidy/__init__.py"} <= {name.removeprefix(f"{SYSTEM}/") for name in added_files(forge.build(checkout))}
