@@ -74,6 +74,12 @@ engine_option = click.option(
     type=click.Choice(["direct", "docker", "auto"]),
     help="Instead of the team's own (auto: docker for [system] packages).",
 )
+network_option = click.option(
+    "--build-network",
+    "network",
+    type=click.Choice(["host"]),
+    help="For an apt step that reaches no mirror through the builder's own network.",
+)
 builder_option = click.option("--builder", metavar="NAME", help="The buildx builder of the docker engine (docker buildx ls).")
 
 
@@ -110,6 +116,7 @@ def _naming(team: str, chosen: tuple[str, ...]) -> Iterator[None]:
 @click.option("--load", is_flag=True, help="Also put the image into the local Docker, ready for `docker run TEAM:TAG`.")
 @engine_option
 @builder_option
+@network_option
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 @common_options
 def image(
@@ -121,6 +128,7 @@ def image(
     load: bool,
     engine: str | None,
     builder: str | None,
+    network: str | None,
     as_json: bool,
 ) -> None:
     """Build, check and push the image of TEAMS: the whole pipeline."""
@@ -140,7 +148,7 @@ def image(
         # A second run of the same team waits, then finds the tag.
         with _naming(team, chosen), exclusive(workspace.state / f"image-{team}.lock"):
             plan = pipeline.plan_image(workspace, team, cutoff=_now(), locked=locked, engine=engine or "")
-            result = pipeline.run_plan(workspace, plan, copy_base=copy_base, builder=builder)
+            result = pipeline.run_plan(workspace, plan, copy_base=copy_base, builder=builder, network=network)
             if load:
                 loaded = load_image(workspace, plan.repository, result["digest"], f"{team}:{result['tag']}")
                 result = {**result, "loaded": loaded.name, "loaded_bytes": loaded.size}

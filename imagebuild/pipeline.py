@@ -259,7 +259,14 @@ def prepare_context(workspace: Workspace, plan: Plan) -> tuple[Path, dict[str, P
 
 
 def build_docker_layer(
-    workspace: Workspace, plan: Plan, folder: Path, out: Path, *, builder: str | None = None, cache: bool = True
+    workspace: Workspace,
+    plan: Plan,
+    folder: Path,
+    out: Path,
+    *,
+    builder: str | None = None,
+    network: str | None = None,
+    cache: bool = True,
 ) -> ForeignLayer:
     """The layer by the docker engine, audited; ``folder`` is :func:`prepare_context`'s."""
     from imagebuild.engine.aptsources import prepare_apt_secrets
@@ -276,6 +283,7 @@ def build_docker_layer(
             layout=workspace.layout.folder,
             out=out,
             builder=builder,
+            network=network,
             secrets=prepare_apt_secrets(base, secrets) if recipe.system else None,
             cache=cache,
             report=workspace.report,
@@ -323,7 +331,7 @@ def build_twins(workspace: Workspace, plan: Plan, *, builder: str | None = None)
 
 
 def build_image(
-    workspace: Workspace, plan: Plan, *, copy_base: bool = False, workers: int = 2, builder: str | None = None
+    workspace: Workspace, plan: Plan, *, copy_base: bool = False, workers: int = 2, builder: str | None = None, network: str | None = None
 ) -> tuple[DerivedImage, Digest, bool]:
     """Build with the recipe's engine, check, push: the image, its digest, and whether the base's layers were left out."""
     from imagebuild.oci.copy import copy_blobs, plan_copy
@@ -347,7 +355,7 @@ def build_image(
         found: dict[str, str] = {}
         layer: Layer
         if recipe.engine == "docker":
-            layer = foreign = build_docker_layer(workspace, plan, folder, scratch / "layer", builder=builder)
+            layer = foreign = build_docker_layer(workspace, plan, folder, scratch / "layer", builder=builder, network=network)
             if foreign.system is not None:
                 found[names.SYSTEM] = msgspec.json.encode(foreign.system.versions, order="sorted").decode()
         else:
@@ -373,7 +381,9 @@ def build_image(
     return image, digest, sparse
 
 
-def run_plan(workspace: Workspace, plan: Plan, *, copy_base: bool = False, builder: str | None = None) -> dict[str, Any]:
+def run_plan(
+    workspace: Workspace, plan: Plan, *, copy_base: bool = False, builder: str | None = None, network: str | None = None
+) -> dict[str, Any]:
     """Build and push unless the target has the tag; what was done, as plain values (sizes in bytes)."""
     target = workspace.target
     budget = plan.team.table.budget
@@ -389,7 +399,7 @@ def run_plan(workspace: Workspace, plan: Plan, *, copy_base: bool = False, build
     if digest is not None:
         write_recipe(workspace, plan)
         return {**result, "digest": str(digest), "built": False}
-    image, digest, sparse = build_image(workspace, plan, copy_base=copy_base, builder=builder)
+    image, digest, sparse = build_image(workspace, plan, copy_base=copy_base, builder=builder, network=network)
     return {
         **result,
         "digest": str(digest),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _KEPT_LINES = 400  # of the builder's output, to find the reason of a failure in
 _STEP = re.compile(r"#\d+ (?:\d+\.\d+ )?")
+_OUTPUT = re.compile(r"#\d+ \d+\.\d+ (.*)")  # of a RUN, under --progress plain
 _INSTALL_DOCKER = 'install Docker Engine 23 or newer with buildx, or set engine = "direct" for a team without system packages'
 
 
@@ -101,13 +102,14 @@ def build_layer_with_docker(
     out: Path,
     builder: str | None = None,
     secrets: Mapping[str, Path] | None = None,
+    network: str | None = None,
     cache: bool = True,
     report: Callable[[str], object] = str,
 ) -> ForeignLayer:
     """Build ``context`` (Dockerfile and wheels/) and move the one layer it adds to ``out``.
 
-    ``builder``: a name of ``docker buildx ls``; ``secrets``: files for the RUN's secret mounts by id; ``cache=False``
-    builds again what the builder has kept. BuildError with the failing program's last word; ConfigurationError when
+    ``builder``: a name of ``docker buildx ls``; ``secrets``: files for the RUN's secret mounts by id; ``network``: ``host``
+    where an apt step reaches no mirror through the builder's own (wheels are installed without any); ``cache=False`` builds again what the builder has kept. BuildError with the failing program's last word; ConfigurationError when
     docker, its engine, buildx or the builder is missing; IntegrityError when the base's layers are not the base's.
     """
     client = connect_docker()
@@ -128,6 +130,8 @@ def build_layer_with_docker(
                 "secrets": list(inputs.secrets),
                 "platforms": [recipe.platform],
                 "builder": builder,
+                "network": network,
+                "allow": ["network.host"] if network == "host" else [],
                 "cache": cache,
                 "provenance": False,
                 "sbom": False,
@@ -175,15 +179,20 @@ def explain_failure(lines: list[str], builder: str | None) -> ImagebuildError:
         return BuildError(
             "the builder cannot run programs of the image's platform", "use a builder of that platform, or install qemu's binfmt there"
         )
-    said = [_STEP.sub("", line, count=1).strip() for line in lines]
-    if "did not complete successfully" in low:
+    said = [_shorten(_STEP.sub("", line, count=1)) for line in lines]
+    ended = [match[1] for line in lines if (match := re.search(r"did not complete successfully: (.*)", line))]
+    if ended and not ended[-1].startswith("exit code"):
+        hint = (
+            "use --build-network host where the builder's own network is broken" if "network" in ended[-1] else "look at the builder's log"
+        )
+        return BuildError(f"the builder could not start the Dockerfile's RUN: {ended[-1]}", hint)
+    if ended:
         if "No module named pip" in text:
             return BuildError("the base has no pip, which the Dockerfile installs with", 'use engine = "direct", or a base with pip')
-        told = next((line for line in said if re.match(r"E: |ERROR: (?!failed to |process )", line)), "")
+        output = [_shorten(match[1]) for line in lines if (match := _OUTPUT.fullmatch(line)) and match[1].strip()]
+        told = next((line for line in output if re.match(r"E: |ERROR: ", line)), (output or ended)[-1])
         hint = "the Dockerfile and its context are kept under .imagebuild/builds; build it by hand to look closer"
-        return BuildError(
-            f"the build's RUN failed: {_hide_addresses(told or _last_word(said))}", hint, tuple(map(_hide_addresses, said[-12:-1]))
-        )
+        return BuildError(f"the build's RUN failed: {told.removeprefix('ERROR: ').removeprefix('E: ')}", hint, tuple(output[-8:]))
     if re.search(
         r"failed to (resolve|do request|authorize|fetch|load)|unauthorized|not found|no such host|i/o timeout|connection refused", low
     ):
@@ -196,8 +205,10 @@ def _last_word(said: list[str]) -> str:
     return (errors or [line for line in said if line] or ["it said nothing"])[-1].removeprefix("ERROR: ")
 
 
-def _hide_addresses(text: str) -> str:
-    return re.sub(r"https?://\S+", "<address>", text)
+def _shorten(line: str) -> str:
+    """A line of the builder's without addresses, which are the machine's business, and without the whole RUN in it."""
+    line = re.sub(r'process "/bin/sh -c .*" did not', "RUN did not", line.strip())
+    return re.sub(r"https?://\S+", "<address>", line)[:500]
 
 
 def _take_layer(result: Path, base: Base, codec: Codec, out: Path) -> ForeignLayer:
