@@ -121,12 +121,18 @@ class HostRuntime:
         self, code: str, *arguments: str, input: bytes = b"", path: Sequence[Path] = (), network: bool = False,
         environment: Mapping[str, str] | None = None, timeout: float = 300,
     ) -> subprocess.CompletedProcess[bytes]:  # fmt: skip
-        raise NotImplementedError("layers are made by start()")
+        if path or network or environment:
+            raise NotImplementedError
+        return subprocess.run(
+            self._command(code, arguments), input=input, capture_output=True, env=self._environment, cwd="/", timeout=timeout, check=False
+        )
 
     def start(self, code: str, *arguments: str) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
-        command = [sys.executable, "-s", "-S", "-B", "-c", code, *arguments]
-        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=self._environment, cwd="/")
+        return subprocess.Popen(self._command(code, arguments), stdin=pipe, stdout=pipe, stderr=pipe, env=self._environment, cwd="/")
+
+    def _command(self, code: str, arguments: Sequence[str]) -> list[str]:
+        return [sys.executable, "-s", "-S", "-B", "-c", code, *arguments]
 
 
 class FakeChild(HostRuntime):

@@ -1,0 +1,61 @@
+"""Both engines build the same layer, path by path: of cosml with its internal package, and of a team with 50 wheels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagebuild import pipeline, recipe
+from imagebuild.check.twin import SHOWN, require_twins
+from imagebuild.errors import IntegrityError
+from imagebuild.workspace import Workspace
+from tests.parts import need_docker
+from tests.workspaces import PROJECT, Built
+
+pytestmark = pytest.mark.integration
+
+
+def test_cosml_is_the_same_from_both_engines(built: Built) -> None:
+    need_docker()
+    report = json.loads(built.checkout.run("verify", "--twin", "cosml", "--json", timeout=1200).succeeded().out)
+    assert (report["count"], report["differences"]) == (0, [])
+    headers = built.image.read_headers()
+    files = [item for item in headers.values() if item.isreg()]
+    assert (report["files"], report["bytes"]) == (len(files), sum(item.size for item in files))
+    assert report["bytecode"] == sum(name.endswith(".pyc") for name in headers) > 3000
+    assert report["records"] == built.result["packages"]
+
+
+def test_fifty_wheels_are_the_same_from_both_engines(built: Built, tmp_path: Path) -> None:
+    need_docker()
+    heavy = built.checkout.fork(tmp_path)
+    for name in ("images", "lockfiles"):
+        shutil.rmtree(heavy.root / name)
+        shutil.copytree(PROJECT / "bench" / "heavy" / name, heavy.root / name)
+    done = heavy.run("verify", "--twin", "heavy", timeout=1800).succeeded()
+    assert "heavy: both engines build the same layer: " in done.out
+
+
+def test_what_one_engine_leaves_out_is_found(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Dockerfile that is wrong: its pip is told to leave the bytecode out."""
+    need_docker()
+    fork = built.checkout.fork(tmp_path)
+
+    def render(*arguments: Any) -> str:
+        text = recipe.render_dockerfile(*arguments)
+        assert text.count(" --no-deps ") == 1
+        return text.replace(" --no-deps ", " --no-deps --no-compile ")
+
+    monkeypatch.setattr(pipeline, "render_dockerfile", render)
+    workspace = Workspace(fork.root, fork.cache, quiet=True)
+    report = pipeline.build_twins(workspace, pipeline.plan_image(workspace, "cosml", cutoff="", locked=True, engine="docker"))
+    shipped = sum(name.endswith(".pyc") for name in built.image.read_headers())
+    assert report.count > shipped  # and RECORD's rows of them, and their folders
+    assert len(report.differences) == SHOWN
+    assert all(item.path.endswith((".pyc", "/__pycache__", "/RECORD")) and item.docker == "-" for item in report.differences)
+    with pytest.raises(IntegrityError, match="the two engines' layers of cosml differ in "):
+        require_twins(report, "cosml")
