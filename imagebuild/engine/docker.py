@@ -109,7 +109,8 @@ def build_layer_with_docker(
     """Build ``context`` (Dockerfile and wheels/) and move the one layer it adds to ``out``.
 
     ``builder``: a name of ``docker buildx ls``; ``secrets``: files for the RUN's secret mounts by id; ``network``: ``host``
-    where an apt step reaches no mirror through the builder's own (wheels are installed without any); ``cache=False`` builds again what the builder has kept. BuildError with the failing program's last word; ConfigurationError when
+    where an apt step reaches no mirror through the builder's own (wheels are installed without any); ``cache=False``
+    builds again what the builder has kept. BuildError with the failing program's last word; ConfigurationError when
     docker, its engine, buildx or the builder is missing; IntegrityError when the base's layers are not the base's.
     """
     client = connect_docker()

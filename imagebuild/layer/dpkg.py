@@ -1,6 +1,7 @@
 """What Debian's package manager leaves in a layer: which packages, and which paths are theirs to write.
 
-Read from the layer itself: dpkg writes ``info/<package>.list`` of every package it unpacks, and the whole ``status``.
+Read from the layer itself: of every package it unpacks dpkg writes ``info/<package>.list`` and control files beside it, and
+always the whole ``status``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import msgspec
 
 STATUS = "/var/lib/dpkg/status"
 _LIST = re.compile(r"/var/lib/dpkg/info/([a-z0-9][a-z0-9+.-]*)(?::([a-z0-9-]+))?\.list")
+_CONTROL = re.compile(r"(/var/lib/dpkg/info/[^/]+)\.(?!list$)[a-z0-9]+")
 
 # What dpkg, apt and the triggers of Debian's own packages write without any package listing it.
 _STATE = re.compile(
@@ -73,12 +75,16 @@ def read_system_files(lists: Mapping[str, str], status: str, sizes: Mapping[str,
     if not lists:
         return None
     installed = read_status(status)
+    # Of a package that lost a folder (man pages, say, that a slim base lacks) dpkg rewrites the list and nothing else.
+    unpacked = {match[1] for path in sizes if (match := _CONTROL.fullmatch(path))}
     versions: dict[str, str] = {}
     costs: dict[str, int] = {}
     listed: set[str] = set()
     for path, text in lists.items():
         match = _LIST.fullmatch(path)
         assert match is not None
+        if path.rpartition(".")[0] not in unpacked:
+            continue
         name, architecture = match[1], match[2] or ""
         version = next((version for (package, built), version in installed.items() if package == name and architecture in ("", built)), "")
         if not version:
