@@ -374,7 +374,9 @@ def base_build(workspace: Workspace, name: str, platform: str, refresh: bool, re
 
 @cli.command()
 @click.argument("image", metavar="TEAM|REF")
-@click.option("--run", "only", multiple=True, metavar="NAME", help="Only this run: own-user, large-shm, random-uid (may be given again).")
+@click.option(
+    "--run", "only", multiple=True, metavar="NAME", help="Only this: own-user, large-shm, random-uid, read-only (may be repeated)."
+)
 @click.option("--read-only", is_flag=True, help="Also with a read-only root.")
 @click.option("--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Seconds a server has to come up.")
 @click.option("--kind", type=click.Choice(["jupyter", "vscode", "rstudio"]), help="What is served, if the image does not say.")

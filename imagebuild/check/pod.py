@@ -148,6 +148,7 @@ def start_pod(client: DockerClient, image: str, home: str, run: Run, prefix: str
         volumes[home] = f"rw,exec,mode=2775,uid=0,gid={run.group},size={_HOME_SIZE}"
     if run.read_only:
         volumes["/tmp"] = "rw,exec,mode=1777"
+    patience = 0
     try:
         try:
             container = client.containers.create(
@@ -168,22 +169,33 @@ def start_pod(client: DockerClient, image: str, home: str, run: Run, prefix: str
             container.reload()
         except APIError as error:
             raise explain_engine_error(error, "starting the container") from None
+        except BaseException:  # interrupted: the engine may still be making it
+            patience = 8
+            raise
         yield Pod(container, run, prefix, timeout)
     finally:
-        remove_container(client, name)
+        remove_container(client, name, patience)
 
 
-def remove_container(client: DockerClient, name: str) -> None:
-    """Gone, with its anonymous volumes, however far it came. A second Ctrl-C waits its turn."""
+def remove_container(client: DockerClient, name: str, patience: int = 0) -> None:
+    """Gone, with its anonymous volumes, however far it came. A second Ctrl-C waits until it is done.
+
+    ``patience``: how many quarters of a second to wait for a container that is not there (yet).
+    """
     from docker.errors import APIError, NotFound
 
-    for _ in range(20):
-        try:
-            client.api.remove_container(name, v=True, force=True)
-            return
-        except NotFound:
-            return
-        except APIError as error:
-            if error.status_code != 409:  # 409: its removal is in progress
-                raise explain_engine_error(error, f"removing {name}") from None
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        for attempt in range(40):
+            try:
+                client.api.remove_container(name, v=True, force=True)
+                return
+            except NotFound:
+                if attempt >= patience:
+                    return
+            except APIError as error:
+                if error.status_code != 409:  # 409: its removal is in progress
+                    raise explain_engine_error(error, f"removing {name}") from None
             time.sleep(0.25)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)

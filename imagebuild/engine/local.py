@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 _MIB = 1 << 20
-_LOAD_TIMEOUT = 1800  # seconds without a byte: the engine answers an upload only after it has unpacked the image
+_GREETING_TIMEOUT = 20  # seconds for the first answer
+_WORK_TIMEOUT = 1800  # seconds without a byte later on: an upload is answered only after the image is unpacked
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -44,11 +45,8 @@ class BaseSource(msgspec.Struct, frozen=True):
     digest: Digest
 
 
-def connect_engine(timeout: float = 60) -> DockerClient:
-    """A client of the engine that ``docker`` would use, which has answered; ConfigurationError when there is none.
-
-    ``timeout`` is seconds of silence on its socket.
-    """
+def connect_engine() -> DockerClient:
+    """A client of the engine that ``docker`` would use, which has answered; ConfigurationError when there is none."""
     import docker
     from docker.context import ContextAPI
     from docker.errors import DockerException
@@ -57,11 +55,11 @@ def connect_engine(timeout: float = 60) -> DockerClient:
     client = None
     try:
         if where:
-            client = docker.from_env(timeout=timeout)  # type: ignore[arg-type]  # requests takes seconds as a float too
+            client = docker.from_env(timeout=_GREETING_TIMEOUT)
         else:
             context = ContextAPI.get_current_context()
             where = str(context.Host)
-            client = docker.DockerClient(base_url=where, tls=context.TLSConfig or False, timeout=timeout)  # type: ignore[arg-type]
+            client = docker.DockerClient(base_url=where, tls=context.TLSConfig or False, timeout=_GREETING_TIMEOUT)
         client.ping()
     except (DockerException, OSError, ValueError) as error:
         if client is not None:
@@ -71,6 +69,7 @@ def connect_engine(timeout: float = 60) -> DockerClient:
             "start it (sudo systemctl start docker) and let this user use it, or point DOCKER_HOST or `docker context use` at one "
             "that runs; building with the direct engine needs none",
         ) from None
+    client.api.timeout = _WORK_TIMEOUT
     return client
 
 
@@ -161,7 +160,7 @@ def load_image(workspace: Workspace, repository: str, reference: str, name: str,
     One that Docker has under the same digest is only given the name. Otherwise all of it is handed over, base layers too: an engine
     takes no list of what it may leave out. Memory stays bounded, and a blob that fails its check ends the upload unfinished.
     """
-    engine = client or connect_engine(_LOAD_TIMEOUT)
+    engine = client or connect_engine()
     try:
         raw, manifest = _read_image(workspace.target, repository, reference)
         # The containerd store knows an image by its manifest's digest, the classic one by its config's.
