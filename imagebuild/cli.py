@@ -257,6 +257,33 @@ def render(workspace: Workspace, team: str) -> None:
     click.echo(render_dockerfile(plan.recipe, plan.base), nl=False)
 
 
+@cli.command()
+@click.argument("teams", nargs=-1)
+@click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("docker-bake.json"), show_default=True, help="The file to write."
+)
+@click.option("--push", is_flag=True, help="BuildKit pushes to --registry by itself (a builder that is not of type docker).")
+@common_options
+def bake(workspace: Workspace, teams: tuple[str, ...], everyone: bool, output: Path, push: bool) -> None:
+    """Write a docker-bake.json that `docker buildx bake` builds TEAMS from, on any builder."""
+    from imagebuild import pipeline
+    from imagebuild.engine.bake import render_bake
+    from imagebuild.files import write_atomic
+
+    if push and not workspace.host:
+        raise UsageError("--push needs to know where to", "add --registry HOST/NAMESPACE")
+    targets = []
+    chosen = _teams(workspace, teams, everyone)
+    for team in chosen:
+        workspace.prepare()
+        with _naming(team, chosen):
+            plan = pipeline.plan_image(workspace, team, cutoff=_now(), locked=True, engine="docker")
+            targets.append(pipeline.prepare_bake(workspace, plan))
+    write_atomic(output, render_bake(targets, root=workspace.root, results=workspace.state / "bake", push=push).encode())
+    click.echo(f"{output}: {len(targets)} targets; in {workspace.root}: docker buildx bake -f {output.resolve()}")
+
+
 @cli.group()
 def base() -> None:
     """The catalogue of bases: list, pin, inspect, build."""
@@ -374,9 +401,7 @@ def base_build(workspace: Workspace, name: str, platform: str, refresh: bool, re
 
 @cli.command()
 @click.argument("image", metavar="TEAM|REF")
-@click.option(
-    "--run", "only", multiple=True, metavar="NAME", help="Only this: own-user, large-shm, random-uid, read-only (may be repeated)."
-)
+@click.option("--run", "only", multiple=True, metavar="NAME", help="Only own-user, large-shm, random-uid or read-only; may be repeated.")
 @click.option("--read-only", is_flag=True, help="Also with a read-only root.")
 @click.option("--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Seconds a server has to come up.")
 @click.option("--kind", type=click.Choice(["jupyter", "vscode", "rstudio"]), help="What is served, if the image does not say.")

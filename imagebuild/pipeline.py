@@ -29,6 +29,7 @@ from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
     from imagebuild.check.twin import TwinReport
+    from imagebuild.engine.bake import BakeTarget
     from imagebuild.layer.reading import ForeignLayer
 
 
@@ -290,6 +291,18 @@ def build_docker_layer(
         )
     audit_layer(layer, base=base, extra=recipe.extra_files, foreign=True, system=layer.system)
     return layer
+
+
+def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
+    """The team's build as a target of docker-bake.json: context, wheels and apt's secrets lie ready under .imagebuild/builds."""
+    from imagebuild.engine.aptsources import prepare_apt_secrets
+    from imagebuild.engine.bake import BakeTarget
+    from imagebuild.engine.docker import make_build_inputs
+
+    folder, _ = prepare_context(workspace, plan)
+    secrets = prepare_apt_secrets(plan.base, folder / "secrets") if plan.recipe.system else None
+    inputs = make_build_inputs(plan.recipe, plan.base, context=folder, layout=workspace.layout.folder, secrets=secrets)
+    return BakeTarget(plan.recipe, inputs, folder, f"{workspace.host}/{plan.repository}" if workspace.host else plan.repository)
 
 
 def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path], out: Path, *, workers: int = 2) -> Layer:
