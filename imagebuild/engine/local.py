@@ -7,6 +7,7 @@ client itself does (the SDK alone ignores contexts).
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -55,10 +56,12 @@ def connect_engine() -> DockerClient:
     client = None
     try:
         if where:
+            _knock(where)
             client = docker.from_env(timeout=_GREETING_TIMEOUT)
         else:
             context = ContextAPI.get_current_context()
             where = str(context.Host)
+            _knock(where)
             client = docker.DockerClient(base_url=where, tls=context.TLSConfig or False, timeout=_GREETING_TIMEOUT)
         client.ping()
     except (DockerException, OSError, ValueError) as error:
@@ -71,6 +74,14 @@ def connect_engine() -> DockerClient:
         ) from None
     client.api.timeout = _WORK_TIMEOUT
     return client
+
+
+def _knock(address: str) -> None:
+    """Raises the system's own OSError for a socket nobody listens on; the SDK would leave its side of it open."""
+    if address.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(_GREETING_TIMEOUT)
+            probe.connect(address.removeprefix("unix://"))
 
 
 def _innermost(error: BaseException) -> str:
