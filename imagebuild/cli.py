@@ -467,7 +467,10 @@ def _read_entries(workspace: Workspace) -> CatalogueListing:
     from imagebuild.config import list_teams
 
     # By team, not by listing the registry: many have no catalogue to list, or show one only to administrators.
-    return read_entries(workspace.target, teams=[workspace.repository(team) for team in list_teams(workspace.images)])
+    listing = read_entries(workspace.target, teams=[workspace.repository(team) for team in list_teams(workspace.images)])
+    for team in listing.undecided:
+        _say(f"warning: {team} has two images with the newest cutoff; the one marked current is the first by tag")
+    return listing
 
 
 @cli.command()
