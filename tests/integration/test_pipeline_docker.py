@@ -197,7 +197,7 @@ def test_a_personal_install_cannot_replace_the_locked_set(pulled: Pulled) -> Non
     """PIP_CONSTRAINT names a file that pip reads: another pandas is refused before anything is looked up."""
     script = 'python3 -m pip install --no-index --user --break-system-packages "pandas==1.0" 2>&1 || true; test -r "$PIP_CONSTRAINT"'
     out, _err = pulled.run("sh", "-c", script)
-    assert re.search(r"conflict|constraint", out), out
+    assert "conflicting dependencies" in out, out
 
 
 @contextmanager
