@@ -80,14 +80,19 @@ def measure_floor(blob: Path, scratch: Path) -> tuple[float, float, int]:
     return strict, wide, size
 
 
-def main() -> None:
-    """Print the table."""
-    root = Path(os.environ.get("BENCH_FOLDER", ".imagebuild/bench")).resolve()
+def prepare(root: Path) -> dict[str, object]:
+    """The heavy team's folder at ``root``, its base and wheels fetched, its image built; what the run said."""
     shutil.rmtree(root / "images", ignore_errors=True)
     shutil.copytree(HERE / "heavy", root, dirs_exist_ok=True)
     print("preparing: starter base and wheels (not timed)", file=sys.stderr)
-    _, _, results = run(root)
-    raw = LayoutStore(root / ".imagebuild/registry").get_manifest("heavy", str(results[0]["tag"]))
+    return run(root)[2][0]
+
+
+def main() -> None:
+    """Print the table."""
+    root = Path(os.environ.get("BENCH_FOLDER", ".imagebuild/bench")).resolve()
+    result = prepare(root)
+    raw = LayoutStore(root / ".imagebuild/registry").get_manifest("heavy", str(result["tag"]))
     assert raw is not None
     manifest = raw.parse()
     assert isinstance(manifest, Manifest)
