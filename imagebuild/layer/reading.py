@@ -87,7 +87,14 @@ def read_foreign_layer(blob: Path, media_type: str) -> ForeignLayer:
                 pass
             while stored.read(CHUNK):
                 pass
-        except (tarfile.TarError, EOFError) as error:
+        except Exception as error:
+            # zstandard's and isal's errors have no common base; anything else is a defect and stays a traceback.
+            if not isinstance(error, (tarfile.TarError, EOFError)) and type(error).__name__ not in (
+                "ZstdError",
+                "IsalError",
+                "BadGzipFile",
+            ):
+                raise
             raise IntegrityError(f"the engine's layer cannot be read: {error}", "build again; if it stays, try another builder") from None
     system = read_system_files(lists, status, sizes)
     installed = sum(sizes.values())

@@ -13,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from imagebuild import annotations as names
 from imagebuild import pipeline
+from imagebuild.engine import docker as docker_engine
 from imagebuild.errors import BuildError
 from imagebuild.layer.audit import audit_layer
 from imagebuild.layer.reading import ForeignLayer
@@ -126,6 +128,27 @@ def test_two_builds_give_the_same_layer_and_nothing_of_the_build_is_in_it(
         *(f"{LIBRARY}/secret_kit{part}" for part in ("", "/__init__.py", "/__pycache__", "/__pycache__/__init__.cpython-311.pyc")),
         *(f"{LIBRARY}/secret_kit-1.0.dist-info{part}" for part in ("", "/INSTALLER", "/METADATA", "/RECORD", "/REQUESTED", "/WHEEL")),
     }
+
+
+def test_a_builder_that_leaves_timestamps_alone_is_told(
+    checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same engine, not asked to rewrite them: what an older BuildKit does with an option it does not know."""
+    for name, value in checkout.settings.items():
+        monkeypatch.setenv(name, value)
+
+    def forget(*arguments: Any, **options: Any) -> docker_engine.BuildInputs:
+        inputs = make_build_inputs(*arguments, **options)
+        return msgspec.structs.replace(inputs, output={k: v for k, v in inputs.output.items() if k != "rewrite-timestamp"})
+
+    make_build_inputs = docker_engine.make_build_inputs
+    monkeypatch.setattr(docker_engine, "make_build_inputs", forget)
+    workspace = Workspace(checkout.root, checkout.cache)
+    plan = pipeline.plan_image(workspace, "tiny", cutoff="", locked=True, engine="docker")
+    context, _ = pipeline.prepare_context(workspace, plan)
+    pipeline.build_docker_layer(workspace, plan, context, tmp_path / "layer")
+    told = [line for line in capsys.readouterr().err.splitlines() if "timestamps" in line]
+    assert told == ["tiny: docker cannot rewrite timestamps: another build of this lock will have another diff_id"]
 
 
 def test_gzip_over_a_zstd_base_leaves_the_base_as_it_is(checkout: Checkout, built: Built, tmp_path: Path) -> None:
