@@ -345,11 +345,9 @@ def print_tables(bench: Bench, pulls: list[tuple[str, float]], direct: Row) -> N
         value, own = row.get(situation), direct.get(situation)
         return "" if value is None or own is None else f"{value / own:.1f}"
 
+    print(f"{len(lock.packages)} wheels, {size / 1e6:.0f} MB of them; {os.cpu_count()} CPUs; one run, seconds, all pushed to loopback\n")
     print(
-        f"{len(lock.packages)} wheels, {size / 1e6:.0f} MB of them; {os.cpu_count()} CPUs; one run, seconds, everything pushed to loopback\n"
-    )
-    print(
-        "| build | cold | warm | one package changed | nothing changed | client's peak MiB | layer MB | cold ÷ direct | changed ÷ direct |"
+        "| build | cold | warm | one package changed | nothing changed | peak MiB (client) | layer MB | cold ÷ direct | changed ÷ direct |"
     )
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for row in bench.rows:

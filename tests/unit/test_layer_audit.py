@@ -45,13 +45,28 @@ def write(entries: list[tarfile.TarInfo]) -> bytes:
     return blocks + bytes(1024)
 
 
-def audit(tmp_path: Path, entries: list[tarfile.TarInfo], **options: frozenset[str]) -> list[str]:
+def audit(
+    tmp_path: Path,
+    entries: list[tarfile.TarInfo],
+    *,
+    replaceable: frozenset[str] = frozenset(),
+    whiteouts: frozenset[str] = frozenset(),
+) -> list[str]:
     plain = write(entries)
     data = gzip.compress(plain, mtime=0)
     (tmp_path / "blob").write_bytes(data)
     digests = [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in (data, plain)]
     return list(
-        find_faults(tmp_path / "blob", OCI_LAYER_GZIP, tree=TREE, home="/home/jovyan", digest=digests[0], diff_id=digests[1], **options)
+        find_faults(
+            tmp_path / "blob",
+            OCI_LAYER_GZIP,
+            tree=TREE,
+            home="/home/jovyan",
+            digest=digests[0],
+            diff_id=digests[1],
+            replaceable=replaceable,
+            whiteouts=whiteouts,
+        )
     )
 
 
