@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from tests.layer_parts import make_wheel
 from tests.lock_parts import FakeIndex
 from tests.parts import need, need_docker
 from tests.registries import Registry, run_registry
-from tests.workspaces import Built, Checkout, LayoutImage
+from tests.workspaces import Built, Checkout, LayoutImage, run_tool, skopeo_copy
 
 pytestmark = pytest.mark.integration
 
@@ -160,6 +161,30 @@ def test_gzip_over_a_zstd_base_leaves_the_base_as_it_is(checkout: Checkout, buil
     assert {item["mediaType"] for item in image.layers[:-1]} == {"application/vnd.oci.image.layer.v1.tar+zstd"}
     assert image.layers[-1]["mediaType"] == "application/vnd.oci.image.layer.v1.tar+gzip"
     assert image.diff_ids[:-1] == built.base.diff_ids
+
+
+def test_a_schema_2_base_in_a_registry_with_a_login(checkout: Checkout, built: Built, hub_with_login: Registry, tmp_path: Path) -> None:
+    """The builder pulls it with the docker client's login, and its layers are mounted when the image is pushed beside it."""
+    registry = hub_with_login
+    login = f"{registry.username}:{registry.password}"
+    source, gzipped, target = (
+        f"oci:{built.checkout.layout}:bases/starter:latest",
+        f"oci:{tmp_path}/gzip:1",
+        f"docker://{registry.host}/bases/starter:1",
+    )
+    skopeo_copy(source, gzipped, "--dest-compress", "--dest-compress-format=gzip", "--dest-compress-level=1")
+    skopeo_copy(gzipped, target, "--dest-creds", login, "--format", "v2s2")
+    raw = run_tool("skopeo", "inspect", "--raw", "--tls-verify=false", "--creds", login, target)
+    digest = "sha256:" + hashlib.sha256(raw).hexdigest()
+    fork = replace(checkout.fork(tmp_path / "fork"), settings=dict(checkout.settings))
+    fork.use_base("remote", f"{registry.host}/bases/starter", digest)
+    fork.edit("images/tiny/team.toml", 'base = "starter"', 'base = "remote"')
+    fork.run("lock", "tiny").succeeded()
+    result = fork.image("tiny", "--engine", "docker", "--registry", f"{registry.host}/remote")
+    manifest, config = read_manifest(checkout, registry, "remote/tiny", result["tag"])
+    assert [item["digest"] for item in manifest["layers"][:-1]] == [item["digest"] for item in json.loads(raw)["layers"]]
+    assert [item["mediaType"].rpartition("+")[2] for item in manifest["layers"]] == ["gzip", "gzip", "zstd"]
+    assert config["rootfs"]["diff_ids"][:-1] == built.base.diff_ids
 
 
 # --- the image, the push, and no secret anywhere ----------------------------------------------------------------------
