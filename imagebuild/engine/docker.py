@@ -216,11 +216,10 @@ def _take_layer(result: Path, base: Base, codec: Codec, out: Path) -> ForeignLay
     """Check that the image is the base and exactly one layer more; move that layer's blob."""
     manifest, config = _read_image(result)
     count = len(base.manifest.layers)
-    lower = [item.digest for item in base.manifest.layers]
-    if [item.digest for item in manifest.layers[:count]] != lower:
+    # By content: a builder that has met the same layer in another compression (a mirror's, say) writes out that one. Ours
+    # to push are the base's own blobs in any case.
+    if len(manifest.layers) < count or config.rootfs.diff_ids[:count] != base.config.rootfs.diff_ids:
         raise IntegrityError("the builder changed the base's layers", "nothing was pushed; try another builder, or the direct engine")
-    if list(config.rootfs.diff_ids[:count]) != list(base.config.rootfs.diff_ids):
-        raise IntegrityError("the builder's image does not begin with the base's diff_ids", "nothing was pushed; try another builder")
     added = manifest.layers[count:]
     if len(added) != 1 or len(config.rootfs.diff_ids) != count + 1:
         raise BuildError(
