@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import signal
 import sys
 import time
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
     from imagebuild.workspace import Workspace
 
 Command = Callable[..., None]
+
+
+def _print(text: str | bytes, *, nl: bool = True) -> None:
+    """Data on stdout. A reader that has seen enough (``| head``) stops the printing and not the work."""
+    try:
+        click.echo(text, nl=nl)
+    except BrokenPipeError:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, sys.stdout.fileno())
+        os.close(silence)
 
 
 def _now() -> str:
@@ -155,20 +166,20 @@ def image(
         seconds = time.monotonic() - started
         results.append({**result, "seconds": round(seconds, 2)})
         if not as_json:
-            click.echo(f"{result['image']}:{result['tag']}")
-            click.echo(f"  digest    {result['digest']}")
-            click.echo(f"  base      {result['base']}")
+            _print(f"{result['image']}:{result['tag']}")
+            _print(f"  digest    {result['digest']}")
+            _print(f"  base      {result['base']}")
             if result["built"]:
                 size = f"{format_size(result['compressed'])} stored, {format_size(result['installed'])} unpacked"
-                click.echo(f"  layer     {size}, {result['packages']} packages; budget {result['budget']}")
+                _print(f"  layer     {size}, {result['packages']} packages; budget {result['budget']}")
                 if result["sparse"]:
-                    click.echo("  sparse    the base's layers are not in this folder; add --copy-base for a complete copy")
+                    _print("  sparse    the base's layers are not in this folder; add --copy-base for a complete copy")
             if load:
                 how = f"{format_size(result['loaded_bytes'])} handed over" if result["loaded_bytes"] else "it was there"
-                click.echo(f"  loaded    docker run {result['loaded']}  ({how})")
-            click.echo(f"  {'built in' if result['built'] else 'there already,'} {seconds:.1f} s")
+                _print(f"  loaded    docker run {result['loaded']}  ({how})")
+            _print(f"  {'built in' if result['built'] else 'there already,'} {seconds:.1f} s")
     if as_json:
-        click.echo(json.dumps(results, indent=2))
+        _print(json.dumps(results, indent=2))
 
 
 @cli.command()
@@ -190,10 +201,10 @@ def verify(workspace: Workspace, twin: str, builder: str | None, as_json: bool) 
         plan = pipeline.plan_image(workspace, twin, cutoff=_now(), engine="docker")
         report = pipeline.build_twins(workspace, plan, builder=builder)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
+        _print(msgspec.json.format(msgspec.json.encode(report), indent=2))
     require_twins(report, twin)
     if not as_json:
-        click.echo(
+        _print(
             f"{twin}: both engines build the same layer: {report.files} files ({report.bytecode} of bytecode, {report.records} RECORDs), "
             f"{format_size(report.bytes)}, {report.folders} folders"
         )
@@ -224,13 +235,13 @@ def lock(
             base = pipeline.open_base(workspace, team.table.base, team.platform)
             if check:
                 pipeline.read_team_lock(workspace, team, base)
-                click.echo(f"{name}: {workspace.lockfile(name).name} is fresh")
+                _print(f"{name}: {workspace.lockfile(name).name} is fresh")
                 continue
             made = pipeline.lock_team(
                 workspace, team, base, cutoff=cutoff, explicit_cutoff=as_of is not None, upgrade=upgrade, resolver=resolver
             )
         for item in made.packages:
-            click.echo(f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'})")
+            _print(f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'})")
 
 
 def parse_date(text: str) -> str:
@@ -254,7 +265,7 @@ def render(workspace: Workspace, team: str) -> None:
     from imagebuild.recipe import render_dockerfile
 
     plan = pipeline.plan_image(workspace, team, cutoff=_now(), locked=True)
-    click.echo(render_dockerfile(plan.recipe, plan.base), nl=False)
+    _print(render_dockerfile(plan.recipe, plan.base), nl=False)
 
 
 @cli.command()
@@ -281,7 +292,7 @@ def bake(workspace: Workspace, teams: tuple[str, ...], everyone: bool, output: P
             plan = pipeline.plan_image(workspace, team, cutoff=_now(), locked=True, engine="docker")
             targets.append(pipeline.prepare_bake(workspace, plan))
     write_atomic(output, render_bake(targets, root=workspace.root, results=workspace.state / "bake", push=push).encode())
-    click.echo(f"{output}: {len(targets)} targets; in {workspace.root}: docker buildx bake -f {output.resolve()}")
+    _print(f"{output}: {len(targets)} targets; in {workspace.root}: docker buildx bake -f {output.resolve()}")
 
 
 @cli.group()
@@ -311,14 +322,14 @@ def base_list(workspace: Workspace, as_json: bool) -> None:
             }
         )
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        _print(json.dumps(rows, indent=2))
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         state = "built here" if row["build"] else (row["digest"][:19] if row["digest"] else "UNPINNED")
         place = f"imagebuild base build {row['name']}" if row["build"] else row["reference"]
         through = f"  (read from {row['from']})" if not row["reference"].startswith(row["from"]) else ""
-        click.echo(f"{row['name']:<{width}}  {row['kind']:<7}  {state:<19}  {place}{through}")
+        _print(f"{row['name']:<{width}}  {row['kind']:<7}  {state:<19}  {place}{through}")
 
 
 @base.command("pin")
@@ -339,7 +350,7 @@ def base_pin(workspace: Workspace, name: str) -> None:
     digest = resolve_pin(workspace.registry_store(located.registry), located, entry.reference.tag)
     pin_base(path, name, digest)
     before = "" if entry.digest in (None, digest) else f" (was {entry.digest})"
-    click.echo(f"{name}: {entry.reference.tag} is {digest}{before}")
+    _print(f"{name}: {entry.reference.tag} is {digest}{before}")
 
 
 @base.command("inspect")
@@ -356,23 +367,23 @@ def base_inspect(workspace: Workspace, name: str, platform: str, as_json: bool) 
 
     found = pipeline.open_base(workspace, name, Platform.parse(platform)).inventory
     if as_json:
-        click.echo(encode_inventory(found).decode(), nl=False)
+        _print(encode_inventory(found).decode(), nl=False)
         return
     user, python = found.user, found.interpreter
-    click.echo(f"{name}  {found.digest}  {found.platform}")
-    click.echo(f"  user          {user.config or '(root)'}: uid {user.uid}, gid {user.gid}, {user.name or 'no name'}, home {user.home}")
+    _print(f"{name}  {found.digest}  {found.platform}")
+    _print(f"  user          {user.config or '(root)'}: uid {user.uid}, gid {user.gid}, {user.name or 'no name'}, home {user.home}")
     if python is None:
-        click.echo("  python        none: no team image can be built on it")
+        _print("  python        none: no team image can be built on it")
     else:
         managed = ", externally managed" if python.externally_managed else ""
-        click.echo(f"  python        {python.path} {python.version} ({python.environment}{managed}), {python.libc}")
-        click.echo(f"  packages to   {python.paths['purelib']}")
+        _print(f"  python        {python.path} {python.version} ({python.environment}{managed}), {python.libc}")
+        _print(f"  packages to   {python.paths['purelib']}")
     for other in found.shadowed_interpreters:
-        click.echo(f"  also on PATH  {other} (not used)")
+        _print(f"  also on PATH  {other} (not used)")
     stored, unpacked = sum(item.size for item in found.layers), sum(item.uncompressed for item in found.layers)
-    click.echo(f"  layers        {len(found.layers)}, {format_size(stored)} stored, {format_size(unpacked)} unpacked")
-    click.echo(f"  packages      {len(found.distributions)}")
-    click.echo(f"  fingerprint   {found.fingerprint}")
+    _print(f"  layers        {len(found.layers)}, {format_size(stored)} stored, {format_size(unpacked)} unpacked")
+    _print(f"  packages      {len(found.distributions)}")
+    _print(f"  fingerprint   {found.fingerprint}")
 
 
 @base.command("build")
@@ -395,8 +406,8 @@ def base_build(workspace: Workspace, name: str, platform: str, refresh: bool, re
     if relock:
         lock_starter(workspace.layout, workspace.cache, wanted, _now(), workspace.report)
     digest = build_starter(workspace.layout, workspace.cache, wanted, workspace.report, rebuild=refresh or relock)
-    click.echo(f"{workspace.layout.image_name(entry.reference.repository)}:{entry.reference.tag}")
-    click.echo(f"  digest    {digest}")
+    _print(f"{workspace.layout.image_name(entry.reference.repository)}:{entry.reference.tag}")
+    _print(f"  digest    {digest}")
 
 
 @cli.command()
@@ -432,7 +443,7 @@ def smoke(
         report = smoke_image(client, subject, runs, timeout=timeout, report=workspace.report)
     finally:
         client.close()
-    click.echo(encode_report(report) if as_json else format_report(report), nl=False)
+    _print(encode_report(report) if as_json else format_report(report), nl=False)
     report.raise_failures()
 
 
@@ -448,17 +459,17 @@ def catalogue(workspace: Workspace, form: str, pull_from: str) -> None:
 
     listing = _read_entries(workspace)
     if form == "json":
-        click.echo(encode_entries(listing).decode(), nl=False)
+        _print(encode_entries(listing).decode(), nl=False)
     elif form == "kubeflow":
         rendered = render_spawner_form(listing.entries, registry_prefix=pull_from)
         for warning in rendered.warnings:
             click.echo(f"warning: {warning}", err=True)
-        click.echo(rendered.text, nl=False)
+        _print(rendered.text, nl=False)
     else:
         for entry in listing.entries:
             mark = "*" if entry.current else " "
             size = format_size(entry.delta_compressed)
-            click.echo(f"{mark} {entry.team:<16} {entry.tag:<22} {entry.created[:10]}  {size:>10}  on {entry.base}  {entry.title}")
+            _print(f"{mark} {entry.team:<16} {entry.tag:<22} {entry.created[:10]}  {size:>10}  on {entry.base}  {entry.title}")
         click.echo(f"{len(listing.entries)} images, {listing.foreign} foreign tags left out", err=True)
 
 
@@ -497,7 +508,7 @@ def prewarm(workspace: Workspace, only: tuple[str, ...], namespace: str, pull_fr
         pull_secret=file.pull_secret,
         registry_prefix=pull_from,
     )
-    click.echo(text, nl=False)
+    _print(text, nl=False)
 
 
 def _say(*lines: str) -> None:
@@ -539,7 +550,7 @@ def main() -> None:
         _print_error(error)
         sys.exit(error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
+        _print(error.format_message())
         sys.exit(2)
     except click.ClickException as error:
         _say(f"error: {error.format_message()}", "hint: imagebuild --help, or imagebuild COMMAND --help")
