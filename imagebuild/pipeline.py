@@ -308,8 +308,10 @@ def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
 def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path], out: Path, *, workers: int = 2) -> Layer:
     """The layer by the direct engine, audited."""
     from imagebuild.layer.assembly import build_layer
-    from imagebuild.layer.audit import audit_layer
+    from imagebuild.layer.audit import TarAudit, audit_layer
 
+    single = plan.recipe.codec.single
+    audit = TarAudit(plan.base, plan.recipe.extra_files)
     layer = build_layer(
         [(wheels[item.name], item) for item in plan.lock.packages],
         base=plan.base,
@@ -319,9 +321,13 @@ def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path]
         mtime=LAYER_MTIME,
         workers=workers,
         out=out,
+        inspect=None if single else audit.read,
         report=workspace.report,
     )
-    audit_layer(layer, base=plan.base, extra=plan.recipe.extra_files)
+    if single:
+        audit_layer(layer, base=plan.base, extra=plan.recipe.extra_files)
+    else:
+        audit.finish()
     return layer
 
 

@@ -5,6 +5,7 @@ Reading and hashing the stored bytes, and decompressing and hashing the tar, run
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -35,9 +36,13 @@ def build_layer(
     extra: Sequence[ExtraFile] = (),
     mtime: int = LAYER_MTIME,
     workers: int = 2,
+    inspect: Callable[[Iterator[bytes]], None] | None = None,
     report: Callable[[str], object] = str,
 ) -> Layer:
     """The layer that installs ``wheels`` on ``base``, written to ``out``. ``report`` takes lines of progress.
+
+    ``inspect`` reads the tar as it is decompressed again from the bytes that are stored, on a thread of its own; it is
+    called anew when the layer is begun anew, and must read to the end. Not for a layer of a single stream.
 
     Files that two wheels, or a wheel and the base, have in common byte for byte are in the layer once, or not at all;
     files that differ are a BuildError. The bytes do not depend on ``workers``, on the cache or on the order of ``wheels``.
@@ -79,7 +84,7 @@ def build_layer(
         return [remade.get(member.package, member) for member in members]
 
     def assemble(members: Sequence[Member]) -> Layer:
-        return assemble_layer(members, extra=extra, tree=folders, codec=codec, mtime=mtime, home=home, out=out)
+        return assemble_layer(members, extra=extra, tree=folders, codec=codec, mtime=mtime, home=home, out=out, inspect=inspect)
 
     members = prepare()
     try:
@@ -188,13 +193,17 @@ def assemble_layer(
     mtime: int,
     home: str,
     out: Path,
+    inspect: Callable[[Iterator[bytes]], None] | None = None,
 ) -> Layer:
     """Write the layer of ``members`` (in name order) and ``extra`` to ``out``.
 
     No two may share a path (:func:`find_exclusions` sees to it). Paths of ``extra`` are taken literally: they must not
     pass through links of the base; they may replace a file of it. IntegrityError when a member's bytes are damaged.
+    ``inspect``: see :func:`build_layer`.
     """
     check_codec(codec)
+    if codec.single and inspect is not None:
+        raise ValueError("a single stream is not decompressed again while it is written")
     folders = tree if isinstance(tree, FolderResolver) else FolderResolver(tree)
     ordered = sorted(members, key=lambda member: member.package)
     owners: dict[str, str] = {}
@@ -218,7 +227,10 @@ def assemble_layer(
                 digest.update(data)
                 output.write(data)
 
-            diff_id, count = _write_single(stored, write, codec, total) if codec.single else _write_frames(stored, write, codec)
+            if codec.single:
+                diff_id, count = _write_single(stored, write, codec, total)
+            else:
+                diff_id, count = _write_frames(stored, write, codec, inspect)
             size = output.tell()
     except OSError as error:
         raise explain_os_error(error, "writing the layer") from error
@@ -286,15 +298,19 @@ def _read_stored(prelude: bytes, members: Sequence[Member], tail: bytes) -> Iter
     yield tail
 
 
-def _write_frames(stored: Iterator[bytes], write: Callable[[bytes], None], codec: Codec) -> tuple[str, int]:
-    """Pass the stored bytes on; diff_id (hex) and bytes of tar, found on two more threads meanwhile."""
+def _write_frames(
+    stored: Iterator[bytes], write: Callable[[bytes], None], codec: Codec, inspect: Callable[[Iterator[bytes]], None] | None
+) -> tuple[str, int]:
+    """Pass the stored bytes on; diff_id (hex) and bytes of tar, found on more threads meanwhile."""
     digest = BackgroundDigest()
 
     def decompress(chunks: Iterator[bytes]) -> None:
         reader = open_decompressed(open_chunks(chunks), codec.name)
-        with digest as feed:
+        with digest as feed, ChunkConsumer(inspect) if inspect else contextlib.nullcontext() as show:
             while data := reader.read(CHUNK):
                 feed(data)
+                if show is not None:
+                    show(data)
 
     with ChunkConsumer(decompress) as put:
         for chunk in stored:

@@ -1,7 +1,8 @@
-"""The audit of a finished layer: read back from its stored bytes with the standard library's tar reader.
+"""The audit of a layer: read back from its stored bytes with the standard library's tar reader.
 
-The writer is :mod:`imagebuild.layer.header`; nothing of it is used here, so that a defect there is seen. One pass over
-the blob checks digest, diff_id and every header; contents are only hashed.
+The writer is :mod:`imagebuild.layer.header`; nothing of it is used here, so that a defect there is seen.
+:func:`audit_layer` reads a finished blob: one pass checks digest, diff_id and every header. :class:`TarAudit` looks at
+the headers while a layer is assembled, which decompresses and hashes it anyhow.
 """
 
 from __future__ import annotations
@@ -55,6 +56,34 @@ def audit_layer(
             system=system,
         )
     )
+    _refuse(findings)
+
+
+class TarAudit:
+    """The rules on entries, checked on a tar that goes by; ``extra`` as in :func:`audit_layer`. ``findings`` are lines."""
+
+    def __init__(self, base: Base, extra: Sequence[ExtraFile] = ()) -> None:
+        self._base = base
+        self._replaceable = frozenset(item.path for item in extra)
+        self.findings = ["no layer was read"]
+
+    def read(self, chunks: Iterator[bytes]) -> None:
+        """Check the tar in ``chunks``, to its end; what an earlier call found is forgotten."""
+        archive = _ForwardFile(chunks, lambda _: None)
+        home = self._base.inventory.user.home
+        self.findings = []
+        try:
+            self.findings += _find_tar_faults(archive, self._base.tree, home, self._replaceable, frozenset(), False, None)
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            self.findings.append(f"the layer cannot be read as a tar: {error}")
+            archive.has_content_left()
+
+    def finish(self) -> None:
+        """IntegrityError with all findings, if there are any."""
+        _refuse(self.findings)
+
+
+def _refuse(findings: Sequence[str]) -> None:
     if findings:
         more = (f"and {len(findings) - _SHOWN} more",) if len(findings) > _SHOWN else ()
         raise IntegrityError(
@@ -87,10 +116,7 @@ def find_faults(
                 digest_of_tar as feed,
                 read_ahead(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, CHUNK)), compression)) as chunks,
             ):
-                archive = _ForwardFile(chunks, feed)
-                yield from _find_entry_faults(archive, tree, home, replaceable, whiteouts, foreign, system)
-                if archive.has_content_left():
-                    yield "there are bytes after the end of the archive"
+                yield from _find_tar_faults(_ForwardFile(chunks, feed), tree, home, replaceable, whiteouts, foreign, system)
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             yield f"the layer cannot be read as a compressed tar: {error}"
             return
@@ -106,6 +132,20 @@ def find_faults(
         yield f"the blob's digest is sha256:{stored.sha256}, expected {digest}"
     if "sha256:" + digest_of_tar.sha256 != diff_id:
         yield f"the blob's diff_id is sha256:{digest_of_tar.sha256}, expected {diff_id}"
+
+
+def _find_tar_faults(
+    file: _ForwardFile,
+    tree: Tree,
+    home: str,
+    replaceable: frozenset[str],
+    whiteouts: frozenset[str],
+    foreign: bool,
+    system: SystemFiles | None,
+) -> Iterator[str]:
+    yield from _find_entry_faults(file, tree, home, replaceable, whiteouts, foreign, system)
+    if file.has_content_left():
+        yield "there are bytes after the end of the archive"
 
 
 def _find_entry_faults(

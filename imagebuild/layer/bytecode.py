@@ -13,6 +13,7 @@ file does not compile).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import posixpath
 import select
@@ -26,6 +27,7 @@ from imagebuild.errors import BuildError
 
 _DOES_NOT_COMPILE = 0xFFFFFFFF
 _PIECE = 1 << 16
+_PIPE = 1 << 20  # what Linux grants every user
 _KEPT_STDERR = 8192
 _READ_AGAIN = "remove the folder bases/ of the cache, so that the base is read again"
 
@@ -183,6 +185,9 @@ class BytecodeCompiler:
         for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
+            # Most sources fit then: one switch between the processes a file. A user's share of pipe memory may be used up.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
         assert self._child.stdout is not None
         assert self._child.stderr is not None
         self._poll.register(self._child.stdout.fileno(), select.POLLIN)

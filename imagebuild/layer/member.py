@@ -75,7 +75,10 @@ class _Index(msgspec.Struct, frozen=True):
 
 
 class _Entry(msgspec.Struct):
-    """One file on its way into the member. ``open`` may be called again and again."""
+    """One file on its way into the member. ``open`` may be called again and again.
+
+    A ``sha256`` that is there from the start is one that ``open`` itself holds the content to.
+    """
 
     path: str
     row: str
@@ -111,7 +114,7 @@ class _Collector(WheelDestination):
             return self._add(name, scheme, name, len(data), mode, lambda: [data])
         content = cast(Content, stream)
         if scheme != "scripts":
-            return self._add(name, scheme, name, content.size, mode, content.chunks)
+            return self._add(name, scheme, name, content.size, mode, content.chunks, content.sha256)
         size = content.size + self._measure_rewriting(content)
         return self._add(name, scheme, name, size, mode, lambda: rewrite_script(content.chunks(), self._interpreter.path, content.label))
 
@@ -139,12 +142,14 @@ class _Collector(WheelDestination):
         old = len(line.partition(b"\n")[0]) + (b"\n" in line)
         return len(b"#!" + self._interpreter.path.encode() + b"\n") - old
 
-    def _add(self, name: str, scheme: str, path: str, size: int, mode: int, opener: Callable[[], Iterable[bytes]]) -> RecordEntry:
+    def _add(
+        self, name: str, scheme: str, path: str, size: int, mode: int, opener: Callable[[], Iterable[bytes]], sha256: str = ""
+    ) -> RecordEntry:
         label = f"{self._archive.filename}: {name}"
         final, row = self._placement.place(scheme, path, label)
         if final in self.entries:
             raise BuildError(f"{label}: two files of the wheel land at {final}", "the wheel is malformed; pin another version")
-        self.entries[final] = _Entry(final, row, size, mode, _classify(scheme, row, self._archive.dist_info_dir), opener)
+        self.entries[final] = _Entry(final, row, size, mode, _classify(scheme, row, self._archive.dist_info_dir), opener, sha256)
         return RecordEntry(row, None, None)
 
 
@@ -383,10 +388,7 @@ def _write(
             frame = FrameWriter(output.write, codec, total)
             for entry in (*entries.values(), *compiled.values()):
                 if entry.path in request.exclude:
-                    digest = hashlib.sha256()
-                    for chunk in entry.open():
-                        digest.update(chunk)
-                    entry.sha256 = digest.hexdigest()
+                    _read_entry(entry, lambda _: None)
                     continue
                 facts.append(_write_entry(frame, entry, mtime))
             rows += [(entry.row, entry.sha256, entry.size) for entry in entries.values()]
@@ -401,14 +403,23 @@ def _write(
         write_atomic(store / "index.json", msgspec.json.encode(msgspec.structs.replace(index, check=index.compute_check())))
 
 
-def _write_entry(frame: FrameWriter, entry: _Entry, mtime: int) -> FileFact:
+def _read_entry(entry: _Entry, sink: Callable[[bytes], None]) -> None:
+    """Hand the content on; its hash is known afterwards."""
+    if entry.sha256:
+        for chunk in entry.open():
+            sink(chunk)
+        return
     digest = hashlib.sha256()
-    frame.write(encode_header(entry.path, size=entry.size, mode=entry.mode, mtime=mtime))
     for chunk in entry.open():
         digest.update(chunk)
-        frame.write(chunk)
-    frame.write(bytes(count_padding(entry.size)))
+        sink(chunk)
     entry.sha256 = digest.hexdigest()
+
+
+def _write_entry(frame: FrameWriter, entry: _Entry, mtime: int) -> FileFact:
+    frame.write(encode_header(entry.path, size=entry.size, mode=entry.mode, mtime=mtime))
+    _read_entry(entry, frame.write)
+    frame.write(bytes(count_padding(entry.size)))
     return FileFact(entry.path, entry.size, entry.mode, entry.sha256, entry.kind)
 
 

@@ -39,7 +39,7 @@ _BAD_WHEEL = "the wheel is malformed or hostile; pin another version, or ask the
 
 
 class Content:
-    """The bytes of one entry, checked while they are read. ``sha256`` is known once ``chunks`` is exhausted."""
+    """The bytes of one entry, checked while they are read."""
 
     def __init__(self, archive: WheelArchive, info: zipfile.ZipInfo, promised: tuple[str, str]) -> None:
         self.size = info.file_size
@@ -71,6 +71,15 @@ class Content:
             raise IntegrityError(f"{self.label}: RECORD says {self._promised[1][:20]} bytes, the content has {seen}", _BAD_WHEEL)
         if digest is not None and base64.urlsafe_b64encode(digest.digest()).decode().rstrip("=") != expected.rstrip("="):
             raise IntegrityError(f"{self.label}: the content's {algorithm} is not the one in the wheel's RECORD", _BAD_WHEEL)
+
+    @property
+    def sha256(self) -> str:
+        """The hash that :meth:`chunks` holds the content to, in hex; empty when RECORD promises another kind, or nonsense."""
+        algorithm, _, value = self._promised[0].partition("=")
+        try:
+            return base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).hex() if algorithm == "sha256" else ""
+        except ValueError:
+            return ""
 
     def read(self, _limit: int = -1) -> bytes:
         """The whole content, checked; for small files."""

@@ -13,9 +13,10 @@ import pytest
 import zstandard
 
 from imagebuild.base.model import Base, Entry
-from imagebuild.errors import BuildError
+from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.layer.assembly import build_layer, find_exclusions
-from imagebuild.layer.audit import audit_layer
+from imagebuild.layer.audit import TarAudit, audit_layer
+from imagebuild.layer.header import encode_header
 from imagebuild.layer.model import Codec, ExtraFile, FileFact, Layer, Member
 from imagebuild.layer.placement import FolderResolver
 from tests.layer_parts import (
@@ -227,6 +228,26 @@ def test_an_extra_file_may_take_the_place_of_an_older_one(tmp_path: Path) -> Non
     base = make_base(MemoryTree((*USUAL, folder("/etc/team"), file("/etc/team/c.txt", b"old"))), runtime=None)
     layer = build(tmp_path, [make_wheel(tmp_path)], base=base, extra=(ExtraFile("/etc/team/c.txt", b"new"),))
     assert "/etc/team/c.txt" in read(layer)
+
+
+@pytest.mark.parametrize("codec", [Codec(), Codec("gzip", 1)])
+def test_a_defect_is_seen_while_the_layer_is_written(tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels = [make_wheel(tmp_path, "one", files={"one.py": b"x = 1\n" * 300_000}), make_wheel(tmp_path, "two", files={"two.py": b""})]
+    base = make_base(runtime=HostRuntime())
+    good = TarAudit(base)
+    build(tmp_path, wheels, base=base, codec=codec, inspect=good.read)
+    good.finish()
+
+    def encode_wrongly(path: str, **facts: Any) -> bytes:
+        return encode_header(path, **{**facts, "mode": 0o4755 if path.endswith("/two.py") else facts["mode"]})
+
+    monkeypatch.setattr("imagebuild.layer.member.encode_header", encode_wrongly)
+    seen = TarAudit(base)
+    options: dict[str, Any] = {"codec": codec, "cache": tmp_path / "other", "out": tmp_path / "layer"}
+    layer = build_layer([(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, inspect=seen.read, **options)
+    for audit in (seen.finish, lambda: audit_layer(layer, base=base)):
+        with pytest.raises(IntegrityError, match=r"breaks 1 rule: .*/two\.py: setuid, setgid or sticky \(4755\)"):
+            audit()
 
 
 def test_no_wheels_and_no_python(tmp_path: Path) -> None:

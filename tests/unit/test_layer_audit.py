@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imagebuild.errors import IntegrityError
-from imagebuild.layer.audit import audit_layer, find_faults
+from imagebuild.layer.audit import TarAudit, audit_layer, find_faults
 from imagebuild.layer.model import ExtraFile, Layer
 from imagebuild.oci.model import OCI_LAYER_GZIP, OCI_LAYER_TAR, OCI_LAYER_ZSTD
 from tests.layer_parts import USUAL, MemoryTree, file, folder, link, make_base
@@ -56,7 +56,7 @@ def audit(
     data = gzip.compress(plain, mtime=0)
     (tmp_path / "blob").write_bytes(data)
     digests = [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in (data, plain)]
-    return list(
+    found = list(
         find_faults(
             tmp_path / "blob",
             OCI_LAYER_GZIP,
@@ -68,6 +68,19 @@ def audit(
             whiteouts=whiteouts,
         )
     )
+    if not whiteouts:
+        assert find_while_written(plain, replaceable) == found
+    return found
+
+
+def find_while_written(plain: bytes, replaceable: frozenset[str] = frozenset()) -> list[str]:
+    """What the other audit says, which sees the tar go by."""
+    going = TarAudit(make_base(TREE), [ExtraFile(path, b"") for path in replaceable])
+    going.read(iter([b"old"]))
+    chunks = iter([plain[start : start + 777] for start in range(0, len(plain), 777)])
+    going.read(chunks)
+    assert next(chunks, None) is None  # whoever feeds it would wait for ever
+    return going.findings
 
 
 GOOD = [directory("usr"), directory("usr/local"), directory("usr/local/new"), entry("usr/local/new/x"), entry("usr/local/" + "n" * 200)]
@@ -165,6 +178,18 @@ def test_bytes_after_the_end_are_a_finding(tmp_path: Path) -> None:
     digest = f"sha256:{hashlib.sha256(plain).hexdigest()}"
     findings = list(find_faults(tmp_path / "blob", OCI_LAYER_TAR, tree=TREE, home="/", digest=digest, diff_id=digest))
     assert findings == ["there are bytes after the end of the archive"]
+
+
+@pytest.mark.parametrize("damage", [scramble, empty])  # a cut end is for whoever counts the bytes: tarfile takes it for the end
+def test_damage_that_goes_by_is_a_finding(damage: Callable[[bytes], bytes]) -> None:
+    assert find_while_written(write(GOOD)) == []
+    assert find_while_written(damage(write(GOOD)))
+    assert find_while_written(write(GOOD) + b"hidden") == ["there are bytes after the end of the archive"]
+
+
+def test_a_layer_that_was_not_read_is_not_found_good() -> None:
+    with pytest.raises(IntegrityError, match="no layer was read"):
+        TarAudit(make_base(TREE)).finish()
 
 
 def test_the_error_lists_the_findings(tmp_path: Path) -> None:
