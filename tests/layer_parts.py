@@ -148,7 +148,12 @@ class FakeChild(HostRuntime):
 
 
 def make_base(
-    tree: Tree | None = None, interpreter: Interpreter | None = None, *, runtime: HostRuntime | None = None, home: str = "/home/jovyan"
+    tree: Tree | None = None,
+    interpreter: Interpreter | None = None,
+    *,
+    runtime: HostRuntime | None = None,
+    home: str = "/home/jovyan",
+    digest: Digest = NO_DIGEST,
 ) -> Base:
     """A base around the parts a layer needs."""
     interpreter = interpreter or make_interpreter()
@@ -164,7 +169,7 @@ def make_base(
         config_data=b"{}",
         inventory=Inventory(
             format=1,
-            digest=NO_DIGEST,
+            digest=digest,
             platform=Platform(),
             fingerprint=compute_fingerprint(interpreter, ()),
             user=User("1000", 1000, 100, "jovyan", home),

@@ -68,6 +68,7 @@ def build_layer(
             cache=cache,
             home=home,
             mtime=mtime,
+            base=str(base.inventory.digest),
             workers=workers,
             report=report,
         )

@@ -28,6 +28,7 @@ from installer.exceptions import InstallerError
 from installer.records import InvalidRecordEntry, RecordEntry
 from installer.utils import Scheme
 
+from imagebuild import __version__
 from imagebuild.base.model import Interpreter, Runtime, Tree
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.files import exclusive, explain_os_error, replacing, sweep_temporaries, write_atomic
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from installer.scripts import ScriptSection  # exists for type checkers only
 
 _SPOOL = 8 << 20  # bytes of bytecode kept in memory per wheel; more goes to a temporary file
+_KEY = re.compile(r"[0-9a-f]{64}")
 _LIBRARY = re.compile(r".*\.so(\.\d+)*")
 _METADATA = {"INSTALLER": b"pip\n", "REQUESTED": b""}  # REQUESTED: every wheel of a lock is named explicitly
 
@@ -214,10 +216,14 @@ def build_members(
     cache: Path,
     home: str,
     mtime: int = LAYER_MTIME,
+    base: str = "",
     workers: int = 2,
     report: Callable[[str], object] = str,
 ) -> list[Member]:
-    """Members in the order of ``requests``; largest wheels first on ``workers`` threads, each with its own interpreter."""
+    """Members in the order of ``requests``; largest wheels first on ``workers`` threads, each with its own interpreter.
+
+    ``base``: a digest that stands for all that ``folders`` says; with it a wheel that was seen before is not opened again.
+    """
     check_codec(codec)
     state = threading.local()
     compilers: list[BytecodeCompiler] = []
@@ -227,7 +233,7 @@ def build_members(
         if compiler is None and runtime is not None:
             compiler = state.compiler = BytecodeCompiler(runtime, interpreter)
             compilers.append(compiler)
-        return _build(request, interpreter, folders, codec, compiler, cache, home, mtime)
+        return _build(request, interpreter, folders, codec, compiler, cache, home, mtime, base)
 
     def weigh(request: MemberRequest) -> int:
         return request.wheel.stat().st_size if request.wheel.exists() else 0
@@ -274,9 +280,13 @@ def _build(
     cache: Path,
     home: str,
     mtime: int,
+    base: str = "",
 ) -> tuple[Member, bool]:
     """The member, and whether it was built now."""
     label = request.filename or request.wheel.name
+    note = _locate_note(request, interpreter, codec, compiler is not None, home, mtime, base, cache)
+    if (known := _read_note(note)) and (member := _load(cache / "members" / known, request, codec)) is not None:
+        return member, False
     sha256 = request.sha256 or hash_file(request.wheel)
     with WheelArchive(request.wheel, python=interpreter.version, filename=label) as archive:
         archive.check_identity(request.package, request.version)
@@ -292,6 +302,7 @@ def _build(
         try:
             member = _load(store, request, codec)
             if member is not None:
+                _write_note(note, key)
                 return member, False
             with exclusive(store / "lock"):
                 # Another process may have built it while this one waited.
@@ -304,6 +315,7 @@ def _build(
                         f"{label} is not the file that was locked: its sha256 differs", f"remove {request.wheel}; it is fetched again"
                     )
                 _write(store, request, interpreter, collector, codec, compiler, mtime)
+                _write_note(note, key)
             member = _load(store, request, codec)
         except OSError as error:
             raise explain_os_error(error, f"preparing {label}") from error
@@ -342,6 +354,33 @@ def _compute_key(
         "mtime": mtime,
     }
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
+
+
+def _locate_note(
+    request: MemberRequest, interpreter: Interpreter, codec: Codec, bytecode: bool, home: str, mtime: int, base: str, cache: Path
+) -> Path | None:
+    """Where the member's key is noted, by all that decides it and what is checked of the wheel; the wheel need not be opened."""
+    if not base or not request.sha256:
+        return None
+    facts = [
+        __version__, LAYER_FORMAT, request.sha256, request.filename, request.package, request.version, sorted(request.exclude),
+        base, home, interpreter, bytecode, mtime, codec.name, codec.level, describe_compressor(codec),
+    ]  # fmt: skip
+    return cache / "member-keys" / hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()
+
+
+def _read_note(note: Path | None) -> str:
+    """The key, or nothing where there is no whole one."""
+    try:
+        text = note.read_text(encoding="ascii") if note is not None else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return text if _KEY.fullmatch(text) else ""
+
+
+def _write_note(note: Path | None, key: str) -> None:
+    if note is not None:
+        write_atomic(note, key.encode())
 
 
 def _name_blob(codec: Codec) -> str:

@@ -30,13 +30,16 @@ def fetch_wheels(
     """
     found: dict[str, Path] = {}
     missing: list[LockedPackage] = []
-    for package in lock.packages:
-        if package.index == LOCAL_NAME:
-            found[package.name] = _check_local(package, local_wheels)
-        elif (path := find_wheel(package, cache)) is not None:
-            found[package.name] = path
-        else:
-            missing.append(package)
+
+    def find(package: LockedPackage) -> Path | None:
+        return _check_local(package, local_wheels) if package.index == LOCAL_NAME else find_wheel(package, cache)
+
+    with ThreadPoolExecutor(max(1, parallel), "find") as pool:  # hashing releases the interpreter's lock
+        for package, path in zip(lock.packages, pool.map(find, lock.packages), strict=True):
+            if path is not None:
+                found[package.name] = path
+            else:
+                missing.append(package)
     if missing:
         total = sum(package.size for package in missing)
         report(f"fetching {len(missing)} of {len(lock.packages)} wheels, {total / 1e6:.1f} MB")

@@ -19,6 +19,8 @@ from imagebuild.layer.audit import TarAudit, audit_layer
 from imagebuild.layer.header import encode_header
 from imagebuild.layer.model import Codec, ExtraFile, FileFact, Layer, Member
 from imagebuild.layer.placement import FolderResolver
+from imagebuild.layer.wheel import WheelArchive
+from imagebuild.oci.model import Digest
 from tests.layer_parts import (
     PURELIB,
     USUAL,
@@ -248,6 +250,32 @@ def test_a_defect_is_seen_while_the_layer_is_written(tmp_path: Path, codec: Code
     for audit in (seen.finish, lambda: audit_layer(layer, base=base)):
         with pytest.raises(IntegrityError, match=r"breaks 1 rule: .*/two\.py: setuid, setgid or sticky \(4755\)"):
             audit()
+
+
+def test_a_wheel_that_was_seen_is_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = make_wheel(tmp_path, "one", files={"one.py": b"x = 1\n"})
+    first = build(tmp_path, [wheel])
+    opened: list[str] = []
+
+    class Watched(WheelArchive):
+        def __init__(self, path: Path, **options: Any) -> None:
+            opened.append(path.name)
+            super().__init__(path, **options)
+
+    monkeypatch.setattr("imagebuild.layer.member.WheelArchive", Watched)
+    assert build(tmp_path, [wheel]).digest == first.digest
+    assert opened == []
+    (note,) = (tmp_path / "cache" / "member-keys").iterdir()
+    for damage in ("", "0" * 63, "../../elsewhere", "0" * 64):
+        note.write_text(damage)
+        assert build(tmp_path, [wheel]).digest == first.digest
+    assert len(opened) == 4
+    build(
+        tmp_path, [wheel], base=make_base(MemoryTree([*USUAL, link("/x", "y")]), runtime=HostRuntime(), digest=Digest("sha256:" + "1" * 64))
+    )
+    assert len(opened) == 5
+    build(tmp_path, [wheel], codec=Codec("gzip", 1))
+    assert len(opened) == 6
 
 
 def test_no_wheels_and_no_python(tmp_path: Path) -> None:
