@@ -61,12 +61,12 @@ RUN {_MOUNTS} {_SETUP} {_UV} --system --break-system-packages OPTIONS
 USER 1000
 """
 _STAGES = f"""\
-FROM BASE AS builder
+FROM BASE AS {MARK}
 USER root
 RUN {_MOUNTS} {_SETUP} {_UV} --python /usr/bin/python3 --prefix /out --compile-bytecode; \\
     if [ -d /out/lib/python3.11/site-packages ]; then mv /out/lib/python3.11/site-packages /out/lib/python3.11/dist-packages; fi
 FROM BASE
-COPY --link --from=builder /out /usr/local
+COPY --link --from={MARK} /out /usr/local
 """
 
 
@@ -419,11 +419,19 @@ def main() -> None:
         return
     root = Path(os.environ.get("BENCH_FOLDER", ".imagebuild/bench")).resolve()
     prepare(root)
-    with run_registry(root / ".imagebuild" / "bench-registry") as registry:
+    storage = root / ".imagebuild" / "bench-registry"
+    shutil.rmtree(storage, ignore_errors=True)
+    with run_registry(storage) as registry:
         bench = Bench(root, registry)
-        pulls = run_all(bench)
-    shutil.rmtree(root / ".imagebuild" / "bench-registry")
-    subprocess.run(["docker", "buildx", "prune", "--force", "--filter", f"description~={MARK}"], capture_output=True, check=False)
+        try:
+            pulls = run_all(bench)
+        finally:
+            for mark in (MARK, str(bench.stamp)):  # the build cache of this benchmark, and nobody else's
+                subprocess.run(
+                    ["docker", "buildx", "prune", "--force", "--filter", f"description~={mark}"], capture_output=True, check=False
+                )
+    for folder in (storage, bench.folder):
+        shutil.rmtree(folder)
     print_tables(bench, pulls, bench.rows[0])
     options.chart.write_text(draw_chart(bench, pulls), encoding="utf-8")
     if options.json:
