@@ -23,6 +23,7 @@ TEMPORARY_PREFIX = ".tmp-"
 _SCRATCH_PREFIX = ".tmp-run-"
 _STALE_SECONDS = 24 * 3600
 _NEW_SECONDS = 5
+_FLUSHERS = 16
 
 
 def explain_os_error(error: OSError, doing: str) -> ConfigurationError:
@@ -53,6 +54,23 @@ def fsync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Flush every file and folder below ``folder``; side by side, which costs a journal little more than one of them."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def flush(path: str) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    entries = [path for path in (folder, *folder.rglob("*")) if not path.is_symlink() and (path.is_file() or path.is_dir())]
+    with ThreadPoolExecutor(_FLUSHERS, "flush") as pool:
+        for _ in pool.map(flush, map(str, entries)):
+            pass
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ whole. ``cache/bases/pins/`` remembers which manifest an index gave for a platfo
 from __future__ import annotations
 
 import hashlib
-import os
 import posixpath
 import re
 import shutil
@@ -25,7 +24,7 @@ from imagebuild.base.model import INVENTORY_FORMAT, Base, Interpreter, Inventory
 from imagebuild.base.runtime import CutRuntime, Launch, runs_here
 from imagebuild.base.tree import SqliteTree, TreeWriter
 from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
-from imagebuild.files import exclusive, explain_os_error, fsync_directory, write_atomic
+from imagebuild.files import exclusive, explain_os_error, fsync_directory, fsync_tree, write_atomic
 from imagebuild.oci.model import Descriptor, Digest, ImageConfig, Index, Manifest, Platform, RawManifest
 from imagebuild.oci.store import Store
 
@@ -396,7 +395,7 @@ def _store_folder(store: Store, repository: str, raw: RawManifest, config_data: 
     aside.mkdir(parents=True)
     try:
         _read_aside(store, repository, raw, config_data, aside, report)
-        os.sync()  # one flush for a thousand small files, before the rename makes them count
+        fsync_tree(aside)  # before the rename makes it count; not os.sync(), which waits for everybody else's writes too
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
         fsync_directory(bases)
