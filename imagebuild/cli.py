@@ -410,6 +410,18 @@ def base_build(workspace: Workspace, name: str, platform: str, refresh: bool, re
     _print(f"  digest    {digest}")
 
 
+def _find_planned_tag(workspace: Workspace, team: str) -> str:
+    """The tag that ``image TEAM`` would build now, if the target has it; else empty (also for what is no team)."""
+    from imagebuild import pipeline
+    from imagebuild.config import list_teams
+
+    with contextlib.suppress(ImagebuildError):  # a stale lock, say: then the newest image pushed is what there is
+        if team in list_teams(workspace.images):
+            plan = pipeline.plan_image(workspace, team, cutoff=_now(), locked=True)
+            return plan.recipe.tag if pipeline.find_image(workspace, plan) else ""
+    return ""
+
+
 @cli.command()
 @click.argument("image", metavar="TEAM|REF")
 @click.option("--run", "only", multiple=True, metavar="NAME", help="Only own-user, large-shm, random-uid or read-only; may be repeated.")
@@ -429,7 +441,7 @@ def smoke(
 ) -> None:
     """Run an image as Kubernetes runs a notebook; exit 7 when something is wrong.
 
-    TEAM is a team's current image in the target, REF an image of the local Docker or of a registry.
+    TEAM is the team's image in the target (of its lock as it is, else the newest), REF an image of the local Docker or of a registry.
     """
     from imagebuild.check.pod import choose_runs
     from imagebuild.check.smoke import encode_report, format_report, smoke_image
@@ -439,7 +451,7 @@ def smoke(
     runs = choose_runs(only, read_only=read_only)
     client = connect_engine()
     try:
-        subject = find_subject(workspace, client, image, kind)
+        subject = find_subject(workspace, client, image, kind, _find_planned_tag(workspace, image))
         report = smoke_image(client, subject, runs, timeout=timeout, report=workspace.report)
     finally:
         client.close()

@@ -46,14 +46,15 @@ class Subject(msgspec.Struct, frozen=True):
 # --- finding out what the image is ---------------------------------------------------------------------------------------
 
 
-def find_subject(workspace: Workspace, client: DockerClient, asked: str, kind: Kind | None = None) -> Subject:
-    """What ``asked`` means: a team (its current image in the target), else an image of the local Docker, else a registry's, pulled."""
+def find_subject(workspace: Workspace, client: DockerClient, asked: str, kind: Kind | None = None, tag: str = "") -> Subject:
+    """What ``asked`` means: a team (its image ``tag`` in the target, or the current one), else an image of the local Docker, else
+    a registry's, pulled."""
     team = ""
     with contextlib.suppress(ConfigurationError):
         from imagebuild.config import list_teams
 
         team = asked if asked in list_teams(workspace.images) else ""
-    name = _bring_team(workspace, client, team) if team else _bring_image(client, asked)
+    name = _bring_team(workspace, client, team, tag) if team else _bring_image(client, asked)
     found = find_local_image(client, name)
     if found is None:
         raise BuildError(f"docker no longer has {name}", "something removed it meanwhile; run it again")
@@ -91,12 +92,13 @@ def _count_common(one: Sequence[str], other: Sequence[str]) -> int:
     return next((index for index, (left, right) in enumerate(pairs) if left != right), min(len(one), len(other)))
 
 
-def _bring_team(workspace: Workspace, client: DockerClient, team: str) -> str:
-    """The team's current image into the local Docker, unless it is there: out of the layout folder loaded, out of a registry pulled."""
+def _bring_team(workspace: Workspace, client: DockerClient, team: str, tag: str) -> str:
+    """The team's image ``tag`` (or its current one) into the local Docker, unless it is there: loaded from the layout folder, or pulled."""
     from imagebuild.catalogue.entries import read_entries
 
     repository = workspace.repository(team)
-    entry = next((item for item in read_entries(workspace.target, teams=[repository]).entries if item.current), None)
+    entries = read_entries(workspace.target, teams=[repository]).entries
+    entry = next((item for item in entries if (item.tag == tag if tag else item.current)), None)
     if entry is None:
         raise UsageError(f"{workspace.target.image_name(repository)} has no image of team {team}", f"run: imagebuild image {team}")
     if not workspace.host:
