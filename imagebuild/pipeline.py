@@ -24,7 +24,7 @@ from imagebuild.lock.model import Lock
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Manifest, Platform
 from imagebuild.oci.store import Presence, Store, explain_unknown
-from imagebuild.recipe import Recipe, make_recipe, render_dockerfile, render_requirements
+from imagebuild.recipe import Recipe, make_recipe, render_dockerfile, render_installer, render_requirements
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -217,6 +217,7 @@ def write_recipe(workspace: Workspace, plan: Plan) -> Path:
         "Dockerfile": render_dockerfile(plan.recipe, plan.base),
         "recipe.json": msgspec.json.format(plan.recipe.encode(), indent=2).decode() + "\n",
         "wheels/requirements.txt": render_requirements(plan.lock),
+        "wheels/install.py": render_installer(),
     }
     if plan.recipe.constraints:
         files["wheels/constraints.txt"] = plan.recipe.constraints

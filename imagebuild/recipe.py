@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from importlib import resources
 
 import msgspec
 
 from imagebuild import annotations as names
-from imagebuild.base.model import Base
+from imagebuild.base.model import Base, Interpreter
 from imagebuild.layer.model import LAYER_FORMAT, Codec, ExtraFile
 from imagebuild.lock.model import Lock
 
@@ -135,6 +136,17 @@ def render_requirements(lock: Lock) -> str:
     return "".join(f"{item.name}=={item.version} --hash=sha256:{item.sha256}\n" for item in lock.packages)
 
 
+def render_installer() -> str:
+    """The program that starts pip in the build: ``install.py`` of the context, beside the wheels."""
+    return (resources.files("imagebuild") / "install.py").read_text(encoding="utf-8")
+
+
+def find_install_folders(interpreter: Interpreter) -> list[str]:
+    """The folders pip installs into; none lies in another."""
+    paths = sorted({interpreter.paths[name] for name in ("purelib", "platlib", "scripts", "data", "include")})
+    return [path for path in paths if not any(path != other and path.startswith(other.rstrip("/") + "/") for other in paths)]
+
+
 def _quote(text: str) -> str:
     """A double-quoted Dockerfile word: backslash, quote and dollar escaped (no variable is ever meant)."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("\n", " ")
@@ -148,13 +160,11 @@ def render_dockerfile(recipe: Recipe, base: Base) -> str:
     """
     python = shlex.quote(base.interpreter.path)
     epoch = created_epoch(recipe.created)
-    # pip 26 lets nothing be imported once it has begun to install, codecs neither: without them it would leave out the bytecode
-    # of sources that are not UTF-8.
-    codecs = "import encodings.aliases, runpy; list(map(encodings.search_function, set(encodings.aliases.aliases.values())))"
-    start = f"{python} -c \"{codecs}; runpy.run_module('pip', run_name='__main__', alter_sys=True)\""
+    folders = " ".join(shlex.quote(folder) for folder in find_install_folders(base.interpreter))
     pip = (
-        f"{start} --isolated --no-cache-dir --disable-pip-version-check install --no-index --find-links {_CONTEXT} "
-        "--no-deps --require-hashes --only-binary :all: --break-system-packages --root-user-action ignore --no-warn-script-location"
+        f"{python} {_CONTEXT}/install.py {folders} -- --isolated --no-cache-dir --disable-pip-version-check install "
+        f"--no-index --find-links {_CONTEXT} --no-deps --require-hashes --only-binary :all: --break-system-packages "
+        "--root-user-action ignore --no-warn-script-location"
     )
     steps = [
         f"export HOME={_CONTEXT}-home TMPDIR=/dev/shm SOURCE_DATE_EPOCH={epoch} PIP_CONFIG_FILE=/dev/null PYTHONDONTWRITEBYTECODE=1",

@@ -14,7 +14,8 @@ from imagebuild.check.twin import SHOWN, require_twins
 from imagebuild.errors import IntegrityError
 from imagebuild.workspace import Workspace
 from tests.parts import need_docker
-from tests.workspaces import PROJECT, Built
+from tests.registries import Registry
+from tests.workspaces import PROJECT, Built, run_tool, skopeo_copy
 
 pytestmark = pytest.mark.integration
 
@@ -59,3 +60,21 @@ def test_what_one_engine_leaves_out_is_found(built: Built, tmp_path: Path, monke
     assert all(item.path.endswith((".pyc", "/__pycache__", "/RECORD")) and item.docker == "-" for item in report.differences)
     with pytest.raises(IntegrityError, match="the two engines' layers of cosml differ in "):
         require_twins(report, "cosml")
+
+
+def test_folders_that_hand_their_group_on_make_no_difference(built: Built, hub: Registry, tmp_path: Path) -> None:
+    """Debian's and conda's library folders have the setgid bit on many bases."""
+    docker = need_docker()
+    fork = built.checkout.fork(tmp_path / "fork")
+    plain, base = f"{hub.host}/library/starter:1", f"{hub.host}/library/setgid"
+    skopeo_copy(f"oci:{fork.layout}:bases/starter:latest", f"docker://{plain}")
+    context = tmp_path / "context"
+    context.mkdir()
+    change = "find /usr/local -type d -exec chgrp 50 {} + -exec chmod 2775 {} +"
+    (context / "Dockerfile").write_text(f"FROM {plain}\nUSER root\nRUN --network=none {change}\nUSER 1000\n")
+    output = f"type=image,name={base}:1,push=true,store=false,oci-mediatypes=true"
+    run_tool(docker, "buildx", "build", "--quiet", "--provenance=false", "--output", output, str(context))
+    fork.use_base("starter", base, run_tool("crane", "digest", "--insecure", f"{base}:1").decode().strip())
+    report = json.loads(fork.run("verify", "--twin", "cosml", "--json", timeout=1200).succeeded().out)
+    assert report["differences"] == []
+    assert report["files"] > 9000

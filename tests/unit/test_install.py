@@ -1,0 +1,58 @@
+"""What starts pip in a build: run as the RUN runs it, with a pip of our own that tells what it sees."""
+
+from __future__ import annotations
+
+import ast
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imagebuild.recipe import find_install_folders, render_installer
+from tests.layer_parts import make_interpreter
+
+PIP = """
+import json, os, stat, sys
+modes = [stat.S_IMODE(os.stat(folder).st_mode) for folder in (sys.argv[-2], sys.argv[-1])]
+loaded = [name in sys.modules for name in ("encodings.big5", "encodings.euc_jp", "encodings.koi8_r")]
+print(json.dumps({"modes": modes, "loaded": loaded, "arguments": sys.argv[1:-2], "path": sys.path[0]}))
+raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize("outer", [0o2775, 0o755])
+def test_pip_runs_with_all_codecs_and_no_folder_that_hands_its_group_on(tmp_path: Path, outer: int) -> None:
+    context, library, inner = tmp_path / "context", tmp_path / "library", tmp_path / "library" / "inner"
+    for folder in (context, inner, tmp_path / "site" / "pip"):
+        folder.mkdir(parents=True)
+    (tmp_path / "site" / "pip" / "__init__.py").write_text("")
+    (tmp_path / "site" / "pip" / "__main__.py").write_text(PIP)
+    (context / "install.py").write_text(render_installer())
+    library.chmod(outer)
+    inner.chmod(0o2750)
+    done = subprocess.run(
+        [sys.executable, context / "install.py", library, tmp_path / "missing", "--", "-q", "x", library, inner],
+        env={"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["modes"] == [outer & 0o777, 0o750]
+    assert seen["loaded"] == [True, True, True]
+    assert seen["arguments"] == ["-q", "x"]
+    assert seen["path"] != str(context)
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in (library, inner)] == [outer, 0o2750]
+
+
+def test_it_reads_as_python_3_8() -> None:
+    ast.parse(render_installer(), feature_version=(3, 8))
+
+
+def test_the_folders_are_the_outermost_of_the_scheme() -> None:
+    paths = {
+        "purelib": "/opt/conda/lib/python3.11/site-packages", "platlib": "/opt/conda/lib/python3.11/site-packages",
+        "scripts": "/opt/conda/bin", "data": "/opt/conda", "include": "/usr/include/python3.11",
+    }  # fmt: skip
+    assert find_install_folders(make_interpreter(paths=paths)) == ["/opt/conda", "/usr/include/python3.11"]
