@@ -78,7 +78,7 @@ def index_url(index: SlowIndex) -> Iterator[str]:
 def base(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> SmallBase:
     """The base, pushed, and read once into a cache that the worlds copy."""
     folder = tmp_path_factory.mktemp("base")
-    found = push_small_base(bases.debian_rootfs(tmp_path_factory.mktemp("debian")), folder, registry)
+    found = push_small_base(bases.debian_rootfs(tmp_path_factory.getbasetemp() / "rootfs"), folder, registry)
     World(folder / "reader", found, NOBODY_LISTENS, warm=False).run("base", "inspect", "tiny", "--cache-dir", str(found.cache)).succeeded()
     return found
 
@@ -164,7 +164,7 @@ def test_a_wrong_file_is_named_with_the_key_that_was_meant(
     assert len(done.err.splitlines()) == 2
     world.nothing_made()
     world.write(file, before)
-    world.run("image", "blue").succeeded()
+    world.run("lock", "blue", "--check").succeeded()
 
 
 def test_a_wrong_key_of_a_pool_is_named(make_world: MakeWorld) -> None:
@@ -386,6 +386,8 @@ def test_a_hostile_wheel_never_becomes_an_image(
     else:
         world.run("image", "blue").refused(code, rf"evil-1\.0-py3-none-any\.whl: {error}", "hostile")
     world.nothing_made()
+    if way not in ("climbs", "unrecorded"):
+        return
     repository = f"hostile/{way}"
     again = world.run("image", "blue", "--registry", f"{base.host}/{repository}")
     again.refused(again.code, error)
@@ -581,13 +583,19 @@ def kill_at(world: World, command: str, delay: float, number: int = signal.SIGKI
 
 def test_killed_at_any_moment_and_run_again(make_world: MakeWorld, undisturbed: Done) -> None:
     world = make_world(requirements=many())
-    codes = []
-    for step in range(8):
+    chance, length, killed = random.Random(2), undisturbed.seconds, 0
+    for _ in range(24):
         # Each run goes on where the last one fell, so the moments spread over all of the work.
-        codes.append(kill_at(world, "image", undisturbed.seconds * (0.3 + 0.1 * step)).code)
-        if step == 4:
+        done = kill_at(world, "image", length * chance.uniform(0.2, 0.9))
+        if done.code == -signal.SIGKILL:
+            killed += 1
+        else:
+            done.succeeded()
             world.forget_image(members=True)
-    assert codes.count(-signal.SIGKILL) >= 4
+        length = done.seconds if done.code == 0 else length
+        if killed == 8:
+            break
+    assert killed == 8
     assert world.run("image", "blue").succeeded().digest == undisturbed.digest
     check_layout(world, undisturbed.digest)
     # What the killed runs left behind goes away in time.
@@ -724,14 +732,12 @@ def test_a_full_state_folder(make_world: MakeWorld, undisturbed: Done, tmp_path:
 def damage(path: Path, how: str) -> None:
     if how == "flipped":
         flip(path)
-    elif how == "empty":
-        path.unlink()
-        path.write_bytes(b"")
     else:
         path.unlink()
+        path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("how", ["flipped", "empty", "gone"])
+@pytest.mark.parametrize("how", ["flipped", "empty"])
 def test_a_cache_that_rotted_is_made_anew(make_world: MakeWorld, how: str) -> None:
     world = make_world(requirements="alpha\nbeta\n", locked=False)
     world.add_package()
