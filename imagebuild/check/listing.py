@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import msgspec
 
 from imagebuild.errors import BuildError
-from imagebuild.oci.compression import CHUNK, open_decompressed
+from imagebuild.oci.compression import open_decompressed
 
 
 class LayerListing(msgspec.Struct, frozen=True):
@@ -19,33 +18,6 @@ class LayerListing(msgspec.Struct, frozen=True):
 
     at_home: tuple[str, ...]  # absolute paths below the home, whiteouts too
     distributions: tuple[str, ...]  # names, normalised (PEP 503)
-
-
-class _Chunks(io.RawIOBase):
-    """A file over pieces of bytes."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._rest = memoryview(chunk)
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
-
-
-def open_chunks(chunks: Iterable[bytes]) -> BinaryIO:
-    """A forward-only file to read over an iterator of bytes."""
-    return io.BufferedReader(_Chunks(chunks), CHUNK)
 
 
 def read_archive(stream: BinaryIO, home: str, *, count: int, known: frozenset[str] = frozenset()) -> tuple[LayerListing, ...]:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from imagebuild import annotations as names
-from imagebuild.check.listing import LayerListing, open_chunks, read_archive
+from imagebuild.check.listing import LayerListing, read_archive
 from imagebuild.check.pod import LABEL, remove_container
 from imagebuild.engine.local import explain_engine_error, find_base, find_local_image, load_image
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, RemoteError, UsageError
+from imagebuild.layer.flow import open_chunks
 from imagebuild.lock.model import Lock
 from imagebuild.oci.model import ContainerConfig, ImageConfig, Index, Platform, Reference
 from imagebuild.workspace import Workspace

@@ -7,7 +7,7 @@ import hashlib
 import io
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, cast
 
 CHUNK = 1 << 20
@@ -17,8 +17,8 @@ _QUEUED = 8
 class ChunkStream(io.RawIOBase):
     """A forward-only stream over an iterator of chunks."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
         self._rest = memoryview(b"")
 
     def readable(self) -> bool:
@@ -38,7 +38,7 @@ class ChunkStream(io.RawIOBase):
         return count
 
 
-def open_chunks(chunks: Iterator[bytes]) -> BinaryIO:
+def open_chunks(chunks: Iterable[bytes]) -> BinaryIO:
     """A buffered forward-only stream over ``chunks``."""
     return cast(BinaryIO, io.BufferedReader(ChunkStream(chunks), CHUNK))
 

@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagebuild.check import inside
-from imagebuild.check.listing import open_chunks, read_archive
+from imagebuild.check.listing import read_archive
 from imagebuild.check.pod import OWN, READ_ONLY, RUNS, choose_runs
 from imagebuild.check.smoke import (
     IMAGE_CHECKS,
@@ -42,6 +42,7 @@ from imagebuild.check.smoke import (
 from imagebuild.check.subject import KINDS, Subject
 from imagebuild.engine.local import connect_engine, find_base
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError, UsageError
+from imagebuild.layer.flow import open_chunks
 from imagebuild.oci.archive import stream_archive
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST, ContainerConfig, Digest, Manifest, RawManifest
