@@ -1,0 +1,129 @@
+"""``imagebuild base``: the catalogue of bases."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from imagebuild.commands.options import common_options, print_data, read_clock
+from imagebuild.errors import UsageError
+
+if TYPE_CHECKING:
+    from imagebuild.workspace import Workspace
+
+
+@click.group()
+def base() -> None:
+    """The catalogue of bases: list, pin, inspect, build."""
+
+
+@base.command("list")
+@click.option("--json", "as_json", is_flag=True)
+@common_options
+def base_list(workspace: Workspace, as_json: bool) -> None:
+    """The bases of images/catalogue.toml, and which are pinned."""
+    from imagebuild.base.catalogue import load_catalogue
+
+    catalogue = load_catalogue(workspace.images / "catalogue.toml")
+    rows = []
+    for entry in catalogue.bases.values():
+        rows.append(
+            {
+                "name": entry.name,
+                "kind": entry.kind,
+                "reference": "" if entry.build else str(entry.reference),
+                "digest": str(entry.digest or ""),
+                "build": entry.build,
+                "from": "" if entry.build else entry.located(catalogue.mirrors).name,
+                "description": entry.description,
+            }
+        )
+    if as_json:
+        print_data(json.dumps(rows, indent=2))
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        state = "built here" if row["build"] else (row["digest"][:19] if row["digest"] else "UNPINNED")
+        place = f"imagebuild base build {row['name']}" if row["build"] else row["reference"]
+        through = f"  (read from {row['from']})" if not row["reference"].startswith(row["from"]) else ""
+        print_data(f"{row['name']:<{width}}  {row['kind']:<7}  {state:<19}  {place}{through}")
+
+
+@base.command("pin")
+@click.argument("name")
+@common_options
+def base_pin(workspace: Workspace, name: str) -> None:
+    """Resolve NAME's tag to a digest, as it is now, and write it into the catalogue."""
+    from imagebuild.base.catalogue import load_catalogue, pin_base, resolve_pin
+
+    path = workspace.images / "catalogue.toml"
+    catalogue = load_catalogue(path)
+    entry = catalogue.get(name)
+    if entry.build:
+        raise UsageError(f"base {name} is built here, it has no tag to pin", f"run: imagebuild base build {name}")
+    if not entry.reference.tag:
+        raise UsageError(f"base {name} names no tag, only a digest", "write `tag` into the catalogue, then pin it")
+    located = entry.located(catalogue.mirrors)
+    digest = resolve_pin(workspace.registry_store(located.registry), located, entry.reference.tag)
+    pin_base(path, name, digest)
+    before = "" if entry.digest in (None, digest) else f" (was {entry.digest})"
+    print_data(f"{name}: {entry.reference.tag} is {digest}{before}")
+
+
+@base.command("inspect")
+@click.argument("name")
+@click.option("--platform", default="linux/amd64", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The whole inventory.")
+@common_options
+def base_inspect(workspace: Workspace, name: str, platform: str, as_json: bool) -> None:
+    """What is in base NAME: its user, its Python, its packages."""
+    from imagebuild import pipeline
+    from imagebuild.base.reading import encode_inventory
+    from imagebuild.config import format_size
+    from imagebuild.oci.model import Platform
+
+    found = pipeline.open_base(workspace, name, Platform.parse(platform)).inventory
+    if as_json:
+        print_data(encode_inventory(found).decode(), nl=False)
+        return
+    user, python = found.user, found.interpreter
+    print_data(f"{name}  {found.digest}  {found.platform}")
+    print_data(f"  user          {user.config or '(root)'}: uid {user.uid}, gid {user.gid}, {user.name or 'no name'}, home {user.home}")
+    if python is None:
+        print_data("  python        none: no team image can be built on it")
+    else:
+        managed = ", externally managed" if python.externally_managed else ""
+        print_data(f"  python        {python.path} {python.version} ({python.environment}{managed}), {python.libc}")
+        print_data(f"  packages to   {python.paths['purelib']}")
+    for other in found.shadowed_interpreters:
+        print_data(f"  also on PATH  {other} (not used)")
+    stored, unpacked = sum(item.size for item in found.layers), sum(item.uncompressed for item in found.layers)
+    print_data(f"  layers        {len(found.layers)}, {format_size(stored)} stored, {format_size(unpacked)} unpacked")
+    print_data(f"  packages      {len(found.distributions)}")
+    print_data(f"  fingerprint   {found.fingerprint}")
+
+
+@base.command("build")
+@click.argument("name", default="starter")
+@click.option("--platform", default="linux/amd64", show_default=True)
+@click.option("--refresh", is_flag=True, help="Build again with today's Debian packages.")
+@click.option("--relock", is_flag=True, hidden=True, help="Resolve JupyterLab anew (working on imagebuild itself).")
+@common_options
+def base_build(workspace: Workspace, name: str, platform: str, refresh: bool, relock: bool) -> None:
+    """Make the starter base from Debian packages, into the layout folder."""
+    from imagebuild.base.catalogue import load_catalogue
+    from imagebuild.oci.model import Platform
+    from imagebuild.starter.build import build_starter, lock_starter
+
+    entry = load_catalogue(workspace.images / "catalogue.toml").get(name)
+    if not entry.build:
+        raise UsageError(f"base {name} comes from a registry; there is nothing to build", f"run: imagebuild base inspect {name}")
+    workspace.prepare()
+    wanted = Platform.parse(platform)
+    if relock:
+        lock_starter(workspace.layout, workspace.cache, wanted, read_clock(), workspace.report)
+    digest = build_starter(workspace.layout, workspace.cache, wanted, workspace.report, rebuild=refresh or relock)
+    print_data(f"{workspace.layout.image_name(entry.reference.repository)}:{entry.reference.tag}")
+    print_data(f"  digest    {digest}")

@@ -1,0 +1,138 @@
+"""What the commands share: their options, what they print, and the only look at the clock."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imagebuild.errors import ImagebuildError, UsageError
+
+if TYPE_CHECKING:
+    from imagebuild.catalogue.entries import CatalogueListing
+    from imagebuild.workspace import Workspace
+
+Command = Callable[..., None]
+
+
+def print_data(text: str | bytes, *, nl: bool = True) -> None:
+    """Data on stdout. A reader that has seen enough (``| head``) stops the printing and not the work."""
+    try:
+        click.echo(text, nl=nl)
+    except BrokenPipeError:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, sys.stdout.fileno())
+        os.close(silence)
+
+
+def say(*lines: str) -> None:
+    """Lines on stderr, as far as it takes them: a full disk behind it must not change the exit code."""
+    with contextlib.suppress(OSError):
+        for line in lines:
+            click.echo(line, err=True)
+
+
+def read_clock() -> str:
+    """The only look at the clock: the cutoff of a lock that is made today."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def parse_date(text: str) -> str:
+    """A date or an RFC 3339 time as ``YYYY-MM-DDTHH:MM:SSZ``; a date means its first second, in UTC."""
+    from datetime import UTC, datetime
+
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"not a date: {text!r}", "write 2026-10-01 or 2026-10-01T00:00:00Z") from None
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def common_options(function: Command) -> Command:
+    """The options that mean the same everywhere; the command gets them as one ``workspace``."""
+
+    @click.option("--root", type=click.Path(path_type=Path), default=Path(), help="The folder with images/ and lockfiles/ (default: here).")
+    @click.option(
+        "--cache-dir", type=click.Path(path_type=Path), envvar="IMAGEBUILD_CACHE", help="Where wheels, members and bases are kept."
+    )
+    @click.option(
+        "--registry",
+        envvar="IMAGEBUILD_REGISTRY",
+        default="",
+        help="HOST[/NAMESPACE] to push to and read from (default: .imagebuild/registry).",
+    )
+    @click.option(
+        "--registry-ca",
+        type=click.Path(path_type=Path),
+        envvar="IMAGEBUILD_REGISTRY_CA",
+        help="Certificates to trust for registries (PEM).",
+    )
+    @click.option("--quiet", is_flag=True, help="No progress lines.")
+    @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+    @functools.wraps(function)
+    def wrapped(
+        root: Path, cache_dir: Path | None, registry: str, registry_ca: Path | None, quiet: bool, debug: bool, **arguments: Any
+    ) -> None:
+        from imagebuild.workspace import Workspace
+
+        click.get_current_context().meta["debug"] = debug
+        function(workspace=Workspace(root, cache_dir, registry, registry_ca=registry_ca, quiet=quiet), **arguments)
+
+    return wrapped
+
+
+pull_option = click.option(
+    "--pull-from", metavar="HOST/NAMESPACE", default="", help="Where the cluster pulls from, if not from --registry (a mirror)."
+)
+
+
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["direct", "docker", "auto"]),
+    help="Instead of the team's own (auto: docker for [system] packages).",
+)
+network_option = click.option(
+    "--build-network",
+    "network",
+    type=click.Choice(["host"]),
+    help="For an apt step that reaches no mirror through the builder's own network.",
+)
+builder_option = click.option("--builder", metavar="NAME", help="The buildx builder of the docker engine (docker buildx ls).")
+
+
+def choose_teams(workspace: Workspace, teams: tuple[str, ...], everyone: bool) -> tuple[str, ...]:
+    from imagebuild.config import list_teams
+
+    if everyone == bool(teams):
+        raise UsageError("name at least one team, or give --all", f"teams here: {', '.join(list_teams(workspace.images)) or 'none'}")
+    return list_teams(workspace.images) if everyone else teams
+
+
+@contextlib.contextmanager
+def naming_team(team: str, chosen: tuple[str, ...]) -> Iterator[None]:
+    """Where a command has several teams, its error says which one it is about."""
+    try:
+        yield
+    except ImagebuildError as error:
+        if len(chosen) > 1:
+            error.message = f"{team}: {error.message}"
+        raise
+
+
+def read_entries_of(workspace: Workspace) -> CatalogueListing:
+    from imagebuild.catalogue.entries import read_entries
+    from imagebuild.config import list_teams
+
+    # By team, not by listing the registry: many have no catalogue to list, or show one only to administrators.
+    listing = read_entries(workspace.target, teams=[workspace.repository(team) for team in list_teams(workspace.images)])
+    for team in listing.undecided:
+        say(f"warning: {team} has two images with the newest cutoff; the one marked current is the first by tag")
+    return listing

@@ -1,0 +1,24 @@
+"""``imagebuild render``: the Dockerfile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from imagebuild.commands.options import common_options, print_data, read_clock
+
+if TYPE_CHECKING:
+    from imagebuild.workspace import Workspace
+
+
+@click.command()
+@click.argument("team")
+@common_options
+def render(workspace: Workspace, team: str) -> None:
+    """Print TEAM's Dockerfile."""
+    from imagebuild import pipeline
+    from imagebuild.recipe import render_dockerfile
+
+    plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True)
+    print_data(render_dockerfile(plan.recipe, plan.base), nl=False)

@@ -1,0 +1,63 @@
+"""``imagebuild smoke``: an image run as a notebook."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from imagebuild.commands.options import common_options, print_data, read_clock
+from imagebuild.errors import ImagebuildError
+
+if TYPE_CHECKING:
+    from imagebuild.workspace import Workspace
+
+
+def find_planned_tag(workspace: Workspace, team: str) -> str:
+    """The tag that ``image TEAM`` would build now, if the target has it; else empty (also for what is no team)."""
+    from imagebuild import pipeline
+    from imagebuild.config import list_teams
+
+    with contextlib.suppress(ImagebuildError):  # a stale lock, say: then the newest image pushed is what there is
+        if team in list_teams(workspace.images):
+            plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True)
+            return plan.recipe.tag if pipeline.find_image(workspace, plan) else ""
+    return ""
+
+
+@click.command()
+@click.argument("image", metavar="TEAM|REF")
+@click.option("--run", "only", multiple=True, metavar="NAME", help="Only own-user, large-shm, random-uid or read-only; may be repeated.")
+@click.option("--read-only", is_flag=True, help="Also with a read-only root.")
+@click.option("--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Seconds a server has to come up.")
+@click.option("--kind", type=click.Choice(["jupyter", "vscode", "rstudio"]), help="What is served, if the image does not say.")
+@click.option("--json", "as_json", is_flag=True, help="The table as JSON.")
+@common_options
+def smoke(
+    workspace: Workspace,
+    image: str,
+    only: tuple[str, ...],
+    read_only: bool,
+    timeout: float,
+    kind: Literal["jupyter", "vscode", "rstudio"] | None,
+    as_json: bool,
+) -> None:
+    """Run an image as Kubernetes runs a notebook; exit 7 when something is wrong.
+
+    TEAM is the team's image in the target (of its lock as it is, else the newest), REF an image of the local Docker or of a registry.
+    """
+    from imagebuild.check.pod import choose_runs
+    from imagebuild.check.smoke import encode_report, format_report, smoke_image
+    from imagebuild.check.subject import find_subject
+    from imagebuild.engine.local import connect_engine
+
+    runs = choose_runs(only, read_only=read_only)
+    client = connect_engine()
+    try:
+        subject = find_subject(workspace, client, image, kind, find_planned_tag(workspace, image))
+        report = smoke_image(client, subject, runs, timeout=timeout, report=workspace.report)
+    finally:
+        client.close()
+    print_data(encode_report(report) if as_json else format_report(report), nl=False)
+    report.raise_failures()
