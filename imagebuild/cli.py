@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild import __version__
-from imagebuild.commands.options import print_data, say
+from imagebuild.commands.options import print_data, print_error, say
 from imagebuild.errors import ConfigurationError, ImagebuildError
 
 if TYPE_CHECKING:
@@ -50,10 +50,6 @@ def cli() -> None:
     """One pinned, locked, budgeted notebook image per team."""
 
 
-def _print_error(error: ImagebuildError) -> None:
-    say(f"error: {error.message}", *error.details, *([f"hint: {error.hint}"] if error.hint else []))
-
-
 class _StopError(BaseException):
     """A signal asked this process to end; like KeyboardInterrupt nothing but ``main`` catches it."""
 
@@ -79,7 +75,7 @@ def main() -> None:
     except ImagebuildError as error:
         if debug:
             raise
-        _print_error(error)
+        print_error(error)
         sys.exit(error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         print_data(error.format_message())
@@ -101,7 +97,7 @@ def main() -> None:
             raise
         from imagebuild.files import explain_os_error
 
-        _print_error(explain_os_error(error, "working"))
+        print_error(explain_os_error(error, "working"))
         sys.exit(ConfigurationError.exit_code)
     except Exception as error:  # a defect of ours
         if debug:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagebuild.commands.options import choose_teams, common_options, naming_team, print_data, read_clock
+from imagebuild.commands.options import TeamRun, choose_teams, common_options, print_data, read_clock
 from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,10 +32,12 @@ def bake(workspace: Workspace, teams: tuple[str, ...], everyone: bool, output: P
         raise UsageError("--push needs to know where to", "add --registry HOST/NAMESPACE")
     targets = []
     chosen = choose_teams(workspace, teams, everyone)
+    run = TeamRun(chosen)
     for team in chosen:
-        workspace.prepare()
-        with naming_team(team, chosen):
+        with run.each(team):
+            workspace.prepare()
             plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True, engine="docker")
             targets.append(pipeline.prepare_bake(workspace, plan))
+    run.finish()  # a file with a team left out is not what was asked for
     write_atomic(output, render_bake(targets, root=workspace.root, results=workspace.state / "bake", push=push).encode())
     print_data(f"{output}: {len(targets)} targets; in {workspace.root}: docker buildx bake -f {output.resolve()}")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from imagebuild.commands.options import (
+    TeamRun,
     builder_option,
     choose_teams,
     common_options,
     engine_option,
-    naming_team,
     network_option,
     print_data,
     read_clock,
@@ -48,39 +49,48 @@ def image(
 ) -> None:
     """Build, check and push the image of TEAMS: the whole pipeline."""
     from imagebuild import pipeline
-    from imagebuild.config import format_size
     from imagebuild.files import exclusive
 
-    results = []
+    results: list[dict[str, Any]] = []
     chosen = choose_teams(workspace, teams, everyone)
     if load:
         from imagebuild.engine.local import connect_engine, load_image
 
         connect_engine().close()  # before anything is built, not after
+    run = TeamRun(chosen)
     for team in chosen:
         started = time.monotonic()
-        workspace.prepare()
         # A second run of the same team waits, then finds the tag.
-        with naming_team(team, chosen), exclusive(workspace.state / f"image-{team}.lock"):
-            plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=locked, engine=engine or "")
-            result = pipeline.run_plan(workspace, plan, copy_base=copy_base, builder=builder, network=network)
-            if load:
-                loaded = load_image(workspace, plan.repository, result["digest"], f"{team}:{result['tag']}")
-                result = {**result, "loaded": loaded.name, "loaded_bytes": loaded.size}
-        seconds = time.monotonic() - started
-        results.append({**result, "seconds": round(seconds, 2)})
-        if not as_json:
-            print_data(f"{result['image']}:{result['tag']}")
-            print_data(f"  digest    {result['digest']}")
-            print_data(f"  base      {result['base']}")
-            if result["built"]:
-                size = f"{format_size(result['compressed'])} stored, {format_size(result['installed'])} unpacked"
-                print_data(f"  layer     {size}, {result['packages']} packages; budget {result['budget']}")
-                if result["sparse"]:
-                    print_data("  sparse    the base's layers are not in this folder; add --copy-base for a complete copy")
-            if load:
-                how = f"{format_size(result['loaded_bytes'])} handed over" if result["loaded_bytes"] else "it was there"
-                print_data(f"  loaded    docker run {result['loaded']}  ({how})")
-            print_data(f"  {'built in' if result['built'] else 'there already,'} {seconds:.1f} s")
+        with run.each(team):
+            workspace.prepare()
+            with exclusive(workspace.state / f"image-{team}.lock"):
+                plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=locked, engine=engine or "")
+                result = pipeline.run_plan(workspace, plan, copy_base=copy_base, builder=builder, network=network)
+                if load:
+                    loaded = load_image(workspace, plan.repository, result["digest"], f"{team}:{result['tag']}")
+                    result = {**result, "loaded": loaded.name, "loaded_bytes": loaded.size}
+            results.append({**result, "seconds": round(time.monotonic() - started, 2)})
+            if not as_json:
+                print_data(describe_result(results[-1]))
+    for team, error in run.failures.items():
+        results.append({"team": team, "error": error.message, "hint": error.hint, "exit_code": error.exit_code})
     if as_json:
         print_data(json.dumps(results, indent=2))
+    run.finish()
+
+
+def describe_result(result: Mapping[str, Any]) -> str:
+    """What was done for one team, in a few lines."""
+    from imagebuild.config import format_size
+
+    lines = [f"{result['image']}:{result['tag']}", f"  digest    {result['digest']}", f"  base      {result['base']}"]
+    if result["built"]:
+        size = f"{format_size(result['compressed'])} stored, {format_size(result['installed'])} unpacked"
+        lines.append(f"  layer     {size}, {result['packages']} packages; budget {result['budget']}")
+        if result["sparse"]:
+            lines.append("  sparse    the base's layers are not in this folder; add --copy-base for a complete copy")
+    if "loaded" in result:
+        how = f"{format_size(result['loaded_bytes'])} handed over" if result["loaded_bytes"] else "it was there"
+        lines.append(f"  loaded    docker run {result['loaded']}  ({how})")
+    lines.append(f"  {'built in' if result['built'] else 'there already,'} {result['seconds']:.1f} s")
+    return "\n".join(lines)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagebuild.commands.options import choose_teams, common_options, naming_team, parse_date, print_data, read_clock
+from imagebuild.commands.options import TeamRun, choose_teams, common_options, parse_date, print_data, read_clock
 
 if TYPE_CHECKING:
     from imagebuild.workspace import Workspace
@@ -31,8 +31,9 @@ def lock(
 
     cutoff = parse_date(as_of) if as_of else read_clock()
     chosen = choose_teams(workspace, teams, everyone)
+    run = TeamRun(chosen)
     for name in chosen:
-        with naming_team(name, chosen):
+        with run.each(name):
             team = load_team(workspace.images, name)
             base = pipeline.open_base(workspace, team.table.base, team.platform)
             if check:
@@ -42,5 +43,6 @@ def lock(
             made = pipeline.lock_team(
                 workspace, team, base, cutoff=cutoff, explicit_cutoff=as_of is not None, upgrade=upgrade, resolver=resolver
             )
-        for item in made.packages:
-            print_data(f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'})")
+            for item in made.packages:
+                print_data(f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'})")
+    run.finish()

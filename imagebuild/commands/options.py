@@ -39,6 +39,11 @@ def say(*lines: str) -> None:
             click.echo(line, err=True)
 
 
+def print_error(error: ImagebuildError) -> None:
+    """What is wrong, the details, and what to do next, on stderr."""
+    say(f"error: {error.message}", *error.details, *([f"hint: {error.hint}"] if error.hint else []))
+
+
 def read_clock() -> str:
     """The only look at the clock: the cutoff of a lock that is made today."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -116,15 +121,38 @@ def choose_teams(workspace: Workspace, teams: tuple[str, ...], everyone: bool) -
     return list_teams(workspace.images) if everyone else teams
 
 
-@contextlib.contextmanager
-def naming_team(team: str, chosen: tuple[str, ...]) -> Iterator[None]:
-    """Where a command has several teams, its error says which one it is about."""
-    try:
-        yield
-    except ImagebuildError as error:
-        if len(chosen) > 1:
+class TeamRun:
+    """The teams a command was asked for, one after the other: of several, one that fails does not stop the others.
+
+    Its error is printed at once and names it; :meth:`finish` then fails with the exit code of the first.
+    """
+
+    def __init__(self, teams: tuple[str, ...]) -> None:
+        self.teams = teams
+        self.failures: dict[str, ImagebuildError] = {}
+
+    @contextlib.contextmanager
+    def each(self, team: str) -> Iterator[None]:
+        """Around one team's work. A single team's error passes as it is."""
+        try:
+            yield
+        except ImagebuildError as error:
+            if len(self.teams) == 1:
+                raise
+            self.failures[team] = error
             error.message = f"{team}: {error.message}"
-        raise
+            print_error(error)
+
+    def finish(self) -> None:
+        """Raise what the command ends with, if a team failed."""
+        if self.failures:
+            first = next(iter(self.failures.values()))
+            raise type(first)(
+                f"{len(self.failures)} of {len(self.teams)} teams failed: {', '.join(self.failures)}",
+                "see the lines above"
+                if len(self.failures) == len(self.teams)
+                else "the others are done; mend what failed and run it again",
+            )
 
 
 def read_entries_of(workspace: Workspace) -> CatalogueListing:

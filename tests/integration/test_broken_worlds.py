@@ -196,10 +196,18 @@ def test_a_wrong_command_line_is_told_what_exists(
 
 def test_of_several_teams_the_wrong_one_is_named(make_world: MakeWorld) -> None:
     world = make_world()
-    world.add_team("red", "alpha\n-e .\n")
-    done = world.run("image", "--all").refused(3, r"error: red: requirements\.in line 2: -e is not supported", "editable")
-    assert len(world.tags()) == 1  # blue's, which came first
+    world.add_team("azure", "alpha\n-e .\n")
+    done = world.run("image", "--all")
+    assert done.code == 3
+    first, last = done.lines("error: ")
+    assert first == "error: azure: requirements.in line 2: -e is not supported here"
+    assert last == "error: 1 of 2 teams failed: azure"
+    assert done.lines("hint: ")[-1] == "hint: the others are done; mend what failed and run it again"
+    assert "Traceback" not in done.err
+    assert len(world.tags()) == 1  # blue's, which came after
     assert done.out.startswith("oci:")
+    answers = json.loads(world.run("image", "--all", "--json").out)
+    assert [(item["team"], item.get("exit_code")) for item in answers] == [("blue", None), ("azure", 3)]
 
 
 # --- requirements ---------------------------------------------------------------------------------------------------

@@ -156,7 +156,8 @@ def gzipped(built: Built, hub: Registry, tmp_path_factory: pytest.TempPathFactor
     base = f"{hub.host}/library/starter-gzip"
     # By way of a new folder: straight into the registry, skopeo would take zstd blobs it remembers there for the same layers.
     copy = f"oci:{fork.root}/gzip:base"
-    skopeo_copy(f"oci:{fork.layout}:bases/starter:latest", copy, "--dest-compress", "--dest-compress-format=gzip", "--dest-compress-level=1")
+    zipped = ["--dest-compress", "--dest-compress-format=gzip", "--dest-compress-level=1"]
+    skopeo_copy(f"oci:{fork.layout}:bases/starter:latest", copy, *zipped)
     skopeo_copy(copy, f"docker://{base}:1", "--preserve-digests")
     seen = json.loads(run_tool("skopeo", "inspect", "--tls-verify=false", f"docker://{base}:1"))
     fork.use_base("starter", base, seen["Digest"])
