@@ -16,8 +16,8 @@ from imagebuild.base.model import Base
 from imagebuild.base.reading import encode_inventory, read_base, require_python
 from imagebuild.check.budget import check_layer, check_prediction
 from imagebuild.config import Team, load_team, parse_size
-from imagebuild.engine.image import DerivedImage, derive_image
-from imagebuild.errors import ConfigurationError, LockError
+from imagebuild.engine.image import DerivedImage, derive_attested_index, derive_image
+from imagebuild.errors import ConfigurationError, LockError, UsageError
 from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_atomic
 from imagebuild.layer.model import LAYER_MTIME, Layer
 from imagebuild.lock.model import Lock
@@ -30,7 +30,8 @@ from imagebuild.workspace import Workspace
 if TYPE_CHECKING:
     from imagebuild.check.twin import TwinReport
     from imagebuild.engine.bake import BakeTarget
-    from imagebuild.layer.reading import ForeignLayer
+    from imagebuild.engine.docker import DockerBuild, Statement
+    from imagebuild.oci.copy import CopyPlan
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -269,15 +270,17 @@ def build_docker_layer(
     builder: str | None = None,
     network: str | None = None,
     cache: bool = True,
-) -> ForeignLayer:
-    """The layer by the docker engine, audited; ``folder`` is :func:`prepare_context`'s."""
+    push: bool = False,
+    attest: Sequence[str] = (),
+) -> DockerBuild:
+    """The layer by the docker engine, audited; ``folder`` is :func:`prepare_context`'s. ``push``: by the builder, to the target."""
     from imagebuild.engine.aptsources import prepare_apt_secrets
-    from imagebuild.engine.docker import build_layer_with_docker
+    from imagebuild.engine.docker import PushTarget, build_layer_with_docker
     from imagebuild.layer.audit import audit_layer
 
     base, recipe = plan.base, plan.recipe
     with scratch_folder(workspace.cache) as secrets:
-        layer = build_layer_with_docker(
+        built = build_layer_with_docker(
             recipe,
             base,
             plan.lock,
@@ -288,10 +291,12 @@ def build_docker_layer(
             network=network,
             secrets=prepare_apt_secrets(base, secrets) if recipe.system else None,
             cache=cache,
+            push=PushTarget(workspace.target, plan.repository) if push else None,
+            attest=attest,
             report=workspace.report,
         )
-    audit_layer(layer, base=base, extra=recipe.extra_files, foreign=True, system=layer.system)
-    return layer
+    audit_layer(built.layer, base=base, extra=recipe.extra_files, foreign=True, system=built.layer.system)
+    return built
 
 
 def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
@@ -343,16 +348,34 @@ def build_twins(workspace: Workspace, plan: Plan, *, builder: str | None = None)
         )
     folder, wheels = prepare_context(workspace, plan)
     with scratch_folder(workspace.cache) as scratch:
-        docker = build_docker_layer(workspace, plan, folder, scratch / "docker.layer", builder=builder)
+        docker = build_docker_layer(workspace, plan, folder, scratch / "docker.layer", builder=builder).layer
         direct = build_direct_layer(workspace, plan, wheels, scratch / "direct.layer")
         workspace.report(f"{plan.team.name}: comparing the two layers")
         (scratch / "kept").mkdir()
         return compare_layers(direct, docker, base=plan.base, scratch=scratch / "kept")
 
 
-def build_image(
-    workspace: Workspace, plan: Plan, *, copy_base: bool = False, workers: int = 2, builder: str | None = None, network: str | None = None
-) -> tuple[DerivedImage, Digest, bool]:
+class BuildOptions(msgspec.Struct, frozen=True):
+    """How to build and push; nothing here changes the image."""
+
+    copy_base: bool = False  # copy base layers that the target lacks and cannot mount
+    workers: int = 2
+    builder: str | None = None  # of buildx
+    network: str | None = None  # of the docker engine's apt step
+    push: bool = False  # BuildKit pushes the layer (docker engine, a registry)
+    attest: tuple[str, ...] = ()  # docker's attestations, pushed beside the image
+
+
+def check_options(workspace: Workspace, plan: Plan, options: BuildOptions) -> None:
+    """UsageError for what only the docker engine, or only a registry, can do."""
+    asked = [f"--{name}" for name in ("push", "attest") if getattr(options, name)]
+    if asked and plan.recipe.engine != "docker":
+        raise UsageError(f"{asked[0]} is the docker engine's, and {plan.team.name} is built by the direct engine", "add --engine docker")
+    if options.push and not workspace.host:
+        raise UsageError("--push needs to know where to", "add --registry HOST/NAMESPACE")
+
+
+def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tuple[DerivedImage, Digest, bool]:
     """Build with the recipe's engine, check, push: the image, its digest, and whether the base's layers were left out."""
     from imagebuild.oci.copy import copy_blobs, plan_copy
 
@@ -366,20 +389,34 @@ def build_image(
     target = workspace.target
     source = workspace.registry_store(base.registry) if base.registry else workspace.layout
     # A layout folder may be sparse: base blobs it lacks stay where they are unless a copy is asked for.
-    sparse = target is workspace.layout and source is not target and not copy_base
-    copy_plan = None if sparse else plan_copy(source, base.repository, target, plan.repository, base.manifest.layers)
-    if copy_plan is not None and copy_plan.to_copy and not copy_base:
+    sparse = target is workspace.layout and source is not target and not options.copy_base
+
+    def plan_base_copy() -> CopyPlan | None:
+        return None if sparse else plan_copy(source, base.repository, target, plan.repository, base.manifest.layers)
+
+    copy_plan = None if options.push else plan_base_copy()  # a builder that pushes brings the base's layers along
+    if copy_plan is not None and copy_plan.to_copy and not options.copy_base:
         copy_blobs(copy_plan, False, workspace.report)  # raises: says what would be copied
     folder, wheels = prepare_context(workspace, plan)
     with scratch_folder(workspace.cache) as scratch:
         found: dict[str, str] = {}
         layer: Layer
         if recipe.engine == "docker":
-            layer = foreign = build_docker_layer(workspace, plan, folder, scratch / "layer", builder=builder, network=network)
-            if foreign.system is not None:
-                found[names.SYSTEM] = msgspec.json.encode(foreign.system.versions, order="sorted").decode()
+            made = build_docker_layer(
+                workspace,
+                plan,
+                folder,
+                scratch / "layer",
+                builder=options.builder,
+                network=options.network,
+                push=options.push,
+                attest=options.attest,
+            )
+            layer, statements = made.layer, made.statements
+            if made.layer.system is not None:
+                found[names.SYSTEM] = msgspec.json.encode(made.layer.system.versions, order="sorted").decode()
         else:
-            layer = build_direct_layer(workspace, plan, wheels, scratch / "layer", workers=workers)
+            layer, statements = build_direct_layer(workspace, plan, wheels, scratch / "layer", workers=options.workers), ()
         check_layer(layer, compressed=compressed, installed=installed, via=via)
         sizes = {names.DELTA_COMPRESSED: str(layer.size), names.DELTA_INSTALLED: str(layer.installed)}
         image = derive_image(
@@ -392,19 +429,39 @@ def build_image(
             labels=recipe.labels,
             annotations={**recipe.labels, **sizes, **found},
         )
+        if options.push:
+            copy_plan = plan_base_copy()
         if copy_plan is not None:
-            copy_blobs(copy_plan, copy_base, workspace.report)
+            copy_blobs(copy_plan, options.copy_base, workspace.report)
         workspace.report(f"{plan.team.name}: pushing to {target.image_name(plan.repository)}:{recipe.tag}")
         target.put_blob(plan.repository, image.layer, layer.blob)
     target.put_blob(plan.repository, image.config_descriptor, image.config)
+    if statements:
+        _push_attested(workspace, plan, image, statements)
     digest = target.put_manifest(plan.repository, image.manifest, recipe.tag)
     return image, digest, sparse
 
 
-def run_plan(
-    workspace: Workspace, plan: Plan, *, copy_base: bool = False, builder: str | None = None, network: str | None = None
-) -> dict[str, Any]:
+def attested_tag(tag: str) -> str:
+    """Where the index of an image and its attestations is; the image's own tag and digest are as without them."""
+    return f"{tag}-attested"
+
+
+def _push_attested(workspace: Workspace, plan: Plan, image: DerivedImage, statements: Sequence[Statement]) -> None:
+    target, repository, tag = workspace.target, plan.repository, plan.recipe.tag
+    name = f"{target.image_name(repository)}@{tag}" if workspace.host else f"{repository}@{tag}"
+    platform = Platform.parse(plan.recipe.platform)
+    made = derive_attested_index(image.manifest, platform, name, [(item.predicate_type, item.data) for item in statements])
+    for descriptor, data in made.blobs:
+        target.put_blob(repository, descriptor, data)
+    target.put_manifest(repository, image.manifest)
+    target.put_manifest(repository, made.attestation)
+    target.put_manifest(repository, made.index, attested_tag(tag))
+
+
+def run_plan(workspace: Workspace, plan: Plan, options: BuildOptions) -> dict[str, Any]:
     """Build and push unless the target has the tag; what was done, as plain values (sizes in bytes)."""
+    check_options(workspace, plan, options)
     target = workspace.target
     budget = plan.team.table.budget
     result: dict[str, Any] = {
@@ -416,10 +473,12 @@ def run_plan(
         "budget": f"{budget.compressed} stored, {budget.installed} unpacked",
     }
     digest = find_image(workspace, plan)
-    if digest is not None:
+    if digest is not None and (not options.attest or target.head_manifest(plan.repository, attested_tag(plan.recipe.tag))[1] is not None):
         write_recipe(workspace, plan)
         return {**result, "digest": str(digest), "built": False}
-    image, digest, sparse = build_image(workspace, plan, copy_base=copy_base, builder=builder, network=network)
+    image, digest, sparse = build_image(workspace, plan, options)
+    if options.attest:
+        result["attested"] = attested_tag(plan.recipe.tag)
     return {
         **result,
         "digest": str(digest),

@@ -27,6 +27,7 @@ from tests.registries import Registry, run_registry
 PROJECT = Path(__file__).parents[1]
 _SHARED_CACHE = ("wheels", "metadata")  # what came over the network and is verified again; never what a build makes
 _REQUEST = re.compile(r'"(GET|HEAD|PUT|POST|PATCH|DELETE) (\S+) HTTP/')
+_AGENT = re.compile(r'"(GET|HEAD|PUT|POST|PATCH|DELETE) (\S+) HTTP/[0-9.]+" 2\d\d \d+ "[^"]*" "([^"/]*)')
 
 
 @dataclass(frozen=True)
@@ -312,10 +313,16 @@ class RequestLog:
 
     def read(self) -> list[tuple[str, str]]:
         """(method, path with query), without the ``/v2/`` greeting."""
+        return [(method, path) for method, path in _REQUEST.findall(self._read_text()) if path != "/v2/"]
+
+    def read_agents(self) -> list[tuple[str, str, str]]:
+        """(method, path with query, user agent)."""
+        return _AGENT.findall(self._read_text())
+
+    def _read_text(self) -> str:
         with self.registry.log.open("rb") as log:
             log.seek(self.offset)
-            text = log.read().decode(errors="replace")
-        return [(method, path) for method, path in _REQUEST.findall(text) if path != "/v2/"]
+            return log.read().decode(errors="replace")
 
 
 def path_of(command: Sequence[tuple[str, str]], method: str) -> list[str]:

@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 @engine_option
 @builder_option
 @network_option
+@click.option("--push", is_flag=True, help="BuildKit pushes to --registry by itself (docker engine; a builder not of type docker).")
+@click.option(
+    "--attest",
+    multiple=True,
+    type=click.Choice(["provenance", "sbom"]),
+    help="Docker's own attestations, in an index under TAG-attested (docker engine; may be repeated).",
+)
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 @common_options
 def image(
@@ -45,6 +52,8 @@ def image(
     engine: str | None,
     builder: str | None,
     network: str | None,
+    push: bool,
+    attest: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Build, check and push the image of TEAMS: the whole pipeline."""
@@ -57,6 +66,7 @@ def image(
         from imagebuild.engine.local import connect_engine, load_image
 
         connect_engine().close()  # before anything is built, not after
+    options = pipeline.BuildOptions(copy_base=copy_base, builder=builder, network=network, push=push, attest=tuple(sorted(set(attest))))
     run = TeamRun(chosen)
     for team in chosen:
         started = time.monotonic()
@@ -65,7 +75,7 @@ def image(
             workspace.prepare()
             with exclusive(workspace.state / f"image-{team}.lock"):
                 plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=locked, engine=engine or "")
-                result = pipeline.run_plan(workspace, plan, copy_base=copy_base, builder=builder, network=network)
+                result = pipeline.run_plan(workspace, plan, options)
                 if load:
                     loaded = load_image(workspace, plan.repository, result["digest"], f"{team}:{result['tag']}")
                     result = {**result, "loaded": loaded.name, "loaded_bytes": loaded.size}
@@ -89,6 +99,8 @@ def describe_result(result: Mapping[str, Any]) -> str:
         lines.append(f"  layer     {size}, {result['packages']} packages; budget {result['budget']}")
         if result["sparse"]:
             lines.append("  sparse    the base's layers are not in this folder; add --copy-base for a complete copy")
+    if "attested" in result:
+        lines.append(f"  attested  {result['image']}:{result['attested']}")
     if "loaded" in result:
         how = f"{format_size(result['loaded_bytes'])} handed over" if result["loaded_bytes"] else "it was there"
         lines.append(f"  loaded    docker run {result['loaded']}  ({how})")

@@ -1,8 +1,9 @@
 """The Docker engine: the rendered Dockerfile, built by any builder that buildx knows, and its one added layer taken out.
 
-The result comes back as an OCI layout folder (image-spec, image-layout.md). What the builder made of config and
-manifest is left behind: they are derived from the base's as with the direct engine, so that both engines push the same.
-Registry credentials stay with the docker client; nothing here reads them.
+The result comes back as an OCI layout folder (image-spec, image-layout.md), or is pushed by the builder under its digest
+alone and read back. What the builder made of config and manifest is left behind: they are derived from the base's as with
+the direct engine, so that both engines push the same. Registry credentials stay with the docker client; nothing here
+reads them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import re
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,10 @@ from imagebuild.layer.frame import MEDIA_TYPES
 from imagebuild.layer.model import Codec
 from imagebuild.layer.reading import ForeignLayer, read_foreign_layer
 from imagebuild.lock.model import Lock
-from imagebuild.oci.model import Digest, ImageConfig, Manifest, RawManifest
+from imagebuild.oci.compression import CHUNK
+from imagebuild.oci.layout import LayoutStore
+from imagebuild.oci.model import Descriptor, Digest, ImageConfig, Index, Manifest
+from imagebuild.oci.store import Store
 from imagebuild.recipe import Recipe, created_epoch, docker_reference
 
 if TYPE_CHECKING:
@@ -33,6 +38,33 @@ _KEPT_LINES = 400  # of the builder's output, to find the reason of a failure in
 _STEP = re.compile(r"#\d+ (?:\d+\.\d+ )?")
 _OUTPUT = re.compile(r"#\d+ \d+\.\d+ (.*)")  # of a RUN, under --progress plain
 _INSTALL_DOCKER = 'install Docker Engine 23 or newer with buildx, or set engine = "direct" for a team without system packages'
+
+
+ATTESTATIONS = ("provenance", "sbom")
+_REFERENCE_TYPE = "vnd.docker.reference.type"  # docs.docker.com, Image attestation storage
+_PREDICATE_TYPE = "in-toto.io/predicate-type"
+
+
+class Statement(msgspec.Struct, frozen=True):
+    """An in-toto statement that the builder made of its own image."""
+
+    predicate_type: str
+    data: bytes
+
+
+class DockerBuild(msgspec.Struct, frozen=True):
+    """What a build gave."""
+
+    layer: ForeignLayer
+    statements: tuple[Statement, ...] = ()
+
+
+@dataclass(frozen=True)
+class PushTarget:
+    """Where the builder pushes to by itself: under the digest of what it built, never under a tag."""
+
+    store: Store
+    repository: str
 
 
 class BuildInputs(msgspec.Struct, frozen=True):
@@ -104,20 +136,36 @@ def build_layer_with_docker(
     secrets: Mapping[str, Path] | None = None,
     network: str | None = None,
     cache: bool = True,
+    push: PushTarget | None = None,
+    attest: Sequence[str] = (),
     report: Callable[[str], object] = str,
-) -> ForeignLayer:
-    """Build ``context`` (Dockerfile and wheels/) and move the one layer it adds to ``out``.
+) -> DockerBuild:
+    """Build ``context`` (Dockerfile and wheels/) and put the one layer it adds into ``out``.
 
     ``builder``: a name of ``docker buildx ls``; ``secrets``: files for the RUN's secret mounts by id; ``network``: ``host``
     where an apt step reaches no mirror through the builder's own (wheels are installed without any); ``cache=False``
-    builds again what the builder has kept. BuildError with the failing program's last word; ConfigurationError when
+    builds again what the builder has kept; ``push``: the builder pushes, and the layer is read back from there;
+    ``attest``: which of ATTESTATIONS the builder is asked for. BuildError with the failing program's last word; ConfigurationError when
     docker, its engine, buildx or the builder is missing; IntegrityError when the base's layers are not the base's.
     """
     client = connect_docker()
     inputs = make_build_inputs(recipe, base, context=context, layout=layout, secrets=secrets)
+    if push is not None:
+        _require_pushing(client, builder)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-docker-") as folder:
-        result = Path(folder) / "image"
+        result, told = Path(folder) / "image", Path(folder) / "told.json"
+        store, repository = (push.store, push.repository) if push else (LayoutStore(result), "image")
+        destination = {"type": "oci", "tar": "false", "dest": str(result)}
+        if push:
+            # By digest: nothing has the tag before the budget and the audit have seen the layer.
+            destination = {
+                "type": "image",
+                "name": store.image_name(repository),
+                "push": "true",
+                "push-by-digest": "true",
+                "unpack": "false",
+            }
         where = f"builder {builder}" if builder else "docker"
         system = f" and {len(recipe.system)} system packages" if recipe.system else ""
         report(f"{recipe.team}: {where} installs {len(lock.packages)} wheels{system}")
@@ -134,19 +182,46 @@ def build_layer_with_docker(
                 "network": network,
                 "allow": ["network.host"] if network == "host" else [],
                 "cache": cache,
-                "provenance": False,
-                "sbom": False,
-                "output": {"type": "oci", "tar": "false", "dest": str(result), **inputs.output},
+                "provenance": {"mode": "max"} if "provenance" in attest else False,
+                "sbom": "sbom" in attest,
+                "metadata_file": told,
+                "output": {**destination, **inputs.output},
             },
             builder,
         )
-        layer = _take_layer(result, base, recipe.codec, out)
+        image = _find_image(store, repository, _read_digest(told))
+        layer, statements = _take_layer(image, base, recipe.codec, out), _read_statements(image)
     epoch = created_epoch(recipe.created)
     if layer.newest > epoch:
         report(f"{recipe.team}: {where} cannot rewrite timestamps: another build of this lock will have another diff_id")
     if layer.system is not None and base.interpreter.executable in layer.system.listed:
         raise BuildError("apt would replace the base's Python", "the lock was made for the base's own; take a newer base")
-    return layer
+    return DockerBuild(layer, statements)
+
+
+def _require_pushing(client: DockerClient, builder: str | None) -> None:
+    """ConfigurationError for a builder that cannot push rewritten layers: docker's own, which unpacks what it exports."""
+    from python_on_whales.exceptions import DockerException
+
+    try:
+        driver = client.buildx.inspect(builder).driver
+    except DockerException as error:
+        raise explain_failure((error.stderr or "").splitlines(), builder) from None
+    if driver == "docker":
+        raise ConfigurationError(
+            "the docker engine's own builder cannot push layers with rewritten timestamps",
+            "leave --push out (imagebuild pushes then), or name a builder of another driver: --builder NAME (docker buildx ls)",
+        )
+
+
+def _read_digest(told: Path) -> Digest:
+    """The digest of the image or index that the builder says it made (buildx build --metadata-file)."""
+    try:
+        return Digest(str(msgspec.json.decode(told.read_bytes()).get("containerimage.digest")))
+    except (OSError, msgspec.DecodeError, ImagebuildError):
+        raise BuildError(
+            "the builder did not say what it built", "use buildx 0.8 or newer; docker buildx version says which it is"
+        ) from None
 
 
 def _run_build(client: DockerClient, options: dict[str, Any], builder: str | None) -> None:
@@ -212,9 +287,63 @@ def _shorten(line: str) -> str:
     return re.sub(r"https?://\S+", "<address>", line)[:500]
 
 
-def _take_layer(result: Path, base: Base, codec: Codec, out: Path) -> ForeignLayer:
-    """Check that the image is the base and exactly one layer more; move that layer's blob."""
-    manifest, config = _read_image(result)
+@dataclass(frozen=True)
+class _BuiltImage:
+    """What the builder made, where it lies, every small part verified."""
+
+    store: Store
+    repository: str
+    manifest: Manifest
+    attestations: tuple[Manifest, ...] = ()
+
+    @property
+    def config(self) -> ImageConfig:
+        return ImageConfig.parse(self.store.read_blob(self.repository, self.manifest.config))
+
+    def fetch(self, descriptor: Descriptor, out: Path) -> None:
+        """The blob as the file ``out``: moved out of a folder, read from a registry."""
+        file = self.store.blob_file(descriptor.id) if isinstance(self.store, LayoutStore) else None
+        if file is not None:
+            shutil.move(file, out)
+            out.chmod(0o644)
+            return
+        with self.store.open_blob(self.repository, descriptor) as stream, out.open("wb") as copy:
+            while chunk := stream.read(CHUNK):
+                copy.write(chunk)
+
+
+def _find_image(store: Store, repository: str, digest: Digest) -> _BuiltImage:
+    """The one image under ``digest``; with attestations that is an index of both."""
+
+    def read(name: Digest) -> Manifest | Index:
+        raw = store.get_manifest(repository, name)
+        if raw is None:
+            raise BuildError(f"the builder's image {name} is not where it was put", "run again; if it stays, try another builder")
+        return raw.parse()
+
+    found = read(digest)
+    if isinstance(found, Manifest):
+        return _BuiltImage(store, repository, found)
+    parts = [(item, read(item.id)) for item in found.manifests]
+    images = [part for item, part in parts if _REFERENCE_TYPE not in item.annotations and isinstance(part, Manifest)]
+    notes = [part for item, part in parts if _REFERENCE_TYPE in item.annotations and isinstance(part, Manifest)]
+    if len(images) != 1:
+        raise BuildError(f"the builder wrote {len(images)} images, not one", "run again; if it stays, try another builder")
+    return _BuiltImage(store, repository, images[0], tuple(notes))
+
+
+def _read_statements(image: _BuiltImage) -> tuple[Statement, ...]:
+    return tuple(
+        Statement(layer.annotations[_PREDICATE_TYPE], image.store.read_blob(image.repository, layer))
+        for manifest in image.attestations
+        for layer in manifest.layers
+        if _PREDICATE_TYPE in layer.annotations
+    )
+
+
+def _take_layer(image: _BuiltImage, base: Base, codec: Codec, out: Path) -> ForeignLayer:
+    """Check that the image is the base and exactly one layer more; fetch that layer's blob."""
+    manifest, config = image.manifest, image.config
     count = len(base.manifest.layers)
     # By content: a builder that has met the same layer in another compression (a mirror's, say) writes out that one. Ours
     # to push are the base's own blobs in any case.
@@ -231,30 +360,8 @@ def _take_layer(result: Path, base: Base, codec: Codec, out: Path) -> ForeignLay
             f"the builder wrote a layer of type {descriptor.media_type}, the team asks for {codec.name}",
             "use a newer BuildKit, or another [layer] compression in team.toml",
         )
-    blob = result / "blobs" / "sha256" / descriptor.id.hex
-    shutil.move(blob, out)
-    out.chmod(0o644)
+    image.fetch(descriptor, out)
     layer = read_foreign_layer(out, descriptor.media_type)
     if (layer.digest, layer.size) != (descriptor.digest, descriptor.size) or layer.diff_id != config.rootfs.diff_ids[-1]:
         raise IntegrityError("the layer the builder wrote is not the one its manifest names", "run again; if it stays, try another builder")
     return layer
-
-
-def _read_image(layout: Path) -> tuple[Manifest, ImageConfig]:
-    """The one image of a layout folder that a builder wrote, its small blobs verified."""
-
-    def read(digest: str) -> bytes:
-        data = (layout / "blobs" / "sha256" / Digest(digest).hex).read_bytes()
-        if Digest.of(data) != digest:
-            raise IntegrityError(f"the builder's {digest} has other bytes", "run again; if it stays, try another builder")
-        return data
-
-    index = msgspec.json.decode((layout / "index.json").read_bytes())
-    images = index.get("manifests") or []
-    if len(images) != 1:
-        raise BuildError(f"the builder wrote {len(images)} images, not one", "run again; if it stays, try another builder")
-    raw = RawManifest(read(images[0]["digest"]), images[0]["mediaType"])
-    manifest = raw.parse()
-    if not isinstance(manifest, Manifest):
-        raise BuildError("the builder wrote an index of images, not one image", "turn attestations off for this builder")
-    return manifest, ImageConfig.parse(read(manifest.config.digest))

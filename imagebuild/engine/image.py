@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -14,6 +15,7 @@ from imagebuild.oci.model import (
     DOCKER_LAYER_GZIP,
     DOCKER_LAYER_TAR,
     OCI_CONFIG,
+    OCI_INDEX,
     OCI_LAYER_GZIP,
     OCI_LAYER_TAR,
     OCI_LAYER_ZSTD,
@@ -21,6 +23,7 @@ from imagebuild.oci.model import (
     Descriptor,
     Digest,
     Manifest,
+    Platform,
     RawManifest,
 )
 
@@ -96,7 +99,7 @@ def derive_manifest(base: Manifest, *, config: bytes, layer: Descriptor, annotat
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
         "config": {"mediaType": OCI_CONFIG, "digest": str(Digest.of(config)), "size": len(config)},
-        "layers": [{"mediaType": item.media_type, "digest": item.digest, "size": item.size} for item in (*convert_layers(base), layer)],
+        "layers": [_describe(item) for item in (*convert_layers(base), layer)],
         "annotations": dict(sorted(annotations.items())),
     }
     return RawManifest(_encode(document), OCI_MANIFEST)
@@ -133,3 +136,65 @@ def derive_image(
     descriptor = Descriptor(layer.media_type, layer.digest, layer.size)
     manifest = derive_manifest(base, config=config, layer=descriptor, annotations=annotations)
     return DerivedImage(manifest, config, convert_layers(base), descriptor, layer.installed)
+
+
+IN_TOTO = "application/vnd.in-toto+json"
+
+
+class AttestedIndex(msgspec.Struct, frozen=True):
+    """An index of an image and what was attested of it, as docker stores it (docs.docker.com, Image attestation storage)."""
+
+    index: RawManifest
+    attestation: RawManifest
+    blobs: tuple[tuple[Descriptor, bytes], ...]  # the attestation's config and statements
+
+
+def derive_attested_index(image: RawManifest, platform: Platform, name: str, statements: Sequence[tuple[str, bytes]]) -> AttestedIndex:
+    """Put ``image`` and in-toto ``statements`` (predicate type, JSON) into an index; the image's own digest stays.
+
+    The statements are about what the builder made. Their subject becomes ``image``, whose added layer is the same and whose
+    config and manifest were derived from the base's: ``name`` is its name and tag.
+    """
+    subject = {
+        "name": f"pkg:docker/{name}?platform={quote(str(platform), safe='')}",
+        "digest": {"sha256": image.digest.hex},
+    }
+    blobs = []
+    for predicate, data in statements:
+        statement = _encode({**json.loads(data), "subject": [subject]})
+        blobs.append((Descriptor(IN_TOTO, Digest.of(statement), len(statement), {"in-toto.io/predicate-type": predicate}), statement))
+    config = _encode(
+        {
+            "architecture": "unknown",
+            "os": "unknown",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [str(item.digest) for item, _ in blobs]},
+        }
+    )
+    config_descriptor = Descriptor(OCI_CONFIG, Digest.of(config), len(config))
+    attestation = RawManifest(
+        _encode(
+            {
+                "schemaVersion": 2,
+                "mediaType": OCI_MANIFEST,
+                "config": _describe(config_descriptor),
+                "layers": [{**_describe(item), "annotations": item.annotations} for item, _ in blobs],
+            }
+        ),
+        OCI_MANIFEST,
+    )
+    entries = [
+        {**_describe(image), "platform": {"architecture": platform.architecture, "os": platform.os}},
+        {
+            **_describe(attestation),
+            "platform": {"architecture": "unknown", "os": "unknown"},
+            "annotations": {"vnd.docker.reference.digest": str(image.digest), "vnd.docker.reference.type": "attestation-manifest"},
+        },
+    ]
+    index = RawManifest(_encode({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}), OCI_INDEX)
+    return AttestedIndex(index, attestation, ((config_descriptor, config), *blobs))
+
+
+def _describe(item: Descriptor | RawManifest) -> dict[str, Any]:
+    size = item.size if isinstance(item, Descriptor) else len(item.data)
+    return {"mediaType": item.media_type, "digest": str(item.digest), "size": size}

@@ -25,11 +25,12 @@ from imagebuild.layer.audit import audit_layer
 from imagebuild.layer.reading import ForeignLayer
 from imagebuild.starter.rootfs import choose_sources, parse_apt_sources
 from imagebuild.workspace import Workspace
+from tests.builders import run_remote_builder
 from tests.layer_parts import make_wheel
 from tests.lock_parts import FakeIndex
 from tests.parts import need, need_docker
 from tests.registries import Registry, run_registry
-from tests.workspaces import Built, Checkout, LayoutImage, run_tool, skopeo_copy
+from tests.workspaces import Built, Checkout, LayoutImage, RequestLog, run_tool, skopeo_copy
 
 pytestmark = pytest.mark.integration
 
@@ -91,7 +92,7 @@ def build_twice(checkout: Checkout, team: str, folder: Path, monkeypatch: pytest
     workspace = Workspace(checkout.root, checkout.cache, quiet=True)
     plan = pipeline.plan_image(workspace, team, cutoff="", locked=True, engine="docker")
     context, _ = pipeline.prepare_context(workspace, plan)
-    layers = [pipeline.build_docker_layer(workspace, plan, context, folder / str(number), cache=False) for number in range(2)]
+    layers = [pipeline.build_docker_layer(workspace, plan, context, folder / str(number), cache=False).layer for number in range(2)]
     return plan, layers
 
 
@@ -225,6 +226,85 @@ def test_both_engines_push_the_same_annotations_and_no_secret_is_in_anything(che
     haystack["bake"] = (checkout.root / "pushed-bake.json").read_bytes()
     assert b"of a private index" in haystack["layer"]
     assert [(name, needle) for name, data in haystack.items() for needle in needles if needle in data] == []
+
+
+# --- another builder --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def remote_builder(checkout: Checkout) -> Iterator[str]:
+    with run_remote_builder(checkout.settings) as name:
+        yield name
+
+
+def test_a_remote_builder_gives_the_same_image(checkout: Checkout, remote_builder: str, tmp_path: Path) -> None:
+    mine = fork_unbuilt(checkout, tmp_path / "one").image("tiny", "--engine", "docker")
+    theirs = fork_unbuilt(checkout, tmp_path / "two").image("tiny", "--engine", "docker", "--builder", remote_builder)
+    assert (theirs["built"], theirs["tag"], theirs["digest"]) == (True, mine["tag"], mine["digest"])
+
+
+def test_buildkit_pushes_what_imagebuild_would(checkout: Checkout, hub_with_login: Registry, remote_builder: str) -> None:
+    registry = hub_with_login
+    mine = checkout.image("tiny", "--engine", "docker", "--registry", f"{registry.host}/mine", "--copy-base")
+    log = RequestLog(registry)
+    builder = ("--engine", "docker", "--builder", remote_builder, "--push", "--registry", f"{registry.host}/pushed")
+    theirs = checkout.image("tiny", *builder)
+    assert (theirs["built"], theirs["tag"], theirs["digest"]) == (True, mine["tag"], mine["digest"])
+    assert read_manifest(checkout, registry, "pushed/tiny", mine["tag"]) == read_manifest(checkout, registry, "mine/tiny", mine["tag"])
+    uploads = [agent for method, path, agent in log.read_agents() if method == "PUT" and "/blobs/uploads/" in path]
+    assert len([agent for agent in uploads if agent == "buildkit"]) >= 3  # two layers of the base, and the new one
+    assert [agent for agent in uploads if agent == "imagebuild"] == ["imagebuild"]  # the config alone
+    again = checkout.image("tiny", *builder)
+    assert (again["built"], again["digest"]) == (False, mine["digest"])
+
+
+def test_over_budget_nothing_has_the_tag_though_buildkit_pushed(
+    checkout: Checkout, hub_with_login: Registry, remote_builder: str, tmp_path: Path
+) -> None:
+    registry = hub_with_login
+    fork = fork_unbuilt(checkout, tmp_path / "fork")
+    fork.edit("images/tiny/team.toml", "[[index]]", '[budget]\ncompressed = "1 KiB"\n[[index]]')
+    target = f"{registry.host}/over"
+    fork.run("image", "tiny", "--engine", "docker", "--builder", remote_builder, "--push", "--registry", target).refused(5, "budget")
+    done = subprocess.run(
+        [need("crane"), "ls", f"{target}/tiny", "--insecure"],
+        env={**os.environ, **fork.settings},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == []
+
+
+def test_the_engines_own_builder_cannot_push(checkout: Checkout, hub_with_login: Registry, tmp_path: Path) -> None:
+    fork = fork_unbuilt(checkout, tmp_path / "fork")
+    target = ("--registry", f"{hub_with_login.host}/own")
+    fork.run("image", "tiny", "--engine", "docker", "--push", *target).refused(3, "own builder cannot push", hint="--builder NAME")
+    fork.run("image", "tiny", "--engine", "docker", "--push").refused(2, "--push needs to know where to", hint="--registry")
+    fork.run("image", "tiny", "--engine", "direct", "--push", *target).refused(2, "direct engine", hint="--engine docker")
+
+
+def test_provenance_on_request_stands_beside_the_image(checkout: Checkout, hub_with_login: Registry) -> None:
+    registry = hub_with_login
+    options = ("--engine", "docker", "--registry", f"{registry.host}/attested", "--copy-base")
+    plain = checkout.image("tiny", *options)
+    asked = checkout.image("tiny", *options, "--attest", "provenance")
+    assert (asked["built"], asked["digest"]) == (True, plain["digest"])  # the image is the one without
+    environment = {**os.environ, **checkout.settings}
+    command = [need_docker(), "buildx", "imagetools", "inspect", f"{asked['image']}:{asked['attested']}", "--format"]
+    said = subprocess.run([*command, "{{json .Provenance}}"], env=environment, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout)["SLSA"]["buildDefinition" if "buildDefinition" in said.stdout else "buildType"]
+    assert NETRC_PASSWORD not in said.stdout
+    assert registry.password not in said.stdout
+    index = json.loads(
+        subprocess.check_output([need("crane"), "manifest", f"{asked['image']}:{asked['attested']}", "--insecure"], env=environment)
+    )
+    assert index["manifests"][0]["digest"] == plain["digest"]
+    again = checkout.image("tiny", *options, "--attest", "provenance")
+    assert again["built"] is False
+    listed = json.loads(checkout.run("catalogue", "--format", "json", *options[2:4]).succeeded().out)
+    assert {item["digest"] for item in listed["entries"] if item["team"] == "tiny"} == {plain["digest"]}
 
 
 # --- Debian packages --------------------------------------------------------------------------------------------------

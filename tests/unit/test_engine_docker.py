@@ -17,12 +17,13 @@ from imagebuild.base.model import Base, Entry
 from imagebuild.config import load_team
 from imagebuild.engine.aptsources import has_apt_sources, prepare_apt_secrets, rewrite_sources
 from imagebuild.engine.bake import BakeTarget, render_bake
-from imagebuild.engine.docker import _take_layer, compression_options, explain_failure, make_build_inputs
+from imagebuild.engine.docker import _find_image, _take_layer, compression_options, explain_failure, make_build_inputs
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, RemoteError
 from imagebuild.layer.audit import find_faults
 from imagebuild.layer.dpkg import SystemFiles, read_status, read_system_files
 from imagebuild.layer.model import Codec
-from imagebuild.layer.reading import read_foreign_layer
+from imagebuild.layer.reading import ForeignLayer, read_foreign_layer
+from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import (
     OCI_CONFIG,
     OCI_LAYER_GZIP,
@@ -390,16 +391,19 @@ def write_result(
     return folder
 
 
+def take_layer(image: Path, out: Path) -> ForeignLayer:
+    digest = json.loads((image / "index.json").read_text())["manifests"][0]["digest"]
+    return _take_layer(_find_image(LayoutStore(image), "image", Digest(digest)), base_of_one_layer(), Codec("gzip", 2), out)
+
+
 def test_the_one_layer_is_taken(tmp_path: Path) -> None:
-    layer = _take_layer(write_result(tmp_path / "image"), base_of_one_layer(), Codec("gzip", 2), tmp_path / "layer")
+    layer = take_layer(write_result(tmp_path / "image"), tmp_path / "layer")
     assert layer.diff_id == Digest.of(LAYER)
     assert gzip.decompress((tmp_path / "layer").read_bytes()) == LAYER
 
 
 def test_the_base_may_come_back_in_another_compression(tmp_path: Path) -> None:
-    layer = _take_layer(
-        write_result(tmp_path / "image", stored=b"the same, otherwise"), base_of_one_layer(), Codec("gzip", 2), tmp_path / "l"
-    )
+    layer = take_layer(write_result(tmp_path / "image", stored=b"the same, otherwise"), tmp_path / "l")
     assert layer.diff_id == Digest.of(LAYER)
 
 
@@ -416,7 +420,7 @@ def test_the_base_may_come_back_in_another_compression(tmp_path: Path) -> None:
 )
 def test_any_other_result_is_refused(tmp_path: Path, changes: dict[str, Any], kind: type[ImagebuildError], message: str) -> None:
     with pytest.raises(kind, match=message):
-        _take_layer(write_result(tmp_path / "image", **changes), base_of_one_layer(), Codec("gzip", 2), tmp_path / "layer")
+        take_layer(write_result(tmp_path / "image", **changes), tmp_path / "layer")
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
