@@ -97,11 +97,16 @@ def _innermost(error: BaseException) -> str:
 
 
 def find_local_image(client: DockerClient, name: str) -> dict[str, Any] | None:
-    """What ``docker image inspect`` says of a name, a digest reference or an ID; None when docker has no such image."""
+    """What ``docker image inspect`` says of a name, a digest reference or an ID; None when docker has no such image, whole.
+
+    The containerd store answers without a platform for an image whose config its garbage collection took (seen once): as
+    good as none, since handing it over again mends it.
+    """
     from docker.errors import APIError, ImageNotFound, NullResource
 
     try:
-        return dict(client.api.inspect_image(name))  # type: ignore[no-untyped-call]
+        found = dict(client.api.inspect_image(name))  # type: ignore[no-untyped-call]
+        return found if found.get("Os") and found.get("Architecture") else None
     except (ImageNotFound, NullResource):
         return None
     except APIError as error:
@@ -187,9 +192,12 @@ def load_image(workspace: Workspace, repository: str, reference: str, name: str,
         own = manifest.layers[-1].size if manifest.layers else 0
         shares = f"{len(manifest.layers)} layers, {(size - own) / _MIB:.1f} MiB of it the base's"
         workspace.report(f"{name}: loading {size / _MIB:.1f} MiB into docker ({shares})")
-        archive = stream_archive(raw, manifest, name, _blob_opener(workspace, repository, manifest))
-        _send_archive(engine, archive, name)
-        found = find_local_image(engine, name)
+        for _ in range(2):  # the second time for what went missing while the first came in
+            archive = stream_archive(raw, manifest, name, _blob_opener(workspace, repository, manifest))
+            _send_archive(engine, archive, name)
+            found = find_local_image(engine, name)
+            if found is not None:
+                break
         if found is None or str(found["Id"]) not in (str(raw.digest), manifest.config.digest):
             raise IntegrityError(
                 f"docker loaded {name} as {found['Id'] if found else 'nothing'}, not as {raw.digest}",

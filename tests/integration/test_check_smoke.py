@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.parts import need_docker
+from tests.parts import need, need_docker
 from tests.registries import Registry
 from tests.workspaces import PROJECT, Built, Checkout, Done
 
@@ -154,6 +154,17 @@ def test_a_second_load_hands_nothing_over(loaded: Loaded) -> None:
     assert done.result["built"] is False
     assert done.result["loaded_bytes"] == 0
     assert "docker has it already" in done.err
+
+
+def test_an_image_that_docker_lost_a_part_of_is_loaded_again(loaded: Loaded) -> None:
+    engine = json.loads(docker("info", "--format", "{{json .Containerd}}"))
+    manifest = json.loads((loaded.checkout.layout / "blobs" / loaded.result["digest"].replace(":", "/")).read_bytes())
+    forget = [need("ctr"), "--address", engine["Address"], "--namespace", engine["Namespaces"]["Containers"]]
+    subprocess.run([*forget, "content", "rm", manifest["config"]["digest"]], check=True, capture_output=True)
+    assert docker("image", "inspect", loaded.name, "--format", "{{.Os}}") == ""
+    done = loaded.checkout.run("image", "cosml", "--load", "--json").succeeded()
+    assert done.result["loaded_bytes"] == loaded.result["loaded_bytes"]
+    assert docker("image", "inspect", loaded.name, "--format", "{{.Os}}") == "linux"
 
 
 def test_a_damaged_blob_is_not_loaded(loaded: Loaded, tmp_path: Path) -> None:
