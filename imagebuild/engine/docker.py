@@ -165,6 +165,7 @@ def build_layer_with_docker(
                 "push": "true",
                 "push-by-digest": "true",
                 "unpack": "false",
+                "store": "false",  # nothing of it stays in the builder's own image store
             }
         where = f"builder {builder}" if builder else "docker"
         system = f" and {len(recipe.system)} system packages" if recipe.system else ""
