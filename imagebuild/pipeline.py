@@ -438,8 +438,20 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     target.put_blob(plan.repository, image.config_descriptor, image.config)
     if statements:
         _push_attested(workspace, plan, image, statements)
+    attach_companions(workspace, plan, image)
     digest = target.put_manifest(plan.repository, image.manifest, recipe.tag)
     return image, digest, sparse
+
+
+def attach_companions(workspace: Workspace, plan: Plan, image: DerivedImage) -> None:
+    """What travels with the image, before the tag: whoever finds an image by its tag finds these as well."""
+    from imagebuild.oci.referrers import attach_artifacts
+    from imagebuild.supply.companions import make_lock_artifact, make_recipe_artifact
+
+    target, repository = workspace.target, plan.repository
+    target.put_manifest(repository, image.manifest)
+    artifacts = [make_lock_artifact(plan.lock), make_recipe_artifact(plan.recipe)]
+    attach_artifacts(target, repository, image.manifest.descriptor, artifacts)
 
 
 def attested_tag(tag: str) -> str:

@@ -275,6 +275,13 @@ def run_tool(tool: str, *arguments: str) -> bytes:
     return done.stdout
 
 
+def read_companions(registry: Registry, repository: str, digest: str) -> list[dict[str, Any]]:
+    """The manifests that refer to an image, as crane finds them under the fallback tag."""
+    name = f"{registry.host}/{repository}"
+    index = json.loads(run_tool("crane", "manifest", "--insecure", f"{name}:{digest.replace(':', '-')}"))
+    return [json.loads(run_tool("crane", "manifest", "--insecure", f"{name}@{item['digest']}")) for item in index["manifests"]]
+
+
 def skopeo_copy(source: str, target: str, *options: str) -> None:
     """``skopeo copy`` over plain HTTP."""
     run_tool("skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false", *options, source, target)

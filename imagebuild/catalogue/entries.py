@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import msgspec
 from imagebuild import annotations as names
 from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
 from imagebuild.oci.model import Digest, Index, Manifest, Reference
+from imagebuild.oci.referrers import REFERRERS_TAG
 from imagebuild.oci.store import Store
 
 Kind = Literal["jupyter", "vscode", "rstudio"]
@@ -21,9 +21,6 @@ T = TypeVar("T")
 
 _FORMAT = "1"
 _WORKERS = 8  # a manifest is a few KiB: the wait is the round trip, not the bytes
-# Referrers of a registry without the referrers API are found by such tags (distribution-spec, "Referrers Tag Schema");
-# signers add a suffix (.sig, .att, .sbom). They are never images.
-_REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}(?:\..+)?")
 
 
 class CatalogueEntry(msgspec.Struct, frozen=True):
@@ -58,7 +55,8 @@ class CatalogueEntry(msgspec.Struct, frozen=True):
 
 
 class CatalogueListing(msgspec.Struct, frozen=True):
-    """What was found, sorted by team, newest first. ``foreign`` counts the tags that are no team images.
+    """What was found, sorted by team, newest first. ``foreign`` counts the tags that are no team images
+    (not those that list what refers to one).
 
     ``undecided`` names the teams with two different images of the same cutoff and quarter, where only the order of the
     tags made one of them current.
@@ -89,10 +87,15 @@ def read_entries(store: Store, prefix: str = "", teams: Sequence[str] | None = N
     repositories = sorted(set(store.list_repositories(namespace) if teams is None else teams))
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="catalogue") as pool:
         tags = list(pool.map(lambda repository: sorted(set(store.list_tags(repository))), repositories))
-        places = [(repository, tag) for repository, found in zip(repositories, tags, strict=True) for tag in found]
-        images = [place for place in places if not _REFERRERS_TAG.fullmatch(place[1])]
+        # Tags for what refers to an image (SBOM, lock, signatures) are its companions, and no images.
+        places = [
+            (repository, tag)
+            for repository, found in zip(repositories, tags, strict=True)
+            for tag in found
+            if not REFERRERS_TAG.fullmatch(tag)
+        ]
         try:
-            found = list(pool.map(lambda place: _read_entry(store, *place), images))
+            found = list(pool.map(lambda place: _read_entry(store, *place), places))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # the first failure decides; don't ask for the rest
             raise

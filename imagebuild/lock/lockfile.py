@@ -134,6 +134,14 @@ def read_lock(path: Path) -> Lock:
         raise LockError(f"{path.name}: {error}", f"restore it from version control, or lock again with: {command}") from None
 
 
+def decode_lock(data: bytes, name: str) -> Lock:
+    """A lock that is no file of this checkout; LockError calls it ``name``."""
+    try:
+        return parse_lock(data.decode("utf-8"))
+    except (UnicodeDecodeError, _MalformedError) as error:
+        raise LockError(f"{name}: {error}", "push the image again with this version of imagebuild") from None
+
+
 class _MalformedError(Exception):
     """What is wrong, with its key."""
 

@@ -36,7 +36,7 @@ from imagebuild.oci.content import (
     open_verified,
     parse_reference,
 )
-from imagebuild.oci.model import OCI_INDEX, Descriptor, Digest, RawManifest
+from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.store import Presence
 
 LAYOUT_VERSION = "1.0.0"
@@ -192,6 +192,23 @@ class LayoutStore:
     def list_repositories(self, prefix: str = "") -> Iterator[str]:
         """Repositories that have a tag, sorted."""
         return iter(sorted({name for name, _ in self._names() if name.startswith(prefix)}))
+
+    def find_referrers(self, digest: Digest) -> list[dict[str, Any]]:
+        """The untagged entries of ``index.json`` whose manifest has ``digest`` as its subject: where oras puts referrers."""
+        found = []
+        for item in self._read_index()["manifests"]:
+            if _name_of(item) or item.get("mediaType") != OCI_MANIFEST or not isinstance(item.get("digest"), str):
+                continue
+            try:
+                raw = self.get_manifest("x", str(Digest(item["digest"])))
+                document = json.loads(raw.data) if raw is not None else {}
+            except IntegrityError:
+                continue  # another tool's, and nothing of ours
+            subject = document.get("subject")
+            if isinstance(subject, dict) and subject.get("digest") == digest:
+                kind = document.get("artifactType") or (document.get("config") or {}).get("mediaType", "")
+                found.append({**item, "artifactType": kind, "annotations": document.get("annotations") or {}})
+        return found
 
     # --- inside ----------------------------------------------------------------------------------------------------
 

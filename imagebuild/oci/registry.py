@@ -44,6 +44,7 @@ _UPLOADS = 3  # times an upload is begun
 _RESUMES = 5  # times in a row that a download is taken up again without a byte of progress
 _RESUMES_IN_ALL = 50
 _ABSENT = frozenset({404})
+_NO_REFERRERS = frozenset({400, 404, 405, 406, 501})  # what registries without the referrers API answer
 _REFUSED_MOUNT = frozenset({400, 401, 403, 404, 405})
 _RANGE = re.compile(r"bytes (\d{1,18})-\d+/(?:\d+|\*)")
 _REMADE = "it was changed or cut short after it was made; remove it and run again"
@@ -243,7 +244,46 @@ class RegistryStore:
                 ) from error
             raise
 
+    def list_referrers(self, repository: str, digest: Digest) -> list[dict[str, Any]] | None:
+        """``/v2/<name>/referrers/<digest>``, all pages: the entries as they are; None where the registry has no such API."""
+        check_name(repository)
+        doing = f"{repository}: list what refers to {digest}"
+        url, seen = self._transport.resolve(f"/v2/{repository}/referrers/{Digest(digest)}"), set[str]()
+        entries: list[dict[str, Any]] = []
+        while True:
+            self._check_page(url, seen, doing)
+            response, data = self._transport.fetch(
+                url,
+                scopes=_pull(repository),
+                doing=doing,
+                limit=_PAGE_LIMIT,
+                headers={"Accept": OCI_INDEX},
+                accept=frozenset({200}) | _NO_REFERRERS,
+            )
+            # A proxy's page of HTML is no list either.
+            if response.status_code != 200 or _read_type(response) != OCI_INDEX:
+                return None
+            document: Any = None
+            with contextlib.suppress(ValueError, RecursionError):
+                document = json.loads(data)
+            found = (document.get("manifests") or []) if isinstance(document, dict) else 0
+            if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+                raise RegistryError(f"{self.label}: {doing}: the answer is not an index", _REPORT)
+            entries += found
+            following = response.links.get("next", {}).get("url")
+            if not following:
+                return entries
+            url = self._transport.resolve(following, response.url)
+
     # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _check_page(self, url: str, seen: set[str], doing: str) -> None:
+        """A listing's pages are on this host and end."""
+        if not self._transport.is_here(url):
+            raise RegistryError(f"{self.label}: {doing}: its next page is on another host ({urlsplit(url).hostname})", _REPORT)
+        if url in seen or len(seen) >= _PAGES:
+            raise RegistryError(f"{self.label}: {doing}: its pages lead in a circle", _REPORT)
+        seen.add(url)
 
     def _find_manifest(self, repository: str, reference: str, wanted: Digest | None) -> tuple[Presence, Descriptor | None]:
         check_name(repository)
@@ -331,9 +371,7 @@ class RegistryStore:
         url, seen = self._transport.resolve(f"{target}?n={self._page_size}"), set[str]()
         accept = frozenset({200, 404}) if absent_is_empty else frozenset({200})
         while True:
-            if url in seen or len(seen) >= _PAGES:
-                raise RegistryError(f"{self.label}: {doing}: its pages lead in a circle", _REPORT)
-            seen.add(url)
+            self._check_page(url, seen, doing)
             response, data = self._transport.fetch(url, scopes=scopes, doing=doing, limit=_PAGE_LIMIT, accept=accept)
             if response.status_code == 404:
                 return
@@ -342,8 +380,6 @@ class RegistryStore:
             if not following:
                 return
             url = self._transport.resolve(following, response.url)
-            if not self._transport.is_here(url):
-                raise RegistryError(f"{self.label}: {doing}: its next page is on another host ({urlsplit(url).hostname})", _REPORT)
 
     def _read_names(self, data: bytes, field: str, doing: str) -> list[str]:
         document: Any = None

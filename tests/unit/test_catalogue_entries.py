@@ -93,12 +93,12 @@ def test_what_is_no_team_image_is_left_out_and_counted(store: LayoutStore) -> No
     digest = push(store, "cosml", "2026q4-0123456789ab", describe_image())
     push(store, "cosml", "handmade", None)
     push(store, "bases/starter", "1", {names.FORMAT: "1"})  # ours, and nobody's team image
-    push(store, "cosml", digest.replace(":", "-"), describe_image())  # where a registry keeps referrers: never read
+    push(store, "cosml", digest.replace(":", "-"), describe_image())  # where referrers are listed: neither read nor counted
     push(store, "cosml", digest.replace(":", "-") + ".sig", describe_image())
     store.put_manifest("cosml", make_manifest(None, OCI_INDEX), "many-platforms")
     listing = read_entries(store)
     assert [entry.tag for entry in listing.entries] == ["2026q4-0123456789ab"]
-    assert listing.foreign == 5
+    assert listing.foreign == 3
 
 
 def test_the_newest_is_current_by_time_then_quarter_then_tag(store: LayoutStore) -> None:

@@ -1,0 +1,192 @@
+"""What refers to an image: small artifacts whose manifest names it as ``subject`` (image-spec v1.1, distribution-spec v1.1).
+
+Where a registry has the referrers API it keeps the list by itself; elsewhere, and in a layout folder, the list is an index
+under the tag ``sha256-<hex>`` ("Referrers Tag Schema") that every writer changes: read, merge, write, and look again. The
+subject's own bytes and digest never change.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from imagebuild.errors import IntegrityError, RemoteError
+from imagebuild.files import exclusive
+from imagebuild.oci.layout import LayoutStore
+from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, Manifest, RawManifest
+from imagebuild.oci.store import Store
+
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"  # image-spec, manifest.md: "Guidance for an Empty Descriptor"
+EMPTY = b"{}"
+# The fallback tag itself, and what signers keep beside it (.sig, .att, .sbom). Never images.
+REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}(?:\..+)?")
+_ATTEMPTS = 8
+_SETTLE = 0.1  # seconds, at least: another writer's read and write take about as long
+
+
+class Artifact(msgspec.Struct, frozen=True):
+    """One blob that refers to an image."""
+
+    artifact_type: str
+    media_type: str  # of the blob
+    data: bytes
+    annotations: dict[str, str] = {}  # of the manifest, and of its entry in the list
+    blob_annotations: dict[str, str] = {}
+
+    @property
+    def blob(self) -> Descriptor:
+        """Points at ``data``."""
+        return Descriptor(self.media_type, Digest.of(self.data), len(self.data), self.blob_annotations)
+
+
+class Referrer(msgspec.Struct, frozen=True):
+    """One entry of the list: a manifest that names the image as its subject."""
+
+    descriptor: Descriptor
+    artifact_type: str
+    annotations: dict[str, str]
+
+
+def referrers_tag(digest: Digest) -> str:
+    """``sha256-<hex>``."""
+    return f"sha256-{Digest(digest).hex}"
+
+
+def make_artifact_manifest(artifact: Artifact, subject: Descriptor) -> RawManifest:
+    """The manifest of ``artifact`` about ``subject``: same artifact, same bytes."""
+    document: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": artifact.artifact_type,
+        "config": {"mediaType": EMPTY_TYPE, "digest": str(Digest.of(EMPTY)), "size": len(EMPTY)},
+        "layers": [_describe(artifact.blob)],
+        "subject": _describe(Descriptor(subject.media_type, subject.digest, subject.size)),
+    }
+    if artifact.annotations:
+        document["annotations"] = dict(sorted(artifact.annotations.items()))
+    return RawManifest(_encode(document), OCI_MANIFEST)
+
+
+def attach_artifacts(
+    store: Store,
+    repository: str,
+    subject: Descriptor,
+    artifacts: Sequence[Artifact],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> tuple[Digest, ...]:
+    """Store ``artifacts`` as referrers of ``subject``, which is there already; the digests of their manifests.
+
+    Doing it again changes nothing. RemoteError when another writer keeps undoing the list.
+    """
+    entries = []
+    for artifact in artifacts:
+        manifest = make_artifact_manifest(artifact, subject)
+        store.put_blob(repository, Descriptor(EMPTY_TYPE, Digest.of(EMPTY), len(EMPTY)), EMPTY)
+        store.put_blob(repository, artifact.blob, artifact.data)
+        store.put_manifest(repository, manifest)
+        entry = {**_describe(manifest.descriptor), "artifactType": artifact.artifact_type}
+        entries.append({**entry, "annotations": dict(sorted(artifact.annotations.items()))} if artifact.annotations else entry)
+    if isinstance(store, LayoutStore):
+        with exclusive(store.folder / ".referrers.lock"):
+            _merge(store, repository, subject.id, entries)
+    elif _ask_store(store, repository, subject.id) is None:
+        _merge_settled(store, repository, subject.id, entries, sleep)
+    return tuple(Digest(entry["digest"]) for entry in entries)
+
+
+def list_referrers(store: Store, repository: str, digest: Digest, artifact_type: str = "") -> tuple[Referrer, ...]:
+    """What refers to the image ``digest``, in the list's order; only of ``artifact_type``, if given.
+
+    The list is what others wrote: nothing in it is proved but that each entry is a digest. IntegrityError for one that is
+    no list.
+    """
+    raw = _ask_store(store, repository, digest)
+    if raw is None:
+        raw = _read_fallback(store, repository, digest)
+        if isinstance(store, LayoutStore):
+            raw = [*raw, *store.find_referrers(digest)]
+    found: dict[str, Referrer] = {}
+    for entry in raw:
+        try:
+            descriptor = msgspec.convert(entry, Descriptor)
+        except msgspec.ValidationError as error:
+            raise IntegrityError(
+                f"{store.image_name(repository)}: the list of what refers to {digest} is malformed: {error}", "remove or correct it"
+            ) from None
+        if not artifact_type or descriptor.artifact_type == artifact_type:
+            found.setdefault(descriptor.id, Referrer(descriptor, descriptor.artifact_type, descriptor.annotations))
+    return tuple(found.values())
+
+
+def read_artifact(store: Store, repository: str, referrer: Referrer, subject: Digest) -> tuple[Manifest, bytes] | None:
+    """The manifest of ``referrer`` and its first blob (at most 32 MiB), verified; None when it is about another image or empty."""
+    raw = store.get_manifest(repository, referrer.descriptor.id)
+    manifest = raw.parse() if raw is not None else None
+    if not isinstance(manifest, Manifest) or manifest.subject is None or manifest.subject.digest != subject or not manifest.layers:
+        return None
+    return manifest, store.read_blob(repository, manifest.layers[0])
+
+
+def _ask_store(store: Store, repository: str, digest: Digest) -> list[dict[str, Any]] | None:
+    """The list that a registry with the referrers API keeps; None elsewhere."""
+    from imagebuild.oci.registry import RegistryStore
+
+    return store.list_referrers(repository, digest) if isinstance(store, RegistryStore) else None
+
+
+# --- the fallback tag ---------------------------------------------------------------------------------------------------
+
+
+def _read_fallback(store: Store, repository: str, digest: Digest) -> list[dict[str, Any]]:
+    """The raw entries under the fallback tag, so that what others wrote there survives."""
+    raw = store.get_manifest(repository, referrers_tag(digest))
+    if raw is None:
+        return []
+    if not raw.is_index:
+        raise IntegrityError(
+            f"{store.image_name(repository)}:{referrers_tag(digest)} is an image, and must be the list of what refers to {digest}",
+            "remove that tag",
+        )
+    found: list[Any] = json.loads(raw.data).get("manifests") or []
+    return [item for item in found if isinstance(item, dict)]
+
+
+def _merge(store: Store, repository: str, digest: Digest, entries: Sequence[dict[str, Any]]) -> bool:
+    """Add what the list lacks; whether anything was lacking."""
+    present = _read_fallback(store, repository, digest)
+    known = {item.get("digest") for item in present}
+    lacking = [entry for entry in entries if entry["digest"] not in known]
+    if lacking:
+        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*present, *lacking]}
+        store.put_manifest(repository, RawManifest(_encode(document), OCI_INDEX), referrers_tag(digest))
+    return bool(lacking)
+
+
+def _merge_settled(
+    store: Store, repository: str, digest: Digest, entries: Sequence[dict[str, Any]], sleep: Callable[[float], None]
+) -> None:
+    """:func:`_merge` until the entries are still there after others had the time to finish theirs: a tag has no compare-and-swap."""
+    for _ in range(_ATTEMPTS):
+        started = time.monotonic()
+        if not _merge(store, repository, digest, entries):
+            return
+        sleep(max(_SETTLE, 2 * (time.monotonic() - started)))
+    raise RemoteError(
+        f"{store.image_name(repository)}:{referrers_tag(digest)}: another writer keeps undoing the list of what refers to the image",
+        "run it again; see which other program writes that tag",
+    )
+
+
+def _describe(item: Descriptor) -> dict[str, Any]:
+    found: dict[str, Any] = {"mediaType": item.media_type, "digest": str(item.digest), "size": item.size}
+    return {**found, "annotations": dict(sorted(item.annotations.items()))} if item.annotations else found
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,0 +1,1 @@
+"""What travels with an image, and what it says: lock, recipe, SBOM, provenance; licences and known vulnerabilities."""
