@@ -9,8 +9,9 @@ from typing import Literal
 import msgspec
 
 from imagebuild.errors import ConfigurationError, UsageError
+from imagebuild.indextables import IndexTable, check_tables, combine_indexes, load_shared_indexes
 from imagebuild.layer.model import Codec
-from imagebuild.lock.indexes import PackageIndex, default_index
+from imagebuild.lock.indexes import PackageIndex
 from imagebuild.oci.model import Platform
 from imagebuild.toml import decode_toml, suggest
 
@@ -65,15 +66,6 @@ class LayerOptions(msgspec.Struct, frozen=True, rename="kebab"):
         return Codec(self.compression, level, self.single_stream)
 
 
-class IndexTable(msgspec.Struct, frozen=True, rename="kebab"):
-    """One private package index, and the names that come from it and from nowhere else."""
-
-    name: str
-    url: str
-    names: tuple[str, ...] = ()
-    default: bool = False
-
-
 class SystemTable(msgspec.Struct, frozen=True, rename="kebab"):
     """Debian packages that the docker engine installs with apt, beside the wheels and in the same layer."""
 
@@ -94,6 +86,7 @@ class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     layer: LayerOptions = LayerOptions()
     env: dict[str, str] = {}
     index: tuple[IndexTable, ...] = ()
+    machine_index: bool | None = None  # whether names that no [[index]] claims come from this machine's own; None: as indexes.toml says
     system: SystemTable = SystemTable()
 
 
@@ -112,9 +105,9 @@ class Team(msgspec.Struct, frozen=True):
 
     @property
     def indexes(self) -> tuple[PackageIndex, ...]:
-        """The team's private indexes and, unless one of them is the default, the machine's own."""
-        private = tuple(PackageIndex(name=item.name, url=item.url, names=item.names, default=item.default) for item in self.table.index)
-        return private if any(item.default for item in private) else (*private, default_index())
+        """The team's indexes, the shared ones, and the machine's own unless one is the default or it is not to be used."""
+        folder = self.requirements.parent
+        return combine_indexes(folder / "team.toml", self.table.index, load_shared_indexes(folder.parent), self.table.machine_index)
 
 
 def list_teams(images: Path) -> tuple[str, ...]:
@@ -152,14 +145,7 @@ def load_team(images: Path, name: str) -> Team:
         raise ConfigurationError(
             f'{path}: [system] packages need the docker engine, and engine is "direct"', 'set engine = "auto", or leave [system] out'
         )
-    names = [item.name for item in table.index]
-    for reserved in ("default", "local"):
-        if reserved in names:
-            raise ConfigurationError(
-                f"{path}: an index cannot be called {reserved!r}", "that name has a meaning of its own; choose another"
-            )
-    if len(set(names)) != len(names):
-        raise ConfigurationError(f"{path}: two indexes have the same name", "give each [[index]] a name of its own")
+    check_tables(path, table.index)
     requirements = folder / "requirements.in"
     if not requirements.is_file():
         raise ConfigurationError(f"{requirements} is missing", "list the team's packages there, one requirement a line")

@@ -66,6 +66,8 @@ class FakeIndex:
         self.cut = 0  # how many bodies to cut short
         self.refuse: list[int] = []  # status codes to answer next with
         self.headers: dict[str, str] = {}
+        self.etags = True  # of pages
+        self.moved: dict[str, str] = {}  # path -> the address it redirects to
 
     def add(self, name: str, version: str, requires: Sequence[str] = (), **options: Any) -> str:
         """Publish a wheel; ``uploaded``, ``yanked``, ``requires_python`` go to the page. Its file name."""
@@ -156,10 +158,17 @@ class FakeIndex:
         if self.refuse:
             status = self.refuse.pop(0)
             more["Retry-After"] = "0"
+        elif path in self.moved:
+            status = 302
+            more["Location"] = self.moved[path]
         elif self.password and not handler.headers.get("Authorization"):
             status = 401
         elif parts[0] == "simple" and parts[-1] in self.files:
             content_type, body = self.page(parts[-1])
+            if self.etags:
+                more["ETag"] = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+                if handler.headers.get("If-None-Match") == more["ETag"]:
+                    status, body = 304, b""
         elif parts[0] == "files" and parts[-1] in self.bodies:
             body = self.bodies[parts[-1]]
             if span and self.ranges:

@@ -7,11 +7,9 @@ import hashlib
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from email.parser import BytesParser
-from email.policy import compat32
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from imagebuild.base.model import Base, Distribution
@@ -19,8 +17,11 @@ from imagebuild.errors import ConfigurationError, LockError, RemoteError
 from imagebuild.files import explain_os_error
 from imagebuild.lock.indexes import PackageIndex, validate_indexes
 from imagebuild.lock.localpackage import LocalWheel, build_local_wheel, hash_tree
+from imagebuild.lock.metadata import parse_requires, read_requires
 from imagebuild.lock.model import Lock, LockedPackage
+from imagebuild.lock.pages import ProjectFile
 from imagebuild.lock.policy import Choice, PolicyIndex, allows_python, offer_of_local
+from imagebuild.lock.ranges import read_wheel_file
 from imagebuild.lock.resolution import (
     REQUIREMENTS,
     VIA_LOCAL,
@@ -42,7 +43,7 @@ from imagebuild.lock.resolution import (
     write_inputs,
 )
 from imagebuild.lock.stubs import build_stubs, list_edge_constraints, list_edge_owners
-from imagebuild.lock.upstream import ProjectFile, Upstream, read_wheel_file
+from imagebuild.lock.upstream import Upstream
 
 RESOLVERS = ("pip-tools", "uv")
 _WORKERS = 8
@@ -284,13 +285,14 @@ def _find_dependencies(
     environment: Mapping[str, str],
 ) -> dict[str, tuple[str, ...]]:
     """name -> locked names it needs, with the extras that anybody in the set asks of it."""
-    requires = {name: _read_requires(data) for name, (data, _size) in metadata.items()}
-    requires.update({name: _parse_all(item.requires) for name, item in held.items()})
+    requires = {name: read_requires(data) for name, (data, _size) in metadata.items()}
+    requires.update({name: parse_requires(item.requires) for name, item in held.items()})
     found: dict[str, set[str]] = {name: set() for name in metadata}
     todo: list[tuple[str, str]] = [(name, "") for name in local]
     for item in direct:
         if applies(item.requirement, environment):
             todo += [(item.name, extra) for extra in ("", *item.requirement.extras)]
+    addressed = {item.name for item in direct if item.requirement.url}
     done: set[tuple[str, str]] = set()
     while todo:
         name, extra = todo.pop()
@@ -303,23 +305,15 @@ def _find_dependencies(
             if requirement.marker is not None and not requirement.marker.evaluate({**environment, "extra": extra}):
                 continue
             target = canonicalize_name(requirement.name)
+            if requirement.url and target in metadata and target not in addressed:
+                raise LockError(
+                    f"{name} needs {target} by its address ({urlsplit(requirement.url).scheme}), and a package may not send others past the indexes",
+                    f"publish {target} on an index, or name it in requirements.in yourself: {target} @ ADDRESS#sha256=...",
+                )
             if name in found and target in metadata and target != name:
                 found[name].add(target)
             todo += [(target, wanted) for wanted in ("", *requirement.extras)]
     return {name: tuple(sorted(targets)) for name, targets in found.items()}
-
-
-def _read_requires(metadata: bytes) -> list[Requirement]:
-    message = BytesParser(policy=compat32).parsebytes(metadata, headersonly=True)
-    return _parse_all([str(line) for line in message.get_all("Requires-Dist", [])])
-
-
-def _parse_all(lines: Sequence[str]) -> list[Requirement]:
-    found = []
-    for line in lines:
-        with contextlib.suppress(InvalidRequirement):  # the resolver has taken or refused it already
-            found.append(Requirement(line))
-    return found
 
 
 __all__ = ["REQUIREMENTS", "RESOLVERS", "VIA_LOCAL", "check_lock_fresh", "compile_lock", "hash_inputs"]

@@ -12,7 +12,8 @@ from imagebuild.errors import IntegrityError, LockError
 from imagebuild.files import explain_os_error, sweep_temporaries
 from imagebuild.lock.indexes import LOCAL_NAME, PackageIndex
 from imagebuild.lock.model import Lock, LockedPackage
-from imagebuild.lock.upstream import ProjectFile, Upstream, wheel_cache_path
+from imagebuild.lock.pages import ProjectFile
+from imagebuild.lock.upstream import Upstream, wheel_cache_path
 
 
 def fetch_wheels(

@@ -1,7 +1,7 @@
 """Package indexes by name: the one place that knows an index's address, and which names may come from where.
 
 A lock, a message and every other module speak of an index by its name. The address of the default one is the machine's
-own pip configuration; private ones are written in ``team.toml``.
+own pip configuration; others are written in ``images/indexes.toml`` and ``team.toml``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import msgspec
 
-from imagebuild.errors import ConfigurationError
+from imagebuild.errors import ConfigurationError, LockError
 
 DEFAULT_NAME = "default"
 LOCAL_NAME = "local"  # what a lock says of a wheel built from the team's own source tree
+URL_NAME = "url"  # what a lock says of a wheel that requirements.in names by its address
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 _CONFIGURATION_SECONDS = 60
 
@@ -34,6 +35,7 @@ class PackageIndex(msgspec.Struct, frozen=True):
     username: str = ""
     password: str = ""
     certificate: str = ""  # file of the authorities to trust, "" for the machine's own
+    reference: str = ""  # where the credentials are: netrc, env:USER,PASSWORD, keyring:USER (lock/credentials.py)
 
     def __repr__(self) -> str:
         return f"PackageIndex(name={self.name!r}, names={self.names!r}, default={self.default})"
@@ -68,13 +70,26 @@ def normalize_pattern(pattern: str) -> str:
     return re.sub(r"[-_.]+", "-", pattern).lower()
 
 
+class UnroutedError(LockError):
+    """A name that no index may serve. ``details``: who needs it."""
+
+    def __init__(self, name: str, details: tuple[str, ...] = ()) -> None:
+        super().__init__(
+            f"no package index may serve {name}",
+            "let the names of an [[index]] match it, or allow this machine's own index for it: machine-index = true",
+            details,
+        )
+        self.name = name
+
+
 def validate_indexes(indexes: Sequence[PackageIndex]) -> None:
-    """ConfigurationError unless names are unique and fit, exactly one is the default, and addresses are usable."""
+    """ConfigurationError unless names are unique and fit, at most one is the default, and addresses are usable."""
     seen: set[str] = set()
     for index in indexes:
-        if not _NAME.fullmatch(index.name) or index.name == LOCAL_NAME:
+        if not _NAME.fullmatch(index.name) or index.name in (LOCAL_NAME, URL_NAME):
             raise ConfigurationError(
-                f"not a name for a package index: {index.name!r}", f"use lower-case letters, digits, - and _; {LOCAL_NAME!r} is taken"
+                f"not a name for a package index: {index.name!r}",
+                f"use lower-case letters, digits, - and _; {LOCAL_NAME!r} and {URL_NAME!r} are taken",
             )
         if index.name in seen:
             raise ConfigurationError(f"two package indexes are named {index.name!r}", "give each its own name")
@@ -83,12 +98,13 @@ def validate_indexes(indexes: Sequence[PackageIndex]) -> None:
             raise ConfigurationError(f"the address of package index {index.name!r} is not http, https or file", "correct its url")
         if not index.default and not index.names:
             raise ConfigurationError(f"package index {index.name!r} serves no names", 'say which names come from it: names = ["cosml-*"]')
-    if sum(index.default for index in indexes) != 1:
-        raise ConfigurationError("exactly one package index must be the default", "add the default index of this machine")
+    defaults = [index.name for index in indexes if index.default]
+    if len(defaults) > 1:
+        raise ConfigurationError(f"two package indexes are the default: {' and '.join(defaults)}", "leave default = true to one of them")
 
 
 def route_name(name: str, indexes: Sequence[PackageIndex]) -> PackageIndex:
-    """The one index that a normalised name may come from. Two that claim it is a ConfigurationError."""
+    """The one index that a normalised name may come from. Two that claim it is a ConfigurationError, none a LockError."""
     claiming = [index for index in indexes if not index.default and index.claims(name)]
     if len(claiming) > 1:
         raise ConfigurationError(
@@ -100,7 +116,7 @@ def route_name(name: str, indexes: Sequence[PackageIndex]) -> PackageIndex:
     for index in indexes:
         if index.default:
             return index
-    raise ConfigurationError(f"no package index serves {name}", "add a default index, or a pattern that matches it")
+    raise UnroutedError(name)
 
 
 def default_index() -> PackageIndex:

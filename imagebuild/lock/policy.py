@@ -32,10 +32,13 @@ from packaging.utils import (
 from packaging.version import Version
 
 from imagebuild.errors import ImagebuildError, LockError
-from imagebuild.lock.indexes import LOCAL_NAME, PackageIndex, route_name
+from imagebuild.lock.indexes import LOCAL_NAME, PackageIndex, UnroutedError, route_name
 from imagebuild.lock.localpackage import LocalWheel
+from imagebuild.lock.metadata import read_requires, strip_addresses
+from imagebuild.lock.pages import JSON_TYPE, ProjectFile, ProjectPage
+from imagebuild.lock.ranges import read_wheel_file
 from imagebuild.lock.stubs import Stub
-from imagebuild.lock.upstream import JSON_TYPE, ProjectFile, ProjectPage, Upstream, read_wheel_file, wheel_cache_path
+from imagebuild.lock.upstream import Upstream, wheel_cache_path
 
 _HOST = "127.0.0.1"
 
@@ -184,6 +187,7 @@ class PolicyIndex:
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._told: set[str] = set()
+        self._served: dict[str, bytes] = {}  # wheel -> its METADATA
         self.bodies: list[str] = []  # wheels whose bodies the resolver asked for
         self.reached = False  # whether any request came at all
 
@@ -217,8 +221,22 @@ class PolicyIndex:
         """Raise the first error that happened while serving: the resolver saw only a status code."""
         with self._guard:
             failures = list(self._failures)
-        if failures:
-            raise failures[0]
+        for failure in failures:
+            if isinstance(failure, UnroutedError):
+                raise UnroutedError(failure.name, self.find_askers(failure.name))
+            raise failure
+
+    def find_askers(self, name: str) -> tuple[str, ...]:
+        """Which of the wheels whose metadata was served need a name, one line each: ``thing 1.0 needs name>=2``."""
+        with self._guard:
+            served = dict(self._served)
+        found: dict[str, None] = {}
+        for filename, metadata in served.items():
+            for line in read_requires(metadata):
+                if canonicalize_name(line.name) == name:
+                    wheel = parse_wheel_filename(filename)
+                    found[f"{wheel[0]} {wheel[1]} needs {line}"] = None
+        return tuple(found)
 
     # -- answers
 
@@ -315,7 +333,15 @@ class PolicyIndex:
         return None
 
     def metadata_of(self, name: str, filename: str) -> bytes | None:
-        """METADATA of a wheel that was offered."""
+        """METADATA of a wheel that was offered; what it needs by address it needs by name there, so that it is routed like all else."""
+        metadata = self._find_metadata(name, filename)
+        if metadata is None:
+            return None
+        with self._guard:
+            self._served[filename] = metadata
+        return strip_addresses(metadata)
+
+    def _find_metadata(self, name: str, filename: str) -> bytes | None:
         if name in self._local:
             wheel = self._local[name]
             if filename != wheel.filename:

@@ -109,7 +109,7 @@ def list_edge_owners(distributions: Iterable[Distribution], environment: Mapping
 
 def _needs_extra(line: str, environment: Mapping[str, str]) -> bool:
     requirement = _parse(line)
-    if requirement is None or requirement.marker is None or "extra" not in str(requirement.marker):
+    if requirement is None or requirement.url or requirement.marker is None or "extra" not in str(requirement.marker):
         return False
     return not _holds(requirement, environment, "")
 

@@ -1,4 +1,4 @@
-"""Reading a package index: project pages (PEP 503, 592, 629, 658, 691, 700, 714) and wheels' metadata without their bodies.
+"""Reading a package index: project pages and wheels' metadata without their bodies, and bodies that are verified while they stream.
 
 Three answers, never mixed: there, absent (404), and failed (RemoteError, exit 6).
 """
@@ -9,73 +9,24 @@ import contextlib
 import hashlib
 import io
 import random
-import re
-import threading
-import time
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from html.parser import HTMLParser
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import unquote, urljoin, urlsplit
 
 import msgspec
 from packaging.utils import canonicalize_name
 
-from imagebuild import __version__
 from imagebuild.errors import ImagebuildError, IntegrityError, LockError, RemoteError
 from imagebuild.files import explain_os_error, replacing, write_atomic
+from imagebuild.lock.client import ATTEMPTS, PAGE_LIMIT, Body, CutShortError, IndexClient, compute_pause
 from imagebuild.lock.indexes import PackageIndex
+from imagebuild.lock.pagecache import KeptPage, PageCache
+from imagebuild.lock.pages import HTML_TYPE, JSON_TYPE, ProjectFile, ProjectPage, parse_html_page, parse_json_page
+from imagebuild.lock.ranges import BLOCK, METADATA_LIMIT, RangeFile, WheelMetadata, read_content_range, read_wheel_file
 
-if TYPE_CHECKING:
-    import requests
-
-JSON_TYPE = "application/vnd.pypi.simple.v1+json"
-HTML_TYPE = "application/vnd.pypi.simple.v1+html"
 _ACCEPT = f"{JSON_TYPE}, {HTML_TYPE};q=0.2, text/html;q=0.1"
-_ATTEMPTS = 4
-_CONNECT_ATTEMPTS = 3  # where nothing answers at all: no network should not take long to say so
-_TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds between bytes
-_LONGEST_PAUSE = 30.0
-_PASSING = frozenset({429, 500, 502, 503, 504})
-_PAGE_LIMIT = 256 << 20
-_METADATA_LIMIT = 16 << 20
-_BLOCK = 64 << 10
 _CHUNK = 1 << 20
-_PIECE = 128 << 10  # of a body: small enough to stop soon where the network is slow
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_METADATA_MEMBER = re.compile(r"([^/]+)\.dist-info/METADATA")
-
-
-class ProjectFile(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One file of a project, as its index tells. Empty means that the index does not say."""
-
-    filename: str
-    url: str  # absolute, without fragment
-    sha256: str = ""  # 64 hex digits
-    size: int = 0  # bytes
-    upload_time: str = ""  # RFC 3339, UTC, whole seconds
-    requires_python: str = ""
-    yanked: bool = False
-    yanked_reason: str = ""
-    has_metadata: bool = False  # PEP 658: the METADATA file is served beside it
-    metadata_sha256: str = ""
-
-
-class ProjectPage(msgspec.Struct, frozen=True):
-    """All files of one project on one index."""
-
-    name: str
-    files: tuple[ProjectFile, ...]
-
-
-class WheelMetadata(msgspec.Struct, frozen=True):
-    """What a wheel says of itself: its METADATA bytes, and the bytes of its files once unpacked."""
-
-    metadata: bytes
-    installed_size: int
 
 
 class _CachedMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -86,151 +37,6 @@ class _CachedMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
     def sealed(self) -> _CachedMetadata:
         digest = hashlib.sha256(f"{self.installed_size}\n{self.metadata}".encode())
         return _CachedMetadata(self.metadata, self.installed_size, digest.hexdigest())
-
-
-def parse_time(text: object) -> str:
-    """An RFC 3339 time as UTC with whole seconds (``2026-10-01T00:00:00Z``), or "" when it is none."""
-    if not isinstance(text, str) or not text:
-        return ""
-    try:
-        value = datetime.fromisoformat(text)
-        if value.tzinfo is None:
-            value = value.replace(tzinfo=UTC)
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if value.year >= 1000 else ""
-    except (ValueError, OverflowError):
-        return ""
-
-
-def parse_json_page(name: str, data: bytes, url: str) -> ProjectPage:
-    """PEP 691 and 700. A file entry that makes no sense is left out; a page that makes none raises ValueError."""
-    try:
-        page = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"malformed JSON: {error}") from None
-    if not isinstance(page, dict) or not isinstance(page.get("files"), list):
-        raise ValueError("no list of files")
-    meta = page.get("meta")
-    version = meta.get("api-version") if isinstance(meta, dict) else None
-    _check_api_version(version)
-    files = (_read_json_file(entry, url) for entry in page["files"])
-    return ProjectPage(name, tuple(item for item in files if item is not None))
-
-
-def _check_api_version(version: object) -> None:
-    """PEP 629: a page of another major version must not be read."""
-    if isinstance(version, str) and version.partition(".")[0] not in ("", "1"):
-        raise ValueError(f"version {version[:20]!r} of the index's interface is not supported")
-
-
-def _read_json_file(entry: object, url: str) -> ProjectFile | None:
-    if not isinstance(entry, dict):
-        return None
-    filename, address = entry.get("filename"), entry.get("url")
-    if not isinstance(filename, str) or not isinstance(address, str) or not _is_plain_name(filename):
-        return None
-    hashes = entry.get("hashes")
-    size = entry.get("size")
-    python = entry.get("requires-python")
-    yanked = entry.get("yanked", False)
-    advertised = entry.get("core-metadata", entry.get("dist-info-metadata", False))
-    joined = _join(url, address)
-    if joined is None:
-        return None
-    return ProjectFile(
-        filename,
-        joined,
-        sha256=_read_sha256(hashes),
-        size=size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else 0,
-        upload_time=parse_time(entry.get("upload-time")),
-        requires_python=python if isinstance(python, str) else "",
-        yanked=yanked is True or isinstance(yanked, str),
-        yanked_reason=yanked if isinstance(yanked, str) else "",
-        has_metadata=advertised is True or isinstance(advertised, dict),
-        metadata_sha256=_read_sha256(advertised),
-    )
-
-
-def _read_sha256(hashes: object) -> str:
-    value = hashes.get("sha256") if isinstance(hashes, Mapping) else None
-    return value.lower() if isinstance(value, str) and _SHA256.fullmatch(value.lower()) else ""
-
-
-def _is_plain_name(filename: str) -> bool:
-    """A file name and nothing else: it becomes a path on this machine."""
-    return bool(filename) and "/" not in filename and "\\" not in filename and not filename.startswith(".") and filename.isprintable()
-
-
-def _join(base: str, address: str) -> str | None:
-    """An absolute http(s) or file address; a page from the network may not name files of this machine."""
-    try:
-        joined = urljoin(base, address)
-        scheme = urlsplit(joined).scheme
-        origin = urlsplit(base).scheme
-    except ValueError:
-        return None
-    if scheme in ("http", "https") or (scheme == "file" and origin == "file"):
-        return joined.partition("#")[0]
-    return None
-
-
-class _PageParser(HTMLParser):
-    """Collects anchors of a PEP 503 page."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.base = url
-        self.files: list[ProjectFile] = []
-        self.version: str | None = None
-        self._based = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(reversed(attrs))  # the first of two equal attributes counts
-        if tag == "base" and not self._based and values.get("href"):
-            with contextlib.suppress(ValueError):
-                self.base = urljoin(self.base, str(values["href"]))
-            self._based = True
-        elif tag == "meta" and values.get("name") == "pypi:repository-version":
-            self.version = values.get("content")
-        elif tag == "a" and values.get("href"):
-            found = self._read_anchor(values)
-            if found is not None:
-                self.files.append(found)
-
-    def _read_anchor(self, values: dict[str, str | None]) -> ProjectFile | None:
-        href = str(values["href"])
-        address = _join(self.base, href)
-        if address is None:
-            return None
-        fragment = href.partition("#")[2]
-        try:
-            filename = unquote(urlsplit(address).path.rpartition("/")[2])
-        except ValueError:
-            return None
-        if not _is_plain_name(filename):
-            return None
-        algorithm, _separator, value = fragment.partition("=")
-        advertised = values.get("data-core-metadata", values.get("data-dist-info-metadata", ""))
-        kind, _separator, digest = (advertised or "").partition("=")
-        return ProjectFile(
-            filename,
-            address,
-            sha256=_read_sha256({algorithm: value}),
-            requires_python=values.get("data-requires-python") or "",
-            yanked="data-yanked" in values,
-            yanked_reason=values.get("data-yanked") or "",
-            has_metadata=bool(advertised) and advertised != "false",
-            metadata_sha256=_read_sha256({kind: digest}),
-        )
-
-
-def parse_html_page(name: str, text: str, url: str) -> ProjectPage:
-    """PEP 503, with the attributes of PEP 592, 658 and 714. Never fails on odd markup; ValueError on a newer version."""
-    parser = _PageParser(url)
-    with contextlib.suppress(AssertionError):  # html.parser on "<![" of an unknown kind
-        parser.feed(text)
-        parser.close()
-    _check_api_version(parser.version)
-    return ProjectPage(name, tuple(parser.files))
 
 
 def wheel_cache_path(cache: Path, sha256: str, filename: str) -> Path:
@@ -244,18 +50,16 @@ class Upstream:
     def __init__(self, index: PackageIndex, cache: Path, *, pause: Callable[[float], object] | None = None) -> None:
         self.index = index
         self.cache = cache
-        self._stopped = threading.Event()
-        self._pause = pause or self._stopped.wait
-        self._session: requests.Session | None = None
+        self.client = IndexClient(index, pause)
+        self._pages = PageCache(cache, index.address)
 
     def stop(self) -> None:
         """Make downloads of other threads end at their next piece: one has failed, or the user has had enough."""
-        self._stopped.set()
+        self.client.stopped.set()
 
     def close(self) -> None:
         """Let go of connections."""
-        if self._session is not None:
-            self._session.close()
+        self.client.close()
 
     def __enter__(self) -> Upstream:
         return self
@@ -266,7 +70,7 @@ class Upstream:
     # -- project pages
 
     def read_project(self, name: str) -> ProjectPage | None:
-        """The files of a project, None when the index does not have it (404)."""
+        """The files of a project, None when the index does not have it (404). A page that was kept is asked for by its ETag."""
         url = urljoin(self.index.address, f"{canonicalize_name(name)}/")
         if url.startswith("file:"):
             path = _path_of(url) / "index.html"
@@ -275,22 +79,30 @@ class Upstream:
                     raise RemoteError(f"the folder of package index {self.index.name!r} is not there", "mount it, or correct its url")
                 return None
             return parse_html_page(name, path.read_text("utf-8", "replace"), url)
-        answer = self._get_body(url, {"Accept": _ACCEPT}, _PAGE_LIMIT, f"the page of {name}")
+        kept = self._pages.recall(name)
+        headers = {"Accept": _ACCEPT, **({"If-None-Match": kept.etag} if kept else {})}
+        answer = self.client.read_body(url, headers, PAGE_LIMIT, f"the page of {name}")
         if answer is None:
             return None
-        body, content_type, final = answer
+        if answer.unchanged and kept is not None:
+            return kept.page
+        page = self._parse_page(name, answer)
+        self._pages.remember(name, KeptPage(page, answer.headers.get("ETag", "")))
+        return page
+
+    def _parse_page(self, name: str, answer: Body) -> ProjectPage:
         try:
-            if content_type.endswith("json"):
-                return parse_json_page(name, body, final)
-            if content_type in ("text/html", HTML_TYPE, "application/xhtml+xml", ""):
-                return parse_html_page(name, body.decode("utf-8", "replace"), final)
+            if answer.content_type.endswith("json"):
+                return parse_json_page(name, answer.data, answer.url)
+            if answer.content_type in ("text/html", HTML_TYPE, "application/xhtml+xml", ""):
+                return parse_html_page(name, answer.data.decode("utf-8", "replace"), answer.url)
         except ValueError as error:
             raise RemoteError(
                 f"package index {self.index.name!r} sent a page for {name} that cannot be read: {error}",
                 "tell its owners, or use another index",
             ) from None
         raise RemoteError(
-            f"package index {self.index.name!r} answered {name} with {content_type[:60]!r}",
+            f"package index {self.index.name!r} answered {name} with {answer.content_type[:60]!r}",
             "its url must be that of a simple index (PEP 503 or 691)",
         )
 
@@ -318,10 +130,17 @@ class Upstream:
         return known.installed_size if known.installed_size >= 0 else self._read_from_wheel(file).installed_size
 
     def _read_advertised(self, file: ProjectFile) -> bytes | None:
-        answer = self._get_body(file.url + ".metadata", {}, _METADATA_LIMIT, f"the metadata of {file.filename}")
-        if answer is None:
-            return None  # advertised and not there: some mirrors copy the page but not these files
-        body = answer[0]
+        url = file.url + ".metadata"
+        if url.startswith("file:"):
+            path = _path_of(url)
+            if not path.is_file():
+                return None
+            body = path.read_bytes()
+        else:
+            answer = self.client.read_body(url, {}, METADATA_LIMIT, f"the metadata of {file.filename}")
+            if answer is None:
+                return None  # advertised and not there: some mirrors copy the page but not these files
+            body = answer.data
         found = hashlib.sha256(body).hexdigest()
         if found != file.metadata_sha256:
             raise IntegrityError(
@@ -389,20 +208,20 @@ class Upstream:
 
     def _open_ranges(self, file: ProjectFile) -> RangeFile | None:
         """A reader by HTTP ranges (RFC 9110 section 14), None when the server has none."""
-        wanted = f"bytes={max(0, file.size - _BLOCK)}-{file.size - 1}" if file.size else f"bytes=-{_BLOCK}"
-        with self._send(file.url, {"Range": wanted, "Accept-Encoding": "identity"}, file.filename, body=True) as answer:
+        wanted = f"bytes={max(0, file.size - BLOCK)}-{file.size - 1}" if file.size else f"bytes=-{BLOCK}"
+        with self.client.send(file.url, {"Range": wanted, "Accept-Encoding": "identity"}, file.filename, body=True) as answer:
             if answer.status_code == 404:
                 raise self._vanished(file)
             if answer.status_code != 206:
                 return None
-            span = _read_content_range(answer.headers.get("Content-Range", ""))
+            span = read_content_range(answer.headers.get("Content-Range", ""))
             tail = answer.content
         if span is None or span[1] - span[0] + 1 != len(tail) or span[1] + 1 != span[2]:
             return None
 
         def fetch(start: int, end: int) -> bytes:
             headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
-            with self._send(file.url, headers, file.filename, body=True) as part:
+            with self.client.send(file.url, headers, file.filename, body=True) as part:
                 if part.status_code != 206 or len(part.content) != end - start:
                     raise RemoteError(
                         f"package index {self.index.name!r} answered a range of {file.filename} with something else", "try again later"
@@ -461,15 +280,15 @@ class Upstream:
         RemoteError.
         """
         problem: RemoteError | None = None
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             if attempt:
-                self._pause(_compute_pause(attempt, ""))
+                self.client.pause(compute_pause(attempt, ""))
             try:
                 with replacing(target) as stream:
                     return self._stream(file, stream, package or file.filename)
-            except _CutShortError as error:
+            except CutShortError as error:
                 problem = RemoteError(
-                    f"package index {self.index.name!r} cut {file.filename} short {_ATTEMPTS} times ({error})",
+                    f"package index {self.index.name!r} cut {file.filename} short {ATTEMPTS} times ({error})",
                     "try again; nothing was kept",
                 )
             except OSError as error:
@@ -481,7 +300,7 @@ class Upstream:
         digest = hashlib.sha256()
         size = 0
         for block in self._read_blocks(file):
-            if self._stopped.is_set():
+            if self.client.stopped.is_set():
                 raise RemoteError(f"{file.filename} was not fetched to its end", "run it again; nothing was kept")
             size += len(block)
             if file.size and size > file.size:
@@ -489,7 +308,7 @@ class Upstream:
             digest.update(block)
             target.write(block)
         if file.size and size < file.size:
-            raise _CutShortError(f"{size} of {file.size} bytes")
+            raise CutShortError(f"{size} of {file.size} bytes")
         found = digest.hexdigest()
         if (file.size and size != file.size) or (file.sha256 and found != file.sha256):
             raise IntegrityError(
@@ -508,228 +327,17 @@ class Upstream:
                 while block := stream.read(_CHUNK):
                     yield block
             return
-        import requests
-        from urllib3.exceptions import HTTPError
-
-        with self._send(file.url, {"Accept-Encoding": "identity"}, file.filename) as answer:
+        with self.client.send(file.url, {"Accept-Encoding": "identity"}, file.filename) as answer:
             if answer.status_code in (404, 410):
                 raise self._vanished(file)
             if answer.status_code != 200:
-                raise self._refused(answer.status_code, file.filename)
-            try:
-                yield from answer.iter_content(_PIECE)
-            except (requests.RequestException, HTTPError, ConnectionError, TimeoutError) as error:
-                raise _CutShortError(type(error).__name__) from None
-
-    # -- one request
-
-    def _get_body(self, url: str, headers: dict[str, str], limit: int, what: str) -> tuple[bytes, str, str] | None:
-        """Body, media type and final address; None for 404 or 410."""
-        if url.startswith("file:"):
-            path = _path_of(url)
-            return (path.read_bytes(), "", url) if path.is_file() else None
-        with self._send(url, headers, what, body=True, limit=limit) as answer:
-            if answer.status_code in (404, 410):
-                return None
-            if answer.status_code != 200:
-                raise self._refused(answer.status_code, what)
-            return answer.content, answer.headers.get("Content-Type", "").partition(";")[0].strip().lower(), answer.url
-
-    def _send(self, url: str, headers: dict[str, str], what: str, *, body: bool = False, limit: int = _PAGE_LIMIT) -> requests.Response:
-        """GET with bounded retries on what passes by itself. With ``body``, the body has been read when this returns."""
-        import requests
-        from urllib3.exceptions import HTTPError
-
-        problem: RemoteError | None = None
-        after = ""
-        attempts = _ATTEMPTS
-        for attempt in range(_ATTEMPTS):
-            if attempt >= attempts or (attempt and self._stopped.is_set()):
-                break
-            if attempt:
-                self._pause(_compute_pause(attempt, after))
-            after = ""
-            try:
-                answer = self._connect().get(url, headers=headers, stream=True, timeout=_TIMEOUT, auth=self._credentials_for(url))
-                if answer.status_code in _PASSING:
-                    problem, after = self._refused(answer.status_code, what), answer.headers.get("Retry-After", "")
-                    answer.close()
-                    continue
-                if body:
-                    self._read_whole(answer, limit, what)
-                return answer
-            except requests.exceptions.SSLError:
-                raise RemoteError(
-                    f"this machine does not trust the certificate of package index {self.index.name!r}",
-                    "hand in the authority that signed it: set cert in pip's configuration, or REQUESTS_CA_BUNDLE",
-                ) from None
-            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
-                raise RemoteError(
-                    f"package index {self.index.name!r} names an address that is none, for {what}", "tell its owners"
-                ) from None
-            except (requests.RequestException, HTTPError, ConnectionError, TimeoutError) as error:
-                problem = RemoteError(
-                    f"no network: package index {self.index.name!r} cannot be reached for {what} ({_name_cause(error)})",
-                    "check the network and proxy of this machine, then run it again",
-                )
-                if "NewConnectionError" in repr(error) or isinstance(error, requests.ConnectTimeout):
-                    attempts = _CONNECT_ATTEMPTS
-        assert problem is not None
-        raise problem
-
-    def _read_whole(self, answer: requests.Response, limit: int, what: str) -> None:
-        blocks: list[bytes] = []
-        total = 0
-        if answer.status_code == 200 or answer.status_code == 206:
-            if answer.status_code == 200 and "Range" in answer.request.headers:
-                answer.close()  # the server has no ranges: its whole body is read elsewhere, to disk
-                return
-            for block in answer.iter_content(_CHUNK):
-                total += len(block)
-                if total > limit:
-                    answer.close()
-                    raise RemoteError(f"package index {self.index.name!r} sent more than {limit >> 20} MiB for {what}", "tell its owners")
-                blocks.append(block)
-        answer._content = b"".join(blocks)  # what Response.content would do, with a limit
-        answer._content_consumed = True  # type: ignore[attr-defined]
-        answer.close()
-
-    def _connect(self) -> requests.Session:
-        if self._session is None:
-            import requests
-            from requests.adapters import HTTPAdapter
-
-            session = requests.Session()
-            session.headers["User-Agent"] = f"imagebuild/{__version__}"
-            adapter = HTTPAdapter(pool_connections=8, pool_maxsize=32)
-            session.mount("https://", adapter)
-            session.mount("http://", adapter)
-            if self.index.certificate:
-                session.verify = self.index.certificate
-            self._session = session
-        return self._session
-
-    def _credentials_for(self, url: str) -> tuple[str, str] | None:
-        """The index's credentials for its own host only; elsewhere netrc, which requests reads by host."""
-        own, other = urlsplit(self.index.address), urlsplit(url)
-        return self.index.credentials if (own.scheme, own.netloc) == (other.scheme, other.netloc) else None
-
-    def _refused(self, status: int, what: str) -> RemoteError:
-        hint = {
-            401: "it wants a user and password: put them in the machine's netrc or in the index's configuration",
-            403: "these credentials may not read it: ask its owners",
-            429: "it asks for patience: try again later",
-        }.get(status, "try again later; if it stays, tell its owners")
-        return RemoteError(f"package index {self.index.name!r} answered {status} for {what}", hint)
+                raise self.client.explain_refusal(answer.status_code, file.filename)
+            yield from self.client.read_blocks(answer)
 
     def _vanished(self, file: ProjectFile) -> ImagebuildError:
         return LockError(
             f"{file.filename} is no longer on package index {self.index.name!r}", "lock again, or get the file back onto the index"
         )
-
-
-class _CutShortError(Exception):
-    """A body that ended early; worth another try."""
-
-
-class RangeFile(io.RawIOBase):
-    """A read-only, seekable view of a remote file. ``fetch(start, end)`` brings bytes; blocks of 64 KiB are kept."""
-
-    def __init__(self, fetch: Callable[[int, int], bytes], size: int, start: int = 0, data: bytes = b"") -> None:
-        super().__init__()
-        self._fetch = fetch
-        self._size = size
-        self._segments: list[tuple[int, bytes]] = [(start, data)] if data else []
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if origin + offset < 0:
-            raise OSError("negative seek")
-        self._position = origin + offset
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        end = self._size if size is None or size < 0 else min(self._size, self._position + size)
-        if self._position >= end:
-            return b""
-        data = self._get(self._position, end)
-        self._position = end
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def _get(self, start: int, end: int) -> bytes:
-        for offset, data in self._segments:
-            if offset <= start and end <= offset + len(data):
-                return data[start - offset : end - offset]
-        low = start // _BLOCK * _BLOCK
-        high = min(self._size, -(-end // _BLOCK) * _BLOCK)
-        data = self._fetch(low, high)
-        self._segments.append((low, data))
-        return data[start - low : end - low]
-
-
-def read_wheel_file(stream: BinaryIO, filename: str) -> WheelMetadata:
-    """METADATA and installed size out of a wheel's zip directory; IntegrityError when it is no wheel."""
-    wanted = canonicalize_name(filename.partition("-")[0])
-    try:
-        with zipfile.ZipFile(stream) as archive:
-            entries = archive.infolist()
-            found = [
-                item
-                for item in entries
-                if (match := _METADATA_MEMBER.fullmatch(item.filename)) and canonicalize_name(match[1].rpartition("-")[0]) == wanted
-            ]
-            if len(found) != 1 or found[0].file_size > _METADATA_LIMIT:
-                raise IntegrityError(f"{filename} has no usable METADATA of its own name", "it is not a wheel: tell the index's owners")
-            return WheelMetadata(archive.read(found[0]), sum(item.file_size for item in entries))
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
-        raise IntegrityError(f"{filename} is not a readable wheel: {error}", "tell the index's owners") from None
-
-
-def _read_content_range(text: str) -> tuple[int, int, int] | None:
-    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", text.strip())
-    return (int(match[1]), int(match[2]), int(match[3])) if match else None
-
-
-def _compute_pause(attempt: int, after: str) -> float:
-    """Seconds to wait: what Retry-After asks (seconds or a date), else doubling with jitter; never more than 30."""
-    if after.strip().isdigit():
-        return min(float(after), _LONGEST_PAUSE)
-    if after:
-        with contextlib.suppress(ValueError, TypeError):
-            return min(max(0.0, parsedate_to_datetime(after).timestamp() - time.time()), _LONGEST_PAUSE)
-    return min(0.4 * 2.0**attempt, _LONGEST_PAUSE) * (0.5 + random.random() / 2)
-
-
-def _name_cause(error: Exception) -> str:
-    """The kind of failure without the address that requests puts into its messages."""
-    text = f"{error!r}"
-    for sign, cause in (
-        ("NameResolutionError", "its host name does not resolve"),
-        ("Connection refused", "connection refused"),
-        ("unreachable", "no route to it"),
-        ("timed out", "timed out"),
-        ("ProxyError", "the proxy refused"),
-        ("IncompleteRead", "the body was cut short"),
-        ("Connection reset", "connection reset"),
-    ):
-        if sign in text:
-            return cause
-    return type(error).__name__
 
 
 def _path_of(url: str) -> Path:

@@ -52,6 +52,18 @@ def test_local_packages_are_found_in_order(tmp_path: Path) -> None:
         ('base = "x"\n[layer]\ncompression = "gzip"\nlevel = 9\n', "gzip has no level 9", "0 to 3"),
         ('base = "x"\n[env]\n"A B" = "c"\n', "not an environment variable's name", "letters"),
         ('base = "x"\n[[index]]\nname = "default"\nurl = "b"\n', "cannot be called 'default'", "another"),
+        ('base = "x"\n[[index]]\nname = "url"\nurl = "b"\n', "cannot be called 'url'", "another"),
+        (
+            'base = "x"\n[[index]]\nname = "a"\nurl = "https://joe:s3cret@pypi.corp.example/simple/"\n',
+            "the url of index 'a' holds a password",
+            "env:USER,PASSWORD",
+        ),
+        ('base = "x"\n[[index]]\nname = "a"\nurl = "https://[/"\n', "the url of index 'a' is none", "correct"),
+        (
+            'base = "x"\n[[index]]\nname = "a"\nurl = "https://pypi.corp.example/simple/"\ncredentials = "joe:s3cret"\n',
+            "index 'a': credentials must say where they are, not what they are",
+            "env:USER,PASSWORD",
+        ),
         ("base = \n", "not valid TOML", "correct that line"),
     ],
 )
@@ -90,3 +102,59 @@ def test_a_size_is_a_number_or_a_clear_error(text: str) -> None:
 
 def test_sizes_for_people() -> None:
     assert [format_size(n) for n in (0, 1023, 1024, 300 << 20, 7 << 30)] == ["0 B", "1023 B", "1.0 KiB", "300.0 MiB", "7.00 GiB"]
+
+
+SHARED = """
+[[index]]
+name = "corp"
+url = "https://pypi.corp.example/simple/"
+names = ["cosml-*"]
+credentials = "env:CORP_USER,CORP_PASSWORD"
+"""
+OWN = """
+[[index]]
+name = "own"
+url = "https://ci@pypi.own.example/simple/"
+names = ["own-*"]
+"""
+
+
+def test_shared_indexes_join_the_teams_own_and_the_machines(tmp_path: Path) -> None:
+    (tmp_path / "indexes.toml").write_text(SHARED)
+    team = load_team(write_team(tmp_path, 'base = "starter"\n' + OWN), "alpha")
+    assert [(item.name, item.names, item.default) for item in team.indexes] == [
+        ("own", ("own-*",), False),
+        ("corp", ("cosml-*",), False),
+        ("default", (), True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shared", "own", "expected"),
+    [
+        ("machine-index = false\n", "", ["own", "corp"]),
+        ("machine-index = false\n", "machine-index = true\n", ["own", "corp", "default"]),
+        ("", "machine-index = false\n", ["own", "corp"]),
+    ],
+)
+def test_the_machines_own_index_can_be_ruled_out(tmp_path: Path, shared: str, own: str, expected: list[str]) -> None:
+    (tmp_path / "indexes.toml").write_text(shared + SHARED)
+    team = load_team(write_team(tmp_path, own + 'base = "starter"\n' + OWN), "alpha")
+    assert [item.name for item in team.indexes] == expected
+
+
+@pytest.mark.parametrize(
+    ("shared", "own", "message"),
+    [
+        (SHARED, OWN.replace('"own"', '"corp"'), "images/indexes.toml has an index 'corp' too"),
+        (SHARED + "default = true\n", OWN + "default = true\n", "two package indexes are the default: own and corp"),
+        (SHARED.replace("//", "//u:p@"), OWN, "indexes.toml: the url of index 'corp' holds a password"),
+        (SHARED + SHARED, OWN, "two indexes have the same name"),
+        ("machine_index = false\n", OWN, "unknown key machine_index"),
+    ],
+)
+def test_what_is_wrong_between_the_two(tmp_path: Path, shared: str, own: str, message: str) -> None:
+    (tmp_path / "indexes.toml").write_text(shared)
+    team = load_team(write_team(tmp_path, 'base = "starter"\n' + own), "alpha")
+    with pytest.raises(ConfigurationError, match=message):
+        _ = team.indexes

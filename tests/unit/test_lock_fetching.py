@@ -30,7 +30,7 @@ def make_lock(*packages: LockedPackage) -> Lock:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_module, "_compute_pause", lambda _attempt, _after: 0.0)
+    monkeypatch.setattr(upstream_module, "compute_pause", lambda _attempt, _after: 0.0)
 
 
 @pytest.fixture

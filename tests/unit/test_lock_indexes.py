@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imagebuild.errors import ConfigurationError
-from imagebuild.lock.indexes import PackageIndex, default_index, parse_pip_settings, route_name, validate_indexes
+from imagebuild.lock.indexes import PackageIndex, UnroutedError, default_index, parse_pip_settings, route_name, validate_indexes
 
 PUBLIC = PackageIndex("default", "https://index.example/simple", default=True)
 PRIVATE = PackageIndex("internal", "https://joe:p%40ss@pkgs.example/simple/", ("cosml-*", "Acme_*"))
@@ -39,11 +39,19 @@ def test_two_claims_on_a_name_are_refused() -> None:
         route_name("cosml-utils", (PUBLIC, PRIVATE, other))
 
 
+def test_without_a_default_some_names_have_no_index() -> None:
+    validate_indexes((PRIVATE,))
+    with pytest.raises(UnroutedError, match="no package index may serve numpy") as caught:
+        route_name("numpy", (PRIVATE,))
+    assert caught.value.exit_code == 4
+
+
 @pytest.mark.parametrize(
     "indexes",
     [
-        (PRIVATE,),
         (PUBLIC, PUBLIC),
+        (PUBLIC, PackageIndex("b", "https://b.example/", default=True)),
+        (PUBLIC, PackageIndex("url", "https://a.example/", ("x",))),
         (PUBLIC, PackageIndex("a", "https://a.example/")),
         (PUBLIC, PackageIndex("local", "https://a.example/", ("x",))),
         (PUBLIC, PackageIndex("a", "ftp://a.example/", ("x",))),

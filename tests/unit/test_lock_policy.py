@@ -11,9 +11,10 @@ import requests
 
 from imagebuild.base.model import Distribution
 from imagebuild.errors import LockError, RemoteError
+from imagebuild.lock.pages import ProjectFile, ProjectPage
 from imagebuild.lock.policy import Choice, PolicyIndex, describe_tags, select_wheels
 from imagebuild.lock.stubs import build_stub, build_stubs, list_edge_constraints, list_edge_owners
-from imagebuild.lock.upstream import ProjectFile, ProjectPage, Upstream
+from imagebuild.lock.upstream import Upstream
 from tests.lock_parts import FakeIndex, ignore, make_index
 
 ENVIRONMENT = {"python_version": "3.11", "sys_platform": "linux", "extra": ""}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from imagebuild.errors import IntegrityError, LockError, RemoteError
 from imagebuild.lock.indexes import PackageIndex
-from imagebuild.lock.upstream import ProjectFile, Upstream, parse_html_page, parse_json_page, parse_time, wheel_cache_path
+from imagebuild.lock.pages import ProjectFile, parse_html_page, parse_json_page, parse_time
+from imagebuild.lock.upstream import Upstream, wheel_cache_path
 from tests.lock_parts import FakeIndex, make_index, make_wheel
 
 PAGE = "https://index.example/simple/thing/"
@@ -180,6 +181,57 @@ def test_credentials_are_sent_to_the_index(fake: FakeIndex, tmp_path: Path) -> N
     with fake.serve() as url, Upstream(PackageIndex("default", url.replace("//", "//joe:x@"), default=True), tmp_path) as upstream:
         assert upstream.read_project("thing") is not None
     assert all(text.startswith("Basic ") for text in fake.authorizations)
+
+
+@pytest.mark.parametrize("kind", ["page", "file"])
+def test_a_redirect_to_another_host_drops_the_credentials(fake: FakeIndex, tmp_path: Path, kind: str) -> None:
+    fake.password = "x"
+    other = FakeIndex()
+    filename = other.add("thing", "1.0", ["other>=1"], extra=b"y" * 300_000)
+    with fake.serve() as url, other.serve() as elsewhere:
+        fake.moved = {
+            "page": {"/simple/thing/": elsewhere + "thing/"},
+            "file": {f"/files/{filename}": elsewhere.replace("/simple/", f"/files/{filename}")},
+        }[kind]
+        with Upstream(PackageIndex("default", url.replace("//", "//joe:x@"), default=True), tmp_path) as upstream:
+            file = read_file(upstream)
+            upstream.download(file, tmp_path / "got.whl")
+            assert file.url.startswith(elsewhere.removesuffix("simple/") if kind == "page" else url.removesuffix("simple/"))
+    assert (tmp_path / "got.whl").read_bytes() == other.bodies[filename]
+    assert all(text.startswith("Basic ") for text in fake.authorizations)
+    assert other.authorizations
+    assert not any(other.authorizations)
+
+
+@pytest.mark.parametrize("form", ["json", "html"])
+def test_a_page_that_was_read_is_asked_for_by_its_etag(upstream: Upstream, fake: FakeIndex, tmp_path: Path, form: str) -> None:
+    fake.form = form
+    first = upstream.read_project("thing")
+    assert upstream.read_project("thing") == first
+    (kept,) = (tmp_path / "pages").iterdir()
+    assert len(fake.requests) == 2
+    fake.add("thing", "2.0")
+    page = upstream.read_project("thing")
+    assert page is not None
+    assert len(page.files) == 2, "another ETag: the page was sent anew"
+    data = bytearray(kept.read_bytes())
+    data[-1] ^= 1
+    kept.write_bytes(data)
+    assert upstream.read_project("thing") == page, "a kept page that rotted is read again"
+    del fake.files["thing"]
+    assert upstream.read_project("thing") is None
+
+
+def test_a_page_without_an_etag_is_read_again(upstream: Upstream, fake: FakeIndex, tmp_path: Path) -> None:
+    fake.etags = False
+    upstream.read_project("thing")
+    assert not (tmp_path / "pages").exists()
+
+
+def test_an_answer_of_unchanged_that_nobody_asked_for_is_refused(upstream: Upstream, fake: FakeIndex) -> None:
+    fake.refuse = [304]
+    with pytest.raises(RemoteError, match="answered 304"):
+        upstream.read_project("thing")
 
 
 @pytest.mark.parametrize("form", ["json", "html"])
