@@ -8,7 +8,6 @@ import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from packaging.utils import canonicalize_name
 
@@ -307,7 +306,7 @@ def _find_dependencies(
             target = canonicalize_name(requirement.name)
             if requirement.url and target in metadata and target not in addressed:
                 raise LockError(
-                    f"{name} needs {target} by its address ({urlsplit(requirement.url).scheme}), and a package may not send others past the indexes",
+                    f"{name} needs {target} by its address, which would go past the indexes",
                     f"publish {target} on an index, or name it in requirements.in yourself: {target} @ ADDRESS#sha256=...",
                 )
             if name in found and target in metadata and target != name:
