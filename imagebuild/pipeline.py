@@ -400,6 +400,7 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     folder, wheels = prepare_context(workspace, plan)
     with scratch_folder(workspace.cache) as scratch:
         found: dict[str, str] = {}
+        system: dict[str, str] = {}
         layer: Layer
         if recipe.engine == "docker":
             made = build_docker_layer(
@@ -414,7 +415,8 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
             )
             layer, statements = made.layer, made.statements
             if made.layer.system is not None:
-                found[names.SYSTEM] = msgspec.json.encode(made.layer.system.versions, order="sorted").decode()
+                system = made.layer.system.versions
+                found[names.SYSTEM] = msgspec.json.encode(system, order="sorted").decode()
         else:
             layer, statements = build_direct_layer(workspace, plan, wheels, scratch / "layer", workers=options.workers), ()
         check_layer(layer, compressed=compressed, installed=installed, via=via)
@@ -438,19 +440,19 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     target.put_blob(plan.repository, image.config_descriptor, image.config)
     if statements:
         _push_attested(workspace, plan, image, statements)
-    attach_companions(workspace, plan, image)
+    attach_companions(workspace, plan, image, wheels, system)
     digest = target.put_manifest(plan.repository, image.manifest, recipe.tag)
     return image, digest, sparse
 
 
-def attach_companions(workspace: Workspace, plan: Plan, image: DerivedImage) -> None:
+def attach_companions(workspace: Workspace, plan: Plan, image: DerivedImage, wheels: dict[str, Path], system: dict[str, str]) -> None:
     """What travels with the image, before the tag: whoever finds an image by its tag finds these as well."""
     from imagebuild.oci.referrers import attach_artifacts
-    from imagebuild.supply.companions import make_lock_artifact, make_recipe_artifact
+    from imagebuild.supply.companions import make_companions
 
     target, repository = workspace.target, plan.repository
-    target.put_manifest(repository, image.manifest)
-    artifacts = [make_lock_artifact(plan.lock), make_recipe_artifact(plan.recipe)]
+    digest = target.put_manifest(repository, image.manifest)
+    artifacts = make_companions(plan.base, plan.lock, plan.recipe, repository=repository, digest=digest, wheels=wheels, system=system)
     attach_artifacts(target, repository, image.manifest.descriptor, artifacts)
 
 

@@ -25,12 +25,16 @@ class MemoryTree:
 
     def __init__(self, *entries: Entry) -> None:
         self.entries = {entry.path: entry for entry in entries}
+        self.texts: dict[str, bytes] = {}
 
     def get(self, path: str) -> Entry | None:
         return self.entries.get(path)
 
     def resolve(self, path: str) -> str:
         return path
+
+    def read_text(self, path: str) -> bytes | None:
+        return self.texts.get(path)
 
     def under(self, folder: str) -> Iterator[Entry]:
         return iter(sorted((item for path, item in self.entries.items() if path.startswith(folder + "/")), key=lambda item: item.path))

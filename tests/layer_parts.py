@@ -50,6 +50,9 @@ class MemoryTree:
                 done = here
         return done
 
+    def read_text(self, path: str) -> bytes | None:  # noqa: ARG002
+        return None
+
     def under(self, folder: str) -> Iterator[Entry]:
         return iter(sorted((e for p, e in self._entries.items() if p.startswith(folder + "/")), key=lambda entry: entry.path))
 

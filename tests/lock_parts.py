@@ -238,6 +238,9 @@ class EmptyTree:
     def resolve(self, path: str) -> str:
         return path
 
+    def read_text(self, path: str) -> bytes | None:  # noqa: ARG002
+        return None
+
     def under(self, folder: str) -> Iterator[Entry]:  # noqa: ARG002
         return iter(())
 

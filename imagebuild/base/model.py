@@ -47,6 +47,9 @@ class Tree(Protocol):
     def under(self, folder: str) -> Iterator[Entry]:
         """All entries below ``folder``, sorted by path."""
 
+    def read_text(self, path: str) -> bytes | None:
+        """The bytes of a small file that was kept (metadata of distributions, passwd, pyvenv.cfg); None if it wasn't."""
+
 
 class Interpreter(msgspec.Struct, frozen=True):
     """The Python that ``python3`` (or ``python``) on the base's PATH starts. All paths are paths in the image."""

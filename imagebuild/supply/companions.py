@@ -6,9 +6,13 @@ that trivy (CycloneDX), docker and cosign (in-toto) look for; lock and recipe ha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import msgspec
 
 from imagebuild import annotations as names
+from imagebuild.base.model import Base
 from imagebuild.errors import ImagebuildError
 from imagebuild.lock.lockfile import decode_lock, format_lock, lock_digest
 from imagebuild.lock.model import Lock
@@ -16,13 +20,44 @@ from imagebuild.oci.model import Digest, Manifest
 from imagebuild.oci.referrers import Artifact, list_referrers, read_artifact
 from imagebuild.oci.store import Store
 from imagebuild.recipe import Recipe
+from imagebuild.supply.bom import Subject, render_bom
+from imagebuild.supply.packages import list_packages
+from imagebuild.supply.provenance import PREDICATE_TYPE, render_provenance
 
 LOCK_TYPE = "application/vnd.imagebuild.lock.v1+toml"
 RECIPE_TYPE = "application/vnd.imagebuild.recipe.v1+json"
+BOM_TYPE = "application/vnd.cyclonedx+json"
+STATEMENT_TYPE = "application/vnd.in-toto+json"
+_PREDICATE = "in-toto.io/predicate-type"  # the annotation by which buildx and cosign tell statements apart
 
 
-def _make_artifact(kind: str, name: str, data: bytes, created: str) -> Artifact:
-    return Artifact(kind, kind, data, {names.CREATED: created}, {names.TITLE: name})
+def make_companions(
+    base: Base, lock: Lock, recipe: Recipe, *, repository: str, digest: Digest, wheels: Mapping[str, Path], system: Mapping[str, str]
+) -> tuple[Artifact, ...]:
+    """All that travels with the image ``digest``: lock, recipe, SBOM, provenance. ``system``: Debian packages of the delta."""
+    subject = Subject(
+        repository=repository,
+        tag=recipe.tag,
+        digest=digest,
+        created=recipe.created,
+        base_name=base.reference,
+        base_digest=Digest(base.inventory.digest),
+        platform=recipe.platform,
+        base_pinned=str(base.pinned),
+    )
+    bom = render_bom(subject, list_packages(base, lock, wheels), system)
+    statement = render_provenance(subject, lock, recipe, lock_digest(lock))
+    predicate = {_PREDICATE: PREDICATE_TYPE}
+    return (
+        make_lock_artifact(lock),
+        make_recipe_artifact(recipe),
+        _make_artifact(BOM_TYPE, "sbom.cdx.json", bom, recipe.created),
+        _make_artifact(STATEMENT_TYPE, "provenance.json", statement, recipe.created, predicate),
+    )
+
+
+def _make_artifact(kind: str, name: str, data: bytes, created: str, notes: Mapping[str, str] | None = None) -> Artifact:
+    return Artifact(kind, kind, data, {names.CREATED: created, **(notes or {})}, {names.TITLE: name, **(notes or {})})
 
 
 def make_lock_artifact(lock: Lock) -> Artifact:

@@ -1,0 +1,155 @@
+"""The image's bill of materials: CycloneDX 1.6 (JSON), base and delta, by cyclonedx-python-lib.
+
+Deterministic: the serial number is derived from the image's digest, the time is the lock's cutoff, everything is sorted by
+the library. What distinguishes base from delta is the property ``dev.imagebuild:origin``.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from imagebuild import __version__
+from imagebuild.oci.model import Digest
+from imagebuild.supply.licences import Licence
+from imagebuild.supply.packages import Package
+
+if TYPE_CHECKING:
+    from cyclonedx.model.component import Component
+    from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
+
+ORIGIN = "dev.imagebuild:origin"  # base | added
+INDEX = "dev.imagebuild:index"  # the package index, by name
+WHEEL = "dev.imagebuild:wheel"  # the wheel's file name
+DIRECT = "dev.imagebuild:direct"  # true: somebody asked for it by name
+LOCATION = "dev.imagebuild:location"  # where a base's distribution lies
+INSTALLER = "dev.imagebuild:installer"
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """The image and its base, as the BOM's own components."""
+
+    repository: str
+    tag: str
+    digest: Digest
+    created: str  # RFC 3339
+    base_name: str
+    base_digest: Digest  # of the platform's manifest
+    platform: str
+    base_pinned: str = ""  # what the base's name names: an index, or the same manifest
+
+
+def render_bom(subject: Subject, packages: Sequence[Package], system: Mapping[str, str] | None = None) -> bytes:
+    """The BOM's JSON. ``system``: Debian packages of the delta -> version."""
+    from cyclonedx.model import Property
+    from cyclonedx.model.bom import Bom, BomMetaData
+    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.model.dependency import Dependency
+    from cyclonedx.output import make_outputter
+    from cyclonedx.schema import OutputFormat, SchemaVersion
+    from packageurl import PackageURL
+
+    image = _describe_image(subject.repository, subject.tag, subject.digest, subject.platform)
+    base = _describe_image(subject.base_name, "", subject.base_digest, subject.platform)
+    if subject.base_pinned and subject.base_pinned != subject.base_digest:
+        base.properties.add(Property(name="dev.imagebuild:pinned", value=subject.base_pinned))
+    base.properties.add(Property(name=ORIGIN, value="base"))
+    components = {item.name: _describe_package(item) for item in packages}
+    system_components = [
+        Component(
+            name=name,
+            version=version,
+            type=ComponentType.LIBRARY,
+            purl=(purl := PackageURL("deb", "debian", name.partition(":")[0], version)),
+            bom_ref=str(purl),
+            properties=[Property(name=ORIGIN, value="added")],
+        )
+        for name, version in sorted((system or {}).items())
+    ]
+    # The base needs what it has; the image needs the base and what was asked for by name.
+    direct = [components[item.name] for item in packages if item.direct]
+    dependencies = [
+        Dependency(image.bom_ref, [Dependency(item.bom_ref) for item in (base, *direct, *system_components)]),
+        Dependency(base.bom_ref, [Dependency(components[item.name].bom_ref) for item in packages if item.origin == "base"]),
+        *(Dependency(components[item.name].bom_ref, [Dependency(components[name].bom_ref) for name in item.requires]) for item in packages),
+        *(Dependency(item.bom_ref) for item in system_components),
+    ]
+    bom = Bom(
+        serial_number=uuid.uuid5(uuid.NAMESPACE_OID, str(subject.digest)),
+        metadata=BomMetaData(
+            timestamp=datetime.fromisoformat(subject.created),
+            component=image,
+            tools=None,
+        ),
+        components=[base, *components.values(), *system_components],
+        dependencies=dependencies,
+    )
+    bom.metadata.tools.components.add(Component(name="imagebuild", version=__version__, type=ComponentType.APPLICATION))
+    return make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string().encode()
+
+
+def _describe_image(name: str, tag: str, digest: Digest, platform: str) -> Component:
+    from cyclonedx.model import HashAlgorithm, HashType
+    from cyclonedx.model.component import Component, ComponentType
+    from packageurl import PackageURL
+
+    qualifiers = {"arch": platform.partition("/")[2].partition("/")[0]}
+    where, slash, last = name.partition(":")[0].rpartition("/") if name.startswith("layout:") else name.rpartition("/")
+    if name.startswith("layout:"):  # a base that was built here lies in no registry
+        where, slash, last = "", "", name.removeprefix("layout:").rpartition(":")[0].rpartition("/")[2]
+    last, _, own_tag = last.partition(":")
+    if slash:
+        qualifiers["repository_url"] = f"{where}/{last}"
+    if tag or own_tag:
+        qualifiers["tag"] = tag or own_tag
+    purl = PackageURL("oci", None, last, str(digest), qualifiers)  # purl-spec, oci: the version is the digest
+    return Component(
+        name=name,
+        version=tag or str(digest),
+        type=ComponentType.CONTAINER,
+        bom_ref=str(purl),
+        purl=purl,
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest.hex)],
+    )
+
+
+def _describe_package(item: Package) -> Component:
+    from cyclonedx.model import HashAlgorithm, HashType, Property
+    from cyclonedx.model.component import Component, ComponentType
+    from packageurl import PackageURL
+
+    # Of the team's own packages no public index has the name: a scanner must not look them up there.
+    purl = PackageURL("generic" if item.index == "local" else "pypi", None, item.name, item.version)
+    notes = {
+        ORIGIN: item.origin,
+        INDEX: item.index,
+        WHEEL: item.filename,
+        DIRECT: "true" if item.direct else "",
+        LOCATION: item.location,
+        INSTALLER: item.installer,
+    }
+    return Component(
+        name=item.name,
+        version=item.version,
+        type=ComponentType.LIBRARY,
+        bom_ref=str(purl),
+        purl=purl,
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=item.sha256)] if item.sha256 else [],
+        licenses=_describe_licence(item.licence),
+        properties=[Property(name=name, value=value) for name, value in notes.items() if value],
+    )
+
+
+def _describe_licence(licence: Licence) -> list[DisjunctiveLicense | LicenseExpression]:
+    from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
+    from cyclonedx.spdx import is_supported_id
+
+    if licence.expression:
+        if is_supported_id(licence.expression):
+            return [DisjunctiveLicense(id=licence.expression)]
+        return [LicenseExpression(licence.expression)]
+    return [DisjunctiveLicense(name=licence.text)] if licence.text else []

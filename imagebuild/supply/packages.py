@@ -1,0 +1,114 @@
+"""Every Python distribution of an image, with what an SBOM and an audit say of it: the base's, and those that were added."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Mapping
+from email.message import Message
+from email.parser import BytesHeaderParser
+from email.policy import compat32
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from imagebuild.base.model import Base, Distribution
+from imagebuild.errors import IntegrityError
+from imagebuild.lock.model import Lock
+from imagebuild.supply.licences import Licence, read_licence
+
+_METADATA_LIMIT = 16 << 20
+
+Origin = Literal["base", "added"]
+
+
+class Package(msgspec.Struct, frozen=True):
+    """One distribution. ``requires`` are normalised names of packages of the same image that it needs."""
+
+    name: str  # normalised (PEP 503)
+    version: str
+    origin: Origin
+    licence: Licence = Licence()
+    requires: tuple[str, ...] = ()
+    sha256: str = ""  # of the wheel; a base's wheels are not known
+    filename: str = ""  # the wheel's
+    index: str = ""
+    direct: bool = False  # asked for in requirements.in, or one of the team's own packages
+    location: str = ""  # the base's: where it lies
+    installer: str = ""
+
+
+def list_packages(base: Base, lock: Lock, wheels: Mapping[str, Path]) -> tuple[Package, ...]:
+    """Base and lock together, by name; ``wheels`` are the lock's, on this disk. Of two of one name, the added one counts."""
+    locked = {item.name: item for item in lock.packages}
+    markers = base.inventory.interpreter.markers if base.inventory.interpreter is not None else {}
+    present = {*locked, *(item.name for item in base.inventory.distributions)}
+    found = [describe_distribution(base, item, present, markers) for item in base.inventory.distributions if item.name not in locked]
+    for item in lock.packages:
+        headers = read_wheel_metadata(wheels[item.name])
+        requires = list_required((str(line) for line in headers.get_all("Requires-Dist", [])), present, markers)
+        found.append(
+            Package(
+                name=item.name,
+                version=item.version,
+                origin="added",
+                licence=read_licence(headers),
+                requires=tuple(sorted({*requires, *(name for name in item.dependencies if name in present)} - {item.name})),
+                sha256=item.sha256,
+                filename=item.filename,
+                index=item.index,
+                direct="requirements.in" in item.via or item.index == "local",
+            )
+        )
+    return tuple(sorted(found, key=lambda item: item.name))
+
+
+def describe_distribution(base: Base, item: Distribution, present: Iterable[str], markers: Mapping[str, str]) -> Package:
+    """One distribution that the base has installed; its licence is read from the metadata kept with the tree."""
+    folder = f"{item.location.rstrip('/')}/{item.metadata}"
+    names = ("METADATA",) if item.metadata.endswith(".dist-info") else ("PKG-INFO", "")
+    data = next(
+        (text for name in names if item.metadata and (text := base.tree.read_text(f"{folder}/{name}".rstrip("/"))) is not None), b""
+    )
+    return Package(
+        name=item.name,
+        version=item.version,
+        origin="base",
+        licence=read_licence(parse_metadata(data)),
+        requires=tuple(name for name in list_required(item.requires, present, markers) if name != item.name),
+        location=item.location,
+        installer=item.installer,
+    )
+
+
+def parse_metadata(data: bytes) -> Message:
+    """The headers of core metadata (METADATA, PKG-INFO)."""
+    return BytesHeaderParser(policy=compat32).parsebytes(data)
+
+
+def read_wheel_metadata(wheel: Path) -> Message:
+    """The METADATA of a wheel that was verified before."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            name = next(item for item in archive.namelist() if item.count("/") == 1 and item.endswith(".dist-info/METADATA"))
+            with archive.open(name) as stream:
+                return parse_metadata(stream.read(_METADATA_LIMIT))
+    except (zipfile.BadZipFile, StopIteration, OSError) as error:
+        raise IntegrityError(f"{wheel.name} has no readable METADATA: {error}", "pin another version of the package") from None
+
+
+def list_required(lines: Iterable[str], present: Iterable[str], markers: Mapping[str, str]) -> tuple[str, ...]:
+    """The packages among ``present`` that ``Requires-Dist`` lines ask for without any extra, under the base's own markers."""
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
+    known = frozenset(present)
+    found: set[str] = set()
+    for line in lines:
+        try:
+            wanted = Requirement(line)
+        except InvalidRequirement:
+            continue  # old metadata; what a resolver could not read asks for nothing
+        if wanted.marker is None or wanted.marker.evaluate({**markers, "extra": ""}):
+            found.add(canonicalize_name(wanted.name))
+    return tuple(sorted(found & known))

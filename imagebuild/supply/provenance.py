@@ -1,0 +1,72 @@
+"""How an image came to be: an in-toto statement (v1) with SLSA provenance (v1) as its predicate.
+
+No clock and no machine in it: two builds of the same image by the same version say the same. It is not signed here; whoever
+may sign does, with ``cosign attest`` or ``cosign sign``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from imagebuild import __version__
+from imagebuild.lock.model import Lock, LockedPackage
+from imagebuild.oci.model import Digest
+from imagebuild.recipe import Recipe
+from imagebuild.supply.bom import Subject
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "urn:imagebuild:notebook-image:v1"  # docs/provenance.md says what its parameters mean
+
+
+def render_provenance(subject: Subject, lock: Lock, recipe: Recipe, lock_digest: str) -> bytes:
+    """The statement's JSON: subject is the image by repository and digest."""
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": subject.repository, "digest": {"sha256": subject.digest.hex}}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {
+                    "team": lock.team,
+                    "tag": recipe.tag,
+                    "base": lock.base,
+                    "platform": recipe.platform,
+                    "cutoff": lock.cutoff,
+                    "system": list(recipe.system),
+                },
+                "internalParameters": {
+                    "engine": recipe.engine,
+                    "key": recipe.key,
+                    "layerFormat": recipe.layer_format,
+                    "resolver": lock.resolver,
+                    "python": lock.python,
+                },
+                "resolvedDependencies": _list_dependencies(subject, lock, lock_digest),
+            },
+            "runDetails": {
+                "builder": {"id": f"urn:imagebuild:{recipe.engine}", "version": {"imagebuild": __version__}},
+                "metadata": {"invocationId": recipe.key},
+            },
+        },
+    }
+    return json.dumps(statement, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _list_dependencies(subject: Subject, lock: Lock, lock_digest: str) -> list[dict[str, Any]]:
+    return [
+        {"name": "base", "uri": f"oci:{subject.base_name}", "digest": {"sha256": subject.base_digest.hex}},
+        {"name": "lock", "uri": f"lockfiles/pylock.{lock.team}.toml", "digest": {"sha256": Digest(lock_digest).hex}},
+        *({"name": "input", "uri": path, "digest": {"sha256": digest}} for path, digest in sorted(lock.inputs.items())),
+        *(_describe_wheel(item) for item in lock.packages),
+    ]
+
+
+def _describe_wheel(item: LockedPackage) -> dict[str, Any]:
+    from packageurl import PackageURL
+
+    kind = "generic" if item.index == "local" else "pypi"
+    purl = PackageURL(kind, None, item.name, item.version, {"file_name": item.filename})
+    return {"name": item.name, "uri": str(purl), "digest": {"sha256": item.sha256}, "annotations": {"index": item.index}}
