@@ -12,6 +12,7 @@ from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.indextables import IndexTable, check_tables, combine_indexes, load_shared_indexes
 from imagebuild.layer.model import Codec
 from imagebuild.lock.indexes import PackageIndex
+from imagebuild.lock.model import SourceRules
 from imagebuild.oci.model import Platform
 from imagebuild.toml import decode_toml, suggest
 
@@ -72,6 +73,14 @@ class SystemTable(msgspec.Struct, frozen=True, rename="kebab"):
     packages: tuple[str, ...] = ()
 
 
+class SourceTable(msgspec.Struct, frozen=True, rename="kebab"):
+    """Packages without a wheel for the base, built from their source archives inside it (needs docker)."""
+
+    packages: tuple[str, ...] = ()
+    system: tuple[str, ...] = ()  # Debian packages for the build, none of them in the image
+    requires: tuple[str, ...] = ()  # requirements beside those of the archive's own pyproject.toml
+
+
 class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     """The file as written."""
 
@@ -88,6 +97,7 @@ class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     index: tuple[IndexTable, ...] = ()
     machine_index: bool | None = None  # whether names that no [[index]] claims come from this machine's own; None: as indexes.toml says
     system: SystemTable = SystemTable()
+    source: SourceTable = SourceTable()
 
 
 class Team(msgspec.Struct, frozen=True):
@@ -102,6 +112,14 @@ class Team(msgspec.Struct, frozen=True):
     def platform(self) -> Platform:
         """What the image runs on."""
         return Platform.parse(self.table.platform)
+
+    @property
+    def source(self) -> SourceRules:
+        """What may be built from source, and with what."""
+        from packaging.utils import canonicalize_name
+
+        table = self.table.source
+        return SourceRules(frozenset(canonicalize_name(name) for name in table.packages), table.system, table.requires)
 
     @property
     def indexes(self) -> tuple[PackageIndex, ...]:
@@ -136,7 +154,7 @@ def load_team(images: Path, name: str) -> Team:
     for variable in table.env:
         if not _ENVIRONMENT_NAME.fullmatch(variable):
             raise ConfigurationError(f"{path}: not an environment variable's name: {variable!r}", "letters, digits and underscores")
-    for wanted in table.system.packages:
+    for wanted in (*table.system.packages, *table.source.system):
         if not _SYSTEM_PACKAGE.fullmatch(wanted):
             raise ConfigurationError(
                 f"{path}: not a Debian package: {wanted!r}", 'write "graphviz", or "graphviz=2.42.2-7" for one version'
@@ -146,6 +164,15 @@ def load_team(images: Path, name: str) -> Team:
             f'{path}: [system] packages need the docker engine, and engine is "direct"', 'set engine = "auto", or leave [system] out'
         )
     check_tables(path, table.index)
+    for line in table.source.requires:
+        from packaging.requirements import InvalidRequirement, Requirement
+
+        try:
+            Requirement(line)
+        except InvalidRequirement:
+            raise ConfigurationError(f"{path}: not a requirement: {line!r}", 'write it as in "cython<3"') from None
+    if (table.source.system or table.source.requires) and not table.source.packages:
+        raise ConfigurationError(f"{path}: [source] says how to build and not what", 'name the packages: packages = ["name"]')
     requirements = folder / "requirements.in"
     if not requirements.is_file():
         raise ConfigurationError(f"{requirements} is missing", "list the team's packages there, one requirement a line")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from imagebuild.check.twin import TwinReport
     from imagebuild.engine.bake import BakeTarget
     from imagebuild.engine.docker import DockerBuild, Statement
+    from imagebuild.lock.model import LockedPackage
+    from imagebuild.lock.source import BuildSource, SourceOrder
+    from imagebuild.lock.upstream import Upstream
     from imagebuild.oci.copy import CopyPlan
 
 
@@ -84,6 +88,8 @@ def lock_team(
     explicit_cutoff: bool = False,
     upgrade: bool = False,
     resolver: str = "pip-tools",
+    builder: str | None = None,
+    network: str | None = None,
 ) -> Lock:
     """Compile and write the team's lock. When nothing it decides has changed, the file (and its cutoff) stays."""
     from imagebuild.lock.compiling import compile_lock
@@ -113,6 +119,8 @@ def lock_team(
             report=workspace.report,
             existing=None if upgrade else before,
             resolver=resolver,
+            source=team.source,
+            build_source=make_source_builder(workspace, team, base, builder=builder, network=network),
         )
         # The base's inventory beside the lock: a review sees what a new base changes.
         inventory = workspace.root / "lockfiles" / "bases" / f"{base.name}.json"
@@ -229,8 +237,53 @@ def write_recipe(workspace: Workspace, plan: Plan) -> Path:
     return folder
 
 
-def fetch_team_wheels(workspace: Workspace, plan: Plan) -> dict[str, Path]:
-    """Every wheel of the lock on this disk, verified: local packages built, the others fetched or found in the cache."""
+def make_source_builder(
+    workspace: Workspace, team: Team, base: Base, *, builder: str | None = None, network: str | None = None
+) -> BuildSource:
+    """What builds a source archive inside ``base``: the docker engine, which is looked for when something is to be built."""
+
+    def build(order: SourceOrder, folder: Path) -> Path:
+        from imagebuild.engine.aptsources import prepare_apt_secrets
+        from imagebuild.engine.source import build_source_wheel
+
+        with scratch_folder(workspace.cache) as secrets:
+            return build_source_wheel(
+                order,
+                folder,
+                base=base,
+                layout=workspace.layout.folder,
+                system=team.source.system,
+                secrets=prepare_apt_secrets(base, secrets) if team.source.system else None,
+                builder=builder,
+                network=network,
+            )
+
+    return build
+
+
+def remake_wheel(
+    workspace: Workspace, team: Team, base: Base, build: BuildSource, package: LockedPackage, upstreams: Mapping[str, Upstream]
+) -> Path:
+    """A wheel locked from a source archive, built again."""
+    from imagebuild.lock.compiling import fetch_build_wheels
+    from imagebuild.lock.source import SourceWheels
+
+    sources = SourceWheels(
+        team.source,
+        base_digest=str(base.inventory.digest),
+        cache=workspace.cache,
+        build=build,
+        fetch=lambda wheels: fetch_build_wheels(wheels, upstreams, workspace.cache),
+        report=workspace.report,
+    )
+    return sources.remake_wheel(package, upstreams[package.index])
+
+
+def fetch_team_wheels(workspace: Workspace, plan: Plan, *, builder: str | None = None, network: str | None = None) -> dict[str, Path]:
+    """Every wheel of the lock on this disk, verified: local packages built, the others fetched or found in the cache.
+
+    ``builder`` and ``network`` are the docker engine's, for those that are locked from a source archive.
+    """
     from imagebuild.lock.fetching import fetch_wheels
     from imagebuild.lock.localpackage import build_local_wheel
 
@@ -238,7 +291,15 @@ def fetch_team_wheels(workspace: Workspace, plan: Plan) -> dict[str, Path]:
     for folder in plan.team.local_packages:
         wheel = build_local_wheel(folder, workspace.cache, plan.lock.cutoff)
         local[wheel.name] = wheel.path
-    return fetch_wheels(plan.lock, plan.team.indexes, workspace.cache, local, workspace.report)
+    build = make_source_builder(workspace, plan.team, plan.base, builder=builder, network=network)
+    return fetch_wheels(
+        plan.lock,
+        plan.team.indexes,
+        workspace.cache,
+        local,
+        workspace.report,
+        remake=partial(remake_wheel, workspace, plan.team, plan.base, build),
+    )
 
 
 def _link_wheels(wheels: dict[str, Path], folder: Path) -> None:
@@ -253,10 +314,12 @@ def _link_wheels(wheels: dict[str, Path], folder: Path) -> None:
             shutil.copyfile(path, target)
 
 
-def prepare_context(workspace: Workspace, plan: Plan) -> tuple[Path, dict[str, Path]]:
+def prepare_context(
+    workspace: Workspace, plan: Plan, *, builder: str | None = None, network: str | None = None
+) -> tuple[Path, dict[str, Path]]:
     """The build's folder with Dockerfile and wheels in it, and the wheels by package."""
     folder = write_recipe(workspace, plan)
-    wheels = fetch_team_wheels(workspace, plan)
+    wheels = fetch_team_wheels(workspace, plan, builder=builder, network=network)
     _link_wheels(wheels, folder / "wheels")
     return folder, wheels
 
@@ -397,7 +460,7 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     copy_plan = None if options.push else plan_base_copy()  # a builder that pushes brings the base's layers along
     if copy_plan is not None and copy_plan.to_copy and not options.copy_base:
         copy_blobs(copy_plan, False, workspace.report)  # raises: says what would be copied
-    folder, wheels = prepare_context(workspace, plan)
+    folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
     with scratch_folder(workspace.cache) as scratch:
         found: dict[str, str] = {}
         system: dict[str, str] = {}

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagebuild.commands.options import TeamRun, choose_teams, common_options, parse_date, print_data, read_clock
+from imagebuild.commands.options import (
+    TeamRun,
+    builder_option,
+    choose_teams,
+    common_options,
+    network_option,
+    parse_date,
+    print_data,
+    read_clock,
+)
 
 if TYPE_CHECKING:
     from imagebuild.workspace import Workspace
@@ -21,9 +30,19 @@ if TYPE_CHECKING:
     "--resolver", type=click.Choice(["pip-tools", "uv"]), default="pip-tools", show_default=True, help="uv is faster; the lock says which."
 )
 @click.option("--as-of", metavar="DATE", help="Only files uploaded until this date (2026-10-01 or RFC 3339).")
+@builder_option
+@network_option
 @common_options
 def lock(
-    workspace: Workspace, teams: tuple[str, ...], everyone: bool, check: bool, upgrade: bool, resolver: str, as_of: str | None
+    workspace: Workspace,
+    teams: tuple[str, ...],
+    everyone: bool,
+    check: bool,
+    upgrade: bool,
+    resolver: str,
+    as_of: str | None,
+    builder: str | None,
+    network: str | None,
 ) -> None:
     """Compile the lock of TEAMS, or check it."""
     from imagebuild import pipeline
@@ -41,7 +60,15 @@ def lock(
                 print_data(f"{name}: {workspace.lockfile(name).name} is fresh")
                 continue
             made = pipeline.lock_team(
-                workspace, team, base, cutoff=cutoff, explicit_cutoff=as_of is not None, upgrade=upgrade, resolver=resolver
+                workspace,
+                team,
+                base,
+                cutoff=cutoff,
+                explicit_cutoff=as_of is not None,
+                upgrade=upgrade,
+                resolver=resolver,
+                builder=builder,
+                network=network,
             )
             for item in made.packages:
                 print_data(f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'})")

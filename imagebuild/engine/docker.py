@@ -170,7 +170,7 @@ def build_layer_with_docker(
         where = f"builder {builder}" if builder else "docker"
         system = f" and {len(recipe.system)} system packages" if recipe.system else ""
         report(f"{recipe.team}: {where} installs {len(lock.packages)} wheels{system}")
-        _run_build(
+        run_build(
             client,
             {
                 "context_path": context,
@@ -225,7 +225,7 @@ def _read_digest(told: Path) -> Digest:
         ) from None
 
 
-def _run_build(client: DockerClient, options: dict[str, Any], builder: str | None) -> None:
+def run_build(client: DockerClient, options: dict[str, Any], builder: str | None) -> None:
     """Run ``docker buildx build``; its failures as ours."""
     from python_on_whales.exceptions import DockerException
 

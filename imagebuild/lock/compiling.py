@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from imagebuild.base.model import Base, Distribution
@@ -17,7 +19,7 @@ from imagebuild.files import explain_os_error
 from imagebuild.lock.indexes import PackageIndex, validate_indexes
 from imagebuild.lock.localpackage import LocalWheel, build_local_wheel, hash_tree
 from imagebuild.lock.metadata import parse_requires, read_requires
-from imagebuild.lock.model import Lock, LockedPackage
+from imagebuild.lock.model import BuildWheel, Lock, LockedPackage, SourceArchive, SourceRules
 from imagebuild.lock.pages import ProjectFile
 from imagebuild.lock.policy import Choice, PolicyIndex, allows_python, offer_of_local
 from imagebuild.lock.ranges import read_wheel_file
@@ -41,9 +43,11 @@ from imagebuild.lock.resolution import (
     run_uv,
     write_inputs,
 )
+from imagebuild.lock.source import BuildSource, SourceWheels
 from imagebuild.lock.stubs import build_stubs, list_edge_constraints, list_edge_owners
-from imagebuild.lock.upstream import Upstream
+from imagebuild.lock.upstream import Upstream, wheel_cache_path
 
+NO_SOURCES = SourceRules()
 RESOLVERS = ("pip-tools", "uv")
 _WORKERS = 8
 
@@ -63,12 +67,15 @@ def compile_lock(
     existing: Lock | None = None,
     resolver: str = "pip-tools",
     replace: Sequence[str] = (),
+    source: SourceRules = NO_SOURCES,
+    build_source: BuildSource | None = None,
 ) -> Lock:
     """Make the lock of a team on a base.
 
     ``cutoff``: RFC 3339 UTC with whole seconds; nothing uploaded later is used. ``existing``: a lock whose versions are
-    kept where they still fit. ``replace``: normalised names that the base has and the lock may bring anew. Errors:
-    ConfigurationError (inputs), LockError (unsatisfiable), RemoteError (an index fails).
+    kept where they still fit. ``replace``: normalised names that the base has and the lock may bring anew. ``source``: what
+    ``build_source`` may build where no index has a wheel. Errors: ConfigurationError (inputs), LockError (unsatisfiable),
+    RemoteError (an index fails), BuildError (a build from source).
     """
     validate_indexes(indexes)
     interpreter = base.interpreter
@@ -88,7 +95,19 @@ def compile_lock(
     constraints += list_edge_constraints(standing, environment, held)
     with contextlib.ExitStack() as stack:
         upstreams = {index.name: stack.enter_context(Upstream(index, cache)) for index in indexes}
-        policy = stack.enter_context(PolicyIndex(indexes, upstreams, choice, stubs, unusable, local, cache, report))
+        sources = None
+        if source.packages and build_source is not None:
+            sources = SourceWheels(
+                source,
+                base_digest=str(base.inventory.digest),
+                cache=cache,
+                build=build_source,
+                resolve=lambda lines: _resolve_build_requires(lines, resolver, base, indexes, upstreams, choice, cache, report),
+                fetch=lambda wheels: fetch_build_wheels(wheels, upstreams, cache),
+                report=report,
+                existing={item.name: item for item in existing.packages} if existing is not None else None,
+            )
+        policy = stack.enter_context(PolicyIndex(indexes, upstreams, choice, stubs, unusable, local, cache, report, sources))
         try:
             scratch = Path(stack.enter_context(make_scratch(cache))).resolve()
             write_inputs(scratch, direct, {name: wheel.version for name, wheel in local.items()}, constraints, kept)
@@ -107,11 +126,19 @@ def compile_lock(
         pins = parse_pins(outcome.output)
         satisfied = tuple(f"{pin.name}=={held[pin.name].version}" for pin in pins if pin.name in held)
         wanted = [pin for pin in pins if pin.name not in held]
-        packages = _choose_wheels(wanted, policy, upstreams, local)
+        packages, built = _choose_wheels(wanted, policy, upstreams, local, sources)
         metadata = _read_metadata([pin.name for pin in wanted], packages, upstreams, local)
     needs = _find_dependencies(direct, local, metadata, held, environment)
     locked = tuple(
-        _lock_package(pin, packages[pin.name], local.get(pin.name), metadata[pin.name][1], needs.get(pin.name, ()), interpreter.version)
+        _lock_package(
+            pin,
+            packages[pin.name],
+            local.get(pin.name),
+            metadata[pin.name][1],
+            needs.get(pin.name, ()),
+            interpreter.version,
+            built.get(pin.name),
+        )
         for pin in wanted
     )
     return Lock(
@@ -210,20 +237,83 @@ def _run_resolver(resolver: str, base: Base, scratch: Path, url: str, report: Ca
     return run_uv(program, base.interpreter, machine, scratch, url), f"uv {importlib.metadata.version('uv')}"
 
 
+def _resolve_build_requires(
+    lines: Sequence[str],
+    resolver: str,
+    base: Base,
+    indexes: Sequence[PackageIndex],
+    upstreams: Mapping[str, Upstream],
+    choice: Choice,
+    cache: Path,
+    report: Callable[[str], None],
+) -> tuple[BuildWheel, ...]:
+    """The wheels of a build's own environment: what the base has plays no part in it."""
+    direct = tuple(DirectRequirement(number, line, Requirement(line)) for number, line in enumerate(lines, 1))
+    with (
+        PolicyIndex(indexes, upstreams, msgspec.structs.replace(choice, pins={}), {}, {}, {}, cache, report) as policy,
+        make_scratch(cache) as name,
+    ):
+        scratch = Path(name).resolve()
+        write_inputs(scratch, direct, {}, (), {})
+        outcome, _ = _run_resolver(resolver, base, scratch, policy.url, report)
+        policy.raise_failure()
+        if not outcome.succeeded:
+            error = explain_failure(outcome, Explanation(base, {}, {}, direct, policy))
+            raise LockError(
+                f"what a build from source needs cannot be resolved: {error.message.replace(REQUIREMENTS, '[build-system]')}",
+                "narrow or add a requirement: [source] requires in team.toml",
+                error.details,
+            )
+        pins = parse_pins(outcome.output)
+        chosen, _ = _choose_wheels(pins, policy, upstreams, {}, None)
+    found = []
+    for pin in pins:
+        index, file = chosen[pin.name]
+        found.append(BuildWheel(pin.name, pin.version, file.filename, file.sha256, file.size, index))
+    return tuple(found)
+
+
+def fetch_build_wheels(wheels: Sequence[BuildWheel], upstreams: Mapping[str, Upstream], cache: Path) -> tuple[Path, ...]:
+    """The wheels a build needs, verified, from the cache or from their indexes."""
+    paths = []
+    for wheel in wheels:
+        path = wheel_cache_path(cache, wheel.sha256, wheel.filename)
+        if not path.is_file():
+            page = upstreams[wheel.index].read_project(wheel.name)
+            file = next((item for item in page.files if item.filename == wheel.filename), None) if page is not None else None
+            if file is None:
+                raise LockError(f"{wheel.filename} is no longer on package index {wheel.index!r}", "lock again")
+            upstreams[wheel.index].download(ProjectFile(wheel.filename, file.url, sha256=wheel.sha256, size=wheel.size), path)
+        paths.append(path)
+    return tuple(paths)
+
+
 def _choose_wheels(
-    pins: Sequence[Pin], policy: PolicyIndex, upstreams: Mapping[str, Upstream], local: Mapping[str, LocalWheel]
-) -> dict[str, tuple[str, ProjectFile]]:
-    """name -> (index's name, the wheel), with hash and size known."""
+    pins: Sequence[Pin],
+    policy: PolicyIndex,
+    upstreams: Mapping[str, Upstream],
+    local: Mapping[str, LocalWheel],
+    sources: SourceWheels | None,
+) -> tuple[dict[str, tuple[str, ProjectFile]], dict[str, SourceArchive]]:
+    """(name -> (index's name, the wheel), with hash and size known; name -> the archive, of those that had to be built)."""
     chosen: dict[str, tuple[str, ProjectFile]] = {}
+    built: dict[str, SourceArchive] = {}
     for pin in pins:
         offer = offer_of_local(local[pin.name]) if pin.name in local else policy.ask_offer(pin.name)
         file = offer.wheels.get(pin.version)
+        archive = offer.sources.get(pin.version)
+        if file is None and archive is not None and sources is not None:
+            wheel = sources.make_wheel(pin.name, pin.version, archive, upstreams[offer.index])
+            built[pin.name] = wheel.source
+            file = msgspec.structs.replace(
+                archive, filename=wheel.filename, url=wheel.path.as_uri(), sha256=wheel.sha256, size=wheel.size, has_metadata=False
+            )
         if file is None:
             raise LockError(
                 f"the resolver chose {pin.name} {pin.version}, which no index offered", "this is a defect: report it with requirements.in"
             )
         chosen[pin.name] = (offer.index, _complete(file, upstreams.get(offer.index)))
-    return chosen
+    return chosen, built
 
 
 def _complete(file: ProjectFile, upstream: Upstream | None) -> ProjectFile:
@@ -255,7 +345,13 @@ def _read_metadata(
 
 
 def _lock_package(
-    pin: Pin, choice: tuple[str, ProjectFile], local: LocalWheel | None, installed: int, needs: Sequence[str], python: str
+    pin: Pin,
+    choice: tuple[str, ProjectFile],
+    local: LocalWheel | None,
+    installed: int,
+    needs: Sequence[str],
+    python: str,
+    source: SourceArchive | None,
 ) -> LockedPackage:
     index, file = choice
     if not allows_python(file.requires_python, python):
@@ -273,6 +369,7 @@ def _lock_package(
         dependencies=tuple(needs),
         via=pin.via,
         tree=local.tree if local else "",
+        source=source,
     )
 
 

@@ -15,6 +15,8 @@ from imagebuild.lock.model import Lock, LockedPackage
 from imagebuild.lock.pages import ProjectFile
 from imagebuild.lock.upstream import Upstream, wheel_cache_path
 
+Remake = Callable[[LockedPackage, Mapping[str, Upstream]], Path]  # builds a wheel that was locked from a source archive
+
 
 def fetch_wheels(
     lock: Lock,
@@ -23,10 +25,12 @@ def fetch_wheels(
     local_wheels: Mapping[str, Path],
     report: Callable[[str], None],
     parallel: int = 8,
+    remake: Remake | None = None,
 ) -> dict[str, Path]:
     """Every locked wheel by package name, with its size and sha256 checked on this call.
 
-    ``local_wheels`` are the built wheels of the lock's source trees, by name. IntegrityError: other bytes than locked;
+    ``local_wheels`` are the built wheels of the lock's source trees, by name; ``remake`` builds those locked from a source
+    archive, where they are not in the cache. IntegrityError: other bytes than locked;
     LockError: gone from its index, or an index the lock names is not configured; RemoteError: an index that fails.
     """
     found: dict[str, Path] = {}
@@ -44,7 +48,7 @@ def fetch_wheels(
     if missing:
         total = sum(package.size for package in missing)
         report(f"fetching {len(missing)} of {len(lock.packages)} wheels, {total / 1e6:.1f} MB")
-        found.update(_fetch(missing, indexes, cache, parallel, lock.team))
+        found.update(_fetch(missing, indexes, cache, parallel, lock.team, remake))
     return {package.name: found[package.name] for package in lock.packages}
 
 
@@ -81,22 +85,34 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _fetch(missing: Sequence[LockedPackage], indexes: Sequence[PackageIndex], cache: Path, parallel: int, team: str) -> dict[str, Path]:
+def _fetch(
+    missing: Sequence[LockedPackage], indexes: Sequence[PackageIndex], cache: Path, parallel: int, team: str, remake: Remake | None
+) -> dict[str, Path]:
     by_name = {index.name: index for index in indexes}
+    wanted = [(item.name, item.index) for item in missing]
+    wanted += [(wheel.name, wheel.index) for item in missing if item.source for wheel in item.source.requires]
     with contextlib.ExitStack() as stack:
         upstreams: dict[str, Upstream] = {}
-        for package in missing:
-            if package.index not in by_name:
+        for name, index in wanted:
+            if index not in by_name:
                 raise LockError(
-                    f"{package.name} is locked from package index {package.index!r}, which is not configured here",
-                    f"configure {package.index!r} in team.toml, or lock again",
+                    f"{name} is locked from package index {index!r}, which is not configured here",
+                    f"configure {index!r} in team.toml, or lock again",
                 )
-            if package.index not in upstreams:
-                upstreams[package.index] = stack.enter_context(Upstream(by_name[package.index], cache))
+            if index not in upstreams:
+                upstreams[index] = stack.enter_context(Upstream(by_name[index], cache))
         pool = stack.enter_context(ThreadPoolExecutor(max(1, parallel), "fetch"))
         # Largest first: the last worker is not left alone with the largest file.
         order = sorted(missing, key=lambda package: -package.size)
-        work: dict[str, Future[Path]] = {item.name: pool.submit(_fetch_one, item, upstreams[item.index], cache, team) for item in order}
+
+        def fetch(item: LockedPackage) -> Path:
+            if item.source is None:
+                return _fetch_one(item, upstreams[item.index], cache, team)
+            if remake is None:
+                raise LockError(f"{item.filename} is built from source, and not built yet", f"run: imagebuild lock {team}")
+            return remake(item, upstreams)
+
+        work: dict[str, Future[Path]] = {item.name: pool.submit(fetch, item) for item in order}
         try:
             for future in as_completed(work.values()):  # the first failure, not that of the largest file
                 future.result()

@@ -17,7 +17,7 @@ import msgspec
 
 from imagebuild.errors import LockError
 from imagebuild.files import write_atomic
-from imagebuild.lock.model import LOCK_FORMAT, Lock, LockedPackage
+from imagebuild.lock.model import LOCK_FORMAT, BuildWheel, Lock, LockedPackage, SourceArchive
 from imagebuild.oci.model import Digest
 
 LOCK_VERSION = "1.0"
@@ -26,6 +26,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"pylock\.([^.]+)\.toml")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
+_BUILD_TEXTS = ("name", "version", "filename", "sha256", "index")
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -36,7 +37,10 @@ def write_lock(path: Path, lock: Lock) -> None:
 
 def lock_digest(lock: Lock) -> str:
     """``sha256:...`` of the lock's content, however its file is laid out."""
-    return Digest.of(msgspec.json.encode(lock, order="sorted"))
+    document = msgspec.to_builtins(lock)
+    # What came later to the format counts where it is said, so that older locks keep their digest.
+    document["packages"] = [{key: value for key, value in item.items() if value is not None} for item in document["packages"]]
+    return Digest.of(msgspec.json.encode(document, order="sorted"))
 
 
 def format_lock(lock: Lock) -> str:
@@ -93,10 +97,22 @@ def _format_package(package: LockedPackage) -> list[str]:
         lines.append(f"requires-python = {_quote(package.requires_python)}")
     if package.dependencies:
         lines.append("dependencies = [" + ", ".join(f"{{ name = {_quote(name)} }}" for name in package.dependencies) + "]")
+    source = package.source
+    if source is not None:
+        wheel += [
+            "[packages.sdist]",
+            f"name = {_quote(source.filename)}",
+            f"path = {_quote(source.filename)}",
+            f"size = {source.size}",
+            f"hashes = {{ sha256 = {_quote(source.sha256)} }}",
+        ]
     lines += [*wheel, "[packages.tool.imagebuild]", f"index = {_quote(package.index)}", f"installed-size = {package.installed_size}"]
     lines.append(_format_list("via", package.via))
     if package.tree:
         lines.append(f"tree = {_quote(package.tree)}")
+    for item in source.requires if source is not None else ():
+        lines += ["[[packages.tool.imagebuild.build-requires]]", *(f"{key} = {_quote(getattr(item, key))}" for key in _BUILD_TEXTS)]
+        lines.append(f"size = {item.size}")
     return lines
 
 
@@ -155,6 +171,9 @@ class _Reader:
 
     def _name(self, key: str) -> str:
         return f"{self._where}.{key}" if self._where else key
+
+    def has(self, key: str) -> bool:
+        return key in self._table
 
     def text(self, key: str, default: str | None = None) -> str:
         value = self._table.get(key, default)
@@ -274,9 +293,7 @@ def _read_package(entry: _Reader) -> LockedPackage:
     if len(wheels) != 1:
         raise _MalformedError(f"package {name} must have exactly one wheel")
     wheel = wheels[0]
-    filename = wheel.text("path")
-    if "/" in filename or "\\" in filename or filename.startswith(".") or not filename.isprintable():
-        raise _MalformedError(f"package {name}: wheels.path must be a file name without folders")
+    filename = _check_filename(wheel.text("path"), f"package {name}: wheels.path")
     if wheel.text("name", filename) != filename:
         raise _MalformedError(f"package {name}: wheels.name and wheels.path differ")
     if wheel.text("url", ""):
@@ -301,4 +318,33 @@ def _read_package(entry: _Reader) -> LockedPackage:
         dependencies=tuple(item.text("name") for item in entry.tables("dependencies")),
         via=ours.texts("via"),
         tree=ours.hex("tree", ""),
+        source=_read_source(entry, ours, name),
     )
+
+
+def _read_source(entry: _Reader, ours: _Reader, name: str) -> SourceArchive | None:
+    if not entry.has("sdist"):
+        return None
+    archive = entry.table("sdist")
+    return SourceArchive(
+        filename=_check_filename(archive.text("path"), f"package {name}: sdist.path"),
+        sha256=archive.table("hashes").hex("sha256"),
+        size=archive.number("size"),
+        requires=tuple(
+            BuildWheel(
+                name=item.text("name"),
+                version=item.text("version"),
+                filename=_check_filename(item.text("filename"), f"package {name}: build-requires.filename"),
+                sha256=item.hex("sha256"),
+                size=item.number("size"),
+                index=item.text("index"),
+            )
+            for item in ours.tables("build-requires")
+        ),
+    )
+
+
+def _check_filename(filename: str, where: str) -> str:
+    if "/" in filename or "\\" in filename or filename.startswith(".") or not filename.isprintable():
+        raise _MalformedError(f"{where} must be a file name without folders")
+    return filename

@@ -7,6 +7,34 @@ import msgspec
 LOCK_FORMAT = 1
 
 
+class BuildWheel(msgspec.Struct, frozen=True):
+    """A wheel that a build from source needs, and the image does not."""
+
+    name: str  # normalised
+    version: str
+    filename: str
+    sha256: str
+    size: int
+    index: str
+
+
+class SourceArchive(msgspec.Struct, frozen=True):
+    """The archive (PEP 625) that a wheel was built from, inside the base, and what that took."""
+
+    filename: str
+    sha256: str
+    size: int
+    requires: tuple[BuildWheel, ...] = ()  # sorted by name
+
+
+class SourceRules(msgspec.Struct, frozen=True):
+    """``[source]`` of team.toml: what may be built inside the base where no index has a wheel, and with what."""
+
+    packages: frozenset[str] = frozenset()  # normalised names
+    system: tuple[str, ...] = ()  # Debian packages for the build; none of them reaches the image
+    requires: tuple[str, ...] = ()  # requirements that join those of each archive's own pyproject.toml
+
+
 class LockedPackage(msgspec.Struct, frozen=True):
     """One wheel. Sizes are in bytes."""
 
@@ -22,6 +50,7 @@ class LockedPackage(msgspec.Struct, frozen=True):
     dependencies: tuple[str, ...] = ()  # normalised names of locked packages it needs
     via: tuple[str, ...] = ()  # who asked: "requirements.in" or names
     tree: str = ""  # local packages: sha256 of the source tree
+    source: SourceArchive | None = None  # built from it: no index has the wheel
 
 
 class Lock(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -56,6 +56,7 @@ class Offer(msgspec.Struct, frozen=True):
     too_new: tuple[str, ...] = ()
     yanked: tuple[str, ...] = ()
     undated: int = 0  # wheels without an upload time that a cutoff could not judge
+    sources: dict[str, ProjectFile] = {}  # version -> the archive, where there is no wheel and one may be built
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -158,6 +159,24 @@ def describe_tags(tags: Sequence[str]) -> str:
     return f"{', '.join(pythons)} on {shown}"
 
 
+class Sources(Protocol):
+    """What makes wheels of source archives (:class:`imagebuild.lock.source.SourceWheels`)."""
+
+    def may_build(self, name: str) -> bool:
+        """Whether a normalised name is one of those that may be built."""
+
+    def find_archives(self, page: ProjectPage, choice: Choice) -> dict[str, ProjectFile]:
+        """Version -> archive."""
+
+    def read_metadata(self, name: str, version: str, file: ProjectFile, upstream: Upstream) -> bytes:
+        """METADATA of the wheel that an archive gives."""
+
+
+def stand_in_name(name: str, version: str) -> str:
+    """The file name a resolver is shown for a wheel that is yet to be built."""
+    return f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+
+
 class PolicyIndex:
     """The server. Use as a context manager; give :attr:`url` to a resolver; then :meth:`raise_failure`."""
 
@@ -171,8 +190,10 @@ class PolicyIndex:
         local: Mapping[str, LocalWheel],
         cache: Path,
         report: Callable[[str], None],
+        sources: Sources | None = None,
     ) -> None:
         self._indexes = indexes
+        self._sources = sources
         self._upstreams = upstreams
         self._choice = choice
         self._stubs = stubs
@@ -266,6 +287,9 @@ class PolicyIndex:
         if page is None:
             return Offer(name, index.name, absent=True)
         offer = select_wheels(page, index.name, self._choice)
+        if self._sources is not None and self._sources.may_build(name):
+            archives = self._sources.find_archives(page, self._choice)
+            offer = msgspec.structs.replace(offer, sources={key: file for key, file in archives.items() if key not in offer.wheels})
         if offer.undated and not self._choice.explicit_cutoff:
             with self._guard:
                 fresh = index.name not in self._told
@@ -320,6 +344,18 @@ class PolicyIndex:
             if file.upload_time:
                 entry["upload-time"] = file.upload_time
             entries.append(entry)
+        for version, file in offer.sources.items():
+            filename = stand_in_name(name, version)
+            entries.append(
+                {
+                    "filename": filename,
+                    "url": self._file_url(name, filename),
+                    "hashes": {},
+                    "core-metadata": True,
+                    "yanked": (file.yanked_reason or True) if file.yanked else False,
+                    **({"requires-python": file.requires_python} if file.requires_python else {}),
+                }
+            )
         return entries
 
     def _file_url(self, name: str, filename: str) -> str:
@@ -351,7 +387,13 @@ class PolicyIndex:
         if name in self._stubs:
             return self._stubs[name].metadata if filename == self._stubs[name].filename else None
         found = self._find_file(name, filename)
-        return None if found is None else self._upstreams[found[1]].read_metadata(found[0])
+        if found is not None:
+            return self._upstreams[found[1]].read_metadata(found[0])
+        offer = self.ask_offer(name)
+        for version, file in offer.sources.items():
+            if self._sources is not None and filename == stand_in_name(name, version):
+                return self._sources.read_metadata(name, version, file, self._upstreams[offer.index])
+        return None
 
     def body_of(self, name: str, filename: str) -> bytes | Path | None:
         """A wheel's bytes, or the verified file that holds them."""

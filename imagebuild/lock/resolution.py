@@ -34,7 +34,7 @@ LOCAL = "local-packages.in"
 VIA_LOCAL = "local package"  # who asked, for the team's own source trees
 _CONSTRAINTS = "constraints.txt"
 _OUTPUT = "requirements.txt"
-_RESOLVE_SECONDS = 900
+_RESOLVE_SECONDS = 1800  # a package that is built from source on the way counts too
 _ROOT_TOOL = "pip-tools"
 # pip-compile reads sys.argv and looks for its files in the working folder.
 _CODE = """
@@ -267,7 +267,7 @@ def run_pip_tools(runtime: Runtime, tools: Mapping[str, importlib.metadata.Distr
         str(folder), "--no-config", "--no-header", "--annotate", "--annotation-style", "split", "--no-emit-options", "--no-emit-index-url",
         "--no-emit-trusted-host", "--no-emit-find-links", "--strip-extras", "--allow-unsafe", "--resolver", "backtracking",
         "--cache-dir", str(folder / "cache"), "--index-url", url,
-        "--pip-args", "--only-binary :all: --retries 0 --no-input --disable-pip-version-check --no-color",
+        "--pip-args", f"--only-binary :all: --retries 0 --timeout {_RESOLVE_SECONDS} --no-input --disable-pip-version-check --no-color",
         "--constraint", _CONSTRAINTS, "--output-file", _OUTPUT, REQUIREMENTS, LOCAL,
     ]  # fmt: skip
     done = runtime.run(
@@ -319,7 +319,10 @@ def run_uv(program: str, interpreter: Interpreter, platform_machine: str, folder
         "--python-platform", f"{machine}-{libc}", "--default-index", url, "--no-build", "--strip-extras", "--quiet",
         "--constraint", _CONSTRAINTS, "--output-file", _OUTPUT, REQUIREMENTS, LOCAL,
     ]  # fmt: skip
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder / "home"), "LC_ALL": "C.UTF-8", "UV_HTTP_RETRIES": "0", "NO_PROXY": "*"}
+    environment = {
+        "PATH": "/usr/bin:/bin", "HOME": str(folder / "home"), "LC_ALL": "C.UTF-8", "UV_HTTP_RETRIES": "0", "NO_PROXY": "*",
+        "UV_HTTP_TIMEOUT": str(_RESOLVE_SECONDS),
+    }  # fmt: skip
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=_RESOLVE_SECONDS, check=False
@@ -500,7 +503,7 @@ def _explain_missing(cause: Cause, known: Explanation, details: tuple[str, ...])
         text, hint = f"the wheels of {name} {tags[-1]} are for {fits}; the base {base} is {own}", f"{another}, or choose another base"
     elif sdists := fitting(offer.sdist_only):
         text = f"{name} {sdists[-1]} on {index} is source only: there is no wheel"
-        hint = 'publish a wheel of it on an index, or use engine = "docker" for this team'
+        hint = f'publish a wheel of it on an index, or have one built inside the base: [source] packages = ["{name}"] in team.toml'
     elif late := fitting(offer.too_new):
         text, hint = f"{name} {late[-1]} is newer than the lock's cutoff", "ask for an older version, or move the cutoff with --as-of"
     elif yanked := fitting(offer.yanked):
