@@ -201,10 +201,15 @@ def render_mounts(system: tuple[str, ...]) -> str:
     wheels = f"--mount=type=bind,from=wheels,target={_CONTEXT}"
     if not system:
         return f"--network=none {wheels}"
+    return f"{wheels} \\\n    {render_apt_mounts()}"
+
+
+def render_apt_mounts() -> str:
+    """The mounts of a RUN that installs Debian packages: memory over what apt litters, and the optional secrets."""
     # apt fetches as a user of its own, so the secrets are readable; they are gone with the RUN.
     secrets = [f"--mount=type=secret,id={name},target={APT_MOUNT}/{file},mode=0444" for name, file in APT_SECRETS.items()]
     waste = [f"--mount=type=tmpfs,target={folder}" for folder in _APT_WASTE]
-    return " \\\n    ".join([wheels, *waste, *secrets])
+    return " \\\n    ".join([*waste, *secrets])
 
 
 def render_apt_steps(system: tuple[str, ...]) -> list[str]:

@@ -17,7 +17,7 @@ from imagebuild.base.model import Base
 from imagebuild.engine.docker import connect_docker, run_build
 from imagebuild.errors import BuildError
 from imagebuild.lock.source import SourceOrder
-from imagebuild.recipe import docker_reference, render_apt_steps, render_mounts
+from imagebuild.recipe import docker_reference, render_apt_mounts, render_apt_steps
 
 _CONTEXT = "/run/imagebuild"
 _WORK = "/tmp/imagebuild-source"  # the same in every build: compilers write it into what they make
@@ -28,21 +28,21 @@ def render_source_dockerfile(base: Base, archive: str, epoch: int, system: tuple
     python = shlex.quote(base.interpreter.path)
     unpack = "zipfile" if archive.endswith(".zip") else "tarfile"
     pip = f"{python} -m pip --isolated --disable-pip-version-check --no-cache-dir"
-    common = "--no-index --no-deps --root-user-action ignore"
+    common = "--no-index --no-deps"
     steps = [
         f"export HOME={_WORK}/home TMPDIR={_WORK}/tmp SOURCE_DATE_EPOCH={epoch} PIP_CONFIG_FILE=/dev/null PYTHONHASHSEED=0 LC_ALL=C.UTF-8",
         "unset PIP_CONSTRAINT PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_REQUIREMENT PIP_TARGET PIP_USER",
         "umask 022",
         f"mkdir -p {_WORK}/home {_WORK}/tmp {_WORK}/env {_WORK}/source /wheels",
         f"set -- {_CONTEXT}/requires/*.whl",
-        f'if [ -e "$1" ]; then {pip} install -q {common} --no-compile --target {_WORK}/env "$@"; fi',
+        f'if [ -e "$1" ]; then {pip} install -q {common} --root-user-action ignore --no-compile --target {_WORK}/env "$@"; fi',
         f"{python} -m {unpack} -e {_CONTEXT}/{shlex.quote(archive)} {_WORK}/source",
         f"cd {_WORK}/source/*/",
         f"PYTHONPATH={_WORK}/env PATH={_WORK}/env/bin:$PATH {pip} wheel -v {common} --no-build-isolation -w /wheels .",
     ]
     lines = [f"FROM {docker_reference(base)} AS build", "USER root"]
     if system:
-        lines.append(f"RUN {render_mounts(system)} \\\n    set -eu; \\\n    " + "; \\\n    ".join(render_apt_steps(system)))
+        lines.append(f"RUN {render_apt_mounts()} \\\n    set -eu; \\\n    " + "; \\\n    ".join(render_apt_steps(system)))
     lines.append(f"RUN --network=none --mount=type=bind,from=source,target={_CONTEXT} \\\n    set -eu; \\\n    " + "; \\\n    ".join(steps))
     return "\n".join([*lines, "FROM scratch", "COPY --from=build /wheels/ /"]) + "\n"
 
@@ -57,8 +57,9 @@ def build_source_wheel(
     secrets: Mapping[str, Path] | None = None,
     builder: str | None = None,
     network: str | None = None,
+    cache: bool = True,
 ) -> Path:
-    """Build ``order`` inside ``base``; the wheel, in the folder ``out``.
+    """Build ``order`` inside ``base``; the wheel, in the folder ``out``. ``cache=False``: whatever the builder has kept.
 
     BuildError with the compiler's last words; ConfigurationError when docker, its engine, buildx or the builder is missing.
     """
@@ -90,6 +91,7 @@ def build_source_wheel(
                     "builder": builder,
                     "network": network if system else None,
                     "allow": ["network.host"] if system and network == "host" else [],
+                    "cache": cache,
                     "provenance": False,
                     "sbom": False,
                     "output": {"type": "local", "dest": str(result)},
