@@ -265,7 +265,7 @@ def remake_wheel(
     workspace: Workspace, team: Team, base: Base, build: BuildSource, package: LockedPackage, upstreams: Mapping[str, Upstream]
 ) -> Path:
     """A wheel locked from a source archive, built again."""
-    from imagebuild.lock.compiling import fetch_build_wheels
+    from imagebuild.lock.fetching import fetch_build_wheels
     from imagebuild.lock.source import SourceWheels
 
     sources = SourceWheels(

@@ -34,6 +34,7 @@ from imagebuild.recipe import Recipe, created_epoch, docker_reference
 if TYPE_CHECKING:
     from python_on_whales import DockerClient
 
+_SHOWN_LINES = 8
 _KEPT_LINES = 400  # of the builder's output, to find the reason of a failure in
 _STEP = re.compile(r"#\d+ (?:\d+\.\d+ )?")
 _OUTPUT = re.compile(r"#\d+ \d+\.\d+ (.*)")  # of a RUN, under --progress plain
@@ -225,8 +226,8 @@ def _read_digest(told: Path) -> Digest:
         ) from None
 
 
-def run_build(client: DockerClient, options: dict[str, Any], builder: str | None) -> None:
-    """Run ``docker buildx build``; its failures as ours."""
+def run_build(client: DockerClient, options: dict[str, Any], builder: str | None, shown: int = _SHOWN_LINES) -> None:
+    """Run ``docker buildx build``; its failures as ours, with the last ``shown`` lines of a RUN that failed."""
     from python_on_whales.exceptions import DockerException
 
     lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -235,10 +236,10 @@ def run_build(client: DockerClient, options: dict[str, Any], builder: str | None
         for line in stream if stream is not None else ():  # type: ignore[union-attr]
             lines.extend(str(line).splitlines())
     except DockerException as error:
-        raise explain_failure(list(lines) or (error.stderr or "").splitlines(), builder) from None
+        raise explain_failure(list(lines) or (error.stderr or "").splitlines(), builder, shown) from None
 
 
-def explain_failure(lines: list[str], builder: str | None) -> ImagebuildError:
+def explain_failure(lines: list[str], builder: str | None, shown: int = _SHOWN_LINES) -> ImagebuildError:
     """The builder's output, told as one line: who is at fault decides the error's type."""
     text = "\n".join(lines)
     low = text.lower()
@@ -269,7 +270,7 @@ def explain_failure(lines: list[str], builder: str | None) -> ImagebuildError:
         output = [_shorten(match[1]) for line in lines if (match := _OUTPUT.fullmatch(line)) and match[1].strip()]
         told = next((line for line in output if re.match(r"E: |ERROR: ", line)), (output or ended)[-1])
         hint = "the Dockerfile and its context are kept under .imagebuild/builds; build it by hand to look closer"
-        return BuildError(f"the build's RUN failed: {told.removeprefix('ERROR: ').removeprefix('E: ')}", hint, tuple(output[-8:]))
+        return BuildError(f"the build's RUN failed: {told.removeprefix('ERROR: ').removeprefix('E: ')}", hint, tuple(output[-shown:]))
     if re.search(
         r"failed to (resolve|do request|authorize|fetch|load)|unauthorized|not found|no such host|i/o timeout|connection refused", low
     ):

@@ -7,6 +7,7 @@ apt has a network: the build itself has none, and what it builds with lies besid
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from imagebuild.errors import BuildError
 from imagebuild.lock.source import SourceOrder
 from imagebuild.recipe import docker_reference, render_apt_mounts, render_apt_steps
 
+_READ_LINES, _SHOWN_LINES = 60, 12  # of a build that failed: looked through, and shown
 _CONTEXT = "/run/imagebuild"
 _WORK = "/tmp/imagebuild-source"  # the same in every build: compilers write it into what they make
 
@@ -97,13 +99,18 @@ def build_source_wheel(
                     "output": {"type": "local", "dest": str(result)},
                 },
                 builder,
+                _READ_LINES,
             )
         except BuildError as error:
-            reason = error.message.removeprefix("the build's RUN failed: ")
+            # Compilers, linkers and Python say "error:"; what pip says after it is that something failed.
+            told = [
+                line.strip() for line in error.details if re.search(r"\b[Ee]rror: ", line) and not line.startswith(("ERROR: ", "note: "))
+            ]
+            reason = told[0] if told else error.message.removeprefix("the build's RUN failed: ")
             raise BuildError(
                 f"{order.name} {order.version} cannot be built in base {base.name}: {reason}",
                 "compilers and headers are Debian packages: [source] system in team.toml; Python ones: [source] requires",
-                error.details,
+                error.details[-_SHOWN_LINES:],
             ) from None
     wheels = sorted(result.glob("*.whl"))
     if len(wheels) != 1:

@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from imagebuild.base.model import Base, Distribution
 from imagebuild.errors import ConfigurationError, LockError, RemoteError
 from imagebuild.files import explain_os_error
+from imagebuild.lock.fetching import fetch_build_wheels
 from imagebuild.lock.indexes import PackageIndex, validate_indexes
 from imagebuild.lock.localpackage import LocalWheel, build_local_wheel, hash_tree
 from imagebuild.lock.metadata import parse_requires, read_requires
@@ -45,7 +46,7 @@ from imagebuild.lock.resolution import (
 )
 from imagebuild.lock.source import BuildSource, SourceWheels
 from imagebuild.lock.stubs import build_stubs, list_edge_constraints, list_edge_owners
-from imagebuild.lock.upstream import Upstream, wheel_cache_path
+from imagebuild.lock.upstream import Upstream
 
 NO_SOURCES = SourceRules()
 RESOLVERS = ("pip-tools", "uv")
@@ -271,21 +272,6 @@ def _resolve_build_requires(
         index, file = chosen[pin.name]
         found.append(BuildWheel(pin.name, pin.version, file.filename, file.sha256, file.size, index))
     return tuple(found)
-
-
-def fetch_build_wheels(wheels: Sequence[BuildWheel], upstreams: Mapping[str, Upstream], cache: Path) -> tuple[Path, ...]:
-    """The wheels a build needs, verified, from the cache or from their indexes."""
-    paths = []
-    for wheel in wheels:
-        path = wheel_cache_path(cache, wheel.sha256, wheel.filename)
-        if not path.is_file():
-            page = upstreams[wheel.index].read_project(wheel.name)
-            file = next((item for item in page.files if item.filename == wheel.filename), None) if page is not None else None
-            if file is None:
-                raise LockError(f"{wheel.filename} is no longer on package index {wheel.index!r}", "lock again")
-            upstreams[wheel.index].download(ProjectFile(wheel.filename, file.url, sha256=wheel.sha256, size=wheel.size), path)
-        paths.append(path)
-    return tuple(paths)
 
 
 def _choose_wheels(

@@ -7,11 +7,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Protocol
 
 from imagebuild.errors import IntegrityError, LockError
 from imagebuild.files import explain_os_error, sweep_temporaries
 from imagebuild.lock.indexes import LOCAL_NAME, PackageIndex
-from imagebuild.lock.model import Lock, LockedPackage
+from imagebuild.lock.model import BuildWheel, Lock, LockedPackage
 from imagebuild.lock.pages import ProjectFile
 from imagebuild.lock.upstream import Upstream, wheel_cache_path
 
@@ -80,6 +81,11 @@ def _check_local(package: LockedPackage, local_wheels: Mapping[str, Path]) -> Pa
     return path
 
 
+def is_kept(path: Path, sha256: str) -> bool:
+    """Whether a file of the cache is there and what it was: hashed again, since disks rot."""
+    return path.is_file() and _hash_file(path) == sha256
+
+
 def _hash_file(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -124,22 +130,54 @@ def _fetch(
             raise
 
 
-def _fetch_one(package: LockedPackage, upstream: Upstream, cache: Path, team: str) -> Path:
-    path = wheel_cache_path(cache, package.sha256, package.filename)
-    page = upstream.read_project(package.name)
-    offered = next((file for file in page.files if file.filename == package.filename), None) if page is not None else None
+class LockedFile(Protocol):
+    """A file as a lock knows it: a wheel, an archive, a wheel that a build needs."""
+
+    @property
+    def filename(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+
+
+def find_locked_file(name: str, file: LockedFile, upstream: Upstream, relock: str) -> ProjectFile:
+    """Where the index of ``upstream`` has a locked file of project ``name``, to be downloaded as it was locked.
+
+    LockError when it is gone (``relock``: the command that chooses another), IntegrityError when there is another in its place.
+    """
+    page = upstream.read_project(name)
+    offered = next((item for item in page.files if item.filename == file.filename), None) if page is not None else None
+    index = upstream.index.name
     if offered is None:
         raise LockError(
-            f"{package.filename} is no longer on package index {package.index!r}",
-            f"get it back onto the index, or choose another version with: imagebuild lock {team} --upgrade",
+            f"{file.filename} is no longer on package index {index!r}",
+            f"get it back onto the index, or choose another version with: {relock}",
         )
-    if offered.sha256 and offered.sha256 != package.sha256:
+    if offered.sha256 and offered.sha256 != file.sha256:
         raise IntegrityError(
-            f"{package.name}: package index {package.index!r} now has another {package.filename} than the one that was locked",
+            f"{name}: package index {index!r} now has another {file.filename} than the one that was locked",
             "nothing was kept; somebody replaced a published file, or edited the lock: find out before you lock again",
-            (f"expected sha256 {package.sha256}", f"got      sha256 {offered.sha256}"),
+            (f"expected sha256 {file.sha256}", f"got      sha256 {offered.sha256}"),
         )
-    wanted = ProjectFile(package.filename, offered.url, sha256=package.sha256, size=package.size)
+    return ProjectFile(file.filename, offered.url, sha256=file.sha256, size=file.size)
+
+
+def fetch_build_wheels(wheels: Sequence[BuildWheel], upstreams: Mapping[str, Upstream], cache: Path) -> tuple[Path, ...]:
+    """The wheels a build needs, verified, from the cache or from their indexes."""
+    paths = []
+    for wheel in wheels:
+        path = wheel_cache_path(cache, wheel.sha256, wheel.filename)
+        if not is_kept(path, wheel.sha256):
+            wanted = find_locked_file(wheel.name, wheel, upstreams[wheel.index], "imagebuild lock TEAM --upgrade")
+            upstreams[wheel.index].download(wanted, path)
+        paths.append(path)
+    return tuple(paths)
+
+
+def _fetch_one(package: LockedPackage, upstream: Upstream, cache: Path, team: str) -> Path:
+    path = wheel_cache_path(cache, package.sha256, package.filename)
+    wanted = find_locked_file(package.name, package, upstream, f"imagebuild lock {team} --upgrade")
     sweep_temporaries(path.parent)
     upstream.download(wanted, path, package=f"{package.name} {package.version}")
     return path

@@ -25,10 +25,11 @@ from packaging.version import InvalidVersion, Version
 
 from imagebuild.errors import BuildError, IntegrityError, LockError
 from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_atomic
+from imagebuild.lock.fetching import find_locked_file, is_kept
 from imagebuild.lock.localpackage import repack_wheel
 from imagebuild.lock.model import BuildWheel, LockedPackage, SourceArchive, SourceRules
-from imagebuild.lock.policy import Choice, allows_python
 from imagebuild.lock.pages import ProjectFile, ProjectPage
+from imagebuild.lock.policy import Choice, allows_python
 from imagebuild.lock.ranges import read_wheel_file
 from imagebuild.lock.upstream import Upstream, wheel_cache_path
 
@@ -211,15 +212,10 @@ class SourceWheels:
         """The locked wheel of ``package``, built again from the locked archive; IntegrityError when it comes out otherwise."""
         source = package.source
         assert source is not None
-        page = upstream.read_project(package.name)
-        file = next((item for item in page.files if item.filename == source.filename), None) if page is not None else None
-        if file is None:
-            raise LockError(
-                f"{source.filename} is no longer on package index {package.index!r}", "get it back onto the index, or lock another version"
-            )
         with self._guard:
-            wanted = ProjectFile(source.filename, file.url, sha256=source.sha256, size=source.size)
-            archive, _ = self._keep_archive(wanted, upstream)
+            archive = wheel_cache_path(self._cache, source.sha256, source.filename)
+            if not is_kept(archive, source.sha256):
+                upstream.download(find_locked_file(package.name, source, upstream, "imagebuild lock TEAM --upgrade"), archive)
             made = self._make(package.name, package.version, archive, source, _read_epoch(package.upload_time))
         if (made.sha256, made.filename) != (package.sha256, package.filename):
             raise IntegrityError(
@@ -234,7 +230,7 @@ class SourceWheels:
         if not file.sha256:
             file = upstream.complete(file)
         path = wheel_cache_path(self._cache, file.sha256, file.filename)
-        if not path.is_file():
+        if not is_kept(path, file.sha256):
             upstream.download(file, path)
         return path, file.sha256
 
@@ -265,7 +261,7 @@ class SourceWheels:
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
             found = msgspec.json.decode(note.read_bytes(), type=_Note)
             path = wheel_cache_path(self._cache, found.sha256, found.filename)
-            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == found.sha256:
+            if is_kept(path, found.sha256):
                 return SourceWheel(path, found.filename, found.sha256, found.size, source)
         return None
 

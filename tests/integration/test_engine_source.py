@@ -108,12 +108,14 @@ def test_the_lock_holds_the_wheel_the_archive_and_what_it_takes_to_build(team: T
 
 def test_locking_again_builds_nothing_and_changes_nothing(team: Team) -> None:
     file = team.checkout.root / "lockfiles" / "pylock.sums.toml"
-    before = file.read_bytes()
-    for resolver in ("pip-tools", "uv"):
-        said = team.checkout.run("lock", "sums", "--resolver", resolver).succeeded().err
-        assert "building fast-sum" not in said
-        after = file.read_text().replace(next(line for line in file.read_text().splitlines() if line.startswith("resolver")), "")
-        assert after == before.decode().replace(next(line for line in before.decode().splitlines() if line.startswith("resolver")), "")
+    before, packages = file.read_bytes(), read_lock(file).packages
+    try:
+        for resolver in ("pip-tools", "uv"):
+            said = team.checkout.run("lock", "sums", "--resolver", resolver).succeeded().err
+            assert "building fast-sum" not in said
+            assert read_lock(file).packages == packages
+            assert resolver == "uv" or file.read_bytes() == before
+    finally:
         file.write_bytes(before)
 
 
@@ -187,7 +189,7 @@ def test_an_archive_that_was_replaced_is_refused(team: Team, tmp_path: Path) -> 
     fork = team.checkout.fork(tmp_path)
     fork.edit("images/sums/team.toml", 'base = "starter"', 'base = "starter"\ndisplay-name = "replaced"')
     try:
-        fork.run("image", "sums").refused(8, "fast_sum-1.0.tar.gz .*is not the file that was promised", "expected sha256")
+        fork.run("image", "sums").refused(8, r"now has another fast_sum-1\.0\.tar\.gz than the one that was locked", "expected sha256")
         assert not kept.exists()
     finally:
         team.index.add_file("fast-sum", "fast_sum-1.0.tar.gz", original)
@@ -198,7 +200,7 @@ def test_a_build_that_fails_says_the_compiler_s_word(team: Team, tmp_path: Path)
     team.index.add_file("fast-broken", "fast_broken-1.0.tar.gz", make_archive(**{"setup.py": _FILES["setup.py"].replace("sum", "broken")}))
     fork.write("images/sums/requirements.in", "fast-broken\n")
     fork.edit("images/sums/team.toml", '["fast_sum"]', '["fast-broken"]')
-    fork.run("lock", "sums").refused(7, "fast-broken 1.0 cannot be built in base starter: ", "fast_broken.c", hint=r"\[source\] system")
+    fork.run("lock", "sums").refused(7, r"fast-broken 1\.0 cannot be built in base starter: .*fast_broken\.c", hint=r"\[source\] system")
 
 
 def test_without_docker_it_is_told_so(team: Team, tmp_path: Path) -> None:

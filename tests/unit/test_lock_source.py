@@ -17,6 +17,7 @@ from imagebuild.errors import BuildError, IntegrityError, LockError
 from imagebuild.lock.indexes import PackageIndex
 from imagebuild.lock.lockfile import format_lock, lock_digest, parse_lock
 from imagebuild.lock.model import BuildWheel, LockedPackage, SourceRules
+from imagebuild.lock.pages import ProjectFile, ProjectPage
 from imagebuild.lock.policy import Choice
 from imagebuild.lock.source import (
     SourceOrder,
@@ -26,7 +27,7 @@ from imagebuild.lock.source import (
     read_member,
     read_static_metadata,
 )
-from imagebuild.lock.upstream import ProjectFile, ProjectPage, Upstream
+from imagebuild.lock.upstream import Upstream
 from tests.lock_parts import FakeIndex, make_wheel
 from tests.unit.test_lock_lockfile import LOCK
 
