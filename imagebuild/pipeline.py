@@ -26,6 +26,7 @@ from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Manifest, Platform
 from imagebuild.oci.store import Presence, Store, explain_unknown
 from imagebuild.recipe import Recipe, make_recipe, render_dockerfile, render_installer, render_requirements
+from imagebuild.starter.place import find_starter
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -54,9 +55,7 @@ def open_base(workspace: Workspace, name: str, platform: Platform) -> Base:
     entry = catalogue.get(name)
     workspace.prepare()
     if entry.build:
-        from imagebuild.starter.build import build_starter
-
-        pinned = build_starter(workspace.layout, workspace.cache, platform, workspace.report)
+        pinned = find_starter(workspace.layout) or _build_starter(workspace, platform)
         store: Store = workspace.layout
     else:
         pin = require_pinned(entry)
@@ -77,6 +76,12 @@ def open_base(workspace: Workspace, name: str, platform: Platform) -> Base:
         cache=workspace.cache,
         report=workspace.report,
     )
+
+
+def _build_starter(workspace: Workspace, platform: Platform) -> Digest:
+    from imagebuild.starter.build import build_starter
+
+    return build_starter(workspace.layout, workspace.cache, platform, workspace.report)
 
 
 def lock_team(
@@ -152,6 +157,33 @@ def read_team_lock(workspace: Workspace, team: Team, base: Base) -> Lock:
         raise LockError(f"{path.relative_to(workspace.root)} is the lock of team {lock.team}", hint)
     check_lock_fresh(lock, base, team.requirements, team.local_packages, workspace.root)
     return lock
+
+
+def check_team_lock(workspace: Workspace, team: Team, *, offline: bool = False) -> list[str]:
+    """Prove the team's lock by its inputs, base and routes and, unless ``offline``, by what its indexes list today; lines for people.
+
+    LockError: stale, or a name would come from elsewhere; IntegrityError: a file is gone or another; RemoteError: an index fails.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from imagebuild.lock.checking import check_listing, check_routes
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(lambda: team.indexes)  # pip is asked in a process of its own: meanwhile the base is opened
+        lock = read_team_lock(workspace, team, open_base(workspace, team.table.base, team.platform))
+        indexes = asking.result()
+    check_routes(lock, indexes)
+    name = workspace.lockfile(team.name).name
+    if offline:
+        count = sum(item.index != "local" for item in lock.packages)
+        return [
+            f"{name} is fresh: inputs, base and routes are as locked",
+            f"not checked (--offline): whether the indexes still list the {count} files with these hashes, and whether one was yanked",
+        ]
+    found = check_listing(lock, indexes, workspace.cache)
+    shares = ", ".join(f"{count} by {index}" for index, count in sorted(found.listed.items()))
+    lines = [f"{name} is fresh: inputs, base and routes are as locked; hashes are listed as locked: {shares or 'none to ask for'}"]
+    return [*lines, *(f"warning: {line}" for line in found.yanked), *(f"not proved: {line}" for line in found.unproved)]
 
 
 def choose_engine(asked: str, system: Sequence[str]) -> str:

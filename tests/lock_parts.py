@@ -67,6 +67,7 @@ class FakeIndex:
         self.refuse: list[int] = []  # status codes to answer next with
         self.headers: dict[str, str] = {}
         self.etags = True  # of pages
+        self.unchanged = 0  # how often the answer was 304
         self.moved: dict[str, str] = {}  # path -> the address it redirects to
 
     def add(self, name: str, version: str, requires: Sequence[str] = (), **options: Any) -> str:
@@ -169,6 +170,7 @@ class FakeIndex:
                 more["ETag"] = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
                 if handler.headers.get("If-None-Match") == more["ETag"]:
                     status, body = 304, b""
+                    self.unchanged += 1
         elif parts[0] == "files" and parts[-1] in self.bodies:
             body = self.bodies[parts[-1]]
             if span and self.ranges:

@@ -16,6 +16,7 @@ from imagebuild.commands.options import (
     print_data,
     read_clock,
 )
+from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
     from imagebuild.workspace import Workspace
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("teams", nargs=-1)
 @click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
-@click.option("--check", is_flag=True, help="Only say whether the lock is fresh; exit 4 when it is not.")
+@click.option("--check", is_flag=True, help="Prove the lock without resolving: exit 4 when it is stale, 8 when a file is gone or another.")
+@click.option("--offline", is_flag=True, help="With --check: without asking the indexes.")
 @click.option("--upgrade", is_flag=True, help="Take the newest versions instead of keeping those of the lock.")
 @click.option(
     "--resolver", type=click.Choice(["pip-tools", "uv"]), default="pip-tools", show_default=True, help="uv is faster; the lock says which."
@@ -38,6 +40,7 @@ def lock(
     teams: tuple[str, ...],
     everyone: bool,
     check: bool,
+    offline: bool,
     upgrade: bool,
     resolver: str,
     as_of: str | None,
@@ -48,17 +51,18 @@ def lock(
     from imagebuild import pipeline
     from imagebuild.config import load_team
 
+    if offline and not check:
+        raise UsageError("--offline goes with --check: without an index there is nothing to resolve from", "add --check")
     cutoff = parse_date(as_of) if as_of else read_clock()
     chosen = choose_teams(workspace, teams, everyone)
     run = TeamRun(chosen)
     for name in chosen:
         with run.each(name):
             team = load_team(workspace.images, name)
-            base = pipeline.open_base(workspace, team.table.base, team.platform)
             if check:
-                pipeline.read_team_lock(workspace, team, base)
-                print_data(f"{name}: {workspace.lockfile(name).name} is fresh")
+                print_data("\n".join(f"{name}: {line}" for line in pipeline.check_team_lock(workspace, team, offline=offline)))
                 continue
+            base = pipeline.open_base(workspace, team.table.base, team.platform)
             made = pipeline.lock_team(
                 workspace,
                 team,
@@ -71,5 +75,6 @@ def lock(
                 network=network,
             )
             for item in made.packages:
-                print_data(f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'})")
+                withdrawn = f"; YANKED: {item.yanked}" if item.yanked else ""
+                print_data(f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'}{withdrawn})")
     run.finish()

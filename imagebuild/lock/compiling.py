@@ -356,6 +356,7 @@ def _lock_package(
         via=pin.via,
         tree=local.tree if local else "",
         source=source,
+        yanked=(file.yanked_reason.strip() or "no reason given") if file.yanked else None,
     )
 
 

@@ -146,8 +146,7 @@ def find_locked_file(name: str, file: LockedFile, upstream: Upstream, relock: st
 
     LockError when it is gone (``relock``: the command that chooses another), IntegrityError when there is another in its place.
     """
-    page = upstream.read_project(name)
-    offered = next((item for item in page.files if item.filename == file.filename), None) if page is not None else None
+    offered = upstream.find_file(name, file.filename)
     index = upstream.index.name
     if offered is None:
         raise LockError(

@@ -17,6 +17,7 @@ import msgspec
 
 from imagebuild.errors import LockError
 from imagebuild.files import write_atomic
+from imagebuild.lock.indexes import URL_NAME
 from imagebuild.lock.model import LOCK_FORMAT, BuildWheel, Lock, LockedPackage, SourceArchive
 from imagebuild.oci.model import Digest
 
@@ -90,6 +91,8 @@ def _format_package(package: LockedPackage) -> list[str]:
         f"size = {package.size}",
         f"hashes = {{ sha256 = {_quote(package.sha256)} }}",
     ]
+    if package.url:
+        wheel.insert(2, f"url = {_quote(package.url)}")
     if package.upload_time:
         wheel.insert(3, f"upload-time = {package.upload_time}")
     lines = ["[[packages]]", f"name = {_quote(package.name)}", f"version = {_quote(package.version)}"]
@@ -108,6 +111,8 @@ def _format_package(package: LockedPackage) -> list[str]:
         ]
     lines += [*wheel, "[packages.tool.imagebuild]", f"index = {_quote(package.index)}", f"installed-size = {package.installed_size}"]
     lines.append(_format_list("via", package.via))
+    if package.yanked:
+        lines.append(f"yanked = {_quote(package.yanked)}")
     if package.tree:
         lines.append(f"tree = {_quote(package.tree)}")
     for item in source.requires if source is not None else ():
@@ -296,8 +301,7 @@ def _read_package(entry: _Reader) -> LockedPackage:
     filename = _check_filename(wheel.text("path"), f"package {name}: wheels.path")
     if wheel.text("name", filename) != filename:
         raise _MalformedError(f"package {name}: wheels.name and wheels.path differ")
-    if wheel.text("url", ""):
-        raise _MalformedError(f"package {name}: wheels.url must not be there, an index is named and not addressed")
+    url = wheel.text("url", "")
     try:
         wheel_name, wheel_version, _build, _tags = parse_wheel_filename(filename)
     except InvalidWheelFilename as error:
@@ -305,6 +309,8 @@ def _read_package(entry: _Reader) -> LockedPackage:
     if wheel_name != canonicalize_name(name) or str(wheel_version) != version:
         raise _MalformedError(f"package {name} {version}: wheels.path names another package, {filename}")
     ours = entry.table("tool").table("imagebuild")
+    if bool(url) is not (ours.text("index") == URL_NAME):
+        raise _MalformedError(f"package {name}: wheels.url is for index {URL_NAME!r}; every other index is named and not addressed")
     return LockedPackage(
         name=name,
         version=version,
@@ -319,6 +325,8 @@ def _read_package(entry: _Reader) -> LockedPackage:
         via=ours.texts("via"),
         tree=ours.hex("tree", ""),
         source=_read_source(entry, ours, name),
+        url=url or None,
+        yanked=ours.text("yanked", "") or None,
     )
 
 

@@ -51,6 +51,8 @@ class LockedPackage(msgspec.Struct, frozen=True):
     via: tuple[str, ...] = ()  # who asked: "requirements.in" or names
     tree: str = ""  # local packages: sha256 of the source tree
     source: SourceArchive | None = None  # built from it: no index has the wheel
+    url: str | None = None  # index "url": the address that requirements.in names
+    yanked: str | None = None  # why its index had withdrawn the file when it was locked; such a file is only taken when pinned
 
 
 class Lock(msgspec.Struct, frozen=True):

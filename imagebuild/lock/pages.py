@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from urllib.parse import unquote, urljoin, urlsplit
@@ -32,7 +32,7 @@ class ProjectFile(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ProjectPage(msgspec.Struct, frozen=True):
-    """All files of one project on one index."""
+    """All files of one project on one index, no two of one name."""
 
     name: str
     files: tuple[ProjectFile, ...]
@@ -63,7 +63,15 @@ def parse_json_page(name: str, data: bytes, url: str) -> ProjectPage:
     version = meta.get("api-version") if isinstance(meta, dict) else None
     _check_api_version(version)
     files = (_read_json_file(entry, url) for entry in page["files"])
-    return ProjectPage(name, tuple(item for item in files if item is not None))
+    return _make_page(name, (item for item in files if item is not None))
+
+
+def _make_page(name: str, files: Iterable[ProjectFile]) -> ProjectPage:
+    """The first of two files of one name counts."""
+    found: dict[str, ProjectFile] = {}
+    for file in files:
+        found.setdefault(file.filename, file)
+    return ProjectPage(name, tuple(found.values()))
 
 
 def _check_api_version(version: object) -> None:
@@ -180,4 +188,4 @@ def parse_html_page(name: str, text: str, url: str) -> ProjectPage:
         parser.feed(text)
         parser.close()
     _check_api_version(parser.version)
-    return ProjectPage(name, tuple(parser.files))
+    return _make_page(name, parser.files)

@@ -21,7 +21,7 @@ from imagebuild.errors import ImagebuildError, IntegrityError, LockError, Remote
 from imagebuild.files import explain_os_error, replacing, write_atomic
 from imagebuild.lock.client import ATTEMPTS, PAGE_LIMIT, Body, CutShortError, IndexClient, compute_pause
 from imagebuild.lock.indexes import PackageIndex
-from imagebuild.lock.pagecache import KeptPage, PageCache
+from imagebuild.lock.pagecache import KeptPage, PageCache, keep_page
 from imagebuild.lock.pages import HTML_TYPE, JSON_TYPE, ProjectFile, ProjectPage, parse_html_page, parse_json_page
 from imagebuild.lock.ranges import BLOCK, METADATA_LIMIT, RangeFile, WheelMetadata, read_content_range, read_wheel_file
 
@@ -70,24 +70,42 @@ class Upstream:
     # -- project pages
 
     def read_project(self, name: str) -> ProjectPage | None:
-        """The files of a project, None when the index does not have it (404). A page that was kept is asked for by its ETag."""
+        """The files of a project, None when the index does not have it (404)."""
+        if self.index.address.startswith("file:"):
+            return self._read_local_page(name)
+        kept = self._read_kept(name)
+        return kept.read_page(name) if kept is not None else None
+
+    def find_file(self, name: str, filename: str) -> ProjectFile | None:
+        """One file of a project, None when the index does not list it."""
+        if self.index.address.startswith("file:"):
+            page = self._read_local_page(name)
+            return next((file for file in page.files if file.filename == filename), None) if page is not None else None
+        kept = self._read_kept(name)
+        return kept.find_file(filename) if kept is not None else None
+
+    def _read_local_page(self, name: str) -> ProjectPage | None:
         url = urljoin(self.index.address, f"{canonicalize_name(name)}/")
-        if url.startswith("file:"):
-            path = _path_of(url) / "index.html"
-            if not path.is_file():
-                if not _path_of(self.index.address).is_dir():
-                    raise RemoteError(f"the folder of package index {self.index.name!r} is not there", "mount it, or correct its url")
-                return None
-            return parse_html_page(name, path.read_text("utf-8", "replace"), url)
-        kept = self._pages.recall(name)
-        headers = {"Accept": _ACCEPT, **({"If-None-Match": kept.etag} if kept else {})}
-        answer = self.client.read_body(url, headers, PAGE_LIMIT, f"the page of {name}")
-        if answer is None:
+        path = _path_of(url) / "index.html"
+        if not path.is_file():
+            if not _path_of(self.index.address).is_dir():
+                raise RemoteError(f"the folder of package index {self.index.name!r} is not there", "mount it, or correct its url")
             return None
-        if answer.unchanged and kept is not None:
-            return kept.page
-        page = self._parse_page(name, answer)
-        self._pages.remember(name, KeptPage(page, answer.headers.get("ETag", "")))
+        return parse_html_page(name, path.read_text("utf-8", "replace"), url)
+
+    def _read_kept(self, name: str) -> KeptPage | None:
+        """The page as the server has it now; what was kept of it saves sending it (ETag) or parsing it (hash of the body)."""
+        kept = self._pages.recall(name)
+        headers = {"Accept": _ACCEPT, **({"If-None-Match": kept.etag} if kept and kept.etag else {})}
+        url = urljoin(self.index.address, f"{canonicalize_name(name)}/")
+        answer = self.client.read_body(url, headers, PAGE_LIMIT, f"the page of {name}")
+        if answer is None or (answer.unchanged and kept is not None):
+            return kept if answer is not None else None
+        sha256, etag = hashlib.sha256(answer.data).hexdigest(), answer.headers.get("ETag", "")
+        if kept is not None and (kept.sha256, kept.address, kept.etag) == (sha256, answer.url, etag):
+            return kept
+        page = keep_page(self._parse_page(name, answer), etag, answer.url, sha256)
+        self._pages.remember(name, page)
         return page
 
     def _parse_page(self, name: str, answer: Body) -> ProjectPage:
@@ -262,6 +280,19 @@ class Upstream:
             kept.parent.mkdir(parents=True, exist_ok=True)
             path.replace(kept)
         return msgspec.structs.replace(file, sha256=sha256, size=size)
+
+    def is_there(self, file: ProjectFile) -> bool:
+        """Whether a file answers, and with the size that is known; its bytes are not read."""
+        if file.url.startswith("file:"):
+            path = _path_of(file.url)
+            return path.is_file() and path.stat().st_size == file.size
+        with self.client.send(file.url, {"Accept-Encoding": "identity"}, file.filename) as answer:
+            if answer.status_code in (404, 410):
+                return False
+            if answer.status_code != 200:
+                raise self.client.explain_refusal(answer.status_code, file.filename)
+            length = answer.headers.get("Content-Length", "")
+            return not length.isdigit() or int(length) == file.size
 
     def _read_remote_size(self, file: ProjectFile) -> int:
         """The body's length without the body, 0 when the server won't say."""

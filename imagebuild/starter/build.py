@@ -22,13 +22,11 @@ from imagebuild.lock.lockfile import lock_digest, read_lock, write_lock
 from imagebuild.lock.model import Lock
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, Platform, RawManifest
-from imagebuild.oci.store import Presence
 from imagebuild.recipe import created_epoch
 from imagebuild.starter import rootfs
+from imagebuild.starter.place import REPOSITORY, TAG, find_starter
 
-REPOSITORY = "bases/starter"
 ROOT_REPOSITORY = "bases/starter-root"
-TAG = "latest"
 _FOLDER = Path(__file__).parent
 REQUIREMENTS = _FOLDER / "requirements.in"
 LOCKFILE = _FOLDER / "pylock.toml"
@@ -173,9 +171,3 @@ def build_starter(layout: LayoutStore, cache: Path, platform: Platform, report: 
             layout.put_blob(REPOSITORY, image.layer, layer.blob)
         layout.put_blob(REPOSITORY, image.config_descriptor, image.config)
         return layout.put_manifest(REPOSITORY, image.manifest, TAG)
-
-
-def find_starter(layout: LayoutStore) -> Digest | None:
-    """The digest of the starter base that the layout holds, or None."""
-    presence, descriptor = layout.head_manifest(REPOSITORY, TAG)
-    return descriptor.id if presence is Presence.EXISTS and descriptor else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import string
 import tomllib
 from pathlib import Path
@@ -82,6 +83,28 @@ def test_the_digest_is_of_the_content() -> None:
     reordered = msgspec.structs.replace(LOCK, inputs=dict(reversed(LOCK.inputs.items())))
     assert lock_digest(LOCK) == lock_digest(reordered)
     assert format_lock(LOCK) == format_lock(reordered)
+
+
+def test_what_came_later_changes_no_older_digest() -> None:
+    """Image keys and labels hold it: a lock that uses none of it keeps the digest it had before url and yanked were there."""
+    content = msgspec.to_builtins(LOCK)
+    for package in content["packages"]:
+        for key in ("url", "yanked", "source"):
+            del package[key]
+    assert lock_digest(LOCK) == "sha256:" + hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
+    yanked = msgspec.structs.replace(PACKAGE, yanked="leaks")
+    assert lock_digest(LOCK) != lock_digest(msgspec.structs.replace(LOCK, packages=(LOCAL, yanked)))
+
+
+def test_a_wheel_by_address_and_a_yanked_one(tmp_path: Path) -> None:
+    direct = msgspec.structs.replace(PACKAGE, index="url", url="https://wheels.corp.example/pandas.whl", yanked='it "leaks"')
+    lock = msgspec.structs.replace(LOCK, packages=(LOCAL, direct))
+    write_lock(tmp_path / "pylock.cosml.toml", lock)
+    assert read_lock(tmp_path / "pylock.cosml.toml") == lock
+    for text in (format_lock(lock).replace('index = "url"', 'index = "corp"'), format_lock(LOCK).replace('"default"', '"url"')):
+        (tmp_path / "pylock.cosml.toml").write_text(text)
+        with pytest.raises(LockError, match=r"wheels\.url is for index 'url'"):
+            read_lock(tmp_path / "pylock.cosml.toml")
 
 
 names = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=12)

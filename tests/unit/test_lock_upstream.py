@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagebuild.errors import IntegrityError, LockError, RemoteError
+from imagebuild.lock import upstream as upstream_module
 from imagebuild.lock.indexes import PackageIndex
-from imagebuild.lock.pages import ProjectFile, parse_html_page, parse_json_page, parse_time
+from imagebuild.lock.pages import ProjectFile, ProjectPage, parse_html_page, parse_json_page, parse_time
 from imagebuild.lock.upstream import Upstream, wheel_cache_path
 from tests.lock_parts import FakeIndex, make_index, make_wheel
 
@@ -209,7 +210,7 @@ def test_a_page_that_was_read_is_asked_for_by_its_etag(upstream: Upstream, fake:
     first = upstream.read_project("thing")
     assert upstream.read_project("thing") == first
     (kept,) = (tmp_path / "pages").iterdir()
-    assert len(fake.requests) == 2
+    assert (len(fake.requests), fake.unchanged) == (2, 1)
     fake.add("thing", "2.0")
     page = upstream.read_project("thing")
     assert page is not None
@@ -222,10 +223,25 @@ def test_a_page_that_was_read_is_asked_for_by_its_etag(upstream: Upstream, fake:
     assert upstream.read_project("thing") is None
 
 
-def test_a_page_without_an_etag_is_read_again(upstream: Upstream, fake: FakeIndex, tmp_path: Path) -> None:
+def test_a_page_without_an_etag_is_sent_again_and_parsed_when_it_changed(
+    upstream: Upstream, fake: FakeIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake.etags = False
-    upstream.read_project("thing")
-    assert not (tmp_path / "pages").exists()
+    first = upstream.read_project("thing")
+    parsed: list[str] = []
+    original = parse_json_page
+
+    def parse(name: str, data: bytes, url: str) -> ProjectPage:
+        parsed.append(name)
+        return original(name, data, url)
+
+    monkeypatch.setattr(upstream_module, "parse_json_page", parse)
+    assert upstream.read_project("thing") == first
+    assert parsed == []
+    fake.add("thing", "2.0")
+    assert upstream.find_file("thing", "thing-2.0-py3-none-any.whl") is not None
+    assert parsed == ["thing"]
+    assert upstream.find_file("thing", "thing-3.0-py3-none-any.whl") is None
 
 
 def test_an_answer_of_unchanged_that_nobody_asked_for_is_refused(upstream: Upstream, fake: FakeIndex) -> None:

@@ -1,0 +1,16 @@
+"""Where the starter base is in the layout folder. Apart from what builds it, which is heavy to load and needed once."""
+
+from __future__ import annotations
+
+from imagebuild.oci.layout import LayoutStore
+from imagebuild.oci.model import Digest
+from imagebuild.oci.store import Presence
+
+REPOSITORY = "bases/starter"
+TAG = "latest"
+
+
+def find_starter(layout: LayoutStore) -> Digest | None:
+    """The digest of the starter base that the layout holds, or None."""
+    presence, descriptor = layout.head_manifest(REPOSITORY, TAG)
+    return descriptor.id if presence is Presence.EXISTS and descriptor else None
