@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "image",
     "lock",
+    "size",
     "render",
     "bake",
     "base",

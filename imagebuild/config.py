@@ -18,6 +18,8 @@ from imagebuild.toml import decode_toml, suggest
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+_PERCENT = re.compile(r"\s*([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*%\s*")
+_SEPARATORS = re.compile(r"[-_.]+")
 _TEAM_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _SYSTEM_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+:~-]+)?")  # deb-version(7)
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -43,11 +45,35 @@ def format_size(size: int) -> str:
     return f"{value:.2f} GiB"
 
 
+class BudgetRules(msgspec.Struct, frozen=True):
+    """A budget in bytes. ``growth`` is a share: 0.1 for ten per cent; None for no limit."""
+
+    compressed: int
+    installed: int
+    growth: float | None = None
+    packages: dict[str, int] = {}  # normalised names
+
+
 class Budget(msgspec.Struct, frozen=True, rename="kebab"):
     """How large the team's layer may be: as stored in the registry, and unpacked on a node."""
 
     compressed: str | int = "300 MiB"
     installed: str | int = "1 GiB"
+    growth: str = ""  # at most so much more than the team's last image, as in "10%"
+    packages: dict[str, str | int] = {}  # name -> how much it may unpack to
+
+    @property
+    def rules(self) -> BudgetRules:
+        """The limits as numbers; ConfigurationError for one that is none."""
+        growth = _PERCENT.fullmatch(self.growth)
+        if self.growth and growth is None:
+            raise ConfigurationError(f"not a growth: {self.growth!r}", 'write a percentage, as in "10%"')
+        return BudgetRules(
+            parse_size(self.compressed),
+            parse_size(self.installed),
+            float(growth[1]) / 100 if growth else None,
+            {_SEPARATORS.sub("-", name).lower(): parse_size(size) for name, size in self.packages.items()},
+        )
 
 
 class LayerOptions(msgspec.Struct, frozen=True, rename="kebab"):
@@ -146,8 +172,7 @@ def load_team(images: Path, name: str) -> Team:
     table = decode_toml(path, TeamTable)
     try:
         Platform.parse(table.platform)
-        parse_size(table.budget.compressed)
-        parse_size(table.budget.installed)
+        _ = table.budget.rules
         _ = table.layer.codec
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error.message}", error.hint) from None

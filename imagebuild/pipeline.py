@@ -15,10 +15,10 @@ from imagebuild import annotations as names
 from imagebuild.base.catalogue import load_catalogue, require_pinned
 from imagebuild.base.model import Base
 from imagebuild.base.reading import encode_inventory, read_base, require_python
-from imagebuild.check.budget import check_layer, check_prediction
-from imagebuild.config import Team, load_team, parse_size
+from imagebuild.check.budget import LastImage, compute_limits, require_budget, require_prediction
+from imagebuild.config import Team, load_team
 from imagebuild.engine.image import DerivedImage, derive_attested_index, derive_image
-from imagebuild.errors import ConfigurationError, LockError, UsageError
+from imagebuild.errors import BudgetError, ConfigurationError, LockError, UsageError
 from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_atomic
 from imagebuild.layer.model import LAYER_MTIME, Layer
 from imagebuild.lock.model import Lock
@@ -26,6 +26,7 @@ from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Manifest, Platform
 from imagebuild.oci.store import Presence, Store, explain_unknown
 from imagebuild.recipe import Recipe, make_recipe, render_dockerfile, render_installer, render_requirements
+from imagebuild.size.model import SizeReport, encode_report
 from imagebuild.starter.place import find_starter
 from imagebuild.workspace import Workspace
 
@@ -450,6 +451,53 @@ def build_twins(workspace: Workspace, plan: Plan, *, builder: str | None = None)
         return compare_layers(direct, docker, base=plan.base, scratch=scratch / "kept")
 
 
+def find_last_image(workspace: Workspace, plan: Plan) -> LastImage | None:
+    """The newest image of the team that is not this one; asked for only where the budget limits growth."""
+    if plan.team.table.budget.rules.growth is None:
+        return None
+    from imagebuild.catalogue.entries import read_entries
+
+    entries = read_entries(workspace.target, teams=[plan.repository]).entries
+    entry = next((item for item in entries if item.tag != plan.recipe.tag), None)
+    return None if entry is None else LastImage(entry.tag, entry.delta_compressed or None, entry.delta_installed or None)
+
+
+def _judge(plan: Plan, report: SizeReport, last: LastImage | None) -> SizeReport:
+    packages = {item.name: item.installed for item in report.packages}
+    rules = plan.team.table.budget.rules
+    limits = compute_limits(rules, compressed=report.compressed, installed=report.installed, packages=packages, last=last)
+    return msgspec.structs.replace(report, limits=limits)
+
+
+def predict_size(workspace: Workspace, plan: Plan, last: LastImage | None) -> SizeReport:
+    """What the plan's layer will add, from the lock and what is known of its wheels here; no index is asked."""
+    from imagebuild.lock.shape import find_shapes
+    from imagebuild.size.prediction import find_unknown, predict_report
+
+    unknown = find_unknown(plan.lock)
+    if unknown:
+        raise BudgetError(
+            f"the lock does not tell the size of {', '.join(unknown)}; nothing was built", f"lock again: imagebuild lock {plan.team.name}"
+        )
+    report = predict_report(
+        plan.recipe.tag,
+        plan.lock,
+        find_shapes(plan.lock.packages, workspace.cache, tuple),
+        plan.recipe.codec,
+        bytecode=plan.base.runtime is not None,
+        slim=(),
+        extra=len(plan.recipe.constraints),
+    )
+    return _judge(plan, report, last)
+
+
+def measure_size(plan: Plan, layer: Layer, last: LastImage | None) -> SizeReport:
+    """What the finished layer adds."""
+    from imagebuild.size.measurement import measure_layer
+
+    return _judge(plan, measure_layer(layer, plan.lock, subject=plan.recipe.tag, tree=plan.base.tree), last)
+
+
 class BuildOptions(msgspec.Struct, frozen=True):
     """How to build and push; nothing here changes the image."""
 
@@ -475,12 +523,8 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     from imagebuild.oci.copy import copy_blobs, plan_copy
 
     lock, base, recipe = plan.lock, plan.base, plan.recipe
-    budget = plan.team.table.budget
-    compressed, installed = parse_size(budget.compressed), parse_size(budget.installed)
-    via = {item.name: item.via for item in lock.packages}
-    check_prediction(
-        {item.name: (item.size, item.installed_size) for item in lock.packages}, compressed=compressed, installed=installed, via=via
-    )
+    last = find_last_image(workspace, plan)
+    require_prediction(predict_size(workspace, plan, last))
     target = workspace.target
     source = workspace.registry_store(base.registry) if base.registry else workspace.layout
     # A layout folder may be sparse: base blobs it lacks stay where they are unless a copy is asked for.
@@ -514,7 +558,9 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
                 found[names.SYSTEM] = msgspec.json.encode(system, order="sorted").decode()
         else:
             layer, statements = build_direct_layer(workspace, plan, wheels, scratch / "layer", workers=options.workers), ()
-        check_layer(layer, compressed=compressed, installed=installed, via=via)
+        size = measure_size(plan, layer, last)
+        write_atomic(folder / "size.json", encode_report(size))
+        require_budget(size)
         sizes = {names.DELTA_COMPRESSED: str(layer.size), names.DELTA_INSTALLED: str(layer.installed)}
         image = derive_image(
             base.manifest,

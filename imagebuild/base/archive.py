@@ -106,6 +106,11 @@ class LayerArchive:
         self.hash = hashlib.sha256()
         self.count = 0
 
+    @property
+    def position(self) -> int:
+        """Bytes of the stream taken so far: after an entry was given, where its content begins."""
+        return self.count - (len(self._buffer) - self._offset)
+
     # --- bytes -----------------------------------------------------------------------------------------------------
 
     def _fill(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -256,6 +256,16 @@ class SqliteTree:
         """All entries below ``folder``, sorted by path."""
         for row in self._query(f"SELECT {_COLUMNS} FROM entries WHERE path>? AND path<? ORDER BY path", *_below(encode_path(folder))):
             yield self._entry(row)
+
+    def find_contents(self, hashes: Collection[str]) -> dict[str, str]:
+        """The first path of every content in ``hashes`` (SHA-256, hex) that the base has, among the files whose hash is kept."""
+        wanted = set(hashes)
+        rows = self._query("SELECT path, sha256 FROM entries WHERE sha256 <> '' ORDER BY path DESC")
+        return {sha256: decode_path(path) for path, sha256 in rows if sha256 in wanted}
+
+    def list_hashed_sizes(self) -> frozenset[int]:
+        """The sizes of the files whose hash is kept, but for empty ones."""
+        return frozenset(size for (size,) in self._query("SELECT DISTINCT size FROM entries WHERE sha256 <> '' AND size > 0"))
 
     def read_text(self, path: str) -> bytes | None:
         """The bytes of a small file that was kept (metadata of distributions, passwd, pyvenv.cfg); None if it wasn't."""

@@ -1,71 +1,117 @@
-"""The size a layer may add to its base."""
+"""What a layer may add to its base, and what to say when it adds more: by how much, what to drop first, who asked for it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
+from imagebuild.config import BudgetRules, format_size
 from imagebuild.errors import BudgetError
-from imagebuild.layer.model import Layer, PackageBytes
+from imagebuild.size.model import Limit, PackageSize, Removal, SizeReport
+
+# A prediction is within 5 % of the layer on the measured sets; one is refused on only when it is over by twice that,
+# or, where wheels could not be looked into, by half.
+_MARGIN, _COARSE_MARGIN = 1.1, 1.5
+_SHOWN = 10
 
 
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"
+class LastImage(msgspec.Struct, frozen=True):
+    """The team's image before this one; sizes of the layer it added, None where it does not tell."""
+
+    tag: str
+    compressed: int | None
+    installed: int | None
 
 
-def tabulate_packages(packages: Sequence[PackageBytes], most: int = 10) -> tuple[str, ...]:
-    """The largest packages, a line each: name, version, compressed and installed size."""
-    shown = packages[:most]
-    width = max((len(f"{item.package} {item.version}") for item in shown), default=0)
-    lines = [
-        f"  {f'{item.package} {item.version}':<{width}}  {_mib(item.compressed):>12} stored  {_mib(item.installed):>12} unpacked"
-        for item in shown
+def compute_limits(
+    rules: BudgetRules, *, compressed: int | None, installed: int | None, packages: Mapping[str, int], last: LastImage | None = None
+) -> tuple[Limit, ...]:
+    """Every line of the budget with what it is about; ``packages``: installed bytes by name, ``last`` counts with ``growth`` only.
+
+    A size that is not known, of the layer or of the last image, is over.
+    """
+    limits = [Limit("stored", compressed, rules.compressed), Limit("unpacked", installed, rules.installed)]
+    if rules.growth is not None and last is not None:
+        for word, size, before in (("stored", compressed, last.compressed), ("unpacked", installed, last.installed)):
+            known = before is not None
+            limits.append(Limit(f"{word} after {last.tag}", size if known else None, int((before or 0) * (1 + rules.growth))))
+    for name, limit in sorted(rules.packages.items()):
+        if name in packages:
+            limits.append(Limit("unpacked", packages[name], limit, package=name))
+    return tuple(limits)
+
+
+def require_budget(report: SizeReport, consequence: str = "nothing was pushed") -> None:
+    """BudgetError when a line of ``report.limits`` is broken; the message ends in ``consequence``."""
+    over = [limit for limit in report.limits if limit.over]
+    if over:
+        what = " and ".join(map(describe_limit, over))
+        raise BudgetError(f"over budget: {what}; {consequence}", advise(report, over), tabulate_packages(report.packages))
+
+
+def require_prediction(report: SizeReport) -> None:
+    """Refuse before any download what is over by more than a prediction can be wrong."""
+    margin = _COARSE_MARGIN if any(item.coarse for item in report.packages) else _MARGIN
+    sure = tuple(limit for limit in report.limits if limit.size is None or limit.size > limit.limit * margin)
+    if sure:
+        require_budget(msgspec.structs.replace(report, limits=sure), "predicted from the lock, nothing was downloaded or built")
+
+
+def describe_limit(limit: Limit) -> str:
+    """One line of the budget, as an error says it."""
+    name = f"{limit.package} " if limit.package else ""
+    size = "an unknown size" if limit.size is None else format_size(limit.size)
+    return f"{name}{size} {limit.what} of {format_size(limit.limit)} allowed"
+
+
+def advise(report: SizeReport, over: Sequence[Limit]) -> str:
+    """What to do first: of what nothing else needs, the smallest that is enough, else the largest."""
+    raising = "or raise [budget] in team.toml"
+    if any(limit.size is None for limit in over):
+        return "build with what tells its size, or leave growth out of [budget] once: a size that is not known is never let through"
+    single = next((limit.package for limit in over if limit.package), "")
+    if single:
+        chain = next((item.chain for item in report.packages if item.name == single), ())
+        return f"{single} is there because of {' > '.join(chain) or 'the lock'}: pin a smaller version or drop it, {raising}"
+    excess = {word: max((limit.size or 0) - limit.limit for limit in over if limit.what.startswith(word)) for word in _words(over)}
+    enough = [
+        item for item in report.removals if item.compressed >= excess.get("stored", 0) and item.installed >= excess.get("unpacked", 0)
     ]
+    measure = "compressed" if "stored" in excess else "installed"
+    best: Removal | None = min(enough, key=lambda item: getattr(item, measure), default=None)
+    if best is None:
+        best = max(report.removals, key=lambda item: getattr(item, measure), default=None)
+    if best is None:
+        return "leave a package out, " + raising
+    chain = next((item.chain for item in report.packages if item.name == best.name), ())
+    along = f" (with {shorten(best.along)})" if best.along else ""
+    return (
+        f"drop {best.name} first{along}: frees {format_size(best.compressed)} stored, {format_size(best.installed)} unpacked; "
+        f"asked for by {' > '.join(chain[:-1]) or 'the lock'}; {raising}"
+    )
+
+
+def _words(over: Sequence[Limit]) -> set[str]:
+    return {limit.what.partition(" ")[0] for limit in over}
+
+
+def shorten(names: Sequence[str], most: int = 4) -> str:
+    """The first few names of a list, and how many more."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def tabulate_packages(packages: Sequence[PackageSize], most: int = _SHOWN) -> tuple[str, ...]:
+    """The largest packages, a line each: name, version, compressed and installed size, who asked."""
+    shown = packages[:most]
+    width = max((len(f"{item.name} {item.version}") for item in shown), default=0)
+    lines = []
+    for item in shown:
+        asked = f"  {' > '.join(item.chain)}" if len(item.chain) > 1 else ""
+        name = f"{item.name} {item.version}"
+        lines.append(f"  {name:<{width}}  {format_size(item.compressed):>11} stored  {format_size(item.installed):>11} unpacked{asked}")
     rest = packages[most:]
     if rest:
         stored, unpacked = sum(item.compressed for item in rest), sum(item.installed for item in rest)
-        lines.append(f"  {f'and {len(rest)} more':<{width}}  {_mib(stored):>12} stored  {_mib(unpacked):>12} unpacked")
+        lines.append(f"  {f'and {len(rest)} more':<{width}}  {format_size(stored):>11} stored  {format_size(unpacked):>11} unpacked")
     return tuple(lines)
-
-
-def check_layer(layer: Layer, *, compressed: int, installed: int, via: Mapping[str, Sequence[str]]) -> None:
-    """Raise :class:`BudgetError` when the layer is over either limit (bytes); the packages are listed by size.
-
-    ``via`` tells who asked for a package, to say where to start.
-    """
-    over = [
-        f"{_mib(size)} {word} of {_mib(limit)} allowed"
-        for size, limit, word in ((layer.size, compressed, "stored"), (layer.installed, installed, "unpacked"))
-        if size > limit
-    ]
-    if not over:
-        return
-    largest = layer.packages[0] if layer.packages else None
-    asked = ", ".join(via.get(largest.package, ())) if largest else ""
-    first = f"start with {largest.package} (asked for by {asked or 'the lock'}), or raise [budget] in team.toml" if largest else ""
-    raise BudgetError(f"over budget: {' and '.join(over)}; nothing was pushed", first, tabulate_packages(layer.packages))
-
-
-def check_prediction(sizes: Mapping[str, tuple[int, int]], *, compressed: int, installed: int, via: Mapping[str, Sequence[str]]) -> None:
-    """Refuse before any download what cannot fit: wheels (bytes of the wheel, bytes unpacked) per package.
-
-    Unpacked bytes are a lower bound of what the layer holds (bytecode comes on top). Stored bytes are compared only when
-    the wheels are more than twice the limit, since a wheel and a layer member compress differently.
-    """
-    total = sum(unpacked for _, unpacked in sizes.values())
-    wheels = sum(wheel for wheel, _ in sizes.values())
-    if total <= installed and wheels <= 2 * compressed:
-        return
-    by_size = sorted(
-        (PackageBytes(name, "", wheel, unpacked) for name, (wheel, unpacked) in sizes.items()), key=lambda item: -item.installed
-    )
-    what = (
-        f"{_mib(total)} unpacked of {_mib(installed)} allowed"
-        if total > installed
-        else f"{_mib(wheels)} of wheels for {_mib(compressed)} stored"
-    )
-    asked = ", ".join(via.get(by_size[0].package, ()))
-    raise BudgetError(
-        f"over budget before any download: {what}; nothing was built",
-        f"start with {by_size[0].package} (asked for by {asked or 'the lock'}), or raise [budget] in team.toml",
-        tabulate_packages(by_size),
-    )

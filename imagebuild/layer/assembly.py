@@ -18,9 +18,10 @@ from imagebuild.layer.flow import CHUNK, BackgroundDigest, ChunkConsumer, open_c
 from imagebuild.layer.frame import MEDIA_TYPES, FrameWriter, check_codec, compress_frame
 from imagebuild.layer.header import END_OF_ARCHIVE, count_padding, encode_header
 from imagebuild.layer.member import MemberRequest, build_members, drop_member, is_intact
-from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, FileFact, Layer, Member, PackageBytes
+from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, FileFact, Layer, LayerFile, Member, PackageBytes
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
 from imagebuild.lock.model import LockedPackage
+from imagebuild.lock.shape import classify_path
 from imagebuild.oci.compression import open_decompressed
 
 _SHOWN = 20  # conflicts listed in one error
@@ -248,7 +249,19 @@ def assemble_layer(
         installed=installed,
         media_type=MEDIA_TYPES[codec.name],
         packages=packages,
+        files=_list_files(ordered, extra),
     )
+
+
+def _list_files(members: Sequence[Member], extra: Sequence[ExtraFile]) -> tuple[LayerFile, ...]:
+    found = [
+        LayerFile(fact.path, fact.size, member.package, classify_path(fact.path), fact.sha256)
+        for member in members
+        for fact in member.files
+    ]
+    for item in extra:
+        found.append(LayerFile(item.path, len(item.data), "", classify_path(item.path), hashlib.sha256(item.data).hexdigest()))
+    return tuple(found)
 
 
 def _share_bytes(members: Sequence[Member], stored: int | None) -> tuple[PackageBytes, ...]:

@@ -31,6 +31,7 @@ class SystemFiles(msgspec.Struct, frozen=True):
     versions: dict[str, str]  # package -> version, of those that were installed or replaced here
     listed: frozenset[str]  # every path those packages list
     sizes: dict[str, int]  # package -> bytes of its files in the layer
+    owners: dict[str, str] = {}  # path -> package
 
     def owns(self, path: str, new_folders: frozenset[str] | set[str] = frozenset()) -> bool:
         """Whether packages may write ``path``: listed, kept by dpkg or a trigger, bytecode of a listed module, or below a
@@ -80,6 +81,7 @@ def read_system_files(lists: Mapping[str, str], status: str, sizes: Mapping[str,
     versions: dict[str, str] = {}
     costs: dict[str, int] = {}
     listed: set[str] = set()
+    owners: dict[str, str] = {}
     for path, text in lists.items():
         match = _LIST.fullmatch(path)
         assert match is not None
@@ -95,7 +97,8 @@ def read_system_files(lists: Mapping[str, str], status: str, sizes: Mapping[str,
         versions[name] = version
         costs[name] = costs.get(name, 0) + sum(sizes.get(item, 0) for item in paths)
         listed |= paths
-    return SystemFiles(dict(sorted(versions.items())), frozenset(listed), costs)
+        owners.update(dict.fromkeys(paths, name))
+    return SystemFiles(dict(sorted(versions.items())), frozenset(listed), costs, owners)
 
 
 def _merge_usr(path: str) -> str:

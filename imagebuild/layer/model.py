@@ -48,6 +48,16 @@ class ExtraFile(msgspec.Struct, frozen=True):
     mode: int = 0o644
 
 
+class LayerFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One file of a finished layer, for its account."""
+
+    path: str
+    size: int
+    package: str = ""  # normalised name; empty where none lists it
+    kind: str = ""  # of imagebuild.lock.shape.KINDS
+    sha256: str = ""  # in hex; empty where it is not known
+
+
 class PackageBytes(msgspec.Struct, frozen=True):
     """What one package costs. Bytes."""
 
@@ -68,3 +78,4 @@ class Layer(msgspec.Struct, frozen=True):
     installed: int  # bytes of all files
     media_type: str
     packages: tuple[PackageBytes, ...]  # by compressed size, largest first
+    files: tuple[LayerFile, ...] = ()  # no folders, no links

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import csv
 import hashlib
 import io
@@ -11,9 +13,12 @@ import tarfile
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import msgspec
+
 from imagebuild.errors import IntegrityError
 from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system_files
-from imagebuild.layer.model import Layer, PackageBytes
+from imagebuild.layer.model import Layer, LayerFile, PackageBytes
+from imagebuild.lock.shape import classify_path
 from imagebuild.oci.compression import CHUNK, open_decompressed
 
 _RECORD = re.compile(r"(?P<site>/.+)/(?P<name>[^/]+)-(?P<version>[^/-]+)\.dist-info/RECORD")
@@ -98,8 +103,11 @@ def read_foreign_layer(blob: Path, media_type: str) -> ForeignLayer:
             raise IntegrityError(f"the engine's layer cannot be read: {error}", "build again; if it stays, try another builder") from None
     system = read_system_files(lists, status, sizes)
     installed = sum(sizes.values())
-    packages = [_describe_record(path, text, sizes) for path, text in records.items()]
+    described = [read_record(path, text) for path, text in records.items()]
+    packages = [(item.name, item.version, sum(sizes.get(path, 0) for path in item.hashes)) for item in described]
+    owners = {path: (item.name, sha256) for item in described for path, sha256 in item.hashes.items()}
     packages += [(f"{name} (apt)", system.versions[name], size) for name, size in system.sizes.items()] if system else []
+    owners.update({path: (f"{name} (apt)", "") for path, name in system.owners.items() if path not in owners} if system else {})
     shares = [PackageBytes(name, version, stored.count * size // (installed or 1), size) for name, version, size in packages]
     return ForeignLayer(
         blob=blob,
@@ -110,15 +118,43 @@ def read_foreign_layer(blob: Path, media_type: str) -> ForeignLayer:
         installed=installed,
         media_type=media_type,
         packages=tuple(sorted(shares, key=lambda share: (-share.compressed, share.package))),
+        files=tuple(
+            LayerFile(path, size, package, classify_path(path), sha256)
+            for path, size in sizes.items()
+            for package, sha256 in [owners.get(path, ("", ""))]
+        ),
         system=system,
         newest=newest,
     )
 
 
-def _describe_record(path: str, text: str, sizes: dict[str, int]) -> tuple[str, str, int]:
-    """(normalised name, version, bytes in the layer) of the distribution with this RECORD."""
+class InstalledRecord(msgspec.Struct, frozen=True):
+    """What a RECORD says: absolute paths, with the SHA-256 in hex where it has one."""
+
+    name: str  # normalised
+    version: str
+    hashes: dict[str, str]
+
+
+def is_record(path: str) -> bool:
+    """Whether ``path`` is the RECORD of an installed distribution."""
+    return _RECORD.fullmatch(path) is not None
+
+
+def read_record(path: str, text: str) -> InstalledRecord:
+    """The RECORD at ``path`` (:func:`is_record`); rows that make no sense have no hash."""
     match = _RECORD.fullmatch(path)
     assert match is not None
-    paths = {posixpath.normpath(posixpath.join(match["site"], row[0])) for row in csv.reader(text.splitlines()) if row}
-    name = re.sub(r"[-_.]+", "-", match["name"]).lower()
-    return name, match["version"], sum(sizes.get(item, 0) for item in paths)
+    hashes: dict[str, str] = {}
+    for row in csv.reader(text.splitlines()):
+        if row:
+            hashes[posixpath.normpath(posixpath.join(match["site"], row[0]))] = _decode_hash(row[1] if len(row) > 1 else "")
+    return InstalledRecord(re.sub(r"[-_.]+", "-", match["name"]).lower(), match["version"], hashes)
+
+
+def _decode_hash(text: str) -> str:
+    algorithm, _, value = text.partition("=")
+    with contextlib.suppress(ValueError):
+        digest = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)) if algorithm == "sha256" else b""
+        return digest.hex() if len(digest) == 32 else ""
+    return ""

@@ -24,6 +24,7 @@ from imagebuild.lock.indexes import PackageIndex
 from imagebuild.lock.pagecache import KeptPage, PageCache, keep_page
 from imagebuild.lock.pages import HTML_TYPE, JSON_TYPE, ProjectFile, ProjectPage, parse_html_page, parse_json_page
 from imagebuild.lock.ranges import BLOCK, METADATA_LIMIT, RangeFile, WheelMetadata, read_content_range, read_wheel_file
+from imagebuild.lock.shape import WheelShape, keep_shape
 
 _ACCEPT = f"{JSON_TYPE}, {HTML_TYPE};q=0.2, text/html;q=0.1"
 _CHUNK = 1 << 20
@@ -171,8 +172,15 @@ class Upstream:
     def _read_from_wheel(self, file: ProjectFile) -> WheelMetadata:
         with self._open_wheel(file) as stream:
             result = read_wheel_file(stream, file.filename)
+            if file.sha256:
+                keep_shape(self.cache, file.sha256, stream, file.filename)
         self._remember(file, result.metadata, result.installed_size)
         return result
+
+    def read_shape(self, file: ProjectFile) -> WheelShape:
+        """What the wheel holds by kind, from its zip directory; kept by its hash."""
+        with self._open_wheel(file) as stream:
+            return keep_shape(self.cache, file.sha256, stream, file.filename)
 
     def _memory(self, file: ProjectFile) -> Path | None:
         return self.cache / "metadata" / f"{file.sha256}.json" if file.sha256 else None

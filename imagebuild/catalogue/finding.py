@@ -1,0 +1,108 @@
+"""Which image is meant by a name on the command line: a team's, a quarter's, a tag, a digest, any registry's, a layout folder's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from imagebuild.catalogue.entries import read_entries
+from imagebuild.config import list_teams
+from imagebuild.errors import ConfigurationError, RemoteError, UsageError
+from imagebuild.oci.layout import LayoutStore
+from imagebuild.oci.model import Digest, ImageConfig, Index, Manifest, Platform, RawManifest, Reference
+from imagebuild.oci.store import Store
+from imagebuild.toml import suggest
+from imagebuild.workspace import Workspace
+
+_QUARTER = re.compile(r"[0-9]{4}q[1-4]")
+
+
+class FoundImage(msgspec.Struct, frozen=True):
+    """One image of one platform, where it is."""
+
+    name: str  # for people, with tag or digest
+    store: Store
+    repository: str
+    raw: RawManifest
+    manifest: Manifest
+    config_data: bytes
+    team: str = ""  # a team of this checkout
+
+    @property
+    def digest(self) -> Digest:
+        """Of the platform's manifest."""
+        return self.raw.digest
+
+    @property
+    def config(self) -> ImageConfig:
+        """Parsed for reading."""
+        return ImageConfig.parse(self.config_data)
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Annotations, and the labels that no annotation repeats."""
+        return {**(self.config.container.labels or {}), **self.manifest.annotations}
+
+
+def read_image(store: Store, repository: str, reference: str, name: str, platform: Platform, team: str = "") -> FoundImage:
+    """The image under a tag or digest; through an index the one for ``platform``. UsageError when there is none."""
+    raw = store.get_manifest(repository, reference)
+    if raw is None:
+        raise UsageError(f"there is no image {name}", "see what there is: imagebuild catalogue" if team else "check name and tag")
+    manifest = raw.parse()
+    if isinstance(manifest, Index):
+        raw = store.get_manifest(repository, manifest.select(platform).digest)
+        manifest = raw.parse() if raw is not None else manifest
+    if raw is None or isinstance(manifest, Index):
+        raise RemoteError(f"{name} is an index whose image for {platform} is not there", "push the image again")
+    return FoundImage(name, store, repository, raw, manifest, store.read_blob(repository, manifest.config), team)
+
+
+def find_team_image(workspace: Workspace, team: str, *, quarter: str = "", skip: str = "") -> FoundImage | None:
+    """The team's newest image (of a quarter; not the one tagged ``skip``); None when nothing was pushed."""
+    repository = workspace.repository(team)
+    entries = read_entries(workspace.target, teams=[repository]).entries
+    entry = next((item for item in entries if item.tag != skip and quarter in ("", item.quarter)), None)
+    if entry is None:
+        return None
+    return read_image(workspace.target, repository, str(entry.digest), f"{team}:{entry.tag}", Platform.parse("linux/amd64"), team)
+
+
+def find_named_image(workspace: Workspace, text: str, platform: Platform | None = None) -> FoundImage:
+    """``TEAM``, ``TEAM:TAG``, ``TEAM@sha256:…``, ``TEAM@2026q3``, ``HOST/REPOSITORY[:TAG][@DIGEST]``, ``oci:FOLDER:REPOSITORY:TAG``."""
+    wanted = platform or Platform.parse("linux/amd64")
+    if text.startswith("oci:"):
+        folder, _, rest = text.removeprefix("oci:").partition(":")
+        repository, _, tag = rest.partition(":")
+        if not tag or not Path(folder, "index.json").is_file():
+            raise UsageError(f"there is no image {text}", "write oci:FOLDER:REPOSITORY:TAG, with a folder that holds an index.json")
+        return read_image(LayoutStore(Path(folder)), repository, tag, text, wanted)
+    teams = _list_teams(workspace)
+    match = re.fullmatch(r"([^/:@]+)(?:(:|@)(.+))?", text)
+    if match and match[1] in teams:
+        team, reference = match[1], match[3] or ""
+        if not reference or (match[2] == "@" and _QUARTER.fullmatch(reference)):
+            found = find_team_image(workspace, team, quarter=reference)
+            if found is None:
+                where = workspace.target.image_name(workspace.repository(team))
+                raise UsageError(f"{where} has no image{f' of {reference}' if reference else ''}", f"build one: imagebuild image {team}")
+            return found
+        return read_image(workspace.target, workspace.repository(team), reference, text, wanted, team)
+    head, slash, _ = text.partition("/")
+    if not slash or not ("." in head or ":" in head or head == "localhost"):
+        known = suggest(match[1], list(teams)) if match else f"teams: {', '.join(teams) or 'none'}"
+        raise UsageError(f"{text!r} is no team here, and no image of a registry", f"{known}; or name HOST/REPOSITORY:TAG")
+    reference_ = Reference.parse(text)
+    if not reference_.tag and reference_.digest is None:
+        raise UsageError(f"{text} has no tag", f"name one: {text}:TAG")
+    store = workspace.registry_store(reference_.registry)
+    return read_image(store, reference_.repository, str(reference_.digest or reference_.tag), text, wanted)
+
+
+def _list_teams(workspace: Workspace) -> tuple[str, ...]:
+    try:
+        return list_teams(workspace.images)
+    except ConfigurationError:  # outside a checkout: any registry's image can be looked at all the same
+        return ()

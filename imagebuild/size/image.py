@@ -1,0 +1,141 @@
+"""The account of an image in any registry: its layers above its base, by the packages that list their files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from email.parser import HeaderParser
+
+import msgspec
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from imagebuild import annotations as names
+from imagebuild.base.tree import SqliteTree
+from imagebuild.catalogue.finding import FoundImage
+from imagebuild.layer.dpkg import STATUS, is_dpkg_list, read_system_files
+from imagebuild.layer.model import LayerFile
+from imagebuild.layer.reading import is_record, read_record
+from imagebuild.lock.model import Lock
+from imagebuild.lock.shape import classify_path
+from imagebuild.size.below import Below, find_below
+from imagebuild.size.measurement import FindContents, Package, summarise_files
+from imagebuild.size.model import SizeReport
+from imagebuild.size.needs import SOURCE
+from imagebuild.size.scan import Scan, scan_layers
+from imagebuild.workspace import Workspace
+
+_CONDA = re.compile(r"(?P<prefix>/.+)/conda-meta/[^/]+\.json")
+
+
+class _Owned(msgspec.Struct):
+    """One package found in the layers."""
+
+    version: str
+    hashes: dict[str, str]  # path -> SHA-256 in hex, or empty
+    needs: tuple[str, ...] = ()
+
+
+def find_owners(scan: Scan) -> dict[str, _Owned]:
+    """The packages of the layers by label: Python distributions by name, others as ``NAME (conda)`` and ``NAME (apt)``."""
+    found: dict[str, _Owned] = {}
+    for path, text in scan.texts.items():
+        if is_record(path):
+            record = read_record(path, text)
+            found[record.name] = _Owned(
+                record.version, record.hashes, _read_needs(scan.texts.get(path.replace("/RECORD", "/METADATA"), ""))
+            )
+        elif match := _CONDA.fullmatch(path):
+            document = _read_json(text)
+            listed = document.get("files")
+            files = [str(item) for item in listed] if isinstance(listed, list) else []
+            if document.get("name"):
+                label = f"{document['name']} (conda)"
+                found[label] = _Owned(str(document.get("version", "")), {f"{match['prefix']}/{item}": "" for item in files})
+    lists = {path: text for path, text in scan.texts.items() if is_dpkg_list(path)}
+    system = read_system_files(lists, scan.texts.get(STATUS, ""), {path: file.size for path, file in scan.files.items()})
+    if system is not None:
+        by_package: dict[str, dict[str, str]] = defaultdict(dict)
+        for path, name in system.owners.items():
+            by_package[name][path] = ""
+        found.update({f"{name} (apt)": _Owned(version, by_package[name]) for name, version in system.versions.items()})
+    return found
+
+
+def _read_json(text: str) -> dict[str, object]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _read_needs(metadata: str) -> tuple[str, ...]:
+    """Names that a distribution requires when no extra is asked for; markers of platform and Python are not judged."""
+    needed = set()
+    for line in HeaderParser().parsestr(metadata, headersonly=True).get_all("Requires-Dist", []):
+        try:
+            requirement = Requirement(str(line))
+        except InvalidRequirement:
+            continue
+        if "extra" not in str(requirement.marker or ""):
+            needed.add(str(canonicalize_name(requirement.name)))
+    return tuple(sorted(needed))
+
+
+def measure_image(
+    workspace: Workspace, image: FoundImage, *, base: str = "", lock: Lock | None = None, report: Callable[[str], object] = str
+) -> SizeReport:
+    """Read the image's layers above its base and account for every byte. ``lock``: the image's own, where it is at hand."""
+    below = find_below(workspace, image, base)
+    contents = _find_base_contents(workspace, below)
+    sizes = contents.list_hashed_sizes() if contents is not None else frozenset[int]()
+    layers = image.manifest.layers[below.layers :]
+    scan = scan_layers(image.store, image.repository, layers, sizes=sizes, report=report)
+    return _account(image, below, scan, lock, contents.find_contents if contents is not None else None)
+
+
+def _account(image: FoundImage, below: Below, scan: Scan, lock: Lock | None, find: FindContents | None) -> SizeReport:
+    owned = find_owners(scan)
+    owners = {path: (label, sha256) for label, item in owned.items() for path, sha256 in item.hashes.items() if path in scan.files}
+    stored: dict[str, float] = defaultdict(float)
+    files = []
+    for path, file in scan.files.items():
+        package, _ = owners.get(path, ("", ""))
+        stored[package] += file.stored
+        files.append(LayerFile(path, file.size, package, classify_path(path), file.sha256))
+    via = _find_askers(image, owned, lock)
+    present = {label: item for label, item in owned.items() if label in stored}
+    packages = {label: Package(item.version, round(stored[label]), item.needs, via.get(label, ())) for label, item in present.items()}
+    compressed = sum(layer.size for layer in image.manifest.layers[below.layers :])
+    made = summarise_files(
+        files, packages, subject=image.name, compressed=compressed, base=below.name, base_found=below.found, find_contents=find
+    )
+    return msgspec.structs.replace(
+        made,
+        digest=str(image.digest),
+        layers=len(image.manifest.layers) - below.layers,
+        hidden=scan.hidden,
+        fetched=scan.fetched,
+        notes=below.notes,
+    )
+
+
+def _find_askers(image: FoundImage, owned: Mapping[str, _Owned], lock: Lock | None) -> dict[str, tuple[str, ...]]:
+    """Who asked for each package: the lock's word, else what the image's own annotations and the METADATA files tell."""
+    if lock is not None:
+        return {item.name: item.via for item in lock.packages}
+    direct = set(_read_json(image.notes.get(names.PACKAGES, "{}")))
+    askers: dict[str, list[str]] = defaultdict(list)
+    for name, item in owned.items():
+        for needed in item.needs:
+            askers[needed].append(name)
+    return {name: (*((SOURCE,) if name in direct else ()), *sorted(askers.get(name, ()))) for name in owned}
+
+
+def _find_base_contents(workspace: Workspace, below: Below) -> SqliteTree | None:
+    """What the cache knows of the base's files, without a request."""
+    path = workspace.cache / "bases" / below.digest.removeprefix("sha256:") / "tree.sqlite"
+    return SqliteTree(path) if below.digest and path.is_file() else None
