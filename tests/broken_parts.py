@@ -25,6 +25,7 @@ from types import MappingProxyType
 import pytest
 
 from imagebuild.oci.layout import LayoutStore
+from imagebuild.oci.referrers import REFERRERS_TAG
 from imagebuild.oci.model import Digest
 from tests import bases, layer_parts
 from tests.lock_parts import FakeIndex
@@ -369,8 +370,8 @@ class World:
         return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.name.startswith(".tmp"))
 
     def tags(self, team: str = "blue") -> list[str]:
-        """What the layout folder's index names."""
-        return list(LayoutStore(self.state / "registry").list_tags(team))
+        """The images that the layout folder's index names; not the lists of what refers to one."""
+        return [tag for tag in LayoutStore(self.state / "registry").list_tags(team) if not REFERRERS_TAG.fullmatch(tag)]
 
     def nothing_made(self) -> None:
         """No image, no half-written file."""
