@@ -561,17 +561,7 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
         size = measure_size(plan, layer, last)
         write_atomic(folder / "size.json", encode_report(size))
         require_budget(size)
-        sizes = {names.DELTA_COMPRESSED: str(layer.size), names.DELTA_INSTALLED: str(layer.installed)}
-        image = derive_image(
-            base.manifest,
-            base.config_data,
-            layer,
-            created=recipe.created,
-            created_by=f"imagebuild {recipe.tag}: {len(lock.packages)} wheels of team {recipe.team}",
-            environment=recipe.environment,
-            labels=recipe.labels,
-            annotations={**recipe.labels, **sizes, **found},
-        )
+        image = derive_team_image(plan, layer, found)
         if options.push:
             copy_plan = plan_base_copy()
         if copy_plan is not None:
@@ -584,6 +574,22 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     attach_companions(workspace, plan, image, wheels, system)
     digest = target.put_manifest(plan.repository, image.manifest, recipe.tag)
     return image, digest, sparse
+
+
+def derive_team_image(plan: Plan, layer: Layer, found: dict[str, str]) -> DerivedImage:
+    """Config and manifest around the plan's finished layer; ``found``: annotations known only after the build."""
+    recipe = plan.recipe
+    sizes = {names.DELTA_COMPRESSED: str(layer.size), names.DELTA_INSTALLED: str(layer.installed)}
+    return derive_image(
+        plan.base.manifest,
+        plan.base.config_data,
+        layer,
+        created=recipe.created,
+        created_by=f"imagebuild {recipe.tag}: {len(plan.lock.packages)} wheels of team {recipe.team}",
+        environment=recipe.environment,
+        labels=recipe.labels,
+        annotations={**recipe.labels, **sizes, **found},
+    )
 
 
 def attach_companions(workspace: Workspace, plan: Plan, image: DerivedImage, wheels: dict[str, Path], system: dict[str, str]) -> None:

@@ -25,8 +25,8 @@ from types import MappingProxyType
 import pytest
 
 from imagebuild.oci.layout import LayoutStore
-from imagebuild.oci.referrers import REFERRERS_TAG
 from imagebuild.oci.model import Digest
+from imagebuild.oci.referrers import REFERRERS_TAG
 from tests import bases, layer_parts
 from tests.lock_parts import FakeIndex
 from tests.parts import need

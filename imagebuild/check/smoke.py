@@ -12,10 +12,11 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
+from imagebuild.check.finding import Finding, Status
 from imagebuild.check.pod import Pod, Run, start_pod
 from imagebuild.check.subject import Kind, Subject
 from imagebuild.errors import BuildError
@@ -23,21 +24,11 @@ from imagebuild.errors import BuildError
 if TYPE_CHECKING:
     from docker import DockerClient
 
-Status = Literal["passed", "failed", "skipped"]
-
 _MIB = 1 << 20
 _SHOWN = 5  # of a list of culprits
 
 
 # --- what is looked at --------------------------------------------------------------------------------------------------
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One answer. ``details`` are further lines: culprits, the container's last words."""
-
-    status: Status
-    text: str
-    details: tuple[str, ...] = ()
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -7,18 +7,61 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild.commands.options import builder_option, common_options, print_data, read_clock
+from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
     from imagebuild.workspace import Workspace
 
 
 @click.command()
-@click.option("--twin", metavar="TEAM", required=True, help="Build TEAM's layer with both engines and compare them path by path.")
+@click.argument("image", metavar="[TEAM|REF]", required=False)
+@click.option("--rebuild", is_flag=True, help="Also build it again from the lock that travels with it, and compare digests.")
+@click.option("--strict", is_flag=True, help="What cannot be checked fails.")
+@click.option("--platform", default="linux/amd64", show_default=True, help="Which image of an index.")
+@click.option("--twin", metavar="TEAM", help="Instead: build TEAM's layer with both engines and compare them path by path.")
 @builder_option
-@click.option("--json", "as_json", is_flag=True, help="The figures and the first 50 differences as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 @common_options
-def verify(workspace: Workspace, twin: str, builder: str | None, as_json: bool) -> None:
-    """Prove that both engines build the same layer; exit 8 with the differences when they do not."""
+def verify(
+    workspace: Workspace,
+    image: str | None,
+    rebuild: bool,
+    strict: bool,
+    platform: str,
+    twin: str | None,
+    builder: str | None,
+    as_json: bool,
+) -> None:
+    """Check a pushed image against its base, its lock and the rules for layers; exit 8 names each failed check.
+
+    TEAM is the team's image in the target (of its lock as it is, else the newest); REF is registry/repository:tag or @digest, or
+    repository:tag in the target. Nothing is run and nothing unpacked; the image need not be ours.
+    """
+    if (image is None) == (twin is None):
+        raise UsageError("name one image, or give --twin TEAM", "imagebuild verify TEAM, or imagebuild verify REPOSITORY:TAG")
+    if twin is not None:
+        _compare_twins(workspace, twin, builder, as_json)
+        return
+    assert image is not None
+    from imagebuild.check.evidence import gather_evidence
+    from imagebuild.check.pushed import find_pushed_image
+    from imagebuild.check.rebuild import rebuild_image
+    from imagebuild.check.verification import Row, encode_report, format_report, verify_evidence
+    from imagebuild.commands.smoke import find_planned_tag
+
+    evidence = gather_evidence(
+        workspace, find_pushed_image(workspace, image, planned_tag=find_planned_tag(workspace, image), platform=platform)
+    )
+    further = []
+    if rebuild:
+        found = rebuild_image(workspace, evidence, builder=builder)
+        further.append(Row("rebuild", found.status, found.text, found.details))
+    report = verify_evidence(evidence, further)
+    print_data(encode_report(report) if as_json else format_report(report), nl=False)
+    report.raise_failures(strict=strict)
+
+
+def _compare_twins(workspace: Workspace, team: str, builder: str | None, as_json: bool) -> None:
     import msgspec
 
     from imagebuild import pipeline
@@ -27,14 +70,14 @@ def verify(workspace: Workspace, twin: str, builder: str | None, as_json: bool) 
     from imagebuild.files import exclusive
 
     workspace.prepare()
-    with exclusive(workspace.state / f"image-{twin}.lock"):
-        plan = pipeline.plan_image(workspace, twin, cutoff=read_clock(), engine="docker")
-        report = pipeline.build_twins(workspace, plan, builder=builder)
+    with exclusive(workspace.state / f"image-{team}.lock"):
+        plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), engine="docker")
+        found = pipeline.build_twins(workspace, plan, builder=builder)
     if as_json:
-        print_data(msgspec.json.format(msgspec.json.encode(report), indent=2))
-    require_twins(report, twin)
+        print_data(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    require_twins(found, team)
     if not as_json:
         print_data(
-            f"{twin}: both engines build the same layer: {report.files} files ({report.bytecode} of bytecode, {report.records} RECORDs), "
-            f"{format_size(report.bytes)}, {report.folders} folders"
+            f"{team}: both engines build the same layer: {found.files} files ({found.bytecode} of bytecode, {found.records} RECORDs), "
+            f"{format_size(found.bytes)}, {found.folders} folders"
         )

@@ -7,7 +7,6 @@ the headers while a layer is assembled, which decompresses and hashes it anyhow.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import stat
 import tarfile
@@ -20,11 +19,26 @@ from imagebuild.base.model import Base, Tree
 from imagebuild.errors import IntegrityError
 from imagebuild.layer.dpkg import SystemFiles, is_cleaned
 from imagebuild.layer.flow import CHUNK, BackgroundDigest, read_ahead
+from imagebuild.layer.forward import ForwardFile, HashingReader, RawTarInfo
 from imagebuild.layer.model import ExtraFile, Layer
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
 from imagebuild.oci.compression import open_decompressed
 
 _SHOWN = 20
+
+Visit = Callable[[tarfile.TarFile, tarfile.TarInfo, str], None]
+
+
+class Fault(str):
+    """A broken rule as a line; ``rule`` says which one: form, hidden, parent, type, whiteout, folder, mode, writable, base, end."""
+
+    __slots__ = ("rule",)
+    rule: str
+
+    def __new__(cls, rule: str, text: str) -> Fault:
+        found = super().__new__(cls, text)
+        found.rule = rule
+        return found
 
 
 def audit_layer(
@@ -69,7 +83,7 @@ class TarAudit:
 
     def read(self, chunks: Iterator[bytes]) -> None:
         """Check the tar in ``chunks``, to its end; what an earlier call found is forgotten."""
-        archive = _ForwardFile(chunks, lambda _: None)
+        archive = ForwardFile(chunks, lambda _: None)
         home = self._base.inventory.user.home
         self.findings = []
         try:
@@ -110,13 +124,13 @@ def find_faults(
     compression = media_type.rpartition("+")[2] if "+" in media_type else "none"
     digest_of_tar = BackgroundDigest()
     with blob.open("rb", buffering=0) as file:
-        stored = _HashingReader(file)
+        stored = HashingReader(file)
         try:
             with (
                 digest_of_tar as feed,
                 read_ahead(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, CHUNK)), compression)) as chunks,
             ):
-                yield from _find_tar_faults(_ForwardFile(chunks, feed), tree, home, replaceable, whiteouts, foreign, system)
+                yield from _find_tar_faults(ForwardFile(chunks, feed), tree, home, replaceable, whiteouts, foreign, system)
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             yield f"the layer cannot be read as a compressed tar: {error}"
             return
@@ -135,54 +149,57 @@ def find_faults(
 
 
 def _find_tar_faults(
-    file: _ForwardFile,
+    file: ForwardFile,
     tree: Tree,
     home: str,
     replaceable: frozenset[str],
     whiteouts: frozenset[str],
     foreign: bool,
     system: SystemFiles | None,
-) -> Iterator[str]:
-    yield from _find_entry_faults(file, tree, home, replaceable, whiteouts, foreign, system)
+) -> Iterator[Fault]:
+    yield from _find_entry_faults(file, tree, home, replaceable, whiteouts, foreign, system, None)
     if file.has_content_left():
-        yield "there are bytes after the end of the archive"
+        yield Fault("end", "there are bytes after the end of the archive")
 
 
 def _find_entry_faults(
-    file: _ForwardFile,
+    file: ForwardFile,
     tree: Tree,
     home: str,
     replaceable: frozenset[str],
     whiteouts: frozenset[str],
     foreign: bool,
     system: SystemFiles | None,
-) -> Iterator[str]:
+    visit: Visit | None,
+) -> Iterator[Fault]:
     folders = FolderResolver(tree)
     forbidden = forbidden_folders(folders, home)
     seen: dict[str, bool] = {}  # path -> whether it is a folder
     brought: set[str] = set()  # folders that the base lacks
-    with closing(tarfile.open(fileobj=cast(BinaryIO, file), mode="r:", tarinfo=_RawTarInfo)) as archive:
+    with closing(tarfile.open(fileobj=cast(BinaryIO, file), mode="r:", tarinfo=RawTarInfo)) as archive:
         for entry in archive:
             archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
             name = entry.pax_headers.get("path", entry.name)
-            assert isinstance(entry, _RawTarInfo)
+            assert isinstance(entry, RawTarInfo)
             raw = entry.raw_name.decode("utf-8", "surrogateescape") if "path" not in entry.pax_headers else name
             if name.startswith("/") or ".." in name.split("/"):
-                yield f"{name!r}: absolute, or with '..'"
+                yield Fault("form", f"{name!r}: absolute, or with '..'")
                 continue
             if foreign and entry.isdir():
                 raw, name = raw.removesuffix("/"), name.removesuffix("/")
             if raw.endswith("/") or any(part in ("", ".") for part in name.split("/")):
-                yield f"{name!r}: not in plain form"
+                yield Fault("form", f"{name!r}: not in plain form")
                 continue
             path = "/" + name
             folder = entry.isdir()
             if path in seen:
-                yield f"{path}: twice in the layer"
+                yield Fault("form", f"{path}: twice in the layer")
             seen[path] = folder
             if any(is_within(path, place) for place in forbidden):
-                yield f"{path}: hidden or emptied when the image runs"
+                yield Fault("hidden", f"{path}: hidden or emptied when the image runs")
             yield from _find_ancestor_faults(path, seen)
+            if visit is not None:
+                visit(archive, entry, path)
             if system is not None:
                 if folder and folders.get(path) is None:
                     brought.add(path)
@@ -190,6 +207,26 @@ def _find_entry_faults(
                     continue
             yield from _find_type_faults(entry, path, whiteouts)
             yield from _find_base_faults(entry, path, folders, replaceable)
+
+
+def read_entries(
+    chunks: Iterator[bytes],
+    *,
+    tree: Tree,
+    home: str,
+    replaceable: frozenset[str] = frozenset(),
+    whiteouts: frozenset[str] = frozenset(),
+    system: SystemFiles | None = None,
+    visit: Visit | None = None,
+) -> Iterator[Fault]:
+    """The rules on the entries of a tar that goes by, whoever wrote it; ``visit`` sees each entry and may read it.
+
+    The tar is read to its end. tarfile's own errors pass.
+    """
+    file = ForwardFile(chunks, lambda _: None)
+    yield from _find_entry_faults(file, tree, home, replaceable, whiteouts, True, system, visit)
+    if file.has_content_left():
+        yield Fault("end", "there are bytes after the end of the archive")
 
 
 def is_systems(entry: tarfile.TarInfo, path: str, system: SystemFiles, brought: set[str]) -> bool:
@@ -206,122 +243,43 @@ def is_systems(entry: tarfile.TarInfo, path: str, system: SystemFiles, brought: 
     return (entry.isreg() or entry.islnk()) and not entry.mode & 0o002 and system.owns(path, brought)
 
 
-def _find_type_faults(entry: tarfile.TarInfo, path: str, whiteouts: frozenset[str]) -> Iterator[str]:
+def _find_type_faults(entry: tarfile.TarInfo, path: str, whiteouts: frozenset[str]) -> Iterator[Fault]:
     name = path.rpartition("/")[2]
     if name.startswith(".wh."):
         hidden = path.rpartition("/")[0] + "/" + name.removeprefix(".wh.")
         if hidden not in whiteouts or name.startswith(".wh..wh."):
-            yield f"{path}: a whiteout nobody asked for"
+            yield Fault("whiteout", f"{path}: a whiteout nobody asked for")
     if entry.islnk():
-        yield f"{path}: a hard link"
+        yield Fault("type", f"{path}: a hard link")
     elif not (entry.isfile() or entry.isdir()):
-        yield f"{path}: not a file and not a folder (tar type {entry.type!r})"
+        yield Fault("type", f"{path}: not a file and not a folder (tar type {entry.type!r})")
 
 
-def _find_ancestor_faults(path: str, seen: dict[str, bool]) -> Iterator[str]:
+def _find_ancestor_faults(path: str, seen: dict[str, bool]) -> Iterator[Fault]:
     parent = path.rpartition("/")[0]
     if parent and not seen.get(parent, False):
-        yield f"{path}: {'a file is its parent' if parent in seen else 'its parent folder is not in the layer before it'}"
+        why = "a file is its parent" if parent in seen else "its parent folder is not in the layer before it"
+        yield Fault("parent", f"{path}: {why}")
         seen[parent] = True  # once per folder
 
 
-def _find_base_faults(entry: tarfile.TarInfo, path: str, folders: FolderResolver, replaceable: frozenset[str]) -> Iterator[str]:
+def _find_base_faults(entry: tarfile.TarInfo, path: str, folders: FolderResolver, replaceable: frozenset[str]) -> Iterator[Fault]:
     mode = stat.S_IMODE(entry.mode)
     below = folders.get(path)
     if entry.isdir():
         if below is None:
             if (mode, entry.uid, entry.gid) != (0o755, 0, 0):
-                yield f"{path}: a new folder with mode {mode:o}, owner {entry.uid}:{entry.gid}"
+                rule = "writable" if mode & 0o1002 == 0o002 else "mode" if mode & 0o6000 else "folder"
+                yield Fault(rule, f"{path}: a new folder with mode {mode:o}, owner {entry.uid}:{entry.gid}")
         elif below.type != "dir":
-            yield f"{path}: a folder over a {below.type} of the base"
+            yield Fault("base", f"{path}: a folder over a {below.type} of the base")
         elif (mode, entry.uid, entry.gid) != (below.mode, below.uid, below.gid):
-            yield f"{path}: mode {mode:o} owner {entry.uid}:{entry.gid}, in the base {below.mode:o} {below.uid}:{below.gid}"
+            was = f"{below.mode:o} {below.uid}:{below.gid}"
+            yield Fault("base", f"{path}: mode {mode:o} owner {entry.uid}:{entry.gid}, in the base {was}")
         return
-    if mode & 0o7000:
-        yield f"{path}: setuid, setgid or sticky ({mode:o})"
-    if mode & 0o002:
-        yield f"{path}: anyone may write it ({mode:o})"
+    if mode & 0o7000 and not entry.issym():
+        yield Fault("mode", f"{path}: setuid, setgid or sticky ({mode:o})")
+    if mode & 0o002 and not entry.issym():  # a link's own mode means nothing
+        yield Fault("writable", f"{path}: anyone may write it ({mode:o})")
     if below is not None and not (below.type == "file" and path in replaceable):
-        yield f"{path}: overwrites a {below.type} of the base"
-
-
-class _RawTarInfo(tarfile.TarInfo):
-    """Keeps the header's name field as it is written; tarfile strips a folder's trailing slashes."""
-
-    raw_name = b""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> _RawTarInfo:
-        entry = super().frombuf(buf, encoding, errors)  # type: ignore[arg-type]
-        entry.raw_name = bytes(buf[:100]).rstrip(b"\0")
-        return entry
-
-
-class _HashingReader(io.RawIOBase):
-    """Passes a stream on and hashes what went by."""
-
-    def __init__(self, stream: BinaryIO | io.RawIOBase) -> None:
-        self._stream = stream
-        self._digest = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1) -> bytes:
-        assert size is not None
-        data = self._stream.read(size) or b""
-        self._digest.update(data)
-        return data
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-class _ForwardFile:
-    """What tarfile needs of a file, over chunks: seeking ahead skips, and nothing is lost that was not asked for."""
-
-    def __init__(self, chunks: Iterator[bytes], feed: Callable[[bytes], None]) -> None:
-        self._chunks = chunks
-        self._feed = feed
-        self._chunk = b""
-        self._offset = 0
-        self._position = 0
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, position: int) -> None:
-        if position < self._position:
-            raise tarfile.StreamError("seeking backwards")
-        while (left := position - self._position) and (self._offset < len(self._chunk) or self._fill()):
-            step = min(left, len(self._chunk) - self._offset)
-            self._offset += step
-            self._position += step
-
-    def read(self, size: int) -> bytes:
-        data = self._chunk[self._offset : self._offset + size]
-        self._offset += len(data)
-        while len(data) < size and self._fill():
-            more = self._chunk[: size - len(data)]
-            self._offset = len(more)
-            data += more
-        self._position += len(data)
-        return data
-
-    def has_content_left(self) -> bool:
-        """Read to the end; whether anything but zeros was left."""
-        found = any(self._chunk[self._offset :])
-        while self._fill():
-            found = found or self._chunk.count(0) != len(self._chunk)
-        return found
-
-    def _fill(self) -> bool:
-        self._chunk, self._offset = next(self._chunks, b""), 0
-        self._feed(self._chunk)
-        return bool(self._chunk)
+        yield Fault("base", f"{path}: overwrites a {below.type} of the base")

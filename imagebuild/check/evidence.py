@@ -1,0 +1,150 @@
+"""Everything that ``verify`` looks at, read once: the image, its base, its added layers, and what travels with it."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from typing import Any
+
+import msgspec
+
+from imagebuild import annotations as names
+from imagebuild.base.model import Base, Tree
+from imagebuild.check.layerscan import LayerFacts, NoTree, scan_layer
+from imagebuild.check.pushed import NamedBase, PushedImage, read_named_base
+from imagebuild.check.records import RecordAudit, audit_records
+from imagebuild.layer.dpkg import SystemFiles
+from imagebuild.lock.model import Lock
+from imagebuild.recipe import CONSTRAINTS_PATH, Recipe
+from imagebuild.supply.companions import BOM_TYPE, STATEMENT_TYPE, read_companions, read_image_lock, read_image_recipe
+from imagebuild.workspace import Workspace
+
+
+class Evidence(msgspec.Struct):
+    """What the checks are functions of."""
+
+    image: PushedImage
+    base: NamedBase
+    common: int  # layers that the image begins with and the base has
+    facts: LayerFacts  # of all layers above, one over the other
+    diff_ids: tuple[tuple[str, str], ...]  # of each of them: promised, found
+    records: RecordAudit
+    lock: Lock | None
+    recipe: Recipe | None
+    boms: list[dict[str, Any]]
+    statements: list[dict[str, Any]]
+    replaced: dict[str, tuple[str, ...]]  # distributions of the base that the lock replaces -> their files
+    system: SystemFiles | None
+
+    @property
+    def ours(self) -> bool:
+        """Whether imagebuild made it."""
+        return names.FORMAT in self.image.notes
+
+    @property
+    def tree(self) -> Tree:
+        """The base's, or an empty one."""
+        return self.base.base.tree if self.base.base is not None else NoTree()
+
+    def faults(self, *rules: str) -> list[str]:
+        """The layer's faults against these rules."""
+        return [str(item) for item in self.facts.faults if item.rule in rules]
+
+
+def gather_evidence(workspace: Workspace, image: PushedImage) -> Evidence:
+    """Read it all. IntegrityError when a layer's bytes are not what the manifest says."""
+    named = read_named_base(workspace, image)
+    common = _count_common(image, named)
+    lock = read_image_lock(image.store, image.repository, image.digest)
+    recipe = read_image_recipe(image.store, image.repository, image.digest)
+    replaced = _find_replaced(named.base, lock)
+    old = frozenset(path for paths in replaced.values() for path in paths)
+    extra = frozenset({CONSTRAINTS_PATH})
+    home = named.base.inventory.user.home if named.base is not None else image.config.container.environment.get("HOME", "")
+    tree: Tree = named.base.tree if named.base is not None else NoTree()
+    merged, diff_ids = LayerFacts(), []
+    system: SystemFiles | None = None
+    for number in range(common, len(image.manifest.layers)):
+        descriptor = image.manifest.layers[number]
+        workspace.report(f"reading layer {number + 1} of {len(image.manifest.layers)} of the image ({descriptor.size / 1e6:.1f} MB)")
+
+        def scan(known: SystemFiles | None, descriptor: Any = descriptor) -> LayerFacts:
+            return scan_layer(
+                image.store,
+                image.repository,
+                descriptor,
+                tree=tree,
+                home=home,
+                replaceable=old | extra,
+                whiteouts=old,
+                system=known,
+            )
+
+        facts = scan(None)
+        if facts.lists and (system := facts.system) is not None:
+            facts = scan(system)  # what apt may write is known only at the end of a first reading
+        promised = image.config.rootfs.diff_ids
+        diff_ids.append((promised[number] if number < len(promised) else "", facts.diff_id))
+        _merge(merged, facts)
+    return Evidence(
+        image=image,
+        base=named,
+        common=common,
+        facts=merged,
+        diff_ids=tuple(diff_ids),
+        records=audit_records(merged, tree, system),
+        lock=lock,
+        recipe=recipe,
+        boms=_read_documents(image, BOM_TYPE),
+        statements=_read_documents(image, STATEMENT_TYPE),
+        replaced=replaced,
+        system=system,
+    )
+
+
+def _count_common(image: PushedImage, named: NamedBase) -> int:
+    """How many layers are the base's. Of an unknown base: all but the last are taken to be it."""
+    if named.manifest is None:
+        return max(len(image.manifest.layers) - 1, 0)
+    pairs = zip(image.manifest.layers, named.manifest.layers, strict=False)
+    same = next((number for number, (mine, its) in enumerate(pairs) if mine.digest != its.digest), None)
+    return min(len(image.manifest.layers), len(named.manifest.layers)) if same is None else same
+
+
+def _find_replaced(base: Base | None, lock: Lock | None) -> dict[str, tuple[str, ...]]:
+    """A package that is both in the lock and in the base is one that the team's ``replace`` allowed: no lock has it otherwise."""
+    found: dict[str, tuple[str, ...]] = {}
+    for item in lock.packages if lock is not None and base is not None else ():
+        present = base.inventory.distribution(item.name) if base is not None else None
+        if base is None or present is None:
+            continue
+        top = f"{present.location.rstrip('/')}/{present.metadata}"
+        rows = (base.tree.read_text(f"{top}/RECORD") or b"").decode("utf-8", "replace").splitlines()
+        listed = [posixpath.normpath(posixpath.join(present.location, row.partition(",")[0].strip('"'))) for row in rows if row]
+        paths = {posixpath.join(base.tree.resolve(posixpath.dirname(path)), posixpath.basename(path)) for path in listed}
+        # Bytecode of listed modules, which RECORD may leave out.
+        caches = [f"{posixpath.dirname(path)}/__pycache__" for path in paths if path.endswith(".py")]
+        paths |= {entry.path for folder in sorted(set(caches)) for entry in base.tree.under(folder)}
+        found[item.name] = tuple(sorted(paths))
+    return found
+
+
+def _merge(into: LayerFacts, facts: LayerFacts) -> None:
+    into.size += facts.size
+    into.uncompressed += facts.uncompressed
+    into.entries += facts.entries
+    into.unread += facts.unread
+    into.faults += facts.faults
+    for name in ("files", "records", "metadata", "path_files", "secrets", "lists"):
+        getattr(into, name).update(getattr(facts, name))
+
+
+def _read_documents(image: PushedImage, artifact_type: str) -> list[dict[str, Any]]:
+    found = []
+    for data in read_companions(image.store, image.repository, image.digest, artifact_type):
+        try:
+            document = json.loads(data)
+        except (ValueError, RecursionError):
+            document = None
+        found.append(document if isinstance(document, dict) else {})
+    return found

@@ -1,0 +1,28 @@
+"""One answer of a check, whatever was checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+Status = Literal["passed", "failed", "skipped"]
+
+SHOWN = 10  # of a list of culprits
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One answer. ``details`` are further lines: culprits, the container's last words."""
+
+    status: Status
+    text: str
+    details: tuple[str, ...] = ()
+
+
+def judge_culprits(culprits: Sequence[str], passed: str, failed: str) -> Finding:
+    """Passed without culprits; else failed, with the first of them as details."""
+    if not culprits:
+        return Finding("passed", passed)
+    more = (f"and {len(culprits) - SHOWN} more",) if len(culprits) > SHOWN else ()
+    return Finding("failed", failed.format(count=len(culprits)), (*sorted(culprits)[:SHOWN], *more))

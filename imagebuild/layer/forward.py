@@ -1,0 +1,91 @@
+"""Reading a tar that goes by only once with the standard library's tar reader."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+
+class RawTarInfo(tarfile.TarInfo):
+    """Keeps the header's name field as it is written; tarfile strips a folder's trailing slashes."""
+
+    raw_name = b""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> RawTarInfo:
+        entry = super().frombuf(buf, encoding, errors)  # type: ignore[arg-type]
+        entry.raw_name = bytes(buf[:100]).rstrip(b"\0")
+        return entry
+
+
+class HashingReader(io.RawIOBase):
+    """Passes a stream on and hashes what went by."""
+
+    def __init__(self, stream: BinaryIO | io.RawIOBase) -> None:
+        self._stream = stream
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        assert size is not None
+        data = self._stream.read(size) or b""
+        self._digest.update(data)
+        return data
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class ForwardFile:
+    """What tarfile needs of a file, over chunks: seeking ahead skips, and nothing is lost that was not asked for."""
+
+    def __init__(self, chunks: Iterator[bytes], feed: Callable[[bytes], None]) -> None:
+        self._chunks = chunks
+        self._feed = feed
+        self._chunk = b""
+        self._offset = 0
+        self._position = 0
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        if position < self._position:
+            raise tarfile.StreamError("seeking backwards")
+        while (left := position - self._position) and (self._offset < len(self._chunk) or self._fill()):
+            step = min(left, len(self._chunk) - self._offset)
+            self._offset += step
+            self._position += step
+
+    def read(self, size: int) -> bytes:
+        data = self._chunk[self._offset : self._offset + size]
+        self._offset += len(data)
+        while len(data) < size and self._fill():
+            more = self._chunk[: size - len(data)]
+            self._offset = len(more)
+            data += more
+        self._position += len(data)
+        return data
+
+    def has_content_left(self) -> bool:
+        """Read to the end; whether anything but zeros was left."""
+        found = any(self._chunk[self._offset :])
+        while self._fill():
+            found = found or self._chunk.count(0) != len(self._chunk)
+        return found
+
+    def _fill(self) -> bool:
+        self._chunk, self._offset = next(self._chunks, b""), 0
+        self._feed(self._chunk)
+        return bool(self._chunk)
