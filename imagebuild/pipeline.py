@@ -522,7 +522,7 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     """Build with the recipe's engine, check, push: the image, its digest, and whether the base's layers were left out."""
     from imagebuild.oci.copy import copy_blobs, plan_copy
 
-    lock, base, recipe = plan.lock, plan.base, plan.recipe
+    base, recipe = plan.base, plan.recipe
     last = find_last_image(workspace, plan)
     require_prediction(predict_size(workspace, plan, last))
     target = workspace.target
