@@ -271,6 +271,11 @@ def explain_failure(lines: list[str], builder: str | None, shown: int = _SHOWN_L
         told = next((line for line in output if re.match(r"E: |ERROR: ", line)), (output or ended)[-1])
         hint = "the Dockerfile and its context are kept under .imagebuild/builds; build it by hand to look closer"
         return BuildError(f"the build's RUN failed: {told.removeprefix('ERROR: ').removeprefix('E: ')}", hint, tuple(output[-shown:]))
+    if "buildkit-syft-scanner" in low:
+        return RemoteError(
+            "docker makes its SBOM with an image (docker/buildkit-syft-scanner) that the builder cannot fetch",
+            "leave --attest sbom out: imagebuild attaches an SBOM of its own to every image; or let the builder reach it through a mirror",
+        )
     if re.search(
         r"failed to (resolve|do request|authorize|fetch|load)|unauthorized|not found|no such host|i/o timeout|connection refused", low
     ):

@@ -455,6 +455,11 @@ RUN = '#7 ERROR: process "/bin/sh -c set -eu; very long" did not complete succes
             RemoteError,
             "could not read the base",
         ),
+        (
+            ["ERROR: failed to solve: failed to resolve source metadata for docker.io/docker/buildkit-syft-scanner:stable-1: no such host"],
+            RemoteError,
+            "SBOM with an image .* cannot fetch$",
+        ),
         (["something", "ERROR: odd"], BuildError, "buildx failed: odd"),
         ([], BuildError, "it said nothing"),
     ],
