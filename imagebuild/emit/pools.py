@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
+from imagebuild.config import parse_size
 from imagebuild.errors import ConfigurationError
 from imagebuild.toml import decode_toml
 
-# Pool labels are there from the node's first second; what a GPU operator labels (the last two) comes after the driver.
+# Pool labels are there from the node's first second; what a GPU operator labels (gpu-product, mig) comes after the driver.
 _SHORT_FORMS = {
     "gke": "cloud.google.com/gke-nodepool",
     "eks": "eks.amazonaws.com/nodegroup",
@@ -19,7 +20,9 @@ _SHORT_FORMS = {
     "aks": "kubernetes.azure.com/agentpool",
     "gpu_product": "nvidia.com/gpu.product",
     "mig": "nvidia.com/mig.config",
+    "arch": "kubernetes.io/arch",
 }
+_MIG_PROFILE = re.compile(r"[1-9]g\.[0-9]+gb(?:\.me|\+me)?")  # of one GPU instance: 1g.5gb
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 _DOMAIN_PART = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
@@ -50,22 +53,38 @@ class _PoolTable(msgspec.Struct, frozen=True, rename="kebab"):
     aks: Values = ()
     gpu_product: Values = ()
     mig: Values = ()
+    arch: Values = ()
+    time_sliced: bool = False
+    disk: str | int | None = None
+    machine_config_pool: str = ""
     tolerations: tuple[Toleration, ...] = (Toleration("nvidia.com/gpu", "Exists", "", "NoSchedule"),)
     max_surge: str | int | None = None
     max_unavailable: str | int | None = None
 
 
-class _PrewarmTable(msgspec.Struct, frozen=True, rename="kebab"):
-    """``[prewarm]`` as written."""
+Mode = Literal["image-volume", "hold", "pinned-image-set", "image-pull-job"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
-    pause_image: str = ""
+
+class PrewarmSettings(msgspec.Struct, frozen=True, rename="kebab"):
+    """``[prewarm]``: how images are kept on nodes, whatever the pool."""
+
+    pause_image: str = ""  # "" where the file names none
     pull_secret: str | None = None
+    mode: Mode = "image-volume"
+    hold_image: str = ""  # mode hold: an image with a static busybox at /bin/busybox, by digest
+    hold_user: int = 65534  # mode hold: who holds; 0 leaves it to the cluster (OpenShift)
+    pull_policy: Literal["IfNotPresent", "Always"] = "IfNotPresent"
+    split: bool = False  # one DaemonSet per image
+    readiness_condition: str = ""  # a node condition, for a NodeReadinessRule per pool; "" for none
+    rate: str | int = "100 MiB"  # of a node's pull, per second
+    disk_threshold: int = 85  # percent of the disk at which the kubelet begins to remove images (imageGCHighThresholdPercent)
 
 
 class _File(msgspec.Struct, frozen=True):
     """The file as written."""
 
-    prewarm: _PrewarmTable = _PrewarmTable()
+    prewarm: PrewarmSettings = PrewarmSettings()
     pool: dict[str, _PoolTable] = {}
 
 
@@ -78,13 +97,19 @@ class Pool(msgspec.Struct, frozen=True):
     tolerations: tuple[Toleration, ...]
     max_surge: str | int  # exactly one of these two is not zero
     max_unavailable: str | int
+    disk: int | None = None  # bytes for images and containers on a node; None: not said
+    machine_config_pool: str = ""  # OpenShift's, for pinned image sets; "": the pool's name
+
+    @property
+    def surges(self) -> bool:
+        """Whether old and new images are on a node together while an update rolls out."""
+        return self.max_surge not in (0, "0%")
 
 
 class PoolFile(msgspec.Struct, frozen=True):
     """All of ``pools.toml``, checked; pools sorted by name."""
 
-    pause_image: str  # "" where the file names none
-    pull_secret: str | None
+    settings: PrewarmSettings
     pools: tuple[Pool, ...]
 
 
@@ -94,7 +119,26 @@ def load_pools(path: Path) -> PoolFile:
     if not table.pool:
         raise ConfigurationError(f"{path} has no pool", "add a [pool.NAME] with the labels of its nodes and its teams")
     pools = tuple(_check_pool(name, table.pool[name], f"{path}: pool {name}") for name in sorted(table.pool))
-    return PoolFile(table.prewarm.pause_image, table.prewarm.pull_secret, pools)
+    _check_settings(table.prewarm, str(path))
+    return PoolFile(table.prewarm, pools)
+
+
+def _check_settings(settings: PrewarmSettings, where: str) -> None:
+    try:
+        rate = parse_size(settings.rate)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: rate: {error.message}", 'bytes a second, as in "100 MiB"') from None
+    problem = ""
+    if not rate:
+        problem = "rate is zero"
+    elif not 1 <= settings.disk_threshold <= 100:
+        problem = f"disk-threshold is {settings.disk_threshold}, which is no percentage"
+    elif settings.hold_user < 0:
+        problem = f"hold-user is {settings.hold_user}"
+    elif settings.readiness_condition and not _LABEL_KEY.fullmatch(settings.readiness_condition):
+        problem = f"readiness-condition is {settings.readiness_condition!r}, which is no node condition's type"
+    if problem:
+        raise ConfigurationError(f"{where}: [prewarm] {problem}", "see docs/kubernetes.md")
 
 
 def _check_pool(name: str, table: _PoolTable, where: str) -> Pool:
@@ -116,10 +160,39 @@ def _check_pool(name: str, table: _PoolTable, where: str) -> Pool:
         )
     for toleration in table.tolerations:
         _check_toleration(toleration, where)
+    try:
+        disk = None if table.disk is None else parse_size(table.disk)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: disk: {error.message}", error.hint) from None
+    if table.machine_config_pool and not _LABEL_VALUE.fullmatch(table.machine_config_pool):
+        raise ConfigurationError(f"{where}: not a machine config pool: {table.machine_config_pool!r}", "see oc get machineconfigpools")
     return Pool(
-        name, _merge_labels(table, where), None if table.teams == "*" else tuple(sorted(set(table.teams))),
-        table.tolerations, surge, unavailable,
+        name, _merge_labels(_name_gpu(table, where), where), None if table.teams == "*" else tuple(sorted(set(table.teams))),
+        table.tolerations, surge, unavailable, disk, table.machine_config_pool,
     )  # fmt: skip
+
+
+def _name_gpu(table: _PoolTable, where: str) -> _PoolTable:
+    """``gpu-product``, ``mig`` and ``time-sliced`` as the GPU operator's labels say it together.
+
+    With a GPU cut into equal parts the product itself is called so (``A100-SXM4-40GB-MIG-1g.5gb``), with a shared one too
+    (``-SHARED``); without a product the layout's label stands for a MIG profile.
+    """
+    products = (table.gpu_product,) if isinstance(table.gpu_product, str) else table.gpu_product
+    profiles = (table.mig,) if isinstance(table.mig, str) else table.mig
+    plain = [item for item in profiles if _MIG_PROFILE.fullmatch(item)]
+    if plain and len(plain) != len(profiles):
+        raise ConfigurationError(f"{where}: mig names profiles and layouts together", 'write profiles ("1g.5gb") or layouts ("all-1g.5gb")')
+    if table.time_sliced and not products:
+        raise ConfigurationError(f"{where}: time-sliced needs the GPU's product", 'add gpu-product = "Tesla-T4"')
+    if plain and products:
+        marks = [item.replace("+", ".") for item in plain]
+        products, profiles = tuple(f"{product}-MIG-{mark}" for product in products for mark in marks), ()
+    elif plain:
+        profiles = tuple(f"all-{item}" for item in plain)
+    if table.time_sliced:
+        products = tuple(item if item.endswith("-SHARED") else f"{item}-SHARED" for item in products)
+    return msgspec.structs.replace(table, gpu_product=products, mig=profiles)
 
 
 def _merge_labels(table: _PoolTable, where: str) -> dict[str, tuple[str, ...]]:

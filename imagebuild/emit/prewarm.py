@@ -1,89 +1,55 @@
-"""Kubernetes manifests that keep team images on the nodes that will need them: one DaemonSet per node pool.
+"""Kubernetes objects that keep team images on the nodes that will need them, pool by pool.
 
-The team image is an *image volume* of a pod that does nothing. The kubelet pulls and unpacks it, the pod becomes ready
-when that is done, and what a running pod mounts is never garbage-collected. Nothing of the image is run, so it needs
-no shell, no numeric user and no GPU. Image volumes are on by default from Kubernetes 1.35, with containerd 2.1 or CRI-O;
-the restricted Pod Security level allows them.
+Four ways (``mode`` in pools.toml): *image-volume*, a DaemonSet whose pod mounts the images and runs nothing of them (Kubernetes
+1.35 or newer, with containerd 2.1 or CRI-O); *hold*, a DaemonSet with one waiting container per image, for older clusters;
+*pinned-image-set*, OpenShift's own; *image-pull-job*, OpenKruise's. In the first two the kubelet pulls and unpacks, the
+pod becomes ready when that is done, and what a running pod uses is never garbage-collected.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry, find_reference
-from imagebuild.emit.pools import Pool, Toleration
+from imagebuild.emit.holders import PRIORITY_CLASS, READINESS_TAINT, HeldImage, describe_label_selector, describe_pod
+from imagebuild.emit.naming import check_namespace, make_name
+from imagebuild.emit.pools import Pool, PrewarmSettings
 from imagebuild.emit.yaml import Document, Note, render_documents
-from imagebuild.errors import ConfigurationError, UsageError
-from imagebuild.oci.model import Reference
+from imagebuild.errors import UsageError
 from imagebuild.toml import suggest
 
-_PRIORITY_CLASS = "imagebuild-prewarm"
 _PRIORITY = -1000  # notebooks without a class of their own have 0
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
-_NAME_LIMIT = 52  # leaves room for what Kubernetes appends within 63 characters
+_MANAGED = {"app.kubernetes.io/managed-by": "imagebuild"}
+HEADER = "Written by imagebuild prewarm from images/pools.toml and the images in the registry; don't edit."
+_NEEDS = {
+    "image-volume": (
+        "kubectl apply -f FILE, again after every new image. Needs image volumes: Kubernetes 1.35 or newer (before that,",
+        "the ImageVolume feature gate) with containerd 2.1 or newer, or CRI-O.",
+    ),
+    "hold": ("kubectl apply -f FILE, again after every new image. Works with every Kubernetes that is supported.",),
+    "pinned-image-set": (
+        "oc apply -f FILE, again after every new image. Needs OpenShift with machineconfiguration.openshift.io/v1 (4.20 has it).",
+    ),
+    "image-pull-job": (
+        "kubectl apply -f FILE, again after every new image; jobs of older images may be deleted. Needs OpenKruise. What it pulled",
+        "is held by nothing: over its threshold the kubelet may remove it again.",
+    ),
+}
 
 
-def render_prewarm(
-    pools: Sequence[Pool],
-    entries: Sequence[CatalogueEntry],
-    *,
-    namespace: str = "imagebuild-prewarm",
-    pause_image: str,
-    pull_secret: str | None = None,
-    registry_prefix: str = "",
-) -> str:
-    """One YAML stream: Namespace, PriorityClass, and a DaemonSet per pool with the current image of each of its teams.
+class NamedDocument(msgspec.Struct, frozen=True):
+    """One object and the file it would be alone in."""
 
-    The same input gives the same bytes. A team without a pushed image is a UsageError; a pause image that is not named
-    by digest, or a team image without a name to pull by, a ConfigurationError (see ``registry_prefix`` in
-    :func:`find_reference`).
-    """
-    if len(namespace) > 63 or not _LABEL.fullmatch(namespace):
-        raise ConfigurationError(f"not a namespace: {namespace!r}", "at most 63 lower-case letters, digits and hyphens")
-    pause = _check_pause(pause_image)
+    file: str
+    document: Document
+
+
+def choose_images(pool: Pool, entries: Sequence[CatalogueEntry]) -> list[CatalogueEntry]:
+    """The current image of each of the pool's teams, by team; a team without one is a UsageError."""
     current = {entry.team: entry for entry in sorted(entries, key=lambda entry: entry.team) if entry.current}
-    documents = [
-        Document(
-            (
-                "Written by imagebuild prewarm from images/pools.toml and the images in the registry; don't edit.",
-                "kubectl apply -f FILE, again after every new image. Needs image volumes: Kubernetes 1.35 or newer (before that,",
-                "the ImageVolume feature gate) with containerd 2.1 or newer, or CRI-O.",
-            ),
-            _describe_namespace(namespace),
-        ),
-        Document((), _describe_priority()),
-    ]
-    for pool in sorted(pools, key=lambda pool: pool.name):
-        chosen = _choose_images(pool, current)
-        images = [(entry, find_reference(entry, registry_prefix)) for entry in chosen]
-        documents.append(
-            Document(
-                (f"Pool {pool.name}", *(f"  {entry.team}: {entry.tag}, {entry.title or 'no title'}" for entry in chosen)),
-                _describe_daemonset(pool, images, namespace, pause, pull_secret),
-            )
-        )
-    return render_documents(documents)
-
-
-def _check_pause(text: str) -> Reference:
-    hint = 'set pause-image in [prewarm] of images/pools.toml, as in "registry.k8s.io/pause:3.10@sha256:..."'
-    if not text:
-        raise ConfigurationError("no pause image is configured", hint)
-    try:
-        reference = Reference.parse(text)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"pause image: {error.message}", hint) from None
-    if reference.digest is None:
-        raise ConfigurationError(f"the pause image {text} is not named by its digest", hint)
-    return reference
-
-
-def _choose_images(pool: Pool, current: dict[str, CatalogueEntry]) -> list[CatalogueEntry]:
     if pool.teams is None and not current:
         raise UsageError(f"pool {pool.name} takes every team, and no team has a pushed image", "run imagebuild image TEAM first")
     for team in pool.teams or ():
@@ -93,35 +59,96 @@ def _choose_images(pool: Pool, current: dict[str, CatalogueEntry]) -> list[Catal
     return [current[team] for team in (pool.teams if pool.teams is not None else sorted(current))]
 
 
-def _make_name(prefix: str, text: str) -> str:
-    """A DNS-1123 label; two texts never share one, since what had to be changed carries a hash of the original."""
-    plain = f"{prefix}-{text}"
-    if len(plain) <= _NAME_LIMIT and _LABEL.fullmatch(plain):
-        return plain
-    mark = hashlib.sha256(text.encode()).hexdigest()[:8]
-    kept = re.sub(r"[^a-z0-9]+", "-", plain.lower())[: _NAME_LIMIT - 9].strip("-")
-    return f"{kept}-{mark}"
+def describe_prewarm(
+    pools: Sequence[Pool],
+    entries: Sequence[CatalogueEntry],
+    settings: PrewarmSettings,
+    *,
+    namespace: str = "imagebuild-prewarm",
+    registry_prefix: str = "",
+) -> list[NamedDocument]:
+    """Every object, in the order to apply them. The same input gives the same documents.
+
+    A team without a pushed image is a UsageError; a helper image that is not named by digest, or a team image without a
+    name to pull by, a ConfigurationError (see ``registry_prefix`` in :func:`find_reference`).
+    """
+    check_namespace(namespace)
+    documents = []
+    if settings.mode != "pinned-image-set":
+        documents.append(NamedDocument("namespace.yaml", Document((), _describe_namespace(namespace))))
+    if settings.mode in ("image-volume", "hold"):
+        documents.append(NamedDocument("priorityclass.yaml", Document((), _describe_priority())))
+    for pool in sorted(pools, key=lambda pool: pool.name):
+        chosen = choose_images(pool, entries)
+        images = [HeldImage(entry.team, find_reference(entry, registry_prefix)) for entry in chosen]
+        comments = {entry.team: f"  {entry.team}: {entry.tag}, {entry.title or 'no title'}" for entry in chosen}
+        for name, held, value in _describe_pool(pool, images, settings, namespace):
+            comment = (f"Pool {pool.name}", *(comments[image.team] for image in held))
+            documents.append(NamedDocument(f"{name}.yaml", Document(comment, value)))
+        if settings.readiness_condition:
+            documents.append(_describe_readiness(pool, settings.readiness_condition))
+    return documents
+
+
+def render_prewarm(
+    pools: Sequence[Pool],
+    entries: Sequence[CatalogueEntry],
+    settings: PrewarmSettings,
+    *,
+    namespace: str = "imagebuild-prewarm",
+    registry_prefix: str = "",
+) -> str:
+    """:func:`describe_prewarm` as one YAML stream; the same input gives the same bytes."""
+    documents = [item.document for item in describe_prewarm(pools, entries, settings, namespace=namespace, registry_prefix=registry_prefix)]
+    first = msgspec.structs.replace(documents[0], comment=(HEADER, *_NEEDS[settings.mode], *documents[0].comment))
+    return render_documents([first, *documents[1:]])
+
+
+def render_kustomization(documents: Sequence[NamedDocument], settings: PrewarmSettings) -> dict[str, str]:
+    """File name -> text, of a folder that ``kubectl apply -k`` and GitOps controllers take; each begins with :data:`HEADER`."""
+    files = {}
+    for item in documents:
+        files[item.file] = render_documents([msgspec.structs.replace(item.document, comment=(HEADER, *item.document.comment))])
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [item.file for item in documents],
+    }
+    files["kustomization.yaml"] = render_documents([Document((HEADER, *_NEEDS[settings.mode]), kustomization)])
+    return files
+
+
+Described = list[tuple[str, Sequence[HeldImage], dict[str, Any]]]  # (name, what it holds, the object)
+
+
+def _describe_pool(pool: Pool, images: Sequence[HeldImage], settings: PrewarmSettings, namespace: str) -> Described:
+    name = make_name("prewarm", pool.name)
+    if settings.mode == "pinned-image-set":
+        return [(name, images, _describe_pinned_set(pool, name, images))]
+    if settings.mode == "image-pull-job":
+        jobs = [(make_name("prewarm", f"{pool.name}-{item.team}-{_short(item)}"), item) for item in images]
+        return [(job, [item], _describe_pull_job(pool, job, item, settings, namespace)) for job, item in jobs]
+    if settings.split:
+        parts = [(make_name("prewarm", f"{pool.name}-{item.team}"), item) for item in images]
+        return [(part, [item], _describe_daemonset(pool, part, [item], settings, namespace)) for part, item in parts]
+    return [(name, images, _describe_daemonset(pool, name, images, settings, namespace))]
+
+
+def _short(image: HeldImage) -> str:
+    assert image.reference.digest is not None  # find_reference always has one
+    return image.reference.digest.hex[:12]
 
 
 def _describe_namespace(namespace: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {
-            "name": namespace,
-            "labels": {
-                "app.kubernetes.io/managed-by": "imagebuild",
-                "pod-security.kubernetes.io/enforce": "restricted",
-            },
-        },
-    }
+    labels = {**_MANAGED, "pod-security.kubernetes.io/enforce": "restricted"}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
 
 
 def _describe_priority() -> dict[str, Any]:
     return {
         "apiVersion": "scheduling.k8s.io/v1",
         "kind": "PriorityClass",
-        "metadata": {"name": _PRIORITY_CLASS, "labels": {"app.kubernetes.io/managed-by": "imagebuild"}},
+        "metadata": {"name": PRIORITY_CLASS, "labels": _MANAGED},
         "value": Note(("Below every notebook: on a full node this pod goes first, and pushes nobody out.",), _PRIORITY),
         "preemptionPolicy": "Never",
         "globalDefault": False,
@@ -129,16 +156,12 @@ def _describe_priority() -> dict[str, Any]:
     }
 
 
-def _describe_daemonset(
-    pool: Pool, images: list[tuple[CatalogueEntry, Reference]], namespace: str, pause: Reference, pull_secret: str | None
-) -> dict[str, Any]:
-    name = _make_name("prewarm", pool.name)
+def _describe_daemonset(pool: Pool, name: str, images: Sequence[HeldImage], settings: PrewarmSettings, namespace: str) -> dict[str, Any]:
     selector = {"app.kubernetes.io/name": "imagebuild-prewarm", "app.kubernetes.io/instance": name}
-    metadata = {"name": name, "namespace": namespace, "labels": {**selector, "app.kubernetes.io/managed-by": "imagebuild"}}
     return {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
-        "metadata": metadata,
+        "metadata": {"name": name, "namespace": namespace, "labels": {**selector, **_MANAGED}},
         "spec": {
             "selector": {"matchLabels": selector},
             "updateStrategy": Note(
@@ -153,80 +176,66 @@ def _describe_daemonset(
             ),
             "template": {
                 "metadata": {"labels": {**selector, "sidecar.istio.io/inject": "false"}},
-                "spec": _describe_pod(pool, images, pause, pull_secret),
+                "spec": describe_pod(pool, images, settings),
             },
         },
     }
 
 
-def _describe_pod(pool: Pool, images: list[tuple[CatalogueEntry, Reference]], pause: Reference, pull_secret: str | None) -> dict[str, Any]:
-    volumes = [(_make_name("warm", entry.team), entry, reference) for entry, reference in images]
-    pod: dict[str, Any] = {
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 0,
-        "priorityClassName": _PRIORITY_CLASS,
-        **_describe_selector(pool.labels),
-    }
-    if pool.tolerations:
-        pod["tolerations"] = [_describe_toleration(toleration) for toleration in pool.tolerations]
-    if pull_secret:
-        pod["imagePullSecrets"] = Note(
-            ("The same secret as the notebooks': a kubelet checks private images again for each credential (from 1.35).",),
-            [{"name": pull_secret}],
-        )
-    pod |= {
-        "securityContext": Note(
-            ("No runAsUser: the pause image names a numeric user, and OpenShift wants to choose its own.",),
-            {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        ),
-        "containers": [
-            {
-                "name": "hold",
-                "image": str(msgspec.structs.replace(pause, tag="")),
-                "imagePullPolicy": "IfNotPresent",
-                "resources": Note(
-                    ("No GPU is asked for, and none is given: the pause image sets no NVIDIA variables.",),
-                    {"requests": {"cpu": "1m", "memory": "8Mi"}, "limits": {"memory": "32Mi"}},
-                ),
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                "volumeMounts": [{"name": name, "mountPath": f"/warm/{name}", "readOnly": True} for name, _, _ in volumes],
-            }
-        ],
-        "volumes": Note(
-            (
-                "The pod is ready when all of these are pulled and unpacked. A digest cannot go stale, so IfNotPresent is",
-                "exact; Always would ask the registry at each start and pull nothing newer.",
+def _describe_pinned_set(pool: Pool, name: str, images: Sequence[HeldImage]) -> dict[str, Any]:
+    """OpenShift's ``machineconfiguration.openshift.io/v1`` PinnedImageSet: digests only, at most 500."""
+    role = pool.machine_config_pool or pool.name
+    return {
+        "apiVersion": "machineconfiguration.openshift.io/v1",
+        "kind": "PinnedImageSet",
+        "metadata": {
+            "name": name,
+            "labels": Note(
+                ("The machine config pool whose nodes these are (oc get machineconfigpools).",),
+                {"machineconfiguration.openshift.io/role": role, **_MANAGED},
             ),
-            [
-                {
-                    "name": name,
-                    "image": {"reference": str(msgspec.structs.replace(reference, tag="")), "pullPolicy": "IfNotPresent"},
-                }
-                for name, _, reference in volumes
-            ],
-        ),
+        },
+        "spec": {"pinnedImages": [{"name": image.pulled} for image in images]},
     }
-    return pod
 
 
-def _describe_selector(labels: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    """``nodeSelector`` for labels with one value, node affinity for the others; both must hold."""
-    single = {key: values[0] for key, values in labels.items() if len(values) == 1}
-    several = [{"key": key, "operator": "In", "values": list(values)} for key, values in labels.items() if len(values) > 1]
-    selector: dict[str, Any] = {}
-    if single:
-        selector["nodeSelector"] = single
-    if several:
-        required = {"nodeSelectorTerms": [{"matchExpressions": several}]}
-        selector["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
-    return selector
+def _describe_pull_job(pool: Pool, name: str, image: HeldImage, settings: PrewarmSettings, namespace: str) -> dict[str, Any]:
+    """OpenKruise's ``apps.kruise.io/v1alpha1`` ImagePullJob; it never completes, so that nodes which join later pull too."""
+    spec: dict[str, Any] = {
+        "image": image.pulled,
+        "parallelism": pool.max_surge if pool.surges else pool.max_unavailable,
+        "selector": describe_label_selector(pool.labels),
+        "completionPolicy": Note(("Never completes: nodes that join later pull it too.",), {"type": "Never"}),
+        "pullPolicy": {"backoffLimit": 3, "timeoutSeconds": 3600},
+    }
+    if settings.pull_secret:
+        spec["pullSecrets"] = [settings.pull_secret]
+    labels = {**_MANAGED, "app.kubernetes.io/name": "imagebuild-prewarm", "app.kubernetes.io/instance": make_name("prewarm", pool.name)}
+    metadata = {"name": name, "namespace": namespace, "labels": labels}
+    return {"apiVersion": "apps.kruise.io/v1alpha1", "kind": "ImagePullJob", "metadata": metadata, "spec": spec}
 
 
-def _describe_toleration(toleration: Toleration) -> dict[str, str]:
-    fields = {"key": toleration.key, "operator": toleration.operator, "value": toleration.value, "effect": toleration.effect}
-    return {name: value for name, value in fields.items() if value}
+def _describe_readiness(pool: Pool, condition: str) -> NamedDocument:
+    """The node-readiness-controller's ``readiness.node.x-k8s.io/v1alpha1`` NodeReadinessRule."""
+    name = make_name("prewarm", pool.name)
+    return NamedDocument(
+        f"{name}-readiness.yaml",
+        Document(
+            (
+                f"Pool {pool.name}: notebooks wait for a new node until the images are there. Something on the node has to set the",
+                f"condition {condition} once the pre-warm pod is ready (the controller's readiness reporter, or your own): until then no",
+                "notebook is scheduled there.",
+            ),
+            {
+                "apiVersion": "readiness.node.x-k8s.io/v1alpha1",
+                "kind": "NodeReadinessRule",
+                "metadata": {"name": name, "labels": _MANAGED},
+                "spec": {
+                    "conditions": [{"type": condition, "requiredStatus": "True"}],
+                    "taint": {"key": READINESS_TAINT, "effect": "NoSchedule"},
+                    "enforcementMode": Note(("Once for each new node: a later image may arrive while notebooks run.",), "bootstrap-only"),
+                    "nodeSelector": describe_label_selector(pool.labels),
+                },
+            },
+        ),
+    )

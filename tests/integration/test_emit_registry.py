@@ -145,7 +145,7 @@ def test_the_form_and_the_nodes_name_images_that_are_there(store: RegistryStore,
     # The committed pools, all teams instead of one.
     loaded = load_pools(ROOT / "images" / "pools.toml")
     pools = [msgspec.structs.replace(pool, teams=None) for pool in loaded.pools]
-    text = render_prewarm(pools, entries, pause_image=loaded.pause_image)
+    text = render_prewarm(pools, entries, loaded.settings)
     documents = list(yaml.safe_load_all(text))
     for document in documents:
         kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)

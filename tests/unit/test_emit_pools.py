@@ -22,7 +22,7 @@ def test_the_committed_file_is_valid_and_has_a_pinned_pause_image() -> None:
     loaded = load_pools(ROOT / "images" / "pools.toml")
     assert [pool.name for pool in loaded.pools] == ["a100", "t4"]
     assert all(pool.teams == ("cosml",) for pool in loaded.pools)
-    assert "@sha256:" in loaded.pause_image
+    assert "@sha256:" in loaded.settings.pause_image
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -60,8 +60,38 @@ max-unavailable = "25%"
 
 
 @pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ('mig = "1g.5gb"', {"nvidia.com/mig.config": ("all-1g.5gb",)}),
+        ('mig = "1g.5gb"\ngpu-product = "NVIDIA-A100-SXM4-40GB"', {"nvidia.com/gpu.product": ("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb",)}),
+        ('gpu-product = "Tesla-T4"\ntime-sliced = true', {"nvidia.com/gpu.product": ("Tesla-T4-SHARED",)}),
+        (
+            'gpu-product = "A100"\nmig = "1g.5gb"\ntime-sliced = true\narch = "amd64"',
+            {"kubernetes.io/arch": ("amd64",), "nvidia.com/gpu.product": ("A100-MIG-1g.5gb-SHARED",)},
+        ),
+    ],
+)
+def test_shared_and_cut_gpus_are_named_as_the_operator_does(tmp_path: Path, text: str, labels: dict[str, tuple[str, ...]]) -> None:
+    (pool,) = load_pools(write(tmp_path, f'[pool.a]\nteams = "*"\n{text}\n')).pools
+    assert pool.labels == labels
+
+
+def test_disk_and_machine_config_pool(tmp_path: Path) -> None:
+    (pool,) = load_pools(write(tmp_path, '[pool.a]\nteams = "*"\ngke = "a"\ndisk = "200 GiB"\nmachine-config-pool = "gpu"\n')).pools
+    assert (pool.disk, pool.machine_config_pool) == (200 << 30, "gpu")
+
+
+@pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
+        ('[pool.a]\nteams = ["x"]\ngke = "a"\ndisk = "much"', "disk: not a size", "GB"),
+        ('[pool.a]\nteams = ["x"]\nmig = ["1g.5gb", "all-balanced"]', "profiles and layouts together", "1g.5gb"),
+        ('[pool.a]\nteams = ["x"]\ngke = "a"\ntime-sliced = true', "needs the GPU's product", "gpu-product"),
+        ('[prewarm]\nrate = "0 B"\n[pool.a]\nteams = ["x"]\ngke = "a"', "rate is zero", "kubernetes.md"),
+        ('[prewarm]\nrate = "fast"\n[pool.a]\nteams = ["x"]\ngke = "a"', "rate: not a size", "100 MiB"),
+        ('[prewarm]\ndisk-threshold = 850\n[pool.a]\nteams = ["x"]\ngke = "a"', "no percentage", ""),
+        ('[prewarm]\nmode = "pull"\n[pool.a]\nteams = ["x"]\ngke = "a"', "mode", ""),
+        ('[prewarm]\nreadiness-condition = "a b"\n[pool.a]\nteams = ["x"]\ngke = "a"', "no node condition", ""),
         ("", "has no pool", "[pool.NAME]"),
         ('[pool.a]\nteams = ["x"]\ngek = "a"', "unknown key pool.a.gek", "did you mean 'gke'"),
         ('[prewarm]\npause-imag = "x"', "unknown key prewarm.pause-imag", "did you mean 'pause-image'"),

@@ -12,13 +12,14 @@ import msgspec
 import pytest
 
 from imagebuild.catalogue.entries import CatalogueEntry
-from imagebuild.emit.pools import Pool, Toleration
-from imagebuild.emit.prewarm import render_prewarm
+from imagebuild.emit.pools import Pool, PrewarmSettings, Toleration
+from imagebuild.emit.prewarm import HEADER, describe_prewarm, render_kustomization, render_prewarm
 from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.oci.model import Digest
 
 yaml: Any = importlib.import_module("yaml")
 
+OLDEST = "1.25.0"  # the oldest whose schemas the package brings
 PAUSE = f"registry.example/pause:3@{Digest.of(b'pause')}"
 GPU = Toleration("nvidia.com/gpu", "Exists", "", "NoSchedule")
 
@@ -43,7 +44,9 @@ def make_pool(name: str = "a100", teams: tuple[str, ...] | None = ("cosml",), la
 
 
 def render(pools: list[Pool], entries: list[CatalogueEntry], **options: Any) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(render_prewarm(pools, entries, pause_image=PAUSE, **options)))
+    chosen = {name: options.pop(name) for name in list(options) if name in PrewarmSettings.__struct_fields__}
+    settings = PrewarmSettings(**{"pause_image": PAUSE, **chosen})
+    return list(yaml.safe_load_all(render_prewarm(pools, entries, settings, **options)))
 
 
 def check_restricted(pod: dict[str, Any]) -> list[str]:
@@ -163,7 +166,7 @@ def test_the_order_of_the_input_does_not_matter() -> None:
     pools = [msgspec.structs.replace(pool, teams=None if pool.teams is None else tuple(sorted(pool.teams))) for pool in pools]
     entries = [make_entry(), make_entry("risk"), make_entry(tag="2026q3-old", current=False)]
     texts = {
-        render_prewarm(some_pools, some_entries, pause_image=PAUSE)
+        render_prewarm(some_pools, some_entries, PrewarmSettings(pause_image=PAUSE))
         for some_pools in itertools.permutations(pools)
         for some_entries in itertools.permutations(entries)
     }
@@ -195,7 +198,7 @@ def test_a_team_without_an_image_is_named() -> None:
 @pytest.mark.parametrize("pause", ["", "registry.example/pause:3", "Not An Image@sha256:0"])
 def test_the_pause_image_must_be_named_by_digest(pause: str) -> None:
     with pytest.raises(ConfigurationError, match="pause") as caught:
-        render_prewarm([make_pool()], [make_entry()], pause_image=pause)
+        render_prewarm([make_pool()], [make_entry()], PrewarmSettings(pause_image=pause))
     assert "pause-image" in caught.value.hint
 
 
@@ -210,3 +213,100 @@ def test_a_folder_needs_to_be_told_where_it_will_be() -> None:
 def test_a_bad_namespace_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="not a namespace"):
         render([make_pool()], [make_entry()], namespace="Pre Warm")
+
+
+# --- other ways to hold -----------------------------------------------------------------------------------------------
+
+HOLD = f"registry.example/busybox@{Digest.of(b'busybox')}"
+
+
+@pytest.mark.parametrize("version", ["OLDEST", "NEWEST"])
+def test_every_supported_kubernetes_takes_hold_containers(version: str) -> None:
+    documents = render([make_pool(teams=("cosml", "risk"))], [make_entry(), make_entry("risk")], mode="hold", hold_image=HOLD)
+    for document in documents:
+        kubernetes_validate.validate(document, {"OLDEST": OLDEST, "NEWEST": kubernetes_validate.latest_version()}[version], strict=True)
+
+
+def test_hold_containers_are_restricted_and_run_nothing_of_the_image() -> None:
+    documents = render([make_pool(teams=("cosml", "risk"))], [make_entry(), make_entry("risk")], mode="hold", hold_image=HOLD)
+    pod = documents[2]["spec"]["template"]["spec"]
+    assert check_restricted(pod) == []
+    assert pod["securityContext"]["runAsUser"] == 65534  # an image's own user may be a name, which runAsNonRoot refuses
+    (bring,) = pod["initContainers"]
+    assert (bring["image"], bring["command"][-1]) == (HOLD, "/imagebuild-hold/sleep")
+    for container, team in zip(pod["containers"], ("cosml", "risk"), strict=True):
+        assert container["image"] == f"registry.example:5000/ml/{team}@{make_entry(team).digest}"
+        assert container["command"] == ["/imagebuild-hold/sleep", "2147483647"]
+        assert container["env"] == [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}]
+    assert pod["volumes"] == [{"name": "hold", "emptyDir": {"sizeLimit": "16Mi"}}]
+
+
+def test_openshift_chooses_the_holding_user() -> None:
+    pod = render([make_pool()], [make_entry()], mode="hold", hold_image=HOLD, hold_user=0)[2]["spec"]["template"]["spec"]
+    assert "runAsUser" not in pod["securityContext"]
+    assert check_restricted(pod) == []
+
+
+def test_a_hold_image_must_be_named_by_digest() -> None:
+    with pytest.raises(ConfigurationError, match="hold image is configured"):
+        render([make_pool()], [make_entry()], mode="hold")
+
+
+def test_openshift_pins_by_digest_in_a_machine_config_pool() -> None:
+    pools = [make_pool(), msgspec.structs.replace(make_pool("t4"), machine_config_pool="gpu")]
+    documents = render(pools, [make_entry()], mode="pinned-image-set")
+    assert [document["kind"] for document in documents] == ["PinnedImageSet", "PinnedImageSet"]
+    assert [item["metadata"]["labels"]["machineconfiguration.openshift.io/role"] for item in documents] == ["a100", "gpu"]
+    assert documents[0]["spec"] == {"pinnedImages": [{"name": f"registry.example:5000/ml/cosml@{make_entry().digest}"}]}
+
+
+def test_kruise_pulls_on_the_pools_nodes_and_on_those_that_join() -> None:
+    pool = make_pool(teams=("cosml", "risk"), labels={"one": ("true",), "two": ("a", "b")})
+    namespace, *jobs = render([pool], [make_entry(), make_entry("risk")], mode="image-pull-job", pull_secret="registry")
+    assert namespace["kind"] == "Namespace"
+    assert [job["spec"]["image"].rpartition("/")[2].partition("@")[0] for job in jobs] == ["cosml", "risk"]
+    assert jobs[0]["spec"]["selector"] == {
+        "matchLabels": {"one": "true"},
+        "matchExpressions": [{"key": "two", "operator": "In", "values": ["a", "b"]}],
+    }
+    assert jobs[0]["spec"]["completionPolicy"] == {"type": "Never"}
+    assert jobs[0]["spec"]["pullSecrets"] == ["registry"]  # names, not references: unlike a pod's
+    newer = render([pool], [make_entry(tag="2026q4-b"), make_entry("risk")], mode="image-pull-job")[1]
+    assert newer["metadata"]["name"] != jobs[0]["metadata"]["name"]
+
+
+def test_split_is_a_daemonset_per_image() -> None:
+    documents = render([make_pool(teams=("cosml", "risk"))], [make_entry(), make_entry("risk")], split=True)
+    assert [item["metadata"]["name"] for item in documents[2:]] == ["prewarm-a100-cosml", "prewarm-a100-risk"]
+    selectors = [item["spec"]["selector"]["matchLabels"]["app.kubernetes.io/instance"] for item in documents[2:]]
+    assert len(set(selectors)) == 2
+    assert all(len(item["spec"]["template"]["spec"]["volumes"]) == 1 for item in documents[2:])
+
+
+def test_a_readiness_rule_taints_and_the_pod_tolerates_it() -> None:
+    documents = render([make_pool()], [make_entry()], readiness_condition="example.com/ImagesReady")
+    daemonset, rule = documents[2:]
+    assert (rule["apiVersion"], rule["kind"]) == ("readiness.node.x-k8s.io/v1alpha1", "NodeReadinessRule")
+    assert rule["spec"]["conditions"] == [{"type": "example.com/ImagesReady", "requiredStatus": "True"}]
+    assert rule["spec"]["nodeSelector"] == {"matchLabels": daemonset["spec"]["template"]["spec"]["nodeSelector"]}
+    taint = rule["spec"]["taint"]
+    tolerations = daemonset["spec"]["template"]["spec"]["tolerations"]
+    assert {"key": taint["key"], "operator": "Exists", "effect": taint["effect"]} in tolerations
+
+
+def test_asking_the_registry_each_time_is_a_choice_that_says_why() -> None:
+    text = render_prewarm([make_pool()], [make_entry()], PrewarmSettings(pause_image=PAUSE, pull_policy="Always"))
+    assert "pullPolicy: Always" in text
+    assert "a registry that is down" in text
+    assert "IfNotPresent is exact" in render_prewarm([make_pool()], [make_entry()], PrewarmSettings(pause_image=PAUSE))
+
+
+def test_a_kustomization_names_every_file() -> None:
+    settings = PrewarmSettings(pause_image=PAUSE, readiness_condition="example.com/ImagesReady")
+    documents = describe_prewarm([make_pool(), make_pool("t4")], [make_entry()], settings)
+    files = render_kustomization(documents, settings)
+    listed = yaml.safe_load(files["kustomization.yaml"])["resources"]
+    assert sorted([*listed, "kustomization.yaml"]) == sorted(files)
+    parts = [yaml.safe_load(files[name]) for name in listed]
+    assert parts == list(yaml.safe_load_all(render_prewarm([make_pool(), make_pool("t4")], [make_entry()], settings)))
+    assert all(text.startswith(f"# {HEADER}\n") for text in files.values())
