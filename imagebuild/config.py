@@ -117,6 +117,7 @@ class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     engine: Literal["auto", "direct", "docker"] = "auto"
     platform: str = "linux/amd64"
     personal_constraints: bool = True
+    slim: tuple[Literal["headers", "pyi", "static-libs", "tests"], ...] = ()  # what wheels leave out (imagebuild.slim)
     budget: Budget = Budget()
     layer: LayerOptions = LayerOptions()
     env: dict[str, str] = {}

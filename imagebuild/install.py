@@ -1,6 +1,7 @@
 """Starts pip in a container build. Runs in the base, as root, where nothing of imagebuild is: this file alone is mounted there.
 
-``install.py FOLDER... -- ARGUMENTS``: the folders pip installs into, and what pip is told. For Python 3.8 and newer.
+``install.py [--slim=KIND,...] FOLDER... -- ARGUMENTS``: the folders pip installs into, and what pip is told. For Python 3.8 and newer.
+With ``--slim`` the file ``slim.py`` lies beside this one, and takes such files away again once pip is done.
 
 Two things would make pip leave another tree than the wheels say. A folder with the setgid bit (Debian's and conda's
 often have it) hands its group and the bit on to what is made in it: the bit is off while pip works. And pip 26 lets
@@ -10,12 +11,13 @@ all codecs are there from the start.
 
 import encodings
 import encodings.aliases
+import importlib
 import os
 import runpy
 import stat
 import sys
 from pathlib import Path
-from typing import Dict, Iterable  # noqa: UP035 - for Python 3.8
+from typing import Dict, Iterable, Set  # noqa: UP035 - for Python 3.8
 
 
 def find_setgid_folders(roots: Iterable[str]) -> Dict[Path, int]:  # noqa: UP006
@@ -29,19 +31,38 @@ def find_setgid_folders(roots: Iterable[str]) -> Dict[Path, int]:  # noqa: UP006
     return found
 
 
+def list_paths(roots: Iterable[str]) -> Set[str]:  # noqa: UP006
+    """Every file and folder at and below ``roots``."""
+    found = set()
+    for root in roots:
+        for folder, _, files in os.walk(root):
+            found.add(folder)
+            found.update(f"{folder}/{name}" for name in files)
+    return found
+
+
 def main() -> None:
     """Run pip; the process ends with pip's own status."""
     split = sys.argv.index("--")
     roots = sys.argv[1:split]
     sys.argv[1:] = sys.argv[split + 1 :]
+    kinds = roots.pop(0)[len("--slim=") :].split(",") if roots[0].startswith("--slim=") else []
+    slim = importlib.import_module("slim") if kinds else None
     sys.path.pop(0)  # the folder with the wheels
     for name in set(encodings.aliases.aliases.values()):
         encodings.search_function(name)
     folders = find_setgid_folders(roots)
+    before = list_paths(roots) if slim else set()
     try:
         for folder, mode in folders.items():
             folder.chmod(mode & ~stat.S_ISGID)
-        runpy.run_module("pip", run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module("pip", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            if end.code or not slim:
+                raise
+        if slim:
+            slim.slim_installed(roots, before, kinds)
     finally:
         for folder, mode in folders.items():
             folder.chmod(mode)

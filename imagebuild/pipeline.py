@@ -25,7 +25,7 @@ from imagebuild.lock.model import Lock
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Manifest, Platform
 from imagebuild.oci.store import Presence, Store, explain_unknown
-from imagebuild.recipe import Recipe, make_recipe, render_dockerfile, render_installer, render_requirements
+from imagebuild.recipe import Recipe, make_recipe, render_dockerfile, render_installer, render_requirements, render_slimmer
 from imagebuild.size.model import SizeReport, encode_report
 from imagebuild.starter.place import find_starter
 from imagebuild.workspace import Workspace
@@ -225,6 +225,7 @@ def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: boo
         description=table.description,
         owners=table.owners,
         system=table.system.packages,
+        slim=table.slim,
     )
     return Plan(team, base, lock, recipe, workspace.repository(team_name))
 
@@ -261,6 +262,8 @@ def write_recipe(workspace: Workspace, plan: Plan) -> Path:
         "wheels/requirements.txt": render_requirements(plan.lock),
         "wheels/install.py": render_installer(),
     }
+    if plan.recipe.slim:
+        files["wheels/slim.py"] = render_slimmer()
     if plan.recipe.constraints:
         files["wheels/constraints.txt"] = plan.recipe.constraints
     for name, text in files.items():
@@ -421,6 +424,7 @@ def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path]
         cache=workspace.cache,
         extra=plan.recipe.extra_files,
         mtime=LAYER_MTIME,
+        slim=plan.recipe.slim,
         workers=workers,
         out=out,
         inspect=None if single else audit.read,
@@ -485,7 +489,7 @@ def predict_size(workspace: Workspace, plan: Plan, last: LastImage | None) -> Si
         find_shapes(plan.lock.packages, workspace.cache, tuple),
         plan.recipe.codec,
         bytecode=plan.base.runtime is not None,
-        slim=(),
+        slim=plan.recipe.slim,
         extra=len(plan.recipe.constraints),
     )
     return _judge(plan, report, last)

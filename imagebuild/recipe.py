@@ -17,6 +17,7 @@ from imagebuild import annotations as names
 from imagebuild.base.model import Base, Interpreter
 from imagebuild.layer.model import LAYER_FORMAT, Codec, ExtraFile
 from imagebuild.lock.model import Lock
+from imagebuild.slim import RULES
 
 RECIPE_FORMAT = 1
 CONSTRAINTS_PATH = "/etc/imagebuild/constraints.txt"
@@ -41,6 +42,8 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     environment: dict[str, str]  # added to the base's Env
     annotations: dict[str, str]  # those known before the build; also the labels
     system: tuple[str, ...] = ()  # Debian packages apt installs, as the team wrote them, sorted
+    slim: tuple[str, ...] = ()  # what is left out of the wheels, sorted
+    slim_rules: int = 0  # which files that are (imagebuild.slim); set with ``slim`` only
 
     @property
     def key(self) -> str:
@@ -88,6 +91,7 @@ def make_recipe(
     description: str,
     owners: tuple[str, ...],
     system: tuple[str, ...] = (),
+    slim: tuple[str, ...] = (),
 ) -> Recipe:
     """The recipe of one team's image. ``environment`` is the team's own; PIP_CONSTRAINT joins it here."""
     added = dict(environment)
@@ -128,6 +132,8 @@ def make_recipe(
         environment=added,
         annotations={key: value for key, value in notes.items() if value},
         system=tuple(sorted(set(system))),
+        slim=tuple(sorted(set(slim))),
+        slim_rules=RULES if slim else 0,
     )
 
 
@@ -139,6 +145,11 @@ def render_requirements(lock: Lock) -> str:
 def render_installer() -> str:
     """The program that starts pip in the build: ``install.py`` of the context, beside the wheels."""
     return (resources.files("imagebuild") / "install.py").read_text(encoding="utf-8")
+
+
+def render_slimmer() -> str:
+    """What the installer needs beside it when the recipe says ``slim``: ``slim.py`` of the context."""
+    return (resources.files("imagebuild") / "slim.py").read_text(encoding="utf-8")
 
 
 def find_install_folders(interpreter: Interpreter) -> list[str]:
@@ -161,8 +172,9 @@ def render_dockerfile(recipe: Recipe, base: Base) -> str:
     python = shlex.quote(base.interpreter.path)
     epoch = created_epoch(recipe.created)
     folders = " ".join(shlex.quote(folder) for folder in find_install_folders(base.interpreter))
+    slim = f"--slim={','.join(recipe.slim)} " if recipe.slim else ""
     pip = (
-        f"{python} {_CONTEXT}/install.py {folders} -- --isolated --no-cache-dir --disable-pip-version-check install "
+        f"{python} {_CONTEXT}/install.py {slim}{folders} -- --isolated --no-cache-dir --disable-pip-version-check install "
         f"--no-index --find-links {_CONTEXT} --no-deps --require-hashes --only-binary :all: --break-system-packages "
         "--root-user-action ignore --no-warn-script-location"
     )

@@ -41,7 +41,10 @@ def choose_dropped(rows: Iterable[str], kinds: Iterable[str], read: Callable[[st
 
 
 def slim_installed(roots: Iterable[str], before: Set[str], kinds: Iterable[str]) -> None:  # noqa: UP006
-    """Drop files of the distributions under ``roots`` whose .dist-info folder is not in ``before`` (all folders there were)."""
+    """Drop files of the distributions under ``roots`` whose .dist-info folder is not in ``before``: all files and folders there were.
+
+    What was there before stays, whoever lists it now.
+    """
     for root in roots:
         for folder, _, files in os.walk(root):
             if folder.endswith(".dist-info") and folder not in before and "RECORD" in files:
@@ -55,9 +58,11 @@ def _slim_distribution(info: Path, before: Set[str], kinds: Iterable[str]) -> No
     dropped = choose_dropped((row[0] for row in rows), kinds, lambda name: (site / name).read_bytes())
     for name in sorted(dropped):
         path = Path(os.path.normpath(site / name))
-        path.unlink()
+        if str(path) in before:
+            continue
+        path.unlink(missing_ok=True)  # two distributions may list one file
         parent = path.parent
-        while str(parent) not in before and not any(parent.iterdir()):  # a folder that pip made for these files alone
+        while str(parent) not in before and parent.is_dir() and not any(parent.iterdir()):  # a folder that pip made for these files alone
             parent.rmdir()
             parent = parent.parent
     if dropped:

@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from imagebuild.base.model import Base, Entry, Tree
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError
 from imagebuild.files import explain_os_error, replacing
@@ -36,6 +38,7 @@ def build_layer(
     out: Path,
     extra: Sequence[ExtraFile] = (),
     mtime: int = LAYER_MTIME,
+    slim: tuple[str, ...] = (),
     workers: int = 2,
     inspect: Callable[[Iterator[bytes]], None] | None = None,
     report: Callable[[str], object] = str,
@@ -46,7 +49,8 @@ def build_layer(
     called anew when the layer is begun anew, and must read to the end. Not for a layer of a single stream.
 
     Files that two wheels, or a wheel and the base, have in common byte for byte are in the layer once, or not at all;
-    files that differ are a BuildError. The bytes do not depend on ``workers``, on the cache or on the order of ``wheels``.
+    files that differ are a BuildError. ``slim`` leaves kinds of files out
+    (imagebuild.slim). The bytes do not depend on ``workers``, on the cache or on the order of ``wheels``.
     """
     if base.inventory.interpreter is None:
         raise BuildError(f"base {base.name} has no Python, so no package can be installed", "choose a base with Python")
@@ -55,7 +59,7 @@ def build_layer(
     folders = FolderResolver(base.tree)
     home = base.inventory.user.home
     requests = [
-        MemberRequest(path, package.name, package.version, package.sha256, package.filename)
+        MemberRequest(path, package.name, package.version, package.sha256, package.filename, slim=slim)
         for path, package in sorted(wheels, key=lambda item: item[1].name)
     ]
 
@@ -77,11 +81,7 @@ def build_layer(
     def prepare() -> list[Member]:
         members = make(requests)
         exclusions = find_exclusions(members, folders, cache_tag=base.interpreter.cache_tag)
-        again = [
-            MemberRequest(item.wheel, item.package, item.version, item.sha256, item.filename, exclusions[item.package])
-            for item in requests
-            if item.package in exclusions
-        ]
+        again = [msgspec.structs.replace(item, exclude=exclusions[item.package]) for item in requests if item.package in exclusions]
         remade = {member.package: member for member in make(again)} if again else {}
         return [remade.get(member.package, member) for member in members]
 

@@ -39,6 +39,7 @@ from imagebuild.layer.model import LAYER_FORMAT, LAYER_MTIME, Codec, FileFact, M
 from imagebuild.layer.placement import FolderResolver, Placement
 from imagebuild.layer.scripts import render_script, rewrite_script
 from imagebuild.layer.wheel import Content, WheelArchive
+from imagebuild.slim import RULES, choose_dropped
 
 if TYPE_CHECKING:
     from installer.scripts import ScriptSection
@@ -61,6 +62,7 @@ class MemberRequest(msgspec.Struct, frozen=True):
     sha256: str = ""
     filename: str = ""
     exclude: frozenset[str] = frozenset()  # final paths that RECORD lists and somebody else provides
+    slim: tuple[str, ...] = ()  # kinds of files that are left out, of RECORD too (imagebuild.slim)
 
 
 class _Index(msgspec.Struct, frozen=True):
@@ -297,6 +299,8 @@ def _build(
             installer.install(archive, collector, _METADATA)
         except (InstallerError, InvalidRecordEntry, KeyError, ValueError) as error:
             raise BuildError(f"{label}: {error}", "the wheel is malformed; pin another version") from None
+        if request.slim:
+            _drop_slim(collector.entries, request.slim)
         key = _compute_key(request, sha256, interpreter, collector, codec, compiler is not None, mtime)
         store = cache / "members" / key
         try:
@@ -322,6 +326,12 @@ def _build(
     if member is None:
         raise IntegrityError(f"the member of {label} was changed while it was written", "run again")
     return member, True
+
+
+def _drop_slim(entries: dict[str, _Entry], kinds: Sequence[str]) -> None:
+    paths = {entry.row: path for path, entry in entries.items()}
+    for row in choose_dropped(paths, kinds, lambda row: b"".join(entries[paths[row]].open())):
+        del entries[paths[row]]
 
 
 def hash_file(path: Path) -> str:
@@ -352,6 +362,7 @@ def _compute_key(
         "bytecode": bytecode,
         "exclude": sorted(request.exclude),
         "mtime": mtime,
+        **({"slim": [RULES, *request.slim]} if request.slim else {}),
     }
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
@@ -365,6 +376,7 @@ def _locate_note(
     facts = [
         __version__, LAYER_FORMAT, request.sha256, request.filename, request.package, request.version, sorted(request.exclude),
         base, home, interpreter, bytecode, mtime, codec.name, codec.level, describe_compressor(codec),
+        *([RULES, *request.slim] if request.slim else []),
     ]  # fmt: skip
     return cache / "member-keys" / hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()
 

@@ -20,7 +20,10 @@ from imagebuild.size.needs import find_chain, measure_removals
 _BYTECODE = {"code": 1.13, "tests": 1.77}
 _BYTECODE_FILE = 1060  # and per file
 # Stored bytes in a zstd 3 layer per byte that the wheel's own deflate leaves; sources with their bytecode.
-_PACKED = {"library": 0.97, "source": 2.48, "source alone": 0.92, "other": 0.96}
+_PACKED_SOURCES = {"code": 2.45, "tests": 3.5}
+_PACKED = {"library": 0.88, "tests": 0.42, "metadata": 1.05}
+_PACKED_OTHER = 0.95
+_PACKED_WITHOUT_BYTECODE = 0.9
 # Other codecs and levels, as a ratio to zstd 3.
 _CODECS = {
     "zstd": {1: 1.164, 3: 1.0, 6: 0.906, 9: 0.864, 12: 0.851, 15: 0.84, 19: 0.76},
@@ -43,8 +46,8 @@ def compare_codec(codec: Codec) -> float:
 def _predict_group(kind: str, group: ShapeGroup, bytecode: bool) -> tuple[float, dict[str, float]]:
     """Stored bytes under zstd 3, and installed bytes by kind."""
     others = group.packed - group.source_packed
-    stored = others * _PACKED["library" if kind == "library" else "other"]
-    stored += group.source_packed * _PACKED["source" if bytecode else "source alone"]
+    sources = _PACKED_SOURCES.get(kind, _PACKED_SOURCES["code"]) if bytecode else _PACKED_WITHOUT_BYTECODE
+    stored = others * _PACKED.get(kind, _PACKED_OTHER) + group.source_packed * sources
     installed: dict[str, float] = {kind: group.size}
     if bytecode and group.sources:
         compiled = group.source_size * _BYTECODE.get(kind, _BYTECODE["code"]) + group.sources * _BYTECODE_FILE

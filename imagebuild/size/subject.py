@@ -39,7 +39,7 @@ def predict_team(workspace: Workspace, name: str) -> SizeReport:
         **find_shapes(lock.packages, workspace.cache, lambda: list_indexes(team), workspace.report),
         **_read_local(workspace, team, lock),
     }
-    report = predict_report(name, lock, shapes, team.table.layer.codec, slim=())
+    report = predict_report(name, lock, shapes, team.table.layer.codec, slim=team.table.slim)
     notes = list(report.notes)
     if team.table.system.packages:
         notes.append(f"{len(team.table.system.packages)} system packages come on top: their size is known when the layer is built")
