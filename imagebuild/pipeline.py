@@ -146,7 +146,7 @@ def lock_team(
 
 def read_team_lock(workspace: Workspace, team: Team, base: Base) -> Lock:
     """The team's lock when it is there, whole, this team's, and fresh; else a LockError that says how to get a new one."""
-    from imagebuild.lock.compiling import check_lock_fresh
+    from imagebuild.lock.inputs import check_lock_fresh
     from imagebuild.lock.lockfile import read_lock
 
     path = workspace.lockfile(team.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from imagebuild.errors import IntegrityError, LockError
-from imagebuild.lock.indexes import LOCAL_NAME, URL_NAME, PackageIndex, route_name
+from imagebuild.lock.indexes import ADDRESSES, LOCAL_NAME, PackageIndex, route_name
 from imagebuild.lock.model import BuildWheel, Lock, LockedPackage, SourceArchive
 from imagebuild.lock.pages import ProjectFile
 from imagebuild.lock.upstream import Upstream
@@ -70,7 +70,7 @@ def check_listing(lock: Lock, indexes: Sequence[PackageIndex], cache: Path) -> L
     asked = _list_files(lock)
     with contextlib.ExitStack() as stack:
         upstreams = {name: stack.enter_context(Upstream(by_name[name], cache)) for name in {item.index for item in asked} & set(by_name)}
-        direct = stack.enter_context(Upstream(PackageIndex(URL_NAME, "https://localhost/"), cache))
+        direct = stack.enter_context(Upstream(ADDRESSES, cache))
         pool = stack.enter_context(ThreadPoolExecutor(_PARALLEL, "listing"))
         try:
             answers = list(pool.map(lambda item: _find_file(item, upstreams.get(item.index, direct)), asked))

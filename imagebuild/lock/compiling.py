@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,22 +15,21 @@ from packaging.utils import canonicalize_name
 from imagebuild.base.model import Base, Distribution
 from imagebuild.errors import ConfigurationError, LockError, RemoteError
 from imagebuild.files import explain_os_error
+from imagebuild.lock.addresses import fetch_addressed, pin_addressed
 from imagebuild.lock.fetching import fetch_build_wheels
 from imagebuild.lock.indexes import PackageIndex, validate_indexes
-from imagebuild.lock.localpackage import LocalWheel, build_local_wheel, hash_tree
+from imagebuild.lock.inputs import hash_inputs
+from imagebuild.lock.localpackage import LocalWheel, build_local_wheel
 from imagebuild.lock.metadata import parse_requires, read_requires
 from imagebuild.lock.model import BuildWheel, Lock, LockedPackage, SourceArchive, SourceRules
 from imagebuild.lock.pages import ProjectFile
 from imagebuild.lock.policy import Choice, PolicyIndex, allows_python, offer_of_local
 from imagebuild.lock.ranges import read_wheel_file
+from imagebuild.lock.requirements import REQUIREMENTS, DirectRequirement, applies, read_requirements
 from imagebuild.lock.resolution import (
-    REQUIREMENTS,
-    VIA_LOCAL,
-    DirectRequirement,
     Explanation,
     Outcome,
     Pin,
-    applies,
     check_against_base,
     explain_failure,
     find_pins,
@@ -39,7 +37,6 @@ from imagebuild.lock.resolution import (
     find_uv,
     make_scratch,
     parse_pins,
-    read_requirements,
     run_pip_tools,
     run_uv,
     write_inputs,
@@ -81,7 +78,8 @@ def compile_lock(
     validate_indexes(indexes)
     interpreter = base.interpreter
     environment = interpreter.markers
-    direct = read_requirements(requirements)
+    asked = read_requirements(requirements, root)
+    direct, limits = asked.direct, asked.constraints
     replaced = {canonicalize_name(name) for name in replace}
     standing = [item for item in base.inventory.distributions if item.name not in replaced]
     held: dict[str, Distribution] = {}
@@ -90,10 +88,14 @@ def compile_lock(
     check_against_base(direct, held, environment, base.name)
     stubs, unusable = build_stubs(standing, environment)
     local = _build_local(local_packages, cache, cutoff, held, base)
-    kept = _keep_pins(existing, held, local)
+    addressed = fetch_addressed(direct, environment, interpreter, cache, report)
+    direct = pin_addressed(direct, addressed)
+    given = {**addressed, **local}
+    kept = _keep_pins(existing, held, given)
     choice = Choice(interpreter.tags, interpreter.version, cutoff, explicit_cutoff, find_pins(direct))
     constraints = [f"{stub.name}=={stub.version}" for _name, stub in sorted(stubs.items())]
     constraints += list_edge_constraints(standing, environment, held)
+    constraints += [str(item.requirement) for item in limits]
     with contextlib.ExitStack() as stack:
         upstreams = {index.name: stack.enter_context(Upstream(index, cache)) for index in indexes}
         sources = None
@@ -108,7 +110,7 @@ def compile_lock(
                 report=report,
                 existing={item.name: item for item in existing.packages} if existing is not None else None,
             )
-        policy = stack.enter_context(PolicyIndex(indexes, upstreams, choice, stubs, unusable, local, cache, report, sources))
+        policy = stack.enter_context(PolicyIndex(indexes, upstreams, choice, stubs, unusable, given, cache, report, sources))
         try:
             scratch = Path(stack.enter_context(make_scratch(cache))).resolve()
             write_inputs(scratch, direct, {name: wheel.version for name, wheel in local.items()}, constraints, kept)
@@ -122,19 +124,19 @@ def compile_lock(
                 "bring the interface up (ip link set lo up) and allow local connections, then run it again",
             )
         if not outcome.succeeded:
-            known = Explanation(base, held, list_edge_owners(standing, environment), direct, policy)
+            known = Explanation(base, held, list_edge_owners(standing, environment), direct, policy, limits)
             raise explain_failure(outcome, known)
         pins = parse_pins(outcome.output)
         satisfied = tuple(f"{pin.name}=={held[pin.name].version}" for pin in pins if pin.name in held)
         wanted = [pin for pin in pins if pin.name not in held]
-        packages, built = _choose_wheels(wanted, policy, upstreams, local, sources)
-        metadata = _read_metadata([pin.name for pin in wanted], packages, upstreams, local)
-    needs = _find_dependencies(direct, local, metadata, held, environment)
+        packages, built = _choose_wheels(wanted, policy, upstreams, given, sources)
+        metadata = _read_metadata([pin.name for pin in wanted], packages, upstreams, given)
+    needs = _find_dependencies(direct, local, metadata, held, environment, addressed)
     locked = tuple(
         _lock_package(
             pin,
             packages[pin.name],
-            local.get(pin.name),
+            given.get(pin.name),
             metadata[pin.name][1],
             needs.get(pin.name, ()),
             interpreter.version,
@@ -155,47 +157,6 @@ def compile_lock(
         packages=locked,
         satisfied=satisfied,
     )
-
-
-def check_lock_fresh(lock: Lock, base: Base, requirements: Path, local_packages: Sequence[Path], root: Path) -> None:
-    """LockError when an input or what the base is has changed since; a new base digest with the same fingerprint is fine."""
-    hint = f"run: imagebuild lock {lock.team}"
-    if lock.base != base.name:
-        raise LockError(f"the lock of {lock.team} is for base {lock.base}, and the team now uses {base.name}", hint)
-    platform = str(base.inventory.platform)
-    if lock.platform != platform:
-        raise LockError(f"the lock of {lock.team} is for {lock.platform}, and the image is for {platform}", hint)
-    if lock.base_fingerprint != base.inventory.fingerprint:
-        python = base.inventory.interpreter.version if base.inventory.interpreter else "none"
-        what = f"Python {lock.python} became {python}" if python != lock.python else "its Python packages, paths or tags changed"
-        raise LockError(f"base {base.name} changed since {lock.team} was locked: {what}", hint)
-    now = hash_inputs(requirements, local_packages, root)
-    changed = [f"{key} changed" for key in sorted(now) if key in lock.inputs and lock.inputs[key] != now[key]]
-    changed += [f"{key} is new" for key in sorted(set(now) - set(lock.inputs))]
-    changed += [f"{key} is gone" for key in sorted(set(lock.inputs) - set(now))]
-    if changed:
-        raise LockError(f"the lock of {lock.team} is stale: {'; '.join(changed)}", hint)
-
-
-def hash_inputs(requirements: Path, local_packages: Sequence[Path], root: Path) -> dict[str, str]:
-    """Path relative to ``root`` -> sha256 hex, of requirements.in and of each source tree."""
-    try:
-        content = requirements.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{requirements} cannot be read: {error.strerror}", "write one requirement a line, such as: pandas==2.2.*"
-        ) from None
-    inputs = {_relate(requirements, root): hashlib.sha256(content).hexdigest()}
-    for folder in local_packages:
-        inputs[_relate(folder, root)] = hash_tree(folder)
-    return dict(sorted(inputs.items()))
-
-
-def _relate(path: Path, root: Path) -> str:
-    try:
-        return path.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        raise ConfigurationError(f"{path} is not under {root}", "keep all inputs of a lock in the project's folder") from None
 
 
 def _build_local(folders: Sequence[Path], cache: Path, cutoff: str, held: Mapping[str, Distribution], base: Base) -> dict[str, LocalWheel]:
@@ -355,6 +316,7 @@ def _lock_package(
         dependencies=tuple(needs),
         via=pin.via,
         tree=local.tree if local else "",
+        url=(local.url or None) if local else None,
         source=source,
         yanked=(file.yanked_reason.strip() or "no reason given") if file.yanked else None,
     )
@@ -366,6 +328,7 @@ def _find_dependencies(
     metadata: Mapping[str, tuple[bytes, int]],
     held: Mapping[str, Distribution],
     environment: Mapping[str, str],
+    addressed: Mapping[str, LocalWheel],
 ) -> dict[str, tuple[str, ...]]:
     """name -> locked names it needs, with the extras that anybody in the set asks of it."""
     requires = {name: read_requires(data) for name, (data, _size) in metadata.items()}
@@ -375,7 +338,6 @@ def _find_dependencies(
     for item in direct:
         if applies(item.requirement, environment):
             todo += [(item.name, extra) for extra in ("", *item.requirement.extras)]
-    addressed = {item.name for item in direct if item.requirement.url}
     done: set[tuple[str, str]] = set()
     while todo:
         name, extra = todo.pop()
@@ -397,6 +359,3 @@ def _find_dependencies(
                 found[name].add(target)
             todo += [(target, wanted) for wanted in ("", *requirement.extras)]
     return {name: tuple(sorted(targets)) for name, targets in found.items()}
-
-
-__all__ = ["REQUIREMENTS", "RESOLVERS", "VIA_LOCAL", "check_lock_fresh", "compile_lock", "hash_inputs"]

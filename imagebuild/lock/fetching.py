@@ -11,7 +11,7 @@ from typing import Protocol
 
 from imagebuild.errors import IntegrityError, LockError
 from imagebuild.files import explain_os_error, sweep_temporaries
-from imagebuild.lock.indexes import LOCAL_NAME, PackageIndex
+from imagebuild.lock.indexes import ADDRESSES, LOCAL_NAME, PackageIndex
 from imagebuild.lock.model import BuildWheel, Lock, LockedPackage
 from imagebuild.lock.pages import ProjectFile
 from imagebuild.lock.upstream import Upstream, wheel_cache_path
@@ -94,7 +94,7 @@ def _hash_file(path: Path) -> str:
 def _fetch(
     missing: Sequence[LockedPackage], indexes: Sequence[PackageIndex], cache: Path, parallel: int, team: str, remake: Remake | None
 ) -> dict[str, Path]:
-    by_name = {index.name: index for index in indexes}
+    by_name = {index.name: index for index in (*indexes, ADDRESSES)}
     wanted = [(item.name, item.index) for item in missing]
     wanted += [(wheel.name, wheel.index) for item in missing if item.source for wheel in item.source.requires]
     with contextlib.ExitStack() as stack:
@@ -176,7 +176,10 @@ def fetch_build_wheels(wheels: Sequence[BuildWheel], upstreams: Mapping[str, Ups
 
 def _fetch_one(package: LockedPackage, upstream: Upstream, cache: Path, team: str) -> Path:
     path = wheel_cache_path(cache, package.sha256, package.filename)
-    wanted = find_locked_file(package.name, package, upstream, f"imagebuild lock {team} --upgrade")
+    if package.url:
+        wanted = ProjectFile(package.filename, package.url, sha256=package.sha256, size=package.size)
+    else:
+        wanted = find_locked_file(package.name, package, upstream, f"imagebuild lock {team} --upgrade")
     sweep_temporaries(path.parent)
     upstream.download(wanted, path, package=f"{package.name} {package.version}")
     return path

@@ -65,6 +65,10 @@ class PackageIndex(msgspec.Struct, frozen=True):
         return any(fnmatchcase(name, normalize_pattern(pattern)) for pattern in self.names)
 
 
+# Stands for no index: what a lock names by address has its own, and only netrc, which goes by host, has credentials for it.
+ADDRESSES = PackageIndex(URL_NAME, "https://localhost/")
+
+
 def normalize_pattern(pattern: str) -> str:
     """A pattern as it is compared with normalised names: ``Cosml_*`` means ``cosml-*``."""
     return re.sub(r"[-_.]+", "-", pattern).lower()

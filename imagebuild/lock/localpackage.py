@@ -52,7 +52,7 @@ _READ = 1 << 20
 
 
 class LocalWheel(msgspec.Struct, frozen=True):
-    """The wheel of a source tree."""
+    """The wheel of a source tree, or (without ``tree``) one that requirements.in names by its address."""
 
     path: Path
     filename: str
@@ -61,6 +61,7 @@ class LocalWheel(msgspec.Struct, frozen=True):
     name: str  # normalised
     version: str
     tree: str  # sha256 of the source tree
+    url: str = ""  # the address
 
 
 class TreeEntry(msgspec.Struct, frozen=True):

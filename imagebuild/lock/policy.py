@@ -32,7 +32,7 @@ from packaging.utils import (
 from packaging.version import Version
 
 from imagebuild.errors import ImagebuildError, LockError
-from imagebuild.lock.indexes import LOCAL_NAME, PackageIndex, UnroutedError, route_name
+from imagebuild.lock.indexes import LOCAL_NAME, URL_NAME, PackageIndex, UnroutedError, route_name
 from imagebuild.lock.localpackage import LocalWheel
 from imagebuild.lock.metadata import read_requires, strip_addresses
 from imagebuild.lock.pages import JSON_TYPE, ProjectFile, ProjectPage
@@ -505,9 +505,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def offer_of_local(wheel: LocalWheel) -> Offer:
-    """A local package as an offer, for code that treats both alike."""
+    """A wheel that no index offers, as an offer, for code that treats both alike."""
     return Offer(
         wheel.name,
-        LOCAL_NAME,
-        wheels={wheel.version: ProjectFile(wheel.filename, wheel.path.as_uri(), sha256=wheel.sha256, size=wheel.size)},
+        URL_NAME if wheel.url else LOCAL_NAME,
+        wheels={wheel.version: ProjectFile(wheel.filename, wheel.url or wheel.path.as_uri(), sha256=wheel.sha256, size=wheel.size)},
     )

@@ -25,11 +25,11 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from imagebuild.base.model import Base, Distribution, Interpreter, Runtime
-from imagebuild.errors import ConfigurationError, ImagebuildError, LockError
+from imagebuild.errors import ImagebuildError, LockError
 from imagebuild.lock.policy import Offer, describe_tags
+from imagebuild.lock.requirements import REQUIREMENTS, DirectRequirement, applies
 from imagebuild.lock.stubs import parse_version
 
-REQUIREMENTS = "requirements.in"
 LOCAL = "local-packages.in"
 VIA_LOCAL = "local package"  # who asked, for the team's own source trees
 _CONSTRAINTS = "constraints.txt"
@@ -56,34 +56,6 @@ except Exception as error:
     print(f"imagebuild-error: {type(error).__name__}: {error}")
     sys.exit(2)
 """
-_UNSUPPORTED = {
-    "-e": "editable installs have no place in an image",
-    "--editable": "editable installs have no place in an image",
-    "-r": "put all lines into this file",
-    "--requirement": "put all lines into this file",
-    "-c": "the base's packages already are the constraints; put limits into this file",
-    "--constraint": "the base's packages already are the constraints; put limits into this file",
-    "-i": "indexes are configured in team.toml, by name",
-    "--index-url": "indexes are configured in team.toml, by name",
-    "--extra-index-url": "indexes are configured in team.toml, each with the names it serves",
-    "-f": "indexes are configured in team.toml, by name",
-    "--find-links": "indexes are configured in team.toml, by name",
-    "--pre": "name the pre-release: name==2.0.0rc1",
-    "--hash": "hashes are in the lock",
-}
-
-
-class DirectRequirement(msgspec.Struct, frozen=True):
-    """One line of requirements.in."""
-
-    line: int
-    text: str  # as written
-    requirement: Requirement
-
-    @property
-    def name(self) -> str:
-        """Normalised (PEP 503)."""
-        return canonicalize_name(self.requirement.name)
 
 
 class Pin(msgspec.Struct, frozen=True):
@@ -109,66 +81,6 @@ class Offers(Protocol):
         """What was offered of a project, None if nobody asked."""
 
 
-def read_requirements(path: Path) -> tuple[DirectRequirement, ...]:
-    """Parse requirements.in (PEP 508 lines, comments, continuations); ConfigurationError gives file and line."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigurationError(f"{path} is missing", "write one requirement a line, such as: pandas==2.2.*") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{path} is not UTF-8", "save it as UTF-8") from None
-    found: list[DirectRequirement] = []
-    pending, first = "", 0
-    lines = text.splitlines()
-    for number, raw in enumerate(lines, 1):
-        if raw.endswith("\\") and not raw.lstrip().startswith("#") and number < len(lines):
-            pending, first = pending + raw[:-1], first or number
-            continue
-        joined, start = pending + raw.removesuffix("\\"), first or number
-        pending, first = "", 0
-        content = re.sub(r"(^|\s)#.*$", "", joined).strip()
-        if content:
-            found.append(_parse_line(path, start, content))
-    return tuple(found)
-
-
-def _parse_line(path: Path, number: int, content: str) -> DirectRequirement:
-    where = f"{path.name} line {number}"
-    if content.startswith("-"):
-        option = re.split(r"[\s=]", content, maxsplit=1)[0]
-        raise ConfigurationError(
-            f"{where}: {option} is not supported here", _UNSUPPORTED.get(option, "write requirements only, one a line")
-        )
-    address = re.match(r"(?:[A-Za-z0-9._-]+(?:\[[^\]]*\])?\s*@\s*)?((?:[a-z]+\+)?[a-z]+)://", content)
-    if address:
-        raise ConfigurationError(
-            f"{where}: a requirement by address ({address[1]}) cannot be locked",
-            "publish it as a wheel on an index, or put its source tree under packages/",
-        )
-    if content.startswith((".", "/")):
-        raise ConfigurationError(f"{where}: a path is not a requirement", "put source trees under packages/: they are found there")
-    if "--hash" in content:
-        raise ConfigurationError(f"{where}: --hash is not supported here", _UNSUPPORTED["--hash"])
-    try:
-        requirement = Requirement(content)
-    except InvalidRequirement as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigurationError(
-            f"{where} is not a requirement: {content!r}: {reason}", "write it as: name, name==1.2.*, or name[extra]>=1"
-        ) from None
-    if requirement.url:
-        raise ConfigurationError(
-            f"{where}: a requirement by address cannot be locked",
-            "publish it as a wheel on an index, or put its source tree under packages/",
-        )
-    return DirectRequirement(number, content, requirement)
-
-
-def applies(requirement: Requirement, environment: Mapping[str, str]) -> bool:
-    """Whether a requirement's marker holds in the base."""
-    return requirement.marker is None or requirement.marker.evaluate({**environment, "extra": ""})
-
-
 def check_against_base(
     requirements: Sequence[DirectRequirement], distributions: Mapping[str, Distribution], environment: Mapping[str, str], base: str
 ) -> None:
@@ -178,10 +90,15 @@ def check_against_base(
         if held is None or not applies(item.requirement, environment):
             continue
         version = parse_version(held.version)
+        if item.requirement.url:
+            raise LockError(
+                f"{item.where} asks {item.name} from an address; the base {base} has {held.name} {held.version}",
+                f"remove the line, or choose another base than {base}",
+            )
         if version is None or not item.requirement.specifier.contains(version, prereleases=True):
             shown = str(item.requirement).partition(";")[0].strip()
             raise LockError(
-                f"{REQUIREMENTS} line {item.line} asks {shown}; the base {base} has {held.name} {held.version}",
+                f"{item.where} asks {shown}; the base {base} has {held.name} {held.version}",
                 f"change the line to what the base has, or choose another base than {base}",
             )
 
@@ -204,10 +121,15 @@ def write_inputs(
     constraints: Sequence[str],
     existing: Mapping[str, str],
 ) -> None:
-    """The resolver's files. Line numbers are those of the team's own file, so that its complaints can be used."""
-    lines: dict[int, str] = {item.line: str(item.requirement) for item in requirements}
-    text = "\n".join(lines.get(number, "") for number in range(1, max(lines, default=0) + 1))
-    (folder / REQUIREMENTS).write_text(text + "\n", "utf-8")
+    """The resolver's files. Lines of the team's own file keep their numbers, so that its complaints can be used; others follow."""
+    if addressed := next((item for item in requirements if item.requirement.url), None):
+        raise LockError(
+            f"{addressed.where}: a resolver would fetch {addressed.name} by itself, past every index", "name it without its address"
+        )
+    lines = {item.line: str(item.requirement) for item in requirements if item.file == REQUIREMENTS}
+    numbered = [lines.get(number, "") for number in range(1, max(lines, default=0) + 1)]
+    included = [str(item.requirement) for item in requirements if item.file != REQUIREMENTS]
+    (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in (*numbered, *included)), "utf-8")
     (folder / LOCAL).write_text("".join(f"{name}=={local[name]}\n" for name in sorted(local)), "utf-8")
     (folder / _CONSTRAINTS).write_text("".join(f"{line}\n" for line in constraints), "utf-8")
     if existing:
@@ -373,6 +295,7 @@ class Explanation(msgspec.Struct, frozen=True):
     edges: Mapping[str, tuple[str, ...]]  # names that the base's own distributions limit, and who does
     requirements: Sequence[DirectRequirement]
     offers: Offers
+    constraints: Sequence[DirectRequirement] = ()  # lines of -c files
 
 
 def explain_failure(outcome: Outcome, known: Explanation) -> ImagebuildError:
@@ -381,7 +304,7 @@ def explain_failure(outcome: Outcome, known: Explanation) -> ImagebuildError:
     needs = tuple(dict.fromkeys(_describe_cause(cause, known) for cause in causes))
     details = needs if len(needs) > 1 else ()  # a single one is in the message already
     for cause in causes:
-        error = _explain_base(cause, known, details) or _explain_missing(cause, known, details)
+        error = _explain_base(cause, known, details) or _explain_missing(cause, known, details) or _explain_limit(cause, known, details)
         if error is not None:
             return error
     for cause in causes:
@@ -452,7 +375,7 @@ def _describe_cause(cause: Cause, known: Explanation) -> str:
         return f"{cause.parent} needs {wanted}"
     lines = [item for item in known.requirements if item.name == cause.name]
     for item in [item for item in lines if item.requirement.specifier == cause.specifier] or lines:
-        return f"{REQUIREMENTS} line {item.line} asks {_show(item.requirement)}"
+        return f"{item.where} asks {_show(item.requirement)}"
     return f"{wanted} is needed"
 
 
@@ -471,6 +394,23 @@ def _explain_base(cause: Cause, known: Explanation, details: tuple[str, ...]) ->
         f"ask for another version of {who} in {REQUIREMENTS}, or choose another base",
         details,
     )
+
+
+def _explain_limit(cause: Cause, known: Explanation, details: tuple[str, ...]) -> ImagebuildError | None:
+    """A line of a constraints file that leaves nothing of what is needed; None when there is none."""
+    offer = known.offers.find_offer(cause.name)
+    fitting = [text for text in offer.wheels if cause.specifier.contains(text, prereleases=True)] if offer is not None else []
+    for item in known.constraints:
+        limit = item.requirement.specifier
+        if item.name != cause.name or limit == cause.specifier or not applies(item.requirement, known.base.interpreter.markers):
+            continue
+        if not any(limit.contains(text, prereleases=True) for text in fitting):
+            return LockError(
+                f"{_describe_cause(cause, known)}; {item.where} allows {_show(item.requirement)} only",
+                f"loosen that line, or ask for another version in {REQUIREMENTS}",
+                details,
+            )
+    return None
 
 
 def _explain_missing(cause: Cause, known: Explanation, details: tuple[str, ...]) -> ImagebuildError | None:

@@ -14,9 +14,10 @@ import pytest
 
 from imagebuild.base.model import Base, Distribution
 from imagebuild.errors import ImagebuildError, LockError, RemoteError
-from imagebuild.lock.compiling import RESOLVERS, check_lock_fresh, compile_lock
+from imagebuild.lock.compiling import RESOLVERS, compile_lock
 from imagebuild.lock.fetching import fetch_wheels
 from imagebuild.lock.indexes import PackageIndex, default_index
+from imagebuild.lock.inputs import check_lock_fresh
 from imagebuild.lock.localpackage import build_local_wheel
 from imagebuild.lock.lockfile import format_lock, parse_lock
 from imagebuild.lock.model import Lock

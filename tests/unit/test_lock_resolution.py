@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from imagebuild.base.model import Distribution
 from imagebuild.errors import ConfigurationError, LockError
-from imagebuild.lock.compiling import check_lock_fresh, hash_inputs
+from imagebuild.lock.inputs import check_lock_fresh, hash_inputs
 from imagebuild.lock.model import Lock
-from imagebuild.lock.resolution import Pin, check_against_base, find_causes, find_pins, parse_pins, read_requirements
+from imagebuild.lock.requirements import read_requirements
+from imagebuild.lock.resolution import Pin, check_against_base, find_causes, find_pins, parse_pins
 from tests.lock_parts import make_base
 
 
@@ -23,62 +21,17 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_lines_comments_and_continuations(tmp_path: Path) -> None:
-    text = "\ufeff# a comment \\\n\npandas==2.2.*  # why\nscikit_learn[extra]>=1,\\\n  <2\nx; python_version < '3'\n"
-    found = read_requirements(write(tmp_path, text))
-    assert [(item.line, item.name, str(item.requirement.specifier)) for item in found] == [
-        (3, "pandas", "==2.2.*"),
-        (4, "scikit-learn", "<2,>=1"),
-        (6, "x", ""),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ("pandas=2.2", r"requirements\.in line 2 is not a requirement: 'pandas=2\.2'"),
-        ("pandas>=", "is not a requirement"),
-        ("-e ./x", "line 2: -e is not supported"),
-        ("-r more.in", "line 2: -r is not supported"),
-        ("--extra-index-url=https://x.example", "line 2: --extra-index-url is not supported"),
-        ("git+https://x.example/y.git", r"by address \(git\+https\)"),
-        ("x @ https://x.example/y.whl", r"by address \(https\)"),
-        ("x@file:///y.whl", r"by address \(file\)"),
-        ("./local", "a path is not a requirement"),
-        ("x==1 --hash=sha256:00", "--hash is not supported"),
-        ("${NAME}", "is not a requirement"),
-    ],
-)
-def test_bad_lines_are_named(tmp_path: Path, line: str, complaint: str) -> None:
-    with pytest.raises(ConfigurationError, match=complaint) as caught:
-        read_requirements(write(tmp_path, f"numpy\n{line}\n"))
-    assert caught.value.hint
-
-
-@given(st.text(max_size=60))
-def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
-    path = tmp_path_factory.mktemp("in") / "requirements.in"
-    path.write_bytes(text.encode("utf-8", "replace"))
-    with contextlib.suppress(ConfigurationError):
-        assert all(item.name and item.line > 0 for item in read_requirements(path))
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="is missing"):
-        read_requirements(tmp_path / "requirements.in")
-
-
 def test_a_line_the_base_cannot_satisfy(tmp_path: Path) -> None:
-    direct = read_requirements(write(tmp_path, "six\n\npandas==2.2.*\n"))
+    direct = read_requirements(write(tmp_path, "six\n\npandas==2.2.*\n")).direct
     with pytest.raises(LockError, match=r"^requirements\.in line 3 asks pandas==2\.2\.\*; the base big has pandas 3\.0\.1$"):
         check_against_base(direct, {"pandas": Distribution("pandas", "3.0.1", "/x")}, {}, "big")
     check_against_base(direct, {"pandas": Distribution("pandas", "2.2.9", "/x")}, {}, "big")
-    skipped = read_requirements(write(tmp_path, "pandas<1; python_version < '3'\n"))
+    skipped = read_requirements(write(tmp_path, "pandas<1; python_version < '3'\n")).direct
     check_against_base(skipped, {"pandas": Distribution("pandas", "3.0.1", "/x")}, {"python_version": "3.11"}, "big")
 
 
 def test_pins_that_allow_yanked_files(tmp_path: Path) -> None:
-    direct = read_requirements(write(tmp_path, "a==1.0\nb==2.*\nc>=3\nd===4.0\n"))
+    direct = read_requirements(write(tmp_path, "a==1.0\nb==2.*\nc>=3\nd===4.0\n")).direct
     assert find_pins(direct) == {"a": {"1.0"}, "d": {"4.0"}}
 
 

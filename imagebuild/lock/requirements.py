@@ -1,0 +1,229 @@
+"""requirements.in and what it includes: PEP 508 lines, comments, continuations, ``-r FILE`` and ``-c FILE``.
+
+A requirement by address must be a wheel with its hash: ``name @ https://host/name-1.0-py3-none-any.whl#sha256=<64 hex digits>``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from imagebuild.errors import ConfigurationError
+
+REQUIREMENTS = "requirements.in"
+_INCLUDE = re.compile(r"(?:(?P<option>-r|-c)\s*|(?P<long>--requirement|--constraint)(?:\s*=\s*|\s+))(?P<file>\S.*)")
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+(?:\[[^\]]*\])?\s*@\s*)?(?P<scheme>(?:[a-z]+\+)?[a-z]+)://")
+_HASH = re.compile(r"sha256=(?P<digest>[0-9a-fA-F]{64})")
+_HASH_HINT = "add the wheel's hash: name @ ADDRESS#sha256=<64 hex digits>"
+_UNSUPPORTED = {
+    "-e": "editable installs have no place in an image",
+    "--editable": "editable installs have no place in an image",
+    "-i": "indexes are configured in team.toml, by name",
+    "--index-url": "indexes are configured in team.toml, by name",
+    "--extra-index-url": "indexes are configured in team.toml, each with the names it serves",
+    "-f": "indexes are configured in team.toml, by name",
+    "--find-links": "indexes are configured in team.toml, by name",
+    "--pre": "name the pre-release: name==2.0.0rc1",
+    "--hash": "hashes are in the lock",
+}
+
+
+class DirectRequirement(msgspec.Struct, frozen=True):
+    """One line of requirements.in, or of a file it includes."""
+
+    line: int
+    text: str  # as written
+    requirement: Requirement
+    file: str = REQUIREMENTS  # relative to the folder of requirements.in
+
+    @property
+    def name(self) -> str:
+        """Normalised (PEP 503)."""
+        return canonicalize_name(self.requirement.name)
+
+    @property
+    def where(self) -> str:
+        """For messages: ``requirements.in line 2``."""
+        return f"{self.file} line {self.line}"
+
+
+class Requirements(msgspec.Struct, frozen=True):
+    """All lines, in the order in which they are read; ``files`` are the files they are in, requirements.in first."""
+
+    direct: tuple[DirectRequirement, ...]
+    constraints: tuple[DirectRequirement, ...]
+    files: tuple[Path, ...]
+
+
+class _Line(msgspec.Struct, frozen=True):
+    path: Path
+    file: str
+    number: int
+    content: str
+    constraint: bool
+
+
+def read_requirements(path: Path, root: Path | None = None) -> Requirements:
+    """Parse requirements.in and what it includes; ConfigurationError gives file and line. ``root``: no file may lie outside it."""
+    files: dict[Path, None] = {}
+    direct, constraints = [], []
+    for line in _read_lines(path, REQUIREMENTS, (root or path.parent).resolve(), files, (), constraint=False):
+        if line.constraint:
+            constraints.append(_parse_constraint(line))
+        else:
+            direct.append(_parse_line(line))
+    return Requirements(tuple(direct), tuple(constraints), tuple(files))
+
+
+def list_files(path: Path, root: Path) -> tuple[Path, ...]:
+    """requirements.in and every file it includes, without judging their lines."""
+    files: dict[Path, None] = {}
+    for _line in _read_lines(path, REQUIREMENTS, root.resolve(), files, (), constraint=False):
+        pass
+    return tuple(files)
+
+
+def _read_lines(
+    path: Path, shown: str, root: Path, files: dict[Path, None], chain: tuple[Path, ...], *, constraint: bool
+) -> Iterator[_Line]:
+    real = path.resolve()
+    if real in chain:
+        raise ConfigurationError(f"{shown} includes itself", "remove one of the -r or -c lines")
+    files[path if not chain else real] = None
+    for number, content in _join_lines(_read_text(path, shown, included=bool(chain))):
+        match = _INCLUDE.fullmatch(content)
+        if match is None:
+            yield _Line(path, shown, number, content, constraint)
+            continue
+        name, where = match["file"].strip(), f"{shown} line {number}"
+        if "://" in name:
+            raise ConfigurationError(f"{where}: a file from the network is no input of a lock", "copy it into the project and include that")
+        included = path.parent / name
+        if not included.resolve().is_relative_to(root):
+            raise ConfigurationError(f"{where}: {name} is not in the project's folder", "keep all inputs of a lock in the project")
+        constrains = constraint or match["option"] == "-c" or match["long"] == "--constraint"
+        further = (Path(shown).parent / name).as_posix()
+        yield from _read_lines(included, further, root, files, (*chain, real), constraint=constrains)
+
+
+def _read_text(path: Path, shown: str, *, included: bool) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        hint = "write the file, or remove the line" if included else "write one requirement a line, such as: pandas==2.2.*"
+        raise ConfigurationError(f"{shown if included else path} is missing", hint) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{shown if included else path} is not UTF-8", "save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigurationError(f"{shown if included else path} cannot be read: {error.strerror}", "it must be a text file") from None
+
+
+def _join_lines(text: str) -> Iterator[tuple[int, str]]:
+    """(number of the first line, content) without comments, continuations put together, empty ones left out."""
+    pending, first = "", 0
+    lines = text.splitlines()
+    for number, raw in enumerate(lines, 1):
+        if raw.endswith("\\") and not raw.lstrip().startswith("#") and number < len(lines):
+            pending, first = pending + raw[:-1], first or number
+            continue
+        joined, start = pending + raw.removesuffix("\\"), first or number
+        pending, first = "", 0
+        content = re.sub(r"(^|\s)#.*$", "", joined).strip()
+        if content:
+            yield start, content
+
+
+def _parse_line(line: _Line) -> DirectRequirement:
+    where, content = f"{line.file} line {line.number}", line.content
+    if content.startswith("-"):
+        option = re.split(r"[\s=]", content, maxsplit=1)[0]
+        raise ConfigurationError(
+            f"{where}: {option} is not supported here", _UNSUPPORTED.get(option, "write requirements only, one a line")
+        )
+    if content.startswith((".", "/")):
+        raise ConfigurationError(f"{where}: a path is not a requirement", "put source trees under packages/: they are found there")
+    address = _ADDRESS.match(content)
+    if address:
+        return _parse_address(line, where, address["scheme"])
+    if "--hash" in content:
+        raise ConfigurationError(f"{where}: --hash is not supported here", _UNSUPPORTED["--hash"])
+    requirement = _parse_requirement(where, content)
+    if requirement.url:
+        raise ConfigurationError(f"{where}: not an address: {requirement.url!r}", "write https://...#sha256=...")
+    return DirectRequirement(line.number, content, requirement, line.file)
+
+
+def _parse_requirement(where: str, content: str) -> Requirement:
+    try:
+        return Requirement(content)
+    except InvalidRequirement as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(
+            f"{where} is not a requirement: {content!r}: {reason}", "write it as: name, name==1.2.*, or name[extra]>=1"
+        ) from None
+
+
+def _parse_constraint(line: _Line) -> DirectRequirement:
+    found = _parse_line(line)
+    if found.requirement.url:
+        raise ConfigurationError(f"{found.where}: an address is not a constraint", f"put it into {REQUIREMENTS}, or limit the version here")
+    if found.requirement.extras:
+        raise ConfigurationError(f"{found.where}: a constraint has no extras", f"ask for the extras in {REQUIREMENTS}")
+    return found
+
+
+def _parse_address(line: _Line, where: str, scheme: str) -> DirectRequirement:
+    """``name[extras] @ https://…/name-1.0-py3-none-any.whl#sha256=… ; marker``; each refusal says why."""
+    if "+" in scheme:
+        raise ConfigurationError(
+            f"{where}: a requirement from version control ({scheme}) cannot be locked: a commit is no hash of what gets installed, "
+            "and building it runs its code here",
+            "publish it as a wheel on an index, or put its source tree under packages/",
+        )
+    if scheme not in ("http", "https"):
+        raise ConfigurationError(
+            f"{where}: a requirement by address ({scheme}) cannot be locked: it is not the same on another machine",
+            "publish it as a wheel on an index, or put its source tree under packages/",
+        )
+    requirement = _parse_requirement(where, line.content)
+    url = requirement.url or ""
+    try:
+        parts = urlsplit(url)
+        credentials = parts.username or parts.password
+    except ValueError:
+        raise ConfigurationError(f"{where}: the address is none", "correct it") from None
+    if credentials is not None:
+        raise ConfigurationError(f"{where}: the address holds credentials", "remove them (and change them); netrc is asked by host")
+    digest = _HASH.fullmatch(parts.fragment)
+    if digest is None:
+        raise ConfigurationError(
+            f"{where}: an address without a sha256 cannot be locked: other bytes could come from there tomorrow", _HASH_HINT
+        )
+    filename = unquote(parts.path.rpartition("/")[2])
+    try:
+        wheel = parse_wheel_filename(filename)
+    except InvalidWheelFilename:
+        raise ConfigurationError(
+            f"{where}: {filename or url} is not a wheel: what is built is not what the hash is of",
+            "publish a wheel, or put its source tree under packages/",
+        ) from None
+    if wheel[0] != canonicalize_name(requirement.name):
+        raise ConfigurationError(f"{where}: {filename} is a wheel of {wheel[0]}, not of {requirement.name}", "correct the name")
+    return DirectRequirement(line.number, line.content, requirement, line.file)
+
+
+def split_address(requirement: Requirement) -> tuple[str, str, str]:
+    """(address without the hash, wheel's file name, sha256) of a requirement by address that was read here."""
+    parts = urlsplit(requirement.url or "")
+    return parts._replace(fragment="").geturl(), unquote(parts.path.rpartition("/")[2]), parts.fragment.partition("=")[2].lower()
+
+
+def applies(requirement: Requirement, environment: Mapping[str, str]) -> bool:
+    """Whether a requirement's marker holds in the base."""
+    return requirement.marker is None or requirement.marker.evaluate({**environment, "extra": ""})
