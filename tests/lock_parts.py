@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import io
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -37,14 +39,20 @@ def make_wheel(
     lines += [f"Requires-Python: {python}"] if python else []
     extras = sorted({line.partition("extra == ")[2].strip("'\" ") for line in requires if "extra ==" in line})
     lines += [f"Provides-Extra: {item}" for item in extras] + [f"Requires-Dist: {line}" for line in requires]
+    folder = f"{stem}.dist-info"
+    files = {
+        f"{name.replace('-', '_')}/__init__.py": extra,
+        f"{folder}/METADATA": "\n".join(lines).encode() + b"\n",
+        f"{folder}/WHEEL": f"Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: {tag}\n".encode(),
+    }
+    record = [
+        f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b'=').decode()},{len(data)}"
+        for path, data in files.items()
+    ]
+    files[f"{folder}/RECORD"] = "\n".join([*record, f"{folder}/RECORD,,\n"]).encode()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path, data in (
-            (f"{name.replace('-', '_')}/__init__.py", extra),
-            (f"{stem}.dist-info/METADATA", "\n".join(lines).encode() + b"\n"),
-            (f"{stem}.dist-info/WHEEL", f"Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: {tag}\n".encode()),
-            (f"{stem}.dist-info/RECORD", b""),
-        ):
+        for path, data in files.items():
             archive.writestr(zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0)), data)
     return f"{stem}-{tag}.whl", buffer.getvalue()
 
@@ -311,3 +319,30 @@ def wait_for(condition: Callable[[], bool], seconds: float = 5) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def run_pypiserver(folder: Path, user: str, password: str) -> Iterator[str]:
+    """A real private index (pypiserver) over the wheels in ``folder``, behind htpasswd; the address of its simple API."""
+    digest = base64.b64encode(hashlib.sha1(password.encode(), usedforsecurity=False).digest()).decode()
+    secrets = folder.parent / "htpasswd"
+    secrets.write_text(f"{user}:{{SHA}}{digest}\n")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-W", "ignore", "-m", "pypiserver", "run", "--interface", "127.0.0.1", "--port", str(port),
+        "--passwords", str(secrets),
+        "--authenticate", "list,download,update", "--hash-algo", "sha256", "--disable-fallback", "--server", "wsgiref", str(folder),
+    ]  # fmt: skip
+    with (folder.parent / "pypiserver.log").open("wb") as log, Popen(command, stdout=log, stderr=log) as process:
+        try:
+            wait_for(lambda: _answers(port), 20)
+            yield f"http://127.0.0.1:{port}/simple/"
+        finally:
+            process.terminate()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

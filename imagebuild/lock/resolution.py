@@ -304,7 +304,7 @@ def explain_failure(outcome: Outcome, known: Explanation) -> ImagebuildError:
     needs = tuple(dict.fromkeys(_describe_cause(cause, known) for cause in causes))
     details = needs if len(needs) > 1 else ()  # a single one is in the message already
     for cause in causes:
-        error = _explain_base(cause, known, details) or _explain_missing(cause, known, details) or _explain_limit(cause, known, details)
+        error = _explain_base(cause, known, details) or _explain_limit(cause, known, details) or _explain_missing(cause, known, details)
         if error is not None:
             return error
     for cause in causes:
@@ -399,14 +399,16 @@ def _explain_base(cause: Cause, known: Explanation, details: tuple[str, ...]) ->
 def _explain_limit(cause: Cause, known: Explanation, details: tuple[str, ...]) -> ImagebuildError | None:
     """A line of a constraints file that leaves nothing of what is needed; None when there is none."""
     offer = known.offers.find_offer(cause.name)
-    fitting = [text for text in offer.wheels if cause.specifier.contains(text, prereleases=True)] if offer is not None else []
     for item in known.constraints:
         limit = item.requirement.specifier
-        if item.name != cause.name or limit == cause.specifier or not applies(item.requirement, known.base.interpreter.markers):
+        if offer is None or item.name != cause.name or not applies(item.requirement, known.base.interpreter.markers):
             continue
-        if not any(limit.contains(text, prereleases=True) for text in fitting):
+        merged = limit == cause.specifier  # uv tells a need and its limit as one
+        fitting = [text for text in offer.wheels if merged or cause.specifier.contains(text, prereleases=True)]
+        if fitting and not any(limit.contains(text, prereleases=True) for text in fitting):
+            need = Cause(cause.parent, cause.name, SpecifierSet()) if merged else cause
             return LockError(
-                f"{_describe_cause(cause, known)}; {item.where} allows {_show(item.requirement)} only",
+                f"{_describe_cause(need, known)}; {item.where} allows {_show(item.requirement)} only",
                 f"loosen that line, or ask for another version in {REQUIREMENTS}",
                 details,
             )

@@ -278,13 +278,13 @@ def test_without_a_runtime_uv_resolves(tmp_path: Path) -> None:
     assert versions(lock) == {"alpha": "1.0", "beta": "2.0"}
 
 
-def machine_index() -> PackageIndex:
+def machine_index(cache: Path) -> PackageIndex:
     """The machine's own index, or a skip when it cannot be reached."""
     from imagebuild.lock.upstream import Upstream
 
     try:
         index = default_index()
-        with Upstream(index, Path("/nonexistent"), pause=lambda _seconds: None) as upstream:
+        with Upstream(index, cache, pause=lambda _seconds: None) as upstream:
             if upstream.read_project("six") is not None:
                 return index
     except ImagebuildError:
@@ -294,7 +294,7 @@ def machine_index() -> PackageIndex:
 
 def test_the_machines_own_index_and_pip_as_the_judge(tmp_path: Path) -> None:
     """The locked set is what pip itself would install on top of what the base has."""
-    index = machine_index()
+    index = machine_index(tmp_path / "cache")
     python = need("python3")
     base = make_base([Distribution("numpy", "1.26.4", "/x")], executable=python)
     if base.interpreter.version.rpartition(".")[0] != ".".join(map(str, sys.version_info[:2])):

@@ -149,7 +149,7 @@ def test_a_wheel_by_address_is_fetched_verified_and_pinned(tmp_path: Path) -> No
         address = url.replace("/simple/", f"/files/{filename.replace('+', '%2B')}")
         line = f"Thing[more] @ {address}#sha256={digest.upper()} ; python_version >= '3'"
         direct = read_requirements(
-            write(tmp_path, f"{line}\nsix\nother @ {address.replace('thing', 'other')}#sha256={digest}; python_version < '3'\n")
+            write(tmp_path, f"{line}\nsix\nother @ {address.replace('thing', 'other')}#sha256={digest} ; python_version < '3'\n")
         )
         wheels = fetch_addressed(direct.direct, interpreter.markers, interpreter, tmp_path, ignore)
         again = fetch_addressed(direct.direct, interpreter.markers, interpreter, tmp_path, ignore)
