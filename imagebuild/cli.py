@@ -27,6 +27,7 @@ COMMANDS = (
     "verify",
     "smoke",
     "catalogue",
+    "keep",
     "prewarm",
 )
 

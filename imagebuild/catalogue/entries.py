@@ -1,4 +1,4 @@
-"""Team images as they were pushed, one entry per tag, from the manifests' annotations and nothing else."""
+"""Team images as they were pushed, one entry per image, from the manifests' annotations and nothing else."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
 
 import msgspec
 
 from imagebuild import annotations as names
-from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
-from imagebuild.oci.model import Digest, Index, Manifest, Reference
-from imagebuild.oci.referrers import REFERRERS_TAG
+from imagebuild.catalogue.manifests import ManifestReader
+from imagebuild.catalogue.tags import is_companion, is_kept, name_kept
+from imagebuild.errors import ConfigurationError, IntegrityError
+from imagebuild.oci.model import Digest, Index, Manifest, RawManifest, Reference
 from imagebuild.oci.store import Store
 
 Kind = Literal["jupyter", "vscode", "rstudio"]
+Status = Literal["current", "kept", "previous", "retired"]
 T = TypeVar("T")
 
 _FORMAT = "1"
@@ -24,11 +27,15 @@ _WORKERS = 8  # a manifest is a few KiB: the wait is the round trip, not the byt
 
 
 class CatalogueEntry(msgspec.Struct, frozen=True):
-    """One tag of one team's repository. Sizes are bytes; texts that were not annotated are empty."""
+    """One image in one team's repository. Sizes are bytes; texts that were not annotated are empty.
+
+    ``status``: ``current`` is the newest image of its team, ``kept`` one with a name for good, ``previous`` the one before the
+    current, ``retired`` every other: still there, and no form offers it.
+    """
 
     team: str
     quarter: str  # 2026q4
-    tag: str
+    tag: str  # the one it was pushed under, where it still has it
     digest: Digest  # of the manifest
     created: str  # RFC 3339, as annotated: the lock's cutoff
     kind: Kind
@@ -47,6 +54,11 @@ class CatalogueEntry(msgspec.Struct, frozen=True):
     delta_compressed: int = 0  # the added layer as stored
     delta_installed: int = 0  # the files of that layer
     size: int = 0  # config and all layers as stored: what an empty node pulls
+    status: Status = "retired"
+    successor: str = ""  # the tag of the image of its team that came after it
+    kept: tuple[str, ...] = ()  # the names it has for good (imagebuild keep)
+    tags: tuple[str, ...] = ()  # all that name it, sorted
+    held_by: tuple[str, ...] = ()  # tags of foreign indexes that list it
 
     @property
     def moment(self) -> datetime:
@@ -55,8 +67,8 @@ class CatalogueEntry(msgspec.Struct, frozen=True):
 
 
 class CatalogueListing(msgspec.Struct, frozen=True):
-    """What was found, sorted by team, newest first. ``foreign`` counts the tags that are no team images
-    (not those that list what refers to one).
+    """What was found, sorted by team, newest first. ``foreign`` counts the tags that name no team image (not those that list
+    what refers to one).
 
     ``undecided`` names the teams with two different images of the same cutoff and quarter, where only the order of the
     tags made one of them current.
@@ -76,31 +88,64 @@ class _Document(msgspec.Struct, frozen=True):
     undecided: tuple[str, ...]
 
 
-def read_entries(store: Store, prefix: str = "", teams: Sequence[str] | None = None) -> CatalogueListing:
+def read_entries(
+    store: Store, prefix: str = "", teams: Sequence[str] | None = None, *, cache: Path | None = None, as_of: datetime | None = None
+) -> CatalogueListing:
     """Read every tag of every repository under the namespace ``prefix`` (``""``: all of the store).
 
     ``teams`` names the teams' repositories, in full, instead: for registries that have no catalogue to list. One that
     was never pushed has no entries. A tag that cannot be read, and an image of ours that makes no sense, is an error:
-    a listing is complete or it is not given.
+    a listing is complete or it is not given. ``cache`` keeps manifests by digest between runs (ManifestReader); ``as_of``
+    leaves out what came later, so that current and previous are those of that moment.
     """
     namespace = prefix.strip("/") + "/" if prefix.strip("/") else ""
     repositories = sorted(set(store.list_repositories(namespace) if teams is None else teams))
-    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="catalogue") as pool:
-        tags = list(pool.map(lambda repository: sorted(set(store.list_tags(repository))), repositories))
-        # Tags for what refers to an image (SBOM, lock, signatures) are its companions, and no images.
-        places = [
-            (repository, tag)
-            for repository, found in zip(repositories, tags, strict=True)
-            for tag in found
-            if not REFERRERS_TAG.fullmatch(tag)
-        ]
+    with ManifestReader(store, cache) as reader, ThreadPoolExecutor(_WORKERS, thread_name_prefix="catalogue") as pool:
         try:
-            found = list(pool.map(lambda place: _read_entry(store, *place), places))
+            tags = list(pool.map(lambda repository: sorted(set(store.list_tags(repository))), repositories))
+            # Tags for what refers to an image (SBOM, lock, signatures) are its companions, and no images.
+            places = [(repo, tag) for repo, found in zip(repositories, tags, strict=True) for tag in found if not is_companion(tag, found)]
+            manifests = list(pool.map(lambda place: reader.read(*place), places))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # the first failure decides; don't ask for the rest
             raise
-    entries = [entry for entry in found if entry is not None]
-    return _assemble_listing(entries, foreign=len(places) - len(entries))
+    entries, foreign = _collect_entries(store, places, manifests)
+    return _assemble_listing((entry for entry in entries if as_of is None or entry.moment <= as_of), foreign)
+
+
+def _collect_entries(store: Store, places: Sequence[tuple[str, str]], manifests: Sequence[RawManifest]) -> tuple[list[CatalogueEntry], int]:
+    """One entry per image with all its tags, and how many tags are foreign."""
+    tags: dict[tuple[str, Digest], list[str]] = defaultdict(list)
+    raws: dict[tuple[str, Digest], RawManifest] = {}
+    for (repository, tag), raw in zip(places, manifests, strict=True):
+        tags[repository, raw.digest].append(tag)
+        raws[repository, raw.digest] = raw
+    holders: dict[tuple[str, str], list[str]] = defaultdict(list)
+    entries, foreign = [], 0
+    for (repository, digest), raw in raws.items():
+        named = tags[repository, digest]
+        manifest = raw.parse()
+        notes = manifest.annotations
+        where = f"{store.image_name(repository)}:{named[0]}"
+        if names.FORMAT not in notes or names.TEAM not in notes:  # a base we built carries no team
+            foreign += len(named)
+            for child in manifest.manifests if isinstance(manifest, Index) else ():
+                holders[repository, child.digest] += named
+            continue
+        if notes[names.FORMAT] != _FORMAT:
+            raise IntegrityError(
+                f"{where} has format {notes[names.FORMAT]!r}", f"this version reads format {_FORMAT}; use a newer imagebuild"
+            )
+        if isinstance(manifest, Index):
+            raise IntegrityError(f"{where} is an image index with a team's annotations", "team images are single manifests: push it again")
+        pushed = notes.get(names.VERSION, "")
+        first = pushed if pushed in named else next((tag for tag in named if not is_kept(tag)), named[0])
+        entry = _describe_image(manifest, notes, where, store.image_name(repository), repository, first, digest)
+        kept = tuple(sorted(name_kept(tag) for tag in named if is_kept(tag)))
+        entries.append(msgspec.structs.replace(entry, kept=kept, tags=tuple(named)))
+    return [
+        msgspec.structs.replace(entry, held_by=tuple(sorted(holders.get((entry.repository, entry.digest), ())))) for entry in entries
+    ], foreign
 
 
 def encode_entries(listing: CatalogueListing) -> bytes:
@@ -114,7 +159,7 @@ def encode_entries(listing: CatalogueListing) -> bytes:
 
 
 def _assemble_listing(entries: Iterable[CatalogueEntry], foreign: int) -> CatalogueListing:
-    """Order the entries, and mark the first of each team as current."""
+    """Order the entries, and say of each team's which is current and what came after the others."""
     by_team: dict[str, list[CatalogueEntry]] = defaultdict(list)
     for entry in entries:
         by_team[entry.team].append(entry)
@@ -125,25 +170,14 @@ def _assemble_listing(entries: Iterable[CatalogueEntry], foreign: int) -> Catalo
         first = newest_first[0]
         if any((other.moment, other.quarter) == (first.moment, first.quarter) and other.digest != first.digest for other in newest_first):
             undecided.append(team)
-        ordered += [msgspec.structs.replace(first, current=True), *newest_first[1:]]
+        order = list(dict.fromkeys(entry.digest for entry in newest_first))  # the same image may be in two repositories
+        tags = {entry.digest: entry.tag for entry in reversed(newest_first)}
+        for place, entry in enumerate(newest_first):
+            age = order.index(entry.digest)
+            status: Status = "current" if age == 0 else "kept" if entry.kept else "previous" if age == 1 else "retired"
+            successor = tags[order[age - 1]] if age else ""
+            ordered.append(msgspec.structs.replace(entry, current=place == 0, status=status, successor=successor))
     return CatalogueListing(tuple(ordered), foreign, tuple(undecided))
-
-
-def _read_entry(store: Store, repository: str, tag: str) -> CatalogueEntry | None:
-    """One GET; None for a manifest that is no team image of ours."""
-    raw = store.get_manifest(repository, tag)
-    where = f"{store.image_name(repository)}:{tag}"
-    if raw is None:
-        raise RemoteError(f"{where} was listed, and is gone", "run the command again; if it stays so, push the image again")
-    manifest = raw.parse()
-    notes = manifest.annotations
-    if names.FORMAT not in notes or names.TEAM not in notes:  # a base we built carries no team
-        return None
-    if notes[names.FORMAT] != _FORMAT:
-        raise IntegrityError(f"{where} has format {notes[names.FORMAT]!r}", f"this version reads format {_FORMAT}; use a newer imagebuild")
-    if isinstance(manifest, Index):
-        raise IntegrityError(f"{where} is an image index with a team's annotations", "team images are single manifests: push it again")
-    return _describe_image(manifest, notes, where, store.image_name(repository), repository, tag, raw.digest)
 
 
 def _describe_image(

@@ -1,38 +1,127 @@
-"""``imagebuild catalogue``: what was pushed, and the spawner forms."""
+"""``imagebuild catalogue``: what was pushed, in every form it is needed in; one image of it; and whether it is all there."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import click
 
 from imagebuild.commands.options import common_options, print_data, pull_option, read_entries_of
+from imagebuild.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
+    from imagebuild.catalogue.entries import CatalogueListing
     from imagebuild.workspace import Workspace
 
+everything_option = click.option(
+    "--everything", is_flag=True, help="Also teams without a folder here: every repository that the registry lists."
+)
 
-@click.command()
+
+@click.group(invoke_without_command=True)
 @click.option("--format", "form", type=click.Choice(["table", "json", "kubeflow"]), default="table", show_default=True)
+@click.option("--as-of", metavar="DATE", default="", help="As it was at the end of that day (2026-03-31, or RFC 3339).")
+@everything_option
 @pull_option
 @common_options
-def catalogue(workspace: Workspace, form: str, pull_from: str) -> None:
+@click.pass_context
+def catalogue(ctx: click.Context, workspace: Workspace, form: str, as_of: str, everything: bool, pull_from: str) -> None:
     """What can be spawned, read from what was pushed."""
-    from imagebuild.catalogue.entries import encode_entries
-    from imagebuild.config import format_size
-    from imagebuild.emit.kubeflow import render_spawner_form
-
-    listing = read_entries_of(workspace)
+    if ctx.invoked_subcommand is not None:
+        given = [name for name in ctx.params if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+        if given:
+            raise UsageError("an option stands before the subcommand", f"write it after: imagebuild catalogue {ctx.invoked_subcommand} ...")
+        return
+    listing = read_entries_of(workspace, as_of=as_of, everything=everything)
     if form == "json":
+        from imagebuild.catalogue.entries import encode_entries
+
         print_data(encode_entries(listing).decode(), nl=False)
     elif form == "kubeflow":
+        from imagebuild.emit.kubeflow import render_spawner_form
+
         rendered = render_spawner_form(listing.entries, registry_prefix=pull_from)
         for warning in rendered.warnings:
             click.echo(f"warning: {warning}", err=True)
         print_data(rendered.text, nl=False)
     else:
-        for entry in listing.entries:
-            mark = "*" if entry.current else " "
-            size = format_size(entry.delta_compressed)
-            print_data(f"{mark} {entry.team:<16} {entry.tag:<22} {entry.created[:10]}  {size:>10}  on {entry.base}  {entry.title}")
-        click.echo(f"{len(listing.entries)} images, {listing.foreign} foreign tags left out", err=True)
+        print_table(listing)
+
+
+def print_table(listing: CatalogueListing) -> None:
+    """One line an image; the current one of each team is marked."""
+    from imagebuild.config import format_size
+
+    for entry in listing.entries:
+        mark = "*" if entry.current else " "
+        size = format_size(entry.delta_compressed)
+        names = f"  kept as {', '.join(entry.kept)}" if entry.kept else ""
+        line = (
+            f"{mark} {entry.team:<16} {entry.tag:<22} {entry.status:<8}  {entry.created[:10]}  {size:>10}  on {entry.base}  {entry.title}"
+        )
+        print_data(line.rstrip() + names)
+    click.echo(f"{len(listing.entries)} images, {listing.foreign} foreign tags left out", err=True)
+
+
+@catalogue.command("show")
+@click.argument("what", metavar="NAME|TAG|DIGEST|TEAM[@QUARTER]")
+@click.option("--lock", "lock_alone", is_flag=True, help="Only the lock it was built from, as lockfiles/pylock.<team>.toml has it.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@everything_option
+@pull_option
+@common_options
+def show(workspace: Workspace, what: str, lock_alone: bool, as_json: bool, everything: bool, pull_from: str) -> None:
+    """All that is needed to start one image, or to build it again."""
+    from imagebuild.catalogue.description import describe_entry, render_description
+    from imagebuild.catalogue.selection import find_entry
+    from imagebuild.emit.snippets import list_snippets, pin_reference
+
+    entry = find_entry(read_entries_of(workspace, everything=everything), what)
+    if lock_alone:
+        from imagebuild.lock.lockfile import format_lock
+        from imagebuild.supply.companions import read_image_lock
+
+        lock = read_image_lock(workspace.target, entry.repository, entry.digest)
+        if lock is None:
+            raise IntegrityError(
+                f"{entry.team}:{entry.tag} travels without a lock that is proved to be its own",
+                "look for it in the history of lockfiles/, by its cutoff: " + entry.created,
+            )
+        print_data(format_lock(lock), nl=False)
+        return
+    reference, snippets = pin_reference(entry, pull_from), list_snippets(entry, pull_from)
+    found = describe_entry(workspace.target, entry, reference=reference, snippets=snippets, what=what)
+    print_data(json.dumps(found, indent=2) if as_json else render_description(found))
+
+
+@catalogue.command("verify")
+@click.argument("names", nargs=-1, metavar="[NAME|TAG|DIGEST|TEAM[@QUARTER]]...")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@everything_option
+@common_options
+def verify(workspace: Workspace, names: tuple[str, ...], as_json: bool, everything: bool) -> None:
+    """Ask for every manifest, config and layer of the catalogue, or of some images; exit 8 names what is gone."""
+    import msgspec
+
+    from imagebuild.catalogue.presence import check_presence
+    from imagebuild.catalogue.selection import find_entry
+
+    listing = read_entries_of(workspace, everything=everything)
+    report = check_presence(workspace.target, [find_entry(listing, name) for name in names] if names else listing.entries)
+    if as_json:
+        print_data(json.dumps(msgspec.to_builtins(report), indent=2))
+    else:
+        print_data(f"{report.images} images, {report.parts} parts asked for, {len(report.missing)} missing")
+        if report.elsewhere:
+            print_data(
+                f"{report.elsewhere} base layers are not in this folder: the base's registry has them (imagebuild image --copy-base)"
+            )
+    if report.missing:
+        lines = tuple(f"  {item.repository}:{item.tag}  {item.part}  {item.digest}" for item in report.missing)
+        count = len({(item.repository, item.tag) for item in report.missing})
+        raise IntegrityError(
+            f"{count} of {report.images} images cannot be pulled any more",
+            "build them again from their locks (imagebuild catalogue show NAME), or restore the registry's storage",
+            lines,
+        )

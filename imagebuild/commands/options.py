@@ -16,6 +16,8 @@ import click
 from imagebuild.errors import ImagebuildError, UsageError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from imagebuild.catalogue.entries import CatalogueListing
     from imagebuild.workspace import Workspace
 
@@ -59,6 +61,14 @@ def parse_date(text: str) -> str:
         raise UsageError(f"not a date: {text!r}", "write 2026-10-01 or 2026-10-01T00:00:00Z") from None
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_moment(text: str) -> datetime:
+    """A point in time; a date alone means the whole day, so its last second in UTC."""
+    from datetime import datetime, timedelta
+
+    moment = datetime.fromisoformat(parse_date(text))
+    return moment + timedelta(days=1, seconds=-1) if len(text) <= len("2026-10-01") else moment
 
 
 def common_options(function: Command) -> Command:
@@ -155,12 +165,18 @@ class TeamRun:
             )
 
 
-def read_entries_of(workspace: Workspace) -> CatalogueListing:
+def read_entries_of(workspace: Workspace, *, as_of: str = "", everything: bool = False) -> CatalogueListing:
+    """The images of the teams that have a folder here; with ``everything`` those of the registry's own list as well.
+
+    By team, not by listing the registry: many have no catalogue to list, or show one only to administrators. ``as_of``: as
+    it was at the end of that day.
+    """
     from imagebuild.catalogue.entries import read_entries
     from imagebuild.config import list_teams
 
-    # By team, not by listing the registry: many have no catalogue to list, or show one only to administrators.
-    listing = read_entries(workspace.target, teams=[workspace.repository(team) for team in list_teams(workspace.images)])
+    moment = parse_moment(as_of) if as_of else None
+    teams = None if everything else [workspace.repository(team) for team in list_teams(workspace.images)]
+    listing = read_entries(workspace.target, workspace.namespace, teams, cache=workspace.cache, as_of=moment)
     for team in listing.undecided:
         say(f"warning: {team} has two images with the newest cutoff; the one marked current is the first by tag")
     return listing

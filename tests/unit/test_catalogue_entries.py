@@ -85,6 +85,8 @@ def test_an_entry_says_what_the_manifest_says(store: LayoutStore) -> None:
             delta_compressed=1000,
             delta_installed=4000,
             size=2050,
+            status="current",
+            tags=("2026q4-0123456789ab",),
         ),
     )
 

@@ -1,0 +1,82 @@
+"""Whether all that the images of the catalogue are made of is still in the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from imagebuild.catalogue.entries import CatalogueEntry
+from imagebuild.oci.layout import LayoutStore
+from imagebuild.oci.model import Digest, Manifest
+from imagebuild.oci.store import Presence, Store, explain_unknown
+
+_WORKERS = 8
+
+
+class MissingPart(msgspec.Struct, frozen=True):
+    """A part of an image that is not there."""
+
+    repository: str
+    tag: str
+    part: str  # "manifest", "config", "layer 2 of 3"
+    digest: str
+
+
+class PresenceReport(msgspec.Struct, frozen=True):
+    """What was asked for, and what is lacking. ``elsewhere`` counts base layers that a sparse layout folder left in the
+    base's own registry: nobody asked for them here."""
+
+    images: int
+    parts: int
+    missing: tuple[MissingPart, ...]
+    elsewhere: int
+
+
+def check_presence(store: Store, entries: Sequence[CatalogueEntry]) -> PresenceReport:
+    """Read every image's manifest by digest, and ask for its config and each layer, once per repository.
+
+    An answer that is neither yes nor no is a RemoteError: unknown is never taken for absent, nor for present.
+    """
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="presence") as pool:
+        try:
+            manifests = list(pool.map(lambda entry: store.get_manifest(entry.repository, entry.digest), entries))
+            parts: list[tuple[CatalogueEntry, str, str]] = []
+            missing: list[MissingPart] = []
+            for entry, raw in zip(entries, manifests, strict=True):
+                if raw is None:
+                    missing.append(MissingPart(entry.repository, entry.tag, "manifest", entry.digest))
+                    continue
+                manifest = raw.parse()
+                assert isinstance(manifest, Manifest)  # an entry is never an index
+                count = len(manifest.layers)
+                parts.append((entry, "config", manifest.config.digest))
+                parts += [(entry, f"layer {number} of {count}", layer.digest) for number, layer in enumerate(manifest.layers, 1)]
+            places = list(dict.fromkeys((entry.repository, digest) for entry, _, digest in parts))
+            answers = dict(zip(places, pool.map(lambda place: _ask(store, *place), places), strict=True))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    elsewhere = 0
+    for entry, part, digest in parts:
+        if answers[entry.repository, digest]:
+            continue
+        if isinstance(store, LayoutStore) and part.startswith("layer") and not _is_last(part):
+            elsewhere += 1
+        else:
+            missing.append(MissingPart(entry.repository, entry.tag, part, digest))
+    return PresenceReport(len(entries), len(entries) + len(places), tuple(missing), elsewhere)
+
+
+def _ask(store: Store, repository: str, digest: str) -> bool:
+    presence = store.has_blob(repository, Digest(digest))
+    if presence is Presence.UNKNOWN:
+        raise explain_unknown(store, f"{repository}@{digest}")
+    return presence is Presence.EXISTS
+
+
+def _is_last(part: str) -> bool:
+    """Whether it is the team's own layer, ``layer 3 of 3``."""
+    _, number, _, count = part.split()
+    return number == count

@@ -1,0 +1,45 @@
+"""What the tags of a team's repository say: ``2026q4-3f9c1a7b2d4e`` an image, ``keep-churn-q3`` a name for good, others nothing of ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from imagebuild.errors import UsageError
+from imagebuild.oci.referrers import REFERRERS_TAG
+
+IMAGE_TAG = re.compile(r"([0-9]{4})q([1-4])-[0-9a-f]{12}")
+_KEPT = re.compile(r"keep-([a-z0-9]+(?:-[a-z0-9]+)*)")
+_QUARTER = re.compile(r"([0-9]{4})q([1-4])")
+_ATTESTED = "-attested"  # docker's attestations beside an image (pipeline.attested_tag)
+
+
+def kept_tag(name: str) -> str:
+    """The tag of a name for good; UsageError for one that is no name."""
+    tag = f"keep-{name}"
+    if not _KEPT.fullmatch(tag) or len(tag) > 128:
+        raise UsageError(f"not a name for an environment: {name!r}", "lower-case letters, digits and single hyphens, as in churn-q3")
+    if _QUARTER.fullmatch(name) or IMAGE_TAG.fullmatch(name):
+        raise UsageError(f"{name!r} reads like a quarter or a tag", "choose one that says what it is for, as in churn-q3")
+    return tag
+
+
+def is_kept(tag: str) -> bool:
+    """Whether ``tag`` is a name for good."""
+    return _KEPT.fullmatch(tag) is not None
+
+
+def name_kept(tag: str) -> str:
+    """``churn-q3`` for ``keep-churn-q3``."""
+    return tag.removeprefix("keep-")
+
+
+def is_companion(tag: str, beside: Collection[str]) -> bool:
+    """Whether ``tag`` holds what belongs to an image (referrers, signatures, attestations) and is none itself."""
+    return REFERRERS_TAG.fullmatch(tag) is not None or (tag.endswith(_ATTESTED) and tag.removesuffix(_ATTESTED) in beside)
+
+
+def count_quarters(quarter: str) -> int | None:
+    """Quarters since the year 0, to compare by; None for what is no quarter."""
+    match = _QUARTER.fullmatch(quarter)
+    return int(match[1]) * 4 + int(match[2]) - 1 if match else None

@@ -1,0 +1,32 @@
+"""``imagebuild keep``: a name for good."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from imagebuild.commands.catalogue import everything_option
+from imagebuild.commands.options import common_options, print_data, read_entries_of
+
+if TYPE_CHECKING:
+    from imagebuild.workspace import Workspace
+
+
+@click.command()
+@click.argument("ref", metavar="TAG|DIGEST|TEAM[@QUARTER]")
+@click.argument("name")
+@everything_option
+@common_options
+def keep(workspace: Workspace, ref: str, name: str, everything: bool) -> None:
+    """Give an image NAME, for good: the tag keep-NAME beside its own. It is never moved, and what has one is never retired."""
+    from imagebuild.catalogue.keeping import keep_image
+    from imagebuild.catalogue.selection import find_entry
+    from imagebuild.catalogue.tags import kept_tag
+
+    kept_tag(name)  # before the registry is asked for anything
+    listing = read_entries_of(workspace, everything=everything)
+    entry = find_entry(listing, ref)
+    made = keep_image(workspace.target, listing, entry, name)
+    print_data(f"{entry.image}:{kept_tag(name)}@{entry.digest}")
+    workspace.report(f"{name} is {entry.team}:{entry.tag}{'' if made else ', and was before'}")
