@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -38,9 +39,10 @@ def report_size(workspace: Workspace, subject: str, base: str, platform: str) ->
 @click.option("--base", default="", metavar="REF", help="What is below, for an image that does not say.")
 @click.option("--platform", default="linux/amd64", show_default=True, help="Of an image for several.")
 @click.option("--all", "everything", is_flag=True, help="Every package, not the largest alone.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Also write one self-contained page.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 @common_options
-def size(workspace: Workspace, subject: str, base: str, platform: str, everything: bool, as_json: bool) -> None:
+def size(workspace: Workspace, subject: str, base: str, platform: str, everything: bool, html: Path | None, as_json: bool) -> None:
     """Bytes by package and kind against the budget; exit 5 when over.
 
     TEAM is predicted from its lock, before any download; REF is TEAM:TAG, TEAM@2026q3, HOST/REPOSITORY:TAG or a digest, and is measured
@@ -51,6 +53,12 @@ def size(workspace: Workspace, subject: str, base: str, platform: str, everythin
     from imagebuild.size.terminal import format_report
 
     report = report_size(workspace, subject, base, platform)
+    if html is not None:
+        from imagebuild.files import write_atomic
+        from imagebuild.size.page import render_page
+
+        write_atomic(html, render_page(report))
+        workspace.report(f"wrote {html}")
     if as_json:
         print_data(encode_report(report), nl=False)
     else:
