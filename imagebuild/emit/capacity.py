@@ -42,6 +42,7 @@ class PoolPlan(msgspec.Struct, frozen=True):
 
     pool: str
     images: int
+    before: int  # of those, how many have an image of a quarter before
     stored: int  # what an empty node pulls
     on_disk: int  # stored and unpacked, of the set alone
     peak: int  # the same while an update rolls out: with the images of the quarter before, where the pool surges
@@ -76,6 +77,7 @@ def plan_pool(pool: Pool, current: Sequence[NodeImage], before: Sequence[NodeIma
     return PoolPlan(
         pool=pool.name,
         images=len(current),
+        before=len(before),
         stored=stored,
         on_disk=sum(layer.on_disk for layer in now.values()),
         peak=peak,
@@ -115,8 +117,12 @@ def format_plan(plan: PoolPlan, rate: int) -> list[str]:
     return [
         f"pool {plan.pool}: {plan.images} image{'s' * (plan.images != 1)}, {format_size(plan.on_disk)} on disk{surge}{known}; {room}"
         + ("" if plan.fits else ": too much"),
-        f"  an empty node pulls {format_size(plan.stored)} in {_format_time(plan.seconds_empty)} at {format_size(rate)}/s, "
-        f"one with the quarter before {format_size(plan.missing)} in {_format_time(plan.seconds_missing)}",
+        f"  an empty node pulls {format_size(plan.stored)} in {_format_time(plan.seconds_empty)} at {format_size(rate)}/s"
+        + (
+            f", one with the quarter before {format_size(plan.missing)} in {_format_time(plan.seconds_missing)}"
+            if plan.before
+            else "; no image of a quarter before"
+        ),
     ]
 
 
