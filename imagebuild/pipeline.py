@@ -160,31 +160,12 @@ def read_team_lock(workspace: Workspace, team: Team, base: Base) -> Lock:
     return lock
 
 
-def check_team_lock(workspace: Workspace, team: Team, *, offline: bool = False) -> list[str]:
-    """Prove the team's lock by its inputs, base and routes and, unless ``offline``, by what its indexes list today; lines for people.
+def build_local_wheels(workspace: Workspace, team: Team, lock: Lock) -> dict[str, Path]:
+    """The wheels of the team's source trees, by name."""
+    from imagebuild.lock.localpackage import build_local_wheel
 
-    LockError: stale, or a name would come from elsewhere; IntegrityError: a file is gone or another; RemoteError: an index fails.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    from imagebuild.lock.checking import check_listing, check_routes
-
-    with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(lambda: team.indexes)  # pip is asked in a process of its own: meanwhile the base is opened
-        lock = read_team_lock(workspace, team, open_base(workspace, team.table.base, team.platform))
-        indexes = asking.result()
-    check_routes(lock, indexes)
-    name = workspace.lockfile(team.name).name
-    if offline:
-        count = sum(item.index != "local" for item in lock.packages)
-        return [
-            f"{name} is fresh: inputs, base and routes are as locked",
-            f"not checked (--offline): whether the indexes still list the {count} files with these hashes, and whether one was yanked",
-        ]
-    found = check_listing(lock, indexes, workspace.cache)
-    shares = ", ".join(f"{count} by {index}" for index, count in sorted(found.listed.items()))
-    lines = [f"{name} is fresh: inputs, base and routes are as locked; hashes are listed as locked: {shares or 'none to ask for'}"]
-    return [*lines, *(f"warning: {line}" for line in found.yanked), *(f"not proved: {line}" for line in found.unproved)]
+    wheels = (build_local_wheel(folder, workspace.cache, lock.cutoff) for folder in team.local_packages)
+    return {wheel.name: wheel.path for wheel in wheels}
 
 
 def choose_engine(asked: str, system: Sequence[str]) -> str:
@@ -321,12 +302,8 @@ def fetch_team_wheels(workspace: Workspace, plan: Plan, *, builder: str | None =
     ``builder`` and ``network`` are the docker engine's, for those that are locked from a source archive.
     """
     from imagebuild.lock.fetching import fetch_wheels
-    from imagebuild.lock.localpackage import build_local_wheel
 
-    local = {}
-    for folder in plan.team.local_packages:
-        wheel = build_local_wheel(folder, workspace.cache, plan.lock.cutoff)
-        local[wheel.name] = wheel.path
+    local = build_local_wheels(workspace, plan.team, plan.lock)
     build = make_source_builder(workspace, plan.team, plan.base, builder=builder, network=network)
     return fetch_wheels(
         plan.lock,

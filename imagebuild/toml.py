@@ -77,3 +77,9 @@ def decode_toml(path: Path, kind: type[T]) -> T:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{path}: {_translate(str(error))}", "see docs/formats.md for what each key takes") from None
+
+
+def quote_text(text: str) -> str:
+    """A TOML basic string (TOML 1.0, String)."""
+    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return '"' + "".join(escapes.get(c) or (f"\\u{ord(c):04x}" if ord(c) < 32 or ord(c) == 127 else c) for c in text) + '"'

@@ -20,6 +20,7 @@ from imagebuild.files import write_atomic
 from imagebuild.lock.indexes import URL_NAME
 from imagebuild.lock.model import LOCK_FORMAT, BuildWheel, Lock, LockedPackage, SourceArchive
 from imagebuild.oci.model import Digest
+from imagebuild.toml import quote_text
 
 LOCK_VERSION = "1.0"
 CREATED_BY = "imagebuild"
@@ -54,10 +55,10 @@ def format_lock(lock: Lock) -> str:
     )
     lines = [
         f"# What {lock.team} adds to base {lock.base}. Compiled by imagebuild from requirements.in: change that, not this.",
-        f"lock-version = {_quote(LOCK_VERSION)}",
-        f"created-by = {_quote(CREATED_BY)}",
-        f"requires-python = {_quote(f'=={lock.python}')}",
-        f"environments = [{_quote(environment)}]",
+        f"lock-version = {quote_text(LOCK_VERSION)}",
+        f"created-by = {quote_text(CREATED_BY)}",
+        f"requires-python = {quote_text(f'=={lock.python}')}",
+        f"environments = [{quote_text(environment)}]",
     ]
     if not lock.packages:
         lines.append("packages = []")
@@ -67,18 +68,18 @@ def format_lock(lock: Lock) -> str:
         "",
         "[tool.imagebuild]",
         f"format = {lock.format}",
-        f"team = {_quote(lock.team)}",
-        f"base = {_quote(lock.base)}",
-        f"base-digest = {_quote(lock.base_digest)}",
-        f"base-fingerprint = {_quote(lock.base_fingerprint)}",
-        f"python = {_quote(lock.python)}",
-        f"platform = {_quote(lock.platform)}",
-        f"resolver = {_quote(lock.resolver)}",
-        f"cutoff = {_quote(lock.cutoff)}",
+        f"team = {quote_text(lock.team)}",
+        f"base = {quote_text(lock.base)}",
+        f"base-digest = {quote_text(lock.base_digest)}",
+        f"base-fingerprint = {quote_text(lock.base_fingerprint)}",
+        f"python = {quote_text(lock.python)}",
+        f"platform = {quote_text(lock.platform)}",
+        f"resolver = {quote_text(lock.resolver)}",
+        f"cutoff = {quote_text(lock.cutoff)}",
         _format_list("satisfied", lock.satisfied),
         "",
         "[tool.imagebuild.inputs]",
-        *(f"{_format_key(key)} = {_quote(lock.inputs[key])}" for key in sorted(lock.inputs)),
+        *(f"{_format_key(key)} = {quote_text(lock.inputs[key])}" for key in sorted(lock.inputs)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -86,57 +87,51 @@ def format_lock(lock: Lock) -> str:
 def _format_package(package: LockedPackage) -> list[str]:
     wheel = [
         "[[packages.wheels]]",
-        f"name = {_quote(package.filename)}",
-        f"path = {_quote(package.filename)}",
+        f"name = {quote_text(package.filename)}",
+        f"path = {quote_text(package.filename)}",
         f"size = {package.size}",
-        f"hashes = {{ sha256 = {_quote(package.sha256)} }}",
+        f"hashes = {{ sha256 = {quote_text(package.sha256)} }}",
     ]
     if package.url:
-        wheel.insert(2, f"url = {_quote(package.url)}")
+        wheel.insert(2, f"url = {quote_text(package.url)}")
     if package.upload_time:
         wheel.insert(3, f"upload-time = {package.upload_time}")
-    lines = ["[[packages]]", f"name = {_quote(package.name)}", f"version = {_quote(package.version)}"]
+    lines = ["[[packages]]", f"name = {quote_text(package.name)}", f"version = {quote_text(package.version)}"]
     if package.requires_python:
-        lines.append(f"requires-python = {_quote(package.requires_python)}")
+        lines.append(f"requires-python = {quote_text(package.requires_python)}")
     if package.dependencies:
-        lines.append("dependencies = [" + ", ".join(f"{{ name = {_quote(name)} }}" for name in package.dependencies) + "]")
+        lines.append("dependencies = [" + ", ".join(f"{{ name = {quote_text(name)} }}" for name in package.dependencies) + "]")
     source = package.source
     if source is not None:
         wheel += [
             "[packages.sdist]",
-            f"name = {_quote(source.filename)}",
-            f"path = {_quote(source.filename)}",
+            f"name = {quote_text(source.filename)}",
+            f"path = {quote_text(source.filename)}",
             f"size = {source.size}",
-            f"hashes = {{ sha256 = {_quote(source.sha256)} }}",
+            f"hashes = {{ sha256 = {quote_text(source.sha256)} }}",
         ]
-    lines += [*wheel, "[packages.tool.imagebuild]", f"index = {_quote(package.index)}", f"installed-size = {package.installed_size}"]
+    lines += [*wheel, "[packages.tool.imagebuild]", f"index = {quote_text(package.index)}", f"installed-size = {package.installed_size}"]
     lines.append(_format_list("via", package.via))
     if package.yanked:
-        lines.append(f"yanked = {_quote(package.yanked)}")
+        lines.append(f"yanked = {quote_text(package.yanked)}")
     if package.tree:
-        lines.append(f"tree = {_quote(package.tree)}")
+        lines.append(f"tree = {quote_text(package.tree)}")
     for item in source.requires if source is not None else ():
-        lines += ["[[packages.tool.imagebuild.build-requires]]", *(f"{key} = {_quote(getattr(item, key))}" for key in _BUILD_TEXTS)]
+        lines += ["[[packages.tool.imagebuild.build-requires]]", *(f"{key} = {quote_text(getattr(item, key))}" for key in _BUILD_TEXTS)]
         lines.append(f"size = {item.size}")
     return lines
 
 
 def _format_list(key: str, values: tuple[str, ...]) -> str:
     """One line when it is short, one value a line when it isn't: diffs stay small."""
-    flat = f"{key} = [{', '.join(_quote(value) for value in values)}]"
+    flat = f"{key} = [{', '.join(quote_text(value) for value in values)}]"
     if len(flat) <= 100:
         return flat
-    return "\n".join([f"{key} = [", *(f"    {_quote(value)}," for value in values), "]"])
+    return "\n".join([f"{key} = [", *(f"    {quote_text(value)}," for value in values), "]"])
 
 
 def _format_key(key: str) -> str:
-    return key if _BARE_KEY.fullmatch(key) else _quote(key)
-
-
-def _quote(text: str) -> str:
-    """A TOML basic string (TOML 1.0, String)."""
-    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-    return '"' + "".join(escapes.get(c) or (f"\\u{ord(c):04x}" if ord(c) < 32 or ord(c) == 127 else c) for c in text) + '"'
+    return key if _BARE_KEY.fullmatch(key) else quote_text(key)
 
 
 def read_lock(path: Path) -> Lock:
