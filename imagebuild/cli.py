@@ -21,6 +21,8 @@ COMMANDS = (
     "image",
     "lock",
     "size",
+    "diff",
+    "explain",
     "render",
     "bake",
     "base",

@@ -40,6 +40,15 @@ class _CachedMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
         return _CachedMetadata(self.metadata, self.installed_size, digest.hexdigest())
 
 
+def recall_metadata(cache: Path, sha256: str) -> bytes:
+    """The METADATA kept of the wheel with this hash; empty where none is, or it is damaged."""
+    with contextlib.suppress(OSError, UnicodeDecodeError, msgspec.DecodeError):
+        found = msgspec.json.decode((cache / "metadata" / f"{sha256}.json").read_bytes(), type=_CachedMetadata)
+        if found == found.sealed():
+            return found.metadata.encode("utf-8", "surrogateescape")
+    return b""
+
+
 def wheel_cache_path(cache: Path, sha256: str, filename: str) -> Path:
     """Where a verified wheel is kept."""
     return cache / "wheels" / sha256 / filename

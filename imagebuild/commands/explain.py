@@ -1,0 +1,37 @@
+"""``imagebuild explain``: why a team's tag is what it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from imagebuild.commands.options import common_options, engine_option, print_data, read_clock
+
+if TYPE_CHECKING:
+    from imagebuild.workspace import Workspace
+
+
+@click.command()
+@click.argument("team")
+@engine_option
+@click.option("--json", "as_json", is_flag=True, help="The reasons as JSON.")
+@common_options
+def explain(workspace: Workspace, team: str, engine: str | None, as_json: bool) -> None:
+    """Which inputs changed since TEAM's last image, hence why its tag differs."""
+    import msgspec
+
+    from imagebuild import pipeline
+    from imagebuild.catalogue.finding import find_team_image
+    from imagebuild.difference.explanation import explain_recipe, format_explanation
+    from imagebuild.size.subject import find_lock
+    from imagebuild.supply.companions import read_image_recipe
+
+    plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True, engine=engine)
+    last = find_team_image(workspace, team)
+    recipe = read_image_recipe(last.store, last.repository, last.digest) if last else None
+    found = explain_recipe(plan.recipe, plan.lock, last, recipe, find_lock(workspace, last) if last else None)
+    if as_json:
+        print_data(msgspec.json.format(msgspec.json.encode(found, order="sorted"), indent=2))
+    else:
+        print_data(format_explanation(found), nl=False)

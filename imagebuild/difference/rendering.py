@@ -1,0 +1,165 @@
+"""A difference as text, as Markdown for a pull request, and as one page that needs nothing else."""
+
+from __future__ import annotations
+
+from html import escape
+from importlib import resources
+
+from imagebuild.config import format_size
+from imagebuild.difference.comparison import Difference, SideFacts
+from imagebuild.lock.changes import PackageChange, render_markdown
+
+_WORDS = {"added": "added", "removed": "removed", "upgraded": "upgraded", "downgraded": "DOWNGRADED", "rebuilt": "other file"}
+
+
+def list_totals(difference: Difference) -> list[tuple[str, str, str, str]]:
+    """(what, before, after, change) of the whole; only what is known on a side."""
+    before, after = difference.before, difference.after
+    rows = [
+        ("base", before.base, after.base, "changed" if difference.base_changed else ""),
+        ("base digest", _shorten(before.base_digest), _shorten(after.base_digest), ""),
+        ("digest", _shorten(before.digest), _shorten(after.digest), ""),
+        ("packages", str(before.packages), str(after.packages), f"{after.packages - before.packages:+d}"),
+    ]
+    for what, one, other in (("stored", before.compressed, after.compressed), ("unpacked", before.installed, after.installed)):
+        rows.append((what, _size(one), _size(other), format_change(other - one) if min(one, other) >= 0 else ""))
+    return [row for row in rows if row[1] or row[2]]
+
+
+def _size(count: int) -> str:
+    return format_size(count) if count >= 0 else ""
+
+
+def format_change(count: int) -> str:
+    """``+1.2 MiB``, ``-3.0 KiB``, ``0 B``."""
+    return ("+" if count > 0 else "-" if count < 0 else "") + format_size(abs(count))
+
+
+def _shorten(digest: str) -> str:
+    return digest[:19]
+
+
+def describe_version(item: PackageChange) -> str:
+    """``2.2.3 > 2.3.0``, or the one version there is."""
+    one, other = item.before, item.after
+    if one is not None and other is not None:
+        return other.version if one.version == other.version else f"{one.version} > {other.version}"
+    side = other or one
+    return side.version if side is not None else ""
+
+
+def count_change(item: PackageChange) -> tuple[int, int]:
+    """Bytes of the wheel (or of what it takes in the layer, for a side without a lock) and installed bytes, more or less."""
+    one, other = item.before, item.after
+    return (
+        (other.size if other else 0) - (one.size if one else 0),
+        (other.installed if other else 0) - (one.installed if one else 0),
+    )
+
+
+def describe_licence(item: PackageChange) -> str:
+    """The licence, both where they differ; empty where it is not known."""
+    if item.licence_changed and item.before is not None and item.after is not None:
+        return f"{item.before.licence} > {item.after.licence}"
+    return next((side.licence for side in (item.after, item.before) if side is not None and side.licence), "")
+
+
+def format_text(difference: Difference) -> str:
+    """For a terminal."""
+    before, after = difference.before, difference.after
+    lines = [f"{before.name} > {after.name}"]
+    if difference.is_empty:
+        return "\n".join([*lines, "no difference"]) + "\n"
+    for what, one, other, change in list_totals(difference):
+        if one != other:
+            lines.append(f"  {what:<12}  {one or '-'} > {other or '-'}  {change}".rstrip())
+    for fact in difference.changes.facts:
+        if fact.name not in ("base", "base digest"):
+            lines.append(f"  {fact.name:<12}  {_shorten_fact(fact.before)} > {_shorten_fact(fact.after)}")
+    rows = [_list_cells(item) for item in difference.changes.packages]
+    if rows:
+        head = ("", "package", "version", "", "wheel", "installed", "licence")
+        widths = [max(len(row[index]) for row in (head, *rows)) for index in range(7)]
+        right = (4, 5)
+        lines.append("")
+        for row in (head, *rows):
+            cells = [cell.rjust(widths[index]) if index in right else cell.ljust(widths[index]) for index, cell in enumerate(row)]
+            lines.append("  ".join(cells).rstrip())
+    else:
+        lines += ["", "the same packages"]
+    for side in (before, after):
+        if side.recorded:
+            lines.append(f"note: {side.name} travels without a lock; its packages were read from its layers")
+    return "\n".join(lines) + "\n"
+
+
+def _list_cells(item: PackageChange) -> tuple[str, ...]:
+    sizes = map(format_change, count_change(item))
+    asked = "asked for" if item.direct else ""
+    return (_WORDS[item.kind], item.name, describe_version(item), asked, *sizes, describe_licence(item))
+
+
+def _shorten_fact(text: str) -> str:
+    return text[:19] if text.startswith("sha256:") else text
+
+
+def format_markdown(difference: Difference) -> str:
+    """The change report of the locks, with the two names and the layers' sizes above it."""
+    rows = [row for row in list_totals(difference) if row[0] not in ("base", "base digest")]
+    lines = [f"`{difference.before.name}` to `{difference.after.name}`", "", "| | before | after | |", "|---|---|---|---|"]
+    lines += [f"| {what} | {one or '-'} | {other or '-'} | {change} |" for what, one, other, change in rows]
+    return "\n".join([*lines, "", render_markdown(difference.changes)])
+
+
+def render_page(difference: Difference) -> bytes:
+    """HTML 5 in UTF-8: no script, no request."""
+    style = (resources.files("imagebuild") / "size" / "page.css").read_text(encoding="utf-8")
+    title = f"{difference.before.name} to {difference.after.name}"
+    totals = "".join(
+        f"<tr><th scope=row>{what}</th><td class=mono>{escape(one or '-')}</td><td class=mono>{escape(other or '-')}</td>"
+        f"<td class=n>{escape(change)}</td></tr>"
+        for what, one, other, change in list_totals(difference)
+    )
+    facts = "".join(
+        f"<tr><th scope=row>{escape(fact.name)}</th><td class=mono>{escape(_shorten_fact(fact.before))}</td>"
+        f"<td class=mono>{escape(_shorten_fact(fact.after))}</td><td></td></tr>"
+        for fact in difference.changes.facts
+        if fact.name not in ("base", "base digest")
+    )
+    notes = "".join(f"<p class=note>{escape(_note(side))}</p>" for side in (difference.before, difference.after) if side.recorded)
+    parts = [
+        "<!doctype html>",
+        '<html lang="en">',
+        '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta name="color-scheme" content="light dark">',
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
+        f"<title>{escape(title)}</title><style>{style}</style></head>",
+        f"<body><main><h1>{escape(title)}</h1>",
+        "<div class=scroll><table><thead><tr><th><th>Before<th>After<th class=n>Change</tr></thead>",
+        f"<tbody>{totals}{facts}</tbody></table></div>",
+        _render_packages(difference),
+        notes,
+        "</main></body></html>",
+    ]
+    return ("\n".join(part for part in parts if part) + "\n").encode()
+
+
+def _note(side: SideFacts) -> str:
+    return f"{side.name} travels without a lock; its packages were read from its layers."
+
+
+def _render_packages(difference: Difference) -> str:
+    if not difference.changes.packages:
+        return "<h2>The same packages</h2>"
+    rows = []
+    for item in difference.changes.packages:
+        wheel, installed = count_change(item)
+        marked = " class=over" if item.licence_changed or item.kind == "downgraded" else ""
+        rows.append(
+            f"<tr{marked}><td>{_WORDS[item.kind].lower()}</td><th scope=row>{escape(item.name)}</th>"
+            f"<td>{escape(describe_version(item))}</td>"
+            f"<td>{'directly' if item.direct else 'by others'}</td><td class=n>{format_change(wheel)}</td>"
+            f"<td class=n>{format_change(installed)}</td><td>{escape(describe_licence(item))}</td></tr>"
+        )
+    head = "<tr><th><th>Package<th>Version<th>Asked for<th class=n>Wheel<th class=n>Installed<th>Licence</tr>"
+    return f"<h2>Packages</h2><div class=scroll><table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"

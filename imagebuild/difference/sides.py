@@ -1,0 +1,178 @@
+"""The two things that are compared, images by any name or lock files: each as a lock, with what is known beside it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from imagebuild import annotations as names
+from imagebuild.catalogue.finding import FoundImage, find_named_image
+from imagebuild.errors import ImagebuildError, LockError, UsageError
+from imagebuild.lock.lockfile import decode_lock, read_lock
+from imagebuild.lock.model import Lock, LockedPackage
+from imagebuild.oci.model import Platform
+from imagebuild.size.image import measure_image
+from imagebuild.size.measurement import NO_PACKAGE
+from imagebuild.size.subject import find_lock
+from imagebuild.supply.companions import BOM_TYPE, read_companions
+from imagebuild.workspace import Workspace
+
+_NO_DIGEST = "sha256:" + "0" * 64
+
+
+class Side(msgspec.Struct, frozen=True):
+    """One of the two. ``lock`` was read where there is one, else made of what the layers' RECORDs tell (``recorded``)."""
+
+    name: str
+    lock: Lock
+    recorded: bool = False
+    digest: str = ""
+    base: str = ""  # in words
+    base_digest: str = ""
+    compressed: int = -1  # of the layer it adds, or of all above its base; -1: not known
+    installed: int = -1
+    licences: dict[str, str] = {}  # SHA-256 of a wheel in hex -> licence
+    fetched: int = 0  # bytes of layers that had to be read
+
+
+def read_side(workspace: Workspace, text: str, *, base: str = "", platform: Platform | None = None) -> Side:
+    """What ``text`` names; a team without an image counts with its lock."""
+    path = Path(text)
+    if path.suffix == ".toml" or path.is_file():
+        return _read_file(workspace, path)
+    try:
+        image = find_named_image(workspace, text, platform)
+    except UsageError:
+        if re.fullmatch(r"[a-z0-9-]+", text) and workspace.lockfile(text).is_file():
+            workspace.report(f"{text} has no image yet: its lock is compared")
+            return _read_file(workspace, workspace.lockfile(text))
+        raise
+    return _read_image(workspace, image, base)
+
+
+def _read_file(workspace: Workspace, path: Path) -> Side:
+    found = path if path.is_file() else workspace.root / path
+    if re.fullmatch(r"pylock\.[^.]+\.toml", found.name):
+        lock = read_lock(found)
+    else:
+        try:
+            lock = decode_lock(found.read_bytes(), str(path))
+        except OSError as error:
+            raise LockError(f"{path} cannot be read: {error.strerror}", "name a lock file, a team, or an image") from None
+    licences = _find_kept_licences(workspace, lock)
+    return Side(str(path), lock, base=lock.base, base_digest=lock.base_digest, licences=licences)
+
+
+def _read_image(workspace: Workspace, image: FoundImage, base: str) -> Side:
+    notes = image.notes
+    lock = find_lock(workspace, image)
+    name = image.name
+    below, below_digest = notes.get(names.BASE, "") or notes.get(names.BASE_NAME, ""), notes.get(names.BASE_DIGEST, "")
+    if lock is not None:
+        stored, unpacked = (notes.get(key, "") for key in (names.DELTA_COMPRESSED, names.DELTA_INSTALLED))
+        return Side(
+            name,
+            lock,
+            compressed=int(stored) if stored.isdecimal() else -1,
+            installed=int(unpacked) if unpacked.isdecimal() else -1,
+            licences=read_licences(image),
+            digest=str(image.digest),
+            base=below,
+            base_digest=below_digest,
+        )
+    workspace.report(f"{name} travels without a lock: reading its layers")
+    report = measure_image(workspace, image, base=base, report=workspace.report)
+    packages = [
+        LockedPackage(
+            name=item.name,
+            version=item.version,
+            filename="",
+            sha256="",
+            size=item.compressed,
+            installed_size=item.installed,
+            index="",
+            via=item.chain[-2:-1],
+        )
+        for item in report.packages
+        if item.name != NO_PACKAGE
+    ]
+    made = Lock(
+        team=notes.get(names.TEAM, name),
+        base=below or report.base,
+        base_digest=below_digest,
+        base_fingerprint=_NO_DIGEST,
+        python=notes.get(names.PYTHON, ""),
+        platform=str(image.config.platform),
+        inputs={},
+        resolver="",
+        cutoff=notes.get(names.CREATED, "") or "1970-01-01T00:00:00Z",
+        packages=tuple(sorted(packages, key=lambda item: item.name)),
+    )
+    return Side(
+        name,
+        made,
+        recorded=True,
+        digest=str(image.digest),
+        base=made.base,
+        base_digest=below_digest,
+        compressed=report.compressed,
+        installed=report.installed,
+        fetched=report.fetched,
+    )
+
+
+def read_licences(image: FoundImage) -> dict[str, str]:
+    """By the wheels' hashes, from the SBOM that travels with the image; nothing where there is none."""
+    found: dict[str, str] = {}
+    try:
+        documents = [msgspec.json.decode(data) for data in read_companions(image.store, image.repository, image.digest, BOM_TYPE)]
+    except (ImagebuildError, msgspec.MsgspecError):
+        return {}
+    for document in documents:
+        for component in document.get("components", []) if isinstance(document, dict) else []:
+            with_hash = [item.get("content", "") for item in component.get("hashes", []) if item.get("alg") == "SHA-256"]
+            licence = " AND ".join(filter(None, map(_name_licence, component.get("licenses", []))))
+            if licence:
+                found.update(dict.fromkeys(with_hash, licence))
+    return found
+
+
+def _name_licence(entry: dict[str, object]) -> str:
+    """CycloneDX: an expression, or a licence with an id or a name."""
+    inner = entry.get("license")
+    if isinstance(inner, dict):
+        return str(inner.get("id") or inner.get("name") or "")
+    return str(entry.get("expression") or "")
+
+
+def _find_kept_licences(workspace: Workspace, lock: Lock) -> dict[str, str]:
+    """From the metadata kept of the wheels, or the wheels themselves, as far as they are here."""
+    from imagebuild.lock.upstream import recall_metadata, wheel_cache_path
+    from imagebuild.supply.licences import read_licence
+    from imagebuild.supply.packages import parse_metadata, read_wheel_metadata
+
+    found = {}
+    for package in lock.packages:
+        data = recall_metadata(workspace.cache, package.sha256)
+        wheel = wheel_cache_path(workspace.cache, package.sha256, package.filename)
+        if not data and not wheel.is_file():
+            continue
+        licence = read_licence(parse_metadata(data) if data else read_wheel_metadata(wheel))
+        if licence.expression or licence.text:
+            found[package.sha256] = licence.expression or licence.text
+    return found
+
+
+def align_sides(before: Side, after: Side) -> tuple[Side, Side]:
+    """Where one side knows no wheel hashes, version numbers stand for them on both: the same version counts as the same."""
+    if not before.recorded and not after.recorded:
+        return before, after
+    return _forget_hashes(before), _forget_hashes(after)
+
+
+def _forget_hashes(side: Side) -> Side:
+    packages = tuple(msgspec.structs.replace(item, sha256=f"{item.name}=={item.version}", index="") for item in side.lock.packages)
+    licences = {f"{item.name}=={item.version}": side.licences[item.sha256] for item in side.lock.packages if item.sha256 in side.licences}
+    return msgspec.structs.replace(side, lock=msgspec.structs.replace(side.lock, packages=packages), licences=licences)
