@@ -27,6 +27,7 @@ COMMANDS = (
     "bake",
     "base",
     "verify",
+    "audit",
     "smoke",
     "catalogue",
     "keep",

@@ -14,6 +14,7 @@ from imagebuild.layer.model import Codec
 from imagebuild.lock.indexes import PackageIndex
 from imagebuild.lock.model import SourceRules
 from imagebuild.oci.model import Platform
+from imagebuild.supply.policy import AuditRules, LicenceRules, Policy, check_policy
 from imagebuild.toml import decode_toml, suggest
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -125,6 +126,13 @@ class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     machine_index: bool | None = None  # whether names that no [[index]] claims come from this machine's own; None: as indexes.toml says
     system: SystemTable = SystemTable()
     source: SourceTable = SourceTable()
+    licences: LicenceRules = LicenceRules()
+    audit: AuditRules = AuditRules()
+
+    @property
+    def policy(self) -> Policy:
+        """What the team says about licences and findings."""
+        return Policy(self.licences, self.audit)
 
 
 class Team(msgspec.Struct, frozen=True):
@@ -177,6 +185,7 @@ def load_team(images: Path, name: str) -> Team:
         _ = table.layer.codec
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error.message}", error.hint) from None
+    check_policy(table.policy, path)
     for variable in table.env:
         if not _ENVIRONMENT_NAME.fullmatch(variable):
             raise ConfigurationError(f"{path}: not an environment variable's name: {variable!r}", "letters, digits and underscores")

@@ -7,9 +7,12 @@ In order: ``License-Expression`` (PEP 639); the OSI classifiers, where they name
 from __future__ import annotations
 
 import re
-from email.message import Message
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from email.message import Message
 
 _TEXT_LIMIT = 100  # characters of a free text that are kept
 

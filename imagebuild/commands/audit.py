@@ -1,0 +1,120 @@
+"""``imagebuild audit``: known vulnerabilities and licences."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from imagebuild.commands.options import common_options, print_data, read_clock
+from imagebuild.errors import ConfigurationError, UsageError
+
+if TYPE_CHECKING:
+    from imagebuild.supply.osvdata import Dataset
+    from imagebuild.supply.packages import Package
+    from imagebuild.supply.policy import Policy
+    from imagebuild.workspace import Workspace
+
+
+@click.command()
+@click.argument("image", metavar="TEAM|REF")
+@click.option(
+    "--osv", type=click.Path(path_type=Path), envvar="IMAGEBUILD_OSV", help="OSV data on disk: a folder with PyPI/all.zip, or a zip."
+)
+@click.option("--osv-url", envvar="IMAGEBUILD_OSV_URL", default="", help="An internal mirror: the folder that holds PyPI/all.zip.")
+@click.option("--licences-only", is_flag=True, help="Look at licences alone; needs no OSV data.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["low", "medium", "high", "critical"]),
+    help="The least severity that fails (default: the policy's, else low).",
+)
+@click.option("--strict", is_flag=True, help="What cannot be checked fails.")
+@click.option("--pushed", is_flag=True, help="Of TEAM, its pushed image instead of its lock.")
+@click.option("--platform", default="linux/amd64", show_default=True, help="Which image of an index.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@common_options
+def audit(
+    workspace: Workspace,
+    image: str,
+    osv: Path | None,
+    osv_url: str,
+    licences_only: bool,
+    fail_on: str | None,
+    strict: bool,
+    pushed: bool,
+    platform: str,
+    as_json: bool,
+) -> None:
+    """Look up the Python packages of an image, base and added, in OSV data, and hold their licences against the policy.
+
+    TEAM is the team's lock on its base, before anything is pushed; REF a pushed image (registry/repository:tag, or repository:tag in
+    the target). Exit 8 when something counts.
+    """
+    import datetime
+
+    import msgspec
+
+    from imagebuild.supply.audit import audit_packages, encode_audit, format_audit
+
+    policy = _join_policy(workspace, image.partition(":")[0].partition("@")[0])
+    if fail_on is not None:
+        policy = msgspec.structs.replace(policy, audit=msgspec.structs.replace(policy.audit, fail_on=fail_on))
+    dataset = None if licences_only else _open_dataset(workspace, policy, osv, osv_url)
+    name, packages, unchecked = _list_packages(workspace, image, pushed, platform)
+    today = datetime.date.fromisoformat(read_clock()[:10])
+    report = audit_packages(name, packages, dataset, policy, today=today, unchecked=unchecked)
+    print_data(encode_audit(report, strict=strict) if as_json else format_audit(report), nl=False)
+    report.raise_findings(strict=strict)
+
+
+def _join_policy(workspace: Workspace, team: str) -> Policy:
+    from imagebuild.config import list_teams, load_team
+    from imagebuild.supply.policy import Policy, join_policies, read_policy
+
+    try:
+        images = workspace.images
+    except ConfigurationError:  # an image may be audited outside a checkout
+        return Policy()
+    policy = read_policy(images)
+    return join_policies(policy, load_team(images, team).table.policy) if team in list_teams(images) else policy
+
+
+def _open_dataset(workspace: Workspace, policy: Policy, osv: Path | None, osv_url: str) -> Dataset:
+    from imagebuild.supply.osvdata import fetch_dataset, read_dataset
+
+    if osv is not None and osv_url:
+        raise UsageError("--osv and --osv-url are two places", "give one of them")
+    if osv is None and not osv_url and policy.audit.osv:
+        osv = workspace.root / policy.audit.osv
+    address = osv_url or policy.audit.osv_url
+    if osv is not None:
+        return read_dataset(osv)
+    if not address:
+        raise ConfigurationError(
+            "there is no OSV data to look packages up in",
+            "give --osv FOLDER (with PyPI/all.zip in it), --osv-url MIRROR or --licences-only, or set [audit] osv in images/policy.toml",
+        )
+    workspace.prepare()
+    return read_dataset(fetch_dataset(address, workspace.cache, workspace.report))
+
+
+def _list_packages(workspace: Workspace, asked: str, pushed: bool, platform: str) -> tuple[str, tuple[Package, ...], tuple[str, ...]]:
+    from imagebuild import pipeline
+    from imagebuild.check.contents import list_image_packages
+    from imagebuild.check.pushed import find_pushed_image
+    from imagebuild.commands.smoke import find_planned_tag
+    from imagebuild.config import list_teams
+    from imagebuild.supply.packages import list_packages
+
+    teams: tuple[str, ...] = ()
+    with contextlib.suppress(ConfigurationError):
+        teams = list_teams(workspace.images)
+    if asked not in teams or pushed:
+        image = find_pushed_image(workspace, asked, planned_tag=find_planned_tag(workspace, asked), platform=platform)
+        return image.name, *list_image_packages(workspace, image)
+    plan = pipeline.plan_image(workspace, asked, cutoff=read_clock(), locked=True)
+    wheels = pipeline.fetch_team_wheels(workspace, plan)
+    unchecked = tuple(f"{name}: a Debian package" for name in plan.recipe.system)
+    return f"{asked} ({workspace.lockfile(asked).name})", list_packages(plan.base, plan.lock, wheels), unchecked

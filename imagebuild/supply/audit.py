@@ -1,0 +1,246 @@
+"""Known vulnerabilities and licences of an image's Python packages, against a data set on disk and a policy.
+
+Fails closed: what nobody rated counts, what could not be checked is counted and, if asked so, fails.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from imagebuild.errors import IntegrityError
+from imagebuild.supply.osv import Affected, Match, Record, list_fixes, match_version, parse_version
+from imagebuild.supply.osvdata import Dataset
+from imagebuild.supply.packages import Origin, Package
+from imagebuild.supply.policy import Policy, find_ignored, judge_licence
+from imagebuild.supply.severity import Severity
+
+_PREFERRED = ("MAL-", "GHSA-", "PYSEC-", "CVE-")  # which of several ids names a finding
+
+
+class Vulnerability(msgspec.Struct, frozen=True):
+    """One vulnerability of one package; ``ids`` are all its names."""
+
+    package: str
+    version: str
+    origin: Origin
+    id: str
+    ids: tuple[str, ...]
+    severity: str  # low medium high critical unknown none
+    fixed: tuple[str, ...]  # versions, lowest first
+    title: str
+    verdict: Literal["counts", "below", "ignored"]
+    note: str = ""
+
+
+class LicenceFinding(msgspec.Struct, frozen=True):
+    """A package whose licence is denied, or unknown."""
+
+    package: str
+    version: str
+    origin: Origin
+    licence: str
+    verdict: Literal["denied", "unknown"]
+
+
+class AuditReport(msgspec.Struct, frozen=True):
+    """All of it."""
+
+    name: str
+    packages: int
+    own: int  # the team's own, which no data set knows
+    source: str  # of the OSV data; empty: vulnerabilities were not looked for
+    records: int
+    newest: str
+    fail_on: str
+    vulnerabilities: tuple[Vulnerability, ...]
+    licences: tuple[LicenceFinding, ...]
+    unchecked: tuple[str, ...]
+    expired: tuple[str, ...]  # entries of the ignore list whose day has passed
+    allow_unknown: bool = True
+
+    @property
+    def counting(self) -> tuple[Vulnerability, ...]:
+        """Those at or over the threshold, and not ignored."""
+        return tuple(item for item in self.vulnerabilities if item.verdict == "counts")
+
+    @property
+    def refused(self) -> tuple[LicenceFinding, ...]:
+        """Licences that are not allowed."""
+        return tuple(item for item in self.licences if item.verdict == "denied" or not self.allow_unknown)
+
+    def raise_findings(self, *, strict: bool) -> None:
+        """IntegrityError when something counts; ``strict``: also when something could not be checked."""
+        found = []
+        if self.counting:
+            worst = ", ".join(sorted({f"{item.package} {item.version}" for item in self.counting})[:5])
+            found.append(f"{_count(len(self.counting), 'known vulnerability', 'known vulnerabilities')} ({worst})")
+        if self.refused:
+            names = ", ".join(sorted({item.package for item in self.refused})[:5])
+            found.append(f"{_count(len(self.refused), 'licence', 'licences')} that the policy refuses ({names})")
+        if strict and self.unchecked:
+            found.append(f"{_count(len(self.unchecked), 'thing', 'things')} that could not be checked")
+        if found:
+            raise IntegrityError(
+                f"{self.name}: {'; '.join(found)}",
+                "update the packages (imagebuild lock TEAM --upgrade), or ignore a finding in images/policy.toml with a reason and a date",
+            )
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def audit_packages(
+    name: str,
+    packages: Sequence[Package],
+    dataset: Dataset | None,
+    policy: Policy,
+    *,
+    today: datetime.date,
+    unchecked: Sequence[str] = (),
+) -> AuditReport:
+    """Look every package up. ``unchecked``: what is known not to be among ``packages``."""
+    lines = list(unchecked)
+    found: list[Vulnerability] = []
+    own = [item for item in packages if item.index == "local"]
+    if dataset is not None:
+        lines += [f"{item}: no OSV record" for item in dataset.unreadable]
+        lines += _check_age(dataset, policy, today)
+        for item in packages:
+            if item.index != "local":
+                found += _audit_package(item, dataset, policy, today, lines)
+    licences = []
+    for item in packages:
+        verdict = judge_licence(item.licence, item.name, policy.licences)
+        if verdict != "allowed" and not (verdict == "unknown" and item.index == "local"):
+            text = item.licence.expression or item.licence.text or "none given"
+            licences.append(LicenceFinding(item.name, item.version, item.origin, text, verdict))
+    order = {word: number for number, word in enumerate(("counts", "ignored", "below"))}
+    return AuditReport(
+        name=name,
+        packages=len(packages),
+        own=len(own),
+        source=dataset.source if dataset is not None else "",
+        records=dataset.records if dataset is not None else 0,
+        newest=dataset.newest if dataset is not None else "",
+        fail_on=policy.audit.fail_on,
+        vulnerabilities=tuple(
+            sorted(found, key=lambda item: (order[item.verdict], -Severity[item.severity.upper()], item.package, item.id))
+        ),
+        licences=tuple(licences),
+        unchecked=tuple(lines),
+        expired=tuple(f"{item.id}: ignored until {item.expires}" for item in policy.audit.ignore if today > item.expires),
+        allow_unknown=policy.licences.allow_unknown,
+    )
+
+
+def _check_age(dataset: Dataset, policy: Policy, today: datetime.date) -> Iterable[str]:
+    limit = policy.audit.max_age_days
+    try:
+        age = (today - datetime.datetime.fromisoformat(dataset.newest).date()).days
+    except ValueError:
+        return [f"the OSV data does not say how old it is ({dataset.newest[:40]!r})"] if limit else []
+    return [f"the OSV data is {age} days old, the policy allows {limit}"] if limit and age > limit else []
+
+
+def _audit_package(item: Package, dataset: Dataset, policy: Policy, today: datetime.date, lines: list[str]) -> list[Vulnerability]:
+    hits: list[tuple[Record, Affected]] = []
+    unknown: list[Record] = []
+    for record, affected in dataset.find(item.name):
+        match = match_version(affected, item.version)
+        if match is Match.AFFECTED:
+            hits.append((record, affected))
+        elif match is Match.UNKNOWN:
+            unknown.append(record)
+    groups = group_records(hits)
+    known = {name for group in groups for record, _ in group for name in record.names}
+    what = f"version {item.version}" if parse_version(item.version) is not None else f"version {item.version}, which is not PEP 440,"
+    lines += [f"{item.name}: {what} cannot be compared with {record.id}" for record in unknown if not record.names & known]
+    return [_describe_group(item, group, policy, today) for group in groups]
+
+
+def group_records(hits: Sequence[tuple[Record, Affected]]) -> list[list[tuple[Record, Affected]]]:
+    """Records that share an id or an alias are one vulnerability."""
+    groups: list[tuple[set[str], list[tuple[Record, Affected]]]] = []
+    for hit in hits:
+        names, members = set(hit[0].names), [hit]
+        rest = []
+        for other in groups:
+            if other[0] & names:
+                names |= other[0]
+                members = [*other[1], *members]
+            else:
+                rest.append(other)
+        groups = [*rest, (names, members)]
+    return [members for _, members in groups]
+
+
+def _describe_group(item: Package, group: list[tuple[Record, Affected]], policy: Policy, today: datetime.date) -> Vulnerability:
+    ids = frozenset(name for record, _ in group for name in record.names)
+    first = min(ids, key=lambda name: (next((n for n, prefix in enumerate(_PREFERRED) if name.startswith(prefix)), len(_PREFERRED)), name))
+    rated = [severity for record, affected in group if (severity := record.rate(affected)) is not Severity.UNKNOWN]
+    severity = max(rated, default=Severity.UNKNOWN)
+    if any(name.startswith("MAL-") for name in ids):  # not a weakness: the release itself is the attack
+        severity = Severity.CRITICAL
+    ignored = find_ignored(ids, item.name, policy.audit, today)
+    verdict: Literal["counts", "below", "ignored"] = "counts" if severity >= policy.threshold else "below"
+    note = "installed by Debian, which may have mended it in this version" if item.installer == "dpkg" else ""
+    if ignored is not None:
+        verdict, note = "ignored", f"{ignored.reason} (until {ignored.expires})"
+    fixes = {fix: None for _, affected in group for fix in list_fixes(affected, item.version)}
+    return Vulnerability(
+        package=item.name,
+        version=item.version,
+        origin=item.origin,
+        id=first,
+        ids=tuple(sorted(ids)),
+        severity=severity.name.lower(),
+        fixed=tuple(sorted(fixes, key=_by_version)),
+        title=next((record.title for record, _ in group if record.title), ""),
+        verdict=verdict,
+        note=note,
+    )
+
+
+def _by_version(text: str) -> tuple[bool, str] | tuple[bool, object]:
+    version = parse_version(text)
+    return (False, version) if version is not None else (True, text)
+
+
+def format_audit(report: AuditReport) -> str:
+    """Findings first, then what was looked at."""
+    lines = []
+    for item in report.vulnerabilities:
+        fixed = f", fixed in {', '.join(item.fixed[:3])}" if item.fixed else ", no fix known"
+        mark = "" if item.verdict == "counts" else f" [{item.verdict}]"
+        lines.append(f"{item.severity:<8}  {item.package} {item.version} ({item.origin}): {item.id}{fixed}{mark}")
+        lines += [f"{'':<10}{text}" for text in (item.title, item.note) if text]
+    for licence in report.licences:
+        if licence.verdict == "denied" or not report.allow_unknown:
+            lines.append(f"licence   {licence.package} {licence.version} ({licence.origin}): {licence.licence} is {licence.verdict}")
+    lines += [f"unchecked {text}" for text in report.unchecked]
+    lines += [f"expired   {text}" for text in report.expired]
+    unknown = sum(1 for item in report.licences if item.verdict == "unknown")
+    counts = [f"{report.packages} packages"]
+    if report.own:
+        counts.append(f"{report.own} of the team's own (in no data set)")
+    if report.source:
+        counts.append(f"{report.records} OSV records of {report.newest[:10]}")
+        counts.append(f"{_count(len(report.counting), 'vulnerability', 'vulnerabilities')} of {report.fail_on} or more")
+        others = len(report.vulnerabilities) - len(report.counting)
+        if others:
+            counts.append(f"{others} below or ignored")
+    counts.append(f"{len(report.refused)} licences refused, {unknown} unknown")
+    counts.append(f"{len(report.unchecked)} unchecked")
+    return "\n".join([report.name, *lines, "; ".join(counts)]) + "\n"
+
+
+def encode_audit(report: AuditReport, *, strict: bool) -> str:
+    """The report as JSON: its fields, and ``ok``."""
+    failed = bool(report.counting or report.refused or (strict and report.unchecked))
+    return json.dumps({**msgspec.to_builtins(report), "ok": not failed}, indent=2) + "\n"

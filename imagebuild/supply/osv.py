@@ -1,0 +1,197 @@
+"""Records of the OSV schema (ossf.github.io/osv-schema), and which versions of a PyPI package one affects.
+
+Versions are compared as PEP 440 orders them; of a local version (``2.5.1+cu121``) the public part counts. What cannot be
+compared is said, never taken for unaffected.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from imagebuild.supply.severity import Severity, read_severity
+
+if TYPE_CHECKING:
+    from packaging.version import Version
+
+ECOSYSTEM = "PyPI"
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One border of a range; exactly one field is set."""
+
+    introduced: str = ""
+    fixed: str = ""
+    last_affected: str = ""
+    limit: str = ""
+
+
+class Range(msgspec.Struct, frozen=True):
+    """``type`` is ECOSYSTEM, SEMVER or GIT."""
+
+    type: str
+    events: tuple[Event, ...] = ()
+
+
+class AffectedPackage(msgspec.Struct, frozen=True):
+    """Whose versions are meant."""
+
+    ecosystem: str
+    name: str
+
+
+class Rating(msgspec.Struct, frozen=True):
+    """A score of some kind: ``CVSS_V3`` and its vector."""
+
+    type: str
+    score: str
+
+
+class _Specific(msgspec.Struct, frozen=True):
+    severity: object = None
+
+
+class Affected(msgspec.Struct, frozen=True):
+    """What one package has of it. Lists may be null in the wild."""
+
+    package: AffectedPackage | None = None
+    ranges: tuple[Range, ...] | None = None
+    versions: tuple[str, ...] | None = None
+    severity: tuple[Rating, ...] | None = None
+    ecosystem_specific: _Specific | None = None
+    database_specific: _Specific | None = None
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One vulnerability, or one malicious release, as a database describes it."""
+
+    id: str
+    modified: str
+    withdrawn: str | None = None
+    aliases: tuple[str, ...] | None = None
+    summary: str | None = None
+    details: str | None = None
+    severity: tuple[Rating, ...] | None = None
+    affected: tuple[Affected, ...] | None = None
+    database_specific: _Specific | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Its id and the ids of the same vulnerability elsewhere."""
+        return frozenset({self.id, *(self.aliases or ())})
+
+    @property
+    def title(self) -> str:
+        """One line."""
+        lines = (self.summary or self.details or "").strip().splitlines()
+        return " ".join(lines[0].split())[:160] if lines else ""
+
+    def rate(self, affected: Affected) -> Severity:
+        """How bad, as the record says for this package, else in general."""
+        words = [
+            item.severity
+            for item in (affected.ecosystem_specific, affected.database_specific, self.database_specific)
+            if item is not None and isinstance(item.severity, str)
+        ]
+        vectors = [item.score for item in (*(affected.severity or ()), *(self.severity or ()))]
+        return read_severity(vectors, words)
+
+
+class Match(enum.Enum):
+    """Whether a version is affected; UNKNOWN when the record's own versions cannot be compared."""
+
+    AFFECTED = "affected"
+    UNAFFECTED = "unaffected"
+    UNKNOWN = "unknown"
+
+
+def decode_record(data: bytes) -> Record:
+    """msgspec.MsgspecError (or UnicodeDecodeError) for what is no OSV record."""
+    return msgspec.json.decode(data, type=Record)
+
+
+def parse_version(text: str) -> Version | None:
+    """As PEP 440 reads it, without the local part; None for anything else."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return Version(Version(text).public)
+    except InvalidVersion:
+        return None
+
+
+def match_version(affected: Affected, text: str) -> Match:
+    """Whether ``text`` is affected: it is enumerated, or a range holds it (osv-schema, Evaluation)."""
+    version = parse_version(text)
+    listed = affected.versions or ()
+    if text in listed:
+        return Match.AFFECTED
+    if version is None:
+        return Match.UNKNOWN
+    if any(parse_version(item) == version for item in listed):
+        return Match.AFFECTED
+    unknown = False
+    comparable = bool(listed)
+    for item in affected.ranges or ():
+        if item.type == "GIT":
+            continue  # commits; the versions they are in are enumerated, or the record has a range of versions as well
+        comparable = True
+        found = _match_range(item, version)
+        if found is Match.AFFECTED:
+            return found
+        unknown = unknown or found is Match.UNKNOWN
+    return Match.UNAFFECTED if comparable and not unknown else Match.UNKNOWN
+
+
+def _match_range(item: Range, version: Version) -> Match:
+    borders: list[tuple[Version | None, int, Event]] = []
+    limits: list[Version] = []
+    for event in item.events:
+        if event.limit and not event.introduced:
+            if event.limit == "*":
+                continue
+            limit = parse_version(event.limit)
+            if limit is None:
+                return Match.UNKNOWN
+            limits.append(limit)
+            continue
+        text = event.introduced or event.fixed or event.last_affected
+        border = None if text == "0" and event.introduced else parse_version(text)
+        if border is None and text != "0":
+            return Match.UNKNOWN
+        # At one version, what ends a range ends it before the next begins.
+        borders.append((border, 1 if event.introduced else 0, event))
+    if not any(event.introduced for _, _, event in borders):
+        return Match.UNKNOWN
+    if limits and not any(version < limit for limit in limits):
+        return Match.UNAFFECTED
+    affected = False
+    for border, _, event in sorted(borders, key=_order):
+        if event.introduced:
+            affected = affected or border is None or version >= border
+        elif event.fixed:
+            affected = affected and not (border is not None and version >= border)
+        else:
+            affected = affected and not (border is not None and version > border)
+    return Match.AFFECTED if affected else Match.UNAFFECTED
+
+
+def _order(item: tuple[Version | None, int, Event]) -> tuple[bool, Version, int]:
+    from packaging.version import Version
+
+    border, begins, _ = item
+    return border is not None, border or Version("0.dev0"), begins
+
+
+def list_fixes(affected: Affected, text: str) -> tuple[str, ...]:
+    """The versions after ``text`` in which it is fixed, lowest first."""
+    version = parse_version(text)
+    found = {}
+    for item in affected.ranges or ():
+        for event in item.events if item.type != "GIT" else ():
+            fixed = parse_version(event.fixed) if event.fixed else None
+            if fixed is not None and (version is None or fixed > version):
+                found[fixed] = event.fixed
+    return tuple(found[key] for key in sorted(found))

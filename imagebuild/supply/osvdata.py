@@ -1,0 +1,161 @@
+"""Where OSV records lie: a folder or a zip on disk, or an internal mirror of the per-ecosystem ``all.zip``.
+
+Taken: ``FOLDER/PyPI/all.zip`` (as the public bucket is laid out), ``FOLDER/all.zip``, ``FOLDER/PyPI/*.json``,
+``FOLDER/*.json``, or a zip of such files. Everything is bounded; what cannot be read as a record is counted.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from imagebuild.errors import ConfigurationError, IntegrityError
+from imagebuild.supply.osv import ECOSYSTEM, Affected, Record, decode_record
+
+RECORD_LIMIT = 16 << 20  # bytes of one record
+ARCHIVE_LIMIT = 1 << 30  # bytes of an all.zip
+TOTAL_LIMIT = 8 << 30  # bytes of all records, unpacked
+COUNT_LIMIT = 1_000_000
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
+
+
+class Dataset(msgspec.Struct, frozen=True):
+    """The records that affect PyPI packages, by normalised name."""
+
+    source: str
+    records: int  # all of them
+    unreadable: tuple[str, ...]  # names of files that are no record
+    newest: str  # latest ``modified``: how old the data is, at least
+    by_name: dict[str, tuple[tuple[Record, Affected], ...]]
+
+    def find(self, name: str) -> tuple[tuple[Record, Affected], ...]:
+        """Records about the package, withdrawn ones left out."""
+        return self.by_name.get(name, ())
+
+
+def read_dataset(path: Path) -> Dataset:
+    """Read all of it; ConfigurationError when there is nothing of that kind, IntegrityError beyond the limits."""
+    from packaging.utils import canonicalize_name
+
+    found: dict[str, list[tuple[Record, Affected]]] = {}
+    unreadable: list[str] = []
+    newest, count, total = "", 0, 0
+    for name, read in _list_files(path):
+        count += 1
+        data = read()
+        total += len(data)
+        if count > COUNT_LIMIT or total > TOTAL_LIMIT:
+            raise IntegrityError(f"{path} holds more than any OSV data set does", "name the folder or zip of one ecosystem")
+        try:
+            record = decode_record(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            unreadable.append(name)
+            continue
+        newest = max(newest, record.modified)
+        if record.withdrawn:
+            continue
+        for affected in record.affected or ():
+            if affected.package is not None and affected.package.ecosystem == ECOSYSTEM:
+                found.setdefault(canonicalize_name(affected.package.name), []).append((record, affected))
+    if not found:
+        raise ConfigurationError(
+            f"{path} holds no OSV record about a {ECOSYSTEM} package",
+            "name a folder with PyPI/all.zip, a folder of JSON records, or an all.zip",
+        )
+    return Dataset(str(path), count - len(unreadable), tuple(unreadable), newest, {name: tuple(items) for name, items in found.items()})
+
+
+def _list_files(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    try:
+        if path.is_dir():
+            for archive in (path / ECOSYSTEM / "all.zip", path / "all.zip"):
+                if archive.is_file():
+                    yield from _list_archive(archive)
+                    return
+            folder = path / ECOSYSTEM if (path / ECOSYSTEM).is_dir() else path
+            for file in sorted(folder.rglob("*.json")):
+                yield str(file.relative_to(path)), lambda file=file: _read_file(file)  # type: ignore[misc]
+        elif path.is_file():
+            yield from _list_archive(path)
+        else:
+            raise ConfigurationError(f"there is no OSV data at {path}", "download it once (PyPI/all.zip), and name its folder with --osv")
+    except OSError as error:
+        raise ConfigurationError(f"the OSV data cannot be read: {error}", "see that the folder is there and yours to read") from None
+
+
+def _read_file(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return _check_size(path.name, stream.read(RECORD_LIMIT + 1))
+
+
+def _list_archive(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if not info.is_dir() and info.filename.endswith(".json"):
+                    yield info.filename, lambda info=info: _read_member(archive, info)  # type: ignore[misc]
+    except _BROKEN_ZIP as error:
+        raise IntegrityError(f"{path} is no readable zip: {error}", "download it again") from None
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    try:
+        with archive.open(info) as stream:
+            return _check_size(info.filename, stream.read(RECORD_LIMIT + 1))
+    except _BROKEN_ZIP as error:
+        raise IntegrityError(f"{archive.filename} is damaged at {info.filename}: {error}", "download it again") from None
+
+
+def _check_size(name: str, data: bytes) -> bytes:
+    if len(data) > RECORD_LIMIT:
+        raise IntegrityError(f"the OSV record {name} has more than {RECORD_LIMIT >> 20} MiB", "no record has; look at where it comes from")
+    return data
+
+
+def fetch_dataset(url: str, cache: Path, report: Callable[[str], None]) -> Path:
+    """``URL/PyPI/all.zip`` of an internal mirror, kept in the cache and asked for again only when it changed. The zip's path."""
+    import hashlib
+
+    import requests
+
+    from imagebuild.errors import RemoteError
+    from imagebuild.files import explain_os_error, replacing, write_atomic
+
+    if not url.startswith(("https://", "http://")):
+        raise ConfigurationError(
+            f"not the address of an OSV mirror: {url!r}", "write https://HOST/PATH, the folder that holds PyPI/all.zip"
+        )
+    address = f"{url.rstrip('/')}/{ECOSYSTEM}/all.zip"
+    folder = cache / "osv" / hashlib.sha256(address.encode()).hexdigest()[:16]
+    archive, mark = folder / "all.zip", folder / "etag"
+    known = mark.read_text() if archive.is_file() and mark.is_file() else ""
+    shown = address.rpartition("@")[2] if "@" in address else address
+    try:
+        with requests.get(address, headers={"If-None-Match": known} if known else {}, stream=True, timeout=(10, 60)) as answer:
+            if answer.status_code == 304 and known:
+                return archive
+            if answer.status_code != 200:
+                raise RemoteError(f"{shown}: HTTP {answer.status_code}", "see that the mirror has PyPI/all.zip; or name a copy with --osv")
+            report(f"fetching {shown}")
+            size = 0
+            with replacing(archive) as stream:
+                for chunk in answer.iter_content(1 << 20):
+                    size += len(chunk)
+                    if size > ARCHIVE_LIMIT:
+                        raise IntegrityError(f"{shown} is larger than {ARCHIVE_LIMIT >> 30} GiB", "no OSV data set is; look at the mirror")
+                    stream.write(chunk)
+                stream.flush()
+                if not zipfile.is_zipfile(stream):
+                    raise IntegrityError(f"{shown} is no zip", "a proxy's page, perhaps; look at the mirror")
+            write_atomic(mark, answer.headers.get("ETag", "").encode("latin-1", "replace"))
+    except requests.RequestException as error:
+        raise RemoteError(
+            f"{shown} cannot be fetched: {type(error).__name__}", "see that the mirror is reachable; or name a copy on disk with --osv"
+        ) from None
+    except OSError as error:
+        raise explain_os_error(error, "keeping the OSV data") from None
+    return archive
