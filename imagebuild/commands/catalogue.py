@@ -20,7 +20,7 @@ everything_option = click.option(
 
 
 @click.group(invoke_without_command=True)
-@click.option("--format", "form", type=click.Choice(["table", "json", "kubeflow"]), default="table", show_default=True)
+@click.option("--format", "form", type=click.Choice(["table", "json", "kubeflow", "html"]), default="table", show_default=True)
 @click.option("--as-of", metavar="DATE", default="", help="As it was at the end of that day (2026-03-31, or RFC 3339).")
 @everything_option
 @pull_option
@@ -38,6 +38,10 @@ def catalogue(ctx: click.Context, workspace: Workspace, form: str, as_of: str, e
         from imagebuild.catalogue.entries import encode_entries
 
         print_data(encode_entries(listing).decode(), nl=False)
+    elif form == "html":
+        from imagebuild.emit.page import render_page
+
+        print_data(render_page(listing, registry_prefix=pull_from, as_of=as_of), nl=False)
     elif form == "kubeflow":
         from imagebuild.emit.kubeflow import render_spawner_form
 

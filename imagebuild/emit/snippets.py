@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
-
 from imagebuild.catalogue.entries import CatalogueEntry, find_reference
 from imagebuild.errors import ConfigurationError
 
 _PORT = 8888  # where Kubeflow serves every kind of notebook, for images that do not say
+_RUN = "docker run --rm -it -p 127.0.0.1:{port}:{port} -e NB_PREFIX=/ "
+# (what for, the lines). A reference has no character that a shell would read; the image is always named by digest.
+REGISTRY_SNIPPETS = (
+    ("Docker", _RUN + "{reference}"),
+    ("Notebook", "image: {reference}"),
+    (
+        "kubectl",
+        "kubectl patch notebook NAME -n NAMESPACE --type json -p "
+        """'[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"{reference}"}]'""",
+    ),
+)
+# Only a layout folder has no name but its path, which may have any character.
+LAYOUT_SNIPPETS = (("Docker", "skopeo copy '{image}:{tag}' docker-daemon:{team}:{tag}\n" + _RUN + "{team}:{tag}"),)
 
 
 def pin_reference(entry: CatalogueEntry, registry_prefix: str = "") -> str:
@@ -21,20 +32,13 @@ def pin_reference(entry: CatalogueEntry, registry_prefix: str = "") -> str:
 
 
 def list_snippets(entry: CatalogueEntry, registry_prefix: str = "") -> list[tuple[str, str]]:
-    """(what for, the lines). The image is always named by digest; only a layout folder has no name but its path."""
-    port = entry.port or _PORT
+    """(what for, the lines), filled in."""
     reference = pin_reference(entry, registry_prefix)
-    if not reference:
-        local = f"{entry.team}:{entry.tag}"
-        copy = shlex.join(["skopeo", "copy", f"{entry.image}:{entry.tag}", f"docker-daemon:{local}"])
-        return [("Docker", f"{copy}\n{_run(local, port)}")]
-    patch = f'[{{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"{reference}"}}]'
-    return [
-        ("Docker", _run(reference, port)),
-        ("Notebook", f"image: {reference}"),
-        ("kubectl", f"kubectl patch notebook NAME -n NAMESPACE --type json -p {shlex.quote(patch)}"),
-    ]
+    values = {"reference": reference, "image": entry.image, "team": entry.team, "tag": entry.tag, "port": str(entry.port or _PORT)}
+    return [(purpose, _fill(template, values)) for purpose, template in (REGISTRY_SNIPPETS if reference else LAYOUT_SNIPPETS)]
 
 
-def _run(reference: str, port: int) -> str:
-    return f"docker run --rm -it -p 127.0.0.1:{port}:{port} -e NB_PREFIX=/ {shlex.quote(reference)}"
+def _fill(template: str, values: dict[str, str]) -> str:
+    for name, value in values.items():
+        template = template.replace(f"{{{name}}}", value)
+    return template
