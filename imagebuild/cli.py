@@ -31,6 +31,7 @@ COMMANDS = (
     "smoke",
     "catalogue",
     "keep",
+    "retire",
     "prewarm",
 )
 

@@ -11,7 +11,7 @@ from imagebuild.oci.referrers import REFERRERS_TAG
 IMAGE_TAG = re.compile(r"([0-9]{4})q([1-4])-[0-9a-f]{12}")
 _KEPT = re.compile(r"keep-([a-z0-9]+(?:-[a-z0-9]+)*)")
 _QUARTER = re.compile(r"([0-9]{4})q([1-4])")
-_ATTESTED = "-attested"  # docker's attestations beside an image (pipeline.attested_tag)
+ATTESTED = "-attested"  # docker's attestations beside an image (pipeline.attested_tag)
 
 
 def kept_tag(name: str) -> str:
@@ -36,7 +36,7 @@ def name_kept(tag: str) -> str:
 
 def is_companion(tag: str, beside: Collection[str]) -> bool:
     """Whether ``tag`` holds what belongs to an image (referrers, signatures, attestations) and is none itself."""
-    return REFERRERS_TAG.fullmatch(tag) is not None or (tag.endswith(_ATTESTED) and tag.removesuffix(_ATTESTED) in beside)
+    return REFERRERS_TAG.fullmatch(tag) is not None or (tag.endswith(ATTESTED) and tag.removesuffix(ATTESTED) in beside)
 
 
 def count_quarters(quarter: str) -> int | None:

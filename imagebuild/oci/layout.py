@@ -122,6 +122,22 @@ class LayoutStore:
                 files.write_atomic(self.folder / "index.json", _encode(document))
         return manifest.digest
 
+    def delete_manifest(self, repository: str, digest: Digest) -> bool:
+        """Remove the repository's entries for it from ``index.json``; the blobs stay where they are, for others may use them."""
+        check_name(repository)
+        with self._writing("removing an image from"), files.exclusive(self.folder / ".lock"):
+            document = self._read_index()
+            kept = [
+                item
+                for item in document["manifests"]
+                if item.get("digest") != str(Digest(digest)) or _name_of(item).rpartition(":")[0] != repository
+            ]
+            removed = len(kept) < len(document["manifests"])
+            if removed:
+                document["manifests"] = kept
+                files.write_atomic(self.folder / "index.json", _encode(document))
+        return removed
+
     # --- blobs -----------------------------------------------------------------------------------------------------
 
     def blob_file(self, digest: Digest) -> Path | None:

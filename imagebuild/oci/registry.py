@@ -138,6 +138,28 @@ class RegistryStore:
             raise IntegrityError(f"{self.label}: {doing}: the registry stored {stored} instead of {digest}", "use one that keeps manifests")
         return digest
 
+    def delete_manifest(self, repository: str, digest: Digest) -> bool:
+        """DELETE by digest. 405 and UNSUPPORTED are what registries answer where deletion is switched off or not theirs to do."""
+        check_name(repository)
+        doing = f"{repository}: delete manifest {digest}"
+        scopes = (f"repository:{repository}:pull,delete",)
+        try:
+            with self._transport.request(
+                "DELETE",
+                f"/v2/{repository}/manifests/{Digest(digest)}",
+                scopes=scopes,
+                doing=doing,
+                accept=frozenset({200, 202, 204, 404}),
+            ) as response:
+                return response.status_code != 404
+        except RegistryError as error:
+            if error.status in (405, 501) or "UNSUPPORTED" in error.codes:
+                raise RemoteError(
+                    f"{self.label} deletes no manifests (HTTP {error.status}); nothing was removed from {repository}",
+                    "allow it (in distribution: storage.delete.enabled), or remove the images with the registry's own tools",
+                ) from error
+            raise
+
     # --- blobs -----------------------------------------------------------------------------------------------------
 
     def has_blob(self, repository: str, digest: Digest) -> Presence:

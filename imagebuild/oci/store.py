@@ -51,6 +51,10 @@ class Store(Protocol):
     def put_manifest(self, repository: str, manifest: RawManifest, tag: str = "") -> Digest:
         """Store the bytes as they are, under their digest and, if given, a tag."""
 
+    def delete_manifest(self, repository: str, digest: Digest) -> bool:
+        """Remove a manifest from the repository, and with it all its tags there; False when it was gone. RemoteError where
+        nothing can be deleted. Blobs are left to the store's own sweep."""
+
     def has_blob(self, repository: str, digest: Digest) -> Presence:
         """Whether the blob is there."""
 
