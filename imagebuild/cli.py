@@ -25,6 +25,7 @@ COMMANDS = (
     "explain",
     "render",
     "bake",
+    "bundle",
     "base",
     "verify",
     "audit",

@@ -56,13 +56,14 @@ def open_base(workspace: Workspace, name: str, platform: Platform) -> Base:
     entry = catalogue.get(name)
     workspace.prepare()
     if entry.build:
-        pinned = find_starter(workspace.layout) or _build_starter(workspace, platform)
+        given = workspace.bundled_base
+        pinned = given[1] if given and given[0] == name else find_starter(workspace.layout) or _build_starter(workspace, platform)
         store: Store = workspace.layout
     else:
         pin = require_pinned(entry)
         assert pin is not None  # only a base that is built here has none
         pinned = pin
-    located = entry.located(catalogue.mirrors)
+    located = entry.located(catalogue.mirrors if workspace.mirrors is None else workspace.mirrors)
     if not entry.build:
         store = workspace.registry_store(located.registry)
     return read_base(
@@ -79,7 +80,17 @@ def open_base(workspace: Workspace, name: str, platform: Platform) -> Base:
     )
 
 
+def open_base_store(workspace: Workspace, base: Base) -> Store:
+    """Where the base's layers are: its registry, or the layout folder for one that is built here or came with a bundle."""
+    given = workspace.bundled_base
+    return workspace.registry_store(base.registry) if base.registry and (not given or given[0] != base.name) else workspace.layout
+
+
 def _build_starter(workspace: Workspace, platform: Platform) -> Digest:
+    if workspace.offline:
+        raise ConfigurationError(
+            "the starter base is not built here yet, and --offline", "build it where there is a network, or bring a bundle"
+        )
     from imagebuild.starter.build import build_starter
 
     return build_starter(workspace.layout, workspace.cache, platform, workspace.report)
@@ -161,9 +172,14 @@ def read_team_lock(workspace: Workspace, team: Team, base: Base) -> Lock:
 
 
 def build_local_wheels(workspace: Workspace, team: Team, lock: Lock) -> dict[str, Path]:
-    """The wheels of the team's source trees, by name."""
+    """The wheels of the team's source trees, by name: those a bundle brought, or built (again)."""
+    from imagebuild.lock.fetching import find_wheel
     from imagebuild.lock.localpackage import build_local_wheel
 
+    if workspace.offline:
+        brought = {item.name: find_wheel(item, workspace.cache) for item in lock.packages if item.tree}
+        if all(brought.values()):
+            return {name: path for name, path in brought.items() if path is not None}
     wheels = (build_local_wheel(folder, workspace.cache, lock.cutoff) for folder in team.local_packages)
     return {wheel.name: wheel.path for wheel in wheels}
 
@@ -188,9 +204,13 @@ def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: boo
     team = load_team(workspace.images, team_name)
     table = team.table
     chosen = choose_engine(engine or table.engine, table.system.packages)
+    if workspace.offline and table.system.packages:
+        raise ConfigurationError(
+            f"team {team_name} has system packages, which apt fetches while it builds: not with --offline", "build it online"
+        )
     base = open_base(workspace, table.base, team.platform)
     require_python(base)
-    if locked or workspace.lockfile(team_name).is_file():
+    if locked or workspace.offline or workspace.lockfile(team_name).is_file():
         lock = read_team_lock(workspace, team, base)
     else:
         lock = lock_team(workspace, team, base, cutoff=cutoff)
@@ -312,6 +332,7 @@ def fetch_team_wheels(workspace: Workspace, plan: Plan, *, builder: str | None =
         local,
         workspace.report,
         remake=partial(remake_wheel, workspace, plan.team, plan.base, build),
+        offline=workspace.offline,
     )
 
 
@@ -507,7 +528,7 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     last = find_last_image(workspace, plan)
     require_prediction(predict_size(workspace, plan, last))
     target = workspace.target
-    source = workspace.registry_store(base.registry) if base.registry else workspace.layout
+    source = open_base_store(workspace, base)
     # A layout folder may be sparse: base blobs it lacks stay where they are unless a copy is asked for.
     sparse = target is workspace.layout and source is not target and not options.copy_base
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.files import explain_os_error, sweep_temporaries
 from imagebuild.oci.layout import LayoutStore
+from imagebuild.oci.model import Digest
 from imagebuild.oci.store import Store
 
 _TARGET = re.compile(
@@ -30,6 +31,9 @@ class Workspace:
         self.cache = (cache or self.state / "cache").resolve()
         self.registry_ca = registry_ca
         self.quiet = quiet
+        self.offline = False  # no package index and no registry but the target is asked for anything
+        self.bundled_base: tuple[str, Digest] | None = None  # name and pin of a base whose layers came with a bundle
+        self.mirrors: dict[str, str] | None = None  # the site's own, instead of those of a bundle's catalogue
         match = _TARGET.fullmatch(registry) if registry else None
         if registry and match is None:
             raise UsageError(f"not a registry: {registry!r}", "write --registry HOST/NAMESPACE, as in registry.example.com:5000/ml")
@@ -48,6 +52,10 @@ class Workspace:
     def lockfile(self, team: str) -> Path:
         """``lockfiles/pylock.<team>.toml``."""
         return self.root / "lockfiles" / f"pylock.{team}.toml"
+
+    def adopt(self, project: Path) -> None:
+        """Take images/ and lockfiles/ from ``project``; state and cache stay where they are."""
+        self.root = project.resolve()
 
     def report(self, line: str) -> None:
         """Progress, one line on stderr; nothing under --quiet. Nobody being able to read it is no reason to stop."""
@@ -75,6 +83,10 @@ class Workspace:
     @functools.cache  # noqa: B019 - one workspace a process
     def registry_store(self, host: str) -> Store:
         """The client of one registry host, the same object each time: base and target may share it."""
+        if self.offline and host != self.host:
+            from imagebuild.oci.offline import OfflineStore
+
+            return OfflineStore(host)
         from imagebuild.oci.credentials import Credentials
         from imagebuild.oci.registry import RegistryStore
 

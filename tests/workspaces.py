@@ -107,7 +107,7 @@ class Checkout:
         """A copy to change: its own inputs and layout folder (blobs as hard links, which are never written to), the same cache."""
         fork = Checkout(folder, self.cache, self.settings)
         for name in ("images", "lockfiles"):
-            shutil.copytree(self.root / name, folder / name)
+            shutil.copytree(self.root / name, folder / name, symlinks=True)
         if self.layout.is_dir():
             shutil.copytree(self.layout / "blobs", fork.layout / "blobs", copy_function=os.link)
             for name in ("index.json", "oci-layout"):

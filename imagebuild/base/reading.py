@@ -326,7 +326,8 @@ def _describe(
 # --- the cache ------------------------------------------------------------------------------------------------------
 
 
-def _pin_file(bases: Path, pinned: Digest, platform: Platform) -> Path:
+def pin_path(bases: Path, pinned: Digest, platform: Platform) -> Path:
+    """Where the cache remembers which manifest ``pinned`` (an index, or that manifest) gave for a platform."""
     return bases / "pins" / f"{pinned.hex}-{str(platform).replace('/', '-')}"
 
 
@@ -365,7 +366,7 @@ def _load(bases: Path, digest: Digest, media_type: str) -> _Cached | None:
 
 def _read_pin(bases: Path, pinned: Digest, platform: Platform) -> tuple[Digest, str] | None:
     try:
-        digest, _, media_type = _pin_file(bases, pinned, platform).read_text(encoding="ascii").strip().partition(" ")
+        digest, _, media_type = pin_path(bases, pinned, platform).read_text(encoding="ascii").strip().partition(" ")
         return Digest(digest), media_type
     except (FileNotFoundError, UnicodeDecodeError, IntegrityError):
         return None
@@ -442,7 +443,7 @@ def read_base(
                     _store_folder(store, repository, raw, config_data, bases, report)
                     cached = _load(bases, raw.digest, raw.media_type)
             assert cached is not None
-            write_atomic(_pin_file(bases, pinned, platform), f"{raw.digest} {raw.media_type}\n".encode())
+            write_atomic(pin_path(bases, pinned, platform), f"{raw.digest} {raw.media_type}\n".encode())
     except OSError as error:
         raise explain_os_error(error, f"reading the base {name}") from error
     except sqlite3.Error as error:

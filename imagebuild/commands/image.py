@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,7 @@ from imagebuild.commands.options import (
     print_data,
     read_clock,
 )
+from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
     from imagebuild.workspace import Workspace
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 @click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
 @click.option("--copy-base", is_flag=True, help="Copy base layers the target lacks and cannot mount.")
 @click.option("--locked", is_flag=True, help="Refuse to make a missing lock (for CI).")
+@click.option("--offline", is_flag=True, help="Ask no package index and no registry but the one to push to.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="With --offline: build what `imagebuild bundle` put into this folder.")
+@click.option("--bundle-digest", metavar="sha256:...", default="", help="What `imagebuild bundle` said: any other bundle is refused.")
 @click.option("--load", is_flag=True, help="Also put the image into the local Docker, ready for `docker run TEAM:TAG`.")
 @engine_option
 @builder_option
@@ -48,6 +53,9 @@ def image(
     everyone: bool,
     copy_base: bool,
     locked: bool,
+    offline: bool,
+    bundle: Path | None,
+    bundle_digest: str,
     load: bool,
     engine: str | None,
     builder: str | None,
@@ -61,6 +69,11 @@ def image(
     from imagebuild.files import exclusive
 
     results: list[dict[str, Any]] = []
+    workspace.offline = offline
+    if bundle is not None:
+        teams, engine = use_bundle(workspace, bundle, bundle_digest, teams, engine, offline=offline)
+    elif bundle_digest:
+        raise UsageError("--bundle-digest goes with --bundle", "add --bundle DIR")
     chosen = choose_teams(workspace, teams, everyone)
     if load:
         from imagebuild.engine.local import connect_engine, load_image
@@ -87,6 +100,22 @@ def image(
     if as_json:
         print_data(json.dumps(results, indent=2))
     run.finish()
+
+
+def use_bundle(
+    workspace: Workspace, folder: Path, digest: str, teams: tuple[str, ...], engine: str | None, *, offline: bool
+) -> tuple[tuple[str, ...], str]:
+    """Open the bundle until the command ends; its team, and the engine its tag was made with unless another is asked for."""
+    from imagebuild.bundle.unpacking import open_bundle
+
+    if not offline:
+        raise UsageError("--bundle goes with --offline: all that is built comes from the bundle", "add --offline")
+    manifest = click.get_current_context().with_resource(open_bundle(workspace, folder, digest))
+    if teams not in ((), (manifest.team,)):
+        raise UsageError(
+            f"the bundle in {folder} is team {manifest.team}'s", f"imagebuild image {manifest.team} --offline --bundle {folder}"
+        )
+    return (manifest.team,), engine or manifest.engine
 
 
 def describe_result(result: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Protocol
 
-from imagebuild.errors import IntegrityError, LockError
+from imagebuild.errors import IntegrityError, LockError, RemoteError
 from imagebuild.files import explain_os_error, sweep_temporaries
 from imagebuild.lock.indexes import ADDRESSES, LOCAL_NAME, PackageIndex
 from imagebuild.lock.model import BuildWheel, Lock, LockedPackage
@@ -27,12 +27,14 @@ def fetch_wheels(
     report: Callable[[str], None],
     parallel: int = 8,
     remake: Remake | None = None,
+    offline: bool = False,
 ) -> dict[str, Path]:
     """Every locked wheel by package name, with its size and sha256 checked on this call.
 
     ``local_wheels`` are the built wheels of the lock's source trees, by name; ``remake`` builds those locked from a source
     archive, where they are not in the cache. IntegrityError: other bytes than locked;
-    LockError: gone from its index, or an index the lock names is not configured; RemoteError: an index that fails.
+    LockError: gone from its index, or an index the lock names is not configured; RemoteError: an index that fails, or
+    ``offline`` and something is missing.
     """
     found: dict[str, Path] = {}
     missing: list[LockedPackage] = []
@@ -46,6 +48,12 @@ def fetch_wheels(
                 found[package.name] = path
             else:
                 missing.append(package)
+    if missing and offline:
+        raise RemoteError(
+            f"--offline: {len(missing)} of {len(lock.packages)} wheels of {lock.team} are not on this machine",
+            f"bring them along: imagebuild bundle {lock.team} -o DIR where there is a network, then image --offline --bundle DIR",
+            tuple(item.filename for item in missing),
+        )
     if missing:
         total = sum(package.size for package in missing)
         report(f"fetching {len(missing)} of {len(lock.packages)} wheels, {total / 1e6:.1f} MB")

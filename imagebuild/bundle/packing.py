@@ -1,0 +1,142 @@
+"""Making a bundle: fetch what the build needs, and put it into a folder beside its hashes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from imagebuild.base.model import Base
+from imagebuild.bundle.model import FORMAT, NAME, BundledBase, BundledFile, BundleManifest, describe_file
+from imagebuild.config import Team
+from imagebuild.errors import UsageError
+from imagebuild.files import explain_os_error, scratch_folder, write_atomic
+from imagebuild.indextables import FILE_NAME
+from imagebuild.lock.localpackage import list_tree
+from imagebuild.lock.requirements import list_files
+from imagebuild.oci.model import Digest
+from imagebuild.oci.store import Store
+from imagebuild.recipe import Recipe
+
+_RECIPE_FILES = ("Dockerfile", "recipe.json")
+
+
+class Packing:
+    """A bundle in the making: files are copied in, and each is hashed where it lies."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, BundledFile] = {}
+
+    def add(self, name: str, source: Path) -> None:
+        """Copy a file in."""
+        target = self.folder / name
+        if name in self.files:
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+        self.files[name] = describe_file(target)
+
+    def add_link(self, name: str, target: str) -> None:
+        """Name a symlink; it is made where the bundle is used."""
+        self.files[name] = BundledFile(link=target)
+
+    def add_folder(self, name: str, source: Path) -> None:
+        """Copy a folder of plain files in."""
+        for path in sorted(source.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                self.add(f"{name}/{path.relative_to(source).as_posix()}", path)
+
+
+def pack_project(packing: Packing, team: Team, root: Path, images: Path, lockfile: Path, base: str) -> None:
+    """What images/ and lockfiles/ have of the team: its inputs and what they include, the catalogue, the lock, the inventory."""
+    paths = [team.requirements.parent / "team.toml", *list_files(team.requirements, root), images / "catalogue.toml", lockfile]
+    optional = [images / FILE_NAME, root / "lockfiles" / "bases" / f"{base}.json"]
+    for path in [*paths, *(item for item in optional if item.is_file())]:
+        packing.add(f"project/{path.resolve().relative_to(root.resolve()).as_posix()}", path)
+    for folder in team.local_packages:
+        top = f"project/{folder.resolve().relative_to(root.resolve()).as_posix()}"
+        for entry in list_tree(folder):
+            if entry.link:
+                packing.add_link(f"{top}/{entry.path}", entry.link)
+            else:
+                packing.add(f"{top}/{entry.path}", folder / entry.path)
+
+
+def pack_layers(packing: Packing, base: Base, store: Store, report: Callable[[str], None]) -> None:
+    """The base's config and layers, verified by the store while they are read, under their digests."""
+    for descriptor in (base.manifest.config, *base.manifest.layers):
+        name = f"layers/{descriptor.id.hex}"
+        target = packing.folder / name
+        if name in packing.files:
+            continue
+        report(f"base {base.name}: packing {descriptor.digest} ({descriptor.size / 1e6:.1f} MB)")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with store.open_blob(base.repository, descriptor) as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+        packing.files[name] = describe_file(target)
+
+
+def pack_bundle(
+    output: Path,
+    *,
+    team: Team,
+    base: Base,
+    recipe: Recipe,
+    root: Path,
+    images: Path,
+    lockfile: Path,
+    built: Path,
+    wheels: Mapping[str, Path],
+    cache: Path,
+    layers: Store | None,
+    report: Callable[[str], None],
+) -> tuple[str, BundleManifest]:
+    """Write the bundle to ``output``, which must not be there or be empty; the digest of its bundle.json, and what that says.
+
+    ``built`` is the folder with Dockerfile and build context, ``layers`` where the base's layers are to be taken from.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"{output} is there already", "name a new folder for the bundle")
+    folder = cache / "bases" / Digest(base.inventory.digest).hex
+    media_type = base.manifest.media_type
+    try:
+        with scratch_folder(output.absolute().parent) as scratch:
+            packing = Packing(scratch / "bundle")
+            packing.folder.mkdir()
+            pack_project(packing, team, root, images, lockfile, base.name)
+            for name in _RECIPE_FILES:
+                packing.add(name, built / name)
+            for path in sorted((built / "wheels").iterdir()):
+                if path.suffix != ".whl":
+                    packing.add(f"wheels/{path.name}", path)
+            for path in wheels.values():
+                packing.add(f"wheels/{path.name}", path)
+            packing.add_folder("base", folder)
+            if layers is not None:
+                pack_layers(packing, base, layers, report)
+            manifest = BundleManifest(
+                FORMAT,
+                team.name,
+                recipe.tag,
+                recipe.engine,
+                BundledBase(
+                    base.name,
+                    str(base.inventory.digest),
+                    str(base.pinned),
+                    media_type,
+                    base.repository,
+                    str(base.inventory.platform),
+                    layers is not None,
+                ),
+                packing.files,
+            )
+            write_atomic(packing.folder / NAME, manifest.encode())
+            if output.exists():
+                output.rmdir()
+            packing.folder.rename(output)
+    except OSError as error:
+        raise explain_os_error(error, "writing the bundle") from None
+    return str(Digest.of(manifest.encode())), manifest

@@ -1,0 +1,58 @@
+"""``imagebuild bundle``: a team's build for a site without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from imagebuild.commands.options import builder_option, common_options, engine_option, network_option, print_data, read_clock
+
+if TYPE_CHECKING:
+    from imagebuild.workspace import Workspace
+
+
+@click.command()
+@click.argument("team")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder to write; new, or empty.")
+@click.option("--with-base", is_flag=True, help="The base's layers too (always so for a base that is built here).")
+@engine_option
+@builder_option
+@network_option
+@common_options
+def bundle(
+    workspace: Workspace, team: str, output: Path, with_base: bool, engine: str | None, builder: str | None, network: str | None
+) -> None:
+    """Put all that TEAM's image takes into one folder: image --offline --bundle DIR builds from it."""
+    from imagebuild import pipeline
+    from imagebuild.bundle.packing import pack_bundle
+    from imagebuild.config import format_size
+    from imagebuild.files import exclusive
+
+    workspace.prepare()
+    with exclusive(workspace.state / f"image-{team}.lock"):
+        plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True, engine=engine or "")
+        folder, wheels = pipeline.prepare_context(workspace, plan, builder=builder, network=network)
+        digest, manifest = pack_bundle(
+            output,
+            team=plan.team,
+            base=plan.base,
+            recipe=plan.recipe,
+            root=workspace.root,
+            images=workspace.images,
+            lockfile=workspace.lockfile(team),
+            built=folder,
+            wheels=wheels,
+            cache=workspace.cache,
+            layers=pipeline.open_base_store(workspace, plan.base) if with_base or not plan.base.registry else None,
+            report=workspace.report,
+        )
+    size = sum(file.size for file in manifest.files.values())
+    lines = [
+        f"{output}: {team} {manifest.tag}, {len(manifest.files)} files, {format_size(size)}",
+        f"  bundle    {digest}",
+        f"  base      {manifest.base.name} {manifest.base.pinned}, {'with' if manifest.base.layers else 'without'} its layers",
+        f"  use it    imagebuild image --offline --bundle {output} --bundle-digest {digest}",
+    ]
+    print_data("\n".join(lines))
