@@ -109,6 +109,8 @@ def _read_lines(
             raise ConfigurationError(f"{where}: {name} is not in the project's folder", "keep all inputs of a lock in the project")
         constrains = constraint or match["option"] == "-c" or match["long"] == "--constraint"
         further = (Path(shown).parent / name).as_posix()
+        if not included.exists():
+            raise ConfigurationError(f"{where}: {name} is missing", "write the file, or remove the line")
         yield from _read_lines(included, further, root, files, (*chain, real), constraint=constrains)
 
 
@@ -116,8 +118,7 @@ def _read_text(path: Path, shown: str, *, included: bool) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        hint = "write the file, or remove the line" if included else "write one requirement a line, such as: pandas==2.2.*"
-        raise ConfigurationError(f"{shown if included else path} is missing", hint) from None
+        raise ConfigurationError(f"{path} is missing", "write one requirement a line, such as: pandas==2.2.*") from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{shown if included else path} is not UTF-8", "save it as UTF-8") from None
     except OSError as error:
