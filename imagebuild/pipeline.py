@@ -18,7 +18,7 @@ from imagebuild.base.reading import encode_inventory, read_base, require_python
 from imagebuild.check.budget import LastImage, compute_limits, require_budget, require_prediction
 from imagebuild.config import Team, load_team
 from imagebuild.engine.image import DerivedImage, derive_attested_index, derive_image
-from imagebuild.errors import BudgetError, ConfigurationError, LockError, UsageError
+from imagebuild.errors import BudgetError, ConfigurationError, LockError, RemoteError, UsageError
 from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_atomic
 from imagebuild.layer.model import LAYER_MTIME, Layer
 from imagebuild.lock.model import Lock
@@ -509,6 +509,7 @@ class BuildOptions(msgspec.Struct, frozen=True):
     network: str | None = None  # of the docker engine's apt step
     push: bool = False  # BuildKit pushes the layer (docker engine, a registry)
     attest: tuple[str, ...] = ()  # docker's attestations, pushed beside the image
+    companions: bool = True  # lock, recipe, SBOM and provenance, as referrers
 
 
 def check_options(workspace: Workspace, plan: Plan, options: BuildOptions) -> None:
@@ -573,7 +574,8 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     target.put_blob(plan.repository, image.config_descriptor, image.config)
     if statements:
         _push_attested(workspace, plan, image, statements)
-    attach_companions(workspace, plan, image, wheels, system)
+    if options.companions:
+        attach_companions(workspace, plan, image, wheels, system)
     digest = target.put_manifest(plan.repository, image.manifest, recipe.tag)
     return image, digest, sparse
 
@@ -602,7 +604,14 @@ def attach_companions(workspace: Workspace, plan: Plan, image: DerivedImage, whe
     target, repository = workspace.target, plan.repository
     digest = target.put_manifest(repository, image.manifest)
     artifacts = make_companions(plan.base, plan.lock, plan.recipe, repository=repository, digest=digest, wheels=wheels, system=system)
-    attach_artifacts(target, repository, image.manifest.descriptor, artifacts)
+    try:
+        attach_artifacts(target, repository, image.manifest.descriptor, artifacts)
+    except RemoteError as error:
+        raise RemoteError(
+            f"what travels with the image was not taken, and so its tag was not pushed: {error.message}",
+            f"{error.hint}; a registry that takes no OCI artifacts: add --no-companions",
+            error.details,
+        ) from error
 
 
 def attested_tag(tag: str) -> str:

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     type=click.Choice(["provenance", "sbom"]),
     help="Docker's own attestations, in an index under TAG-attested (docker engine; may be repeated).",
 )
+@click.option(
+    "--no-companions", is_flag=True, help="Push no lock, recipe, SBOM and provenance with the image (registries without OCI artifacts)."
+)
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 @common_options
 def image(
@@ -62,6 +65,7 @@ def image(
     network: str | None,
     push: bool,
     attest: tuple[str, ...],
+    no_companions: bool,
     as_json: bool,
 ) -> None:
     """Build, check and push the image of TEAMS: the whole pipeline."""
@@ -79,7 +83,9 @@ def image(
         from imagebuild.engine.local import connect_engine, load_image
 
         connect_engine().close()  # before anything is built, not after
-    options = pipeline.BuildOptions(copy_base=copy_base, builder=builder, network=network, push=push, attest=tuple(sorted(set(attest))))
+    options = pipeline.BuildOptions(
+        copy_base=copy_base, builder=builder, network=network, push=push, attest=tuple(sorted(set(attest))), companions=not no_companions
+    )
     run = TeamRun(chosen)
     for team in chosen:
         started = time.monotonic()

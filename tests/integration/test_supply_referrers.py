@@ -190,3 +190,18 @@ def test_a_registry_that_serves_no_referrers_api_is_what_this_was_tested_on(push
         urllib.request.urlopen(f"http://{pushed.registry.host}/v2/companions/cosml/referrers/{pushed.digest}")
     assert error.value.code == 404
     error.value.close()
+
+
+def test_a_registry_that_takes_no_artifacts(built: Built, hub: Registry, tmp_path: Path) -> None:
+    """Whoever must push there leaves them out; else no tag is pushed without them."""
+    from tests.broken_parts import Fault, FaultyRegistry
+
+    checkout = built.checkout.fork(tmp_path / "checkout")
+    with FaultyRegistry(hub).serve() as proxy:
+        proxy.faults = [Fault("/v2/refused/cosml/manifests/sha256-", 400)]
+        target = ("--registry", f"{proxy.host}/refused", "--copy-base")
+        done = checkout.run("image", "cosml", *target)
+        done.refused(6, "what travels with the image was not taken, and so its tag was not pushed: .*HTTP 400", hint="--no-companions")
+        assert run_tool("crane", "ls", "--insecure", f"{hub.host}/refused/cosml").decode().split() == []
+        result = checkout.image("cosml", *target, "--no-companions")
+    assert run_tool("crane", "ls", "--insecure", f"{hub.host}/refused/cosml").decode().split() == [result["tag"]]
