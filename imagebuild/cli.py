@@ -34,6 +34,7 @@ COMMANDS = (
     "keep",
     "retire",
     "prewarm",
+    "ci",
 )
 
 

@@ -52,15 +52,25 @@ def base_list(workspace: Workspace, as_json: bool) -> None:
 
 
 @base.command("pin")
-@click.argument("name")
+@click.argument("name", default="")
+@click.option("--team", default="", help="The base of this team; one that is built here, or named by digest alone, is left as it is.")
 @common_options
-def base_pin(workspace: Workspace, name: str) -> None:
+def base_pin(workspace: Workspace, name: str, team: str) -> None:
     """Resolve NAME's tag to a digest, as it is now, and write it into the catalogue."""
     from imagebuild.base.catalogue import load_catalogue, pin_base, resolve_pin
 
+    if bool(name) is bool(team):
+        raise UsageError("name a base, or give --team", "see imagebuild base list")
     path = workspace.images / "catalogue.toml"
     catalogue = load_catalogue(path)
+    if team:
+        from imagebuild.config import load_team
+
+        name = load_team(workspace.images, team).table.base
     entry = catalogue.get(name)
+    if team and (entry.build or not entry.reference.tag):
+        workspace.report(f"{name}: {'built here' if entry.build else 'named by digest alone'}, nothing to pin")
+        return
     if entry.build:
         raise UsageError(f"base {name} is built here, it has no tag to pin", f"run: imagebuild base build {name}")
     if not entry.reference.tag:

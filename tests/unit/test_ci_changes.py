@@ -1,0 +1,155 @@
+"""Which teams a change is about; the summary; and the workflows: valid, pinned, with nothing they need not have."""
+
+from __future__ import annotations
+
+import html
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagebuild.ci.changes import choose_changed_teams, find_changed_bases
+from imagebuild.ci.reports import compare_packages, read_results
+from imagebuild.ci.summary import TeamReport, escape, render_summary
+from imagebuild.errors import ConfigurationError
+from tests.fakes import make_base, make_lock, make_package
+
+TEAMS = {"blue": "tiny", "green": "tiny", "red": "huge"}
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+yaml: Any = importlib.import_module("yaml")
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["README.md", "imagebuild/cli.py"], ""),
+        (["images/blue/requirements.in"], "blue"),
+        (["images/blue/packages/kit/src/kit.py", "lockfiles/pylock.red.toml"], "blue red"),
+        (["lockfiles/bases/tiny.json"], "blue green"),
+        (["images/indexes.toml"], "blue green red"),
+        (["images/pools.toml"], ""),  # what nodes keep, and no image
+        (["images/gone/team.toml", "lockfiles/pylock.gone.toml"], ""),
+    ],
+)
+def test_a_path_is_about_these_teams(paths: list[str], expected: str) -> None:
+    assert " ".join(choose_changed_teams(paths, TEAMS, b"", b"")) == expected
+
+
+def test_a_base_is_about_the_teams_on_it() -> None:
+    before = b'[base.tiny]\ndigest = "1"\n[base.huge]\ndigest = "1"\n'
+    path = ["images/catalogue.toml"]
+    assert choose_changed_teams(path, TEAMS, before, before.replace(b'"1"\n[base.huge', b'"2"\n[base.huge')) == ("blue", "green")
+    assert choose_changed_teams(path, TEAMS, before, b"# a comment\n" + before) == ()
+    assert choose_changed_teams(path, TEAMS, before, before + b'[mirrors]\n"a" = "b"\n') == ("blue", "green", "red")
+    for unreadable in (None, b"= broken", b"\xff"):
+        assert choose_changed_teams(path, TEAMS, unreadable, before) == ("blue", "green", "red")
+    assert find_changed_bases(before, before) == frozenset()
+
+
+def test_packages_that_differ() -> None:
+    base = make_base()
+    old = make_lock(base, make_package("alpha"), make_package("beta"), make_package("same"))
+    new = make_lock(base, make_package("alpha", "2.0"), make_package("gamma"), make_package("same"))
+    assert compare_packages(old, new) == {"alpha": ("1.0", "2.0"), "beta": ("1.0", ""), "gamma": ("", "1.0")}
+    assert list(compare_packages(None, new)) == ["alpha", "gamma", "same"]
+
+
+def test_the_summary_says_what_was_built_and_what_failed() -> None:
+    built = {
+        "team": "blue",
+        "image": "reg.example/ml/blue",
+        "tag": "2026q4-0",
+        "digest": "sha256:12",
+        "built": True,
+        "compressed": 1 << 20,
+        "installed": 2 << 20,
+    }
+    failed = {"team": "red", "error": "over budget | by far", "hint": "drop `torch`"}
+    reports = [
+        TeamReport("blue", limits=(("stored", 1, 3 << 20),), packages={"alpha": ("1.0", "2.0")}, base=("tiny a", "tiny b"), result=built),
+        TeamReport("red", result=failed),
+        TeamReport("green", problem="the lock is stale"),
+    ]
+    text = html.unescape(render_summary(reports, since="a" * 40))
+    assert "| blue | 1.0 MiB of 3.0 MiB | 2.0 MiB | 1 changed | built: 2026q4-0 |" in text
+    assert "| red |  |  |  | **failed**: over budget | by far |" in text
+    assert "`reg.example/ml/blue:2026q4-0@sha256:12`" in text
+    assert "| alpha | 1.0 | 2.0 |" in text
+    assert "Base: tiny a → tiny b" in text
+    assert "**the lock is stale**" in text
+    assert "Packages since aaaaaaaaaaaa:" in text
+
+
+@given(st.text())
+def test_nothing_in_the_summary_is_markup(text: str) -> None:
+    found = escape(text)
+    assert not set(found) & set("`*_[]()<>|~@\\\n\r!")
+    assert html.unescape(found) == " ".join(text.split()) or "&" in text
+    lines = render_summary([TeamReport("x", problem=text)]).splitlines()
+    assert len(lines) == 5
+
+
+def test_a_result_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    for text in ("{}", "nothing", "[1]", '[{"tag": "x"}]'):
+        path.write_text(text)
+        with pytest.raises(ConfigurationError):
+            read_results([path])
+    path.write_text("")
+    assert read_results([path]) == {}
+    path.write_text(json.dumps([{"team": "blue"}]))
+    assert read_results([path]) == {"blue": {"team": "blue"}}
+
+
+def read_workflow(path: Path) -> dict[Any, Any]:
+    found: dict[Any, Any] = yaml.safe_load(path.read_text())
+    return found
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_has_no_more_than_it_needs(path: Path) -> None:
+    workflow, text = read_workflow(path), path.read_text()
+    assert workflow["permissions"] == {}
+    assert not re.search(
+        r"^\s*(pull_request_target|workflow_run):", text, re.MULTILINE
+    )  # where a proposal would meet a token that may write
+    for use in re.findall(r"uses: (\S+)( .*)?", text):
+        assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", use[0])
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", use[1])
+    for name, job in workflow["jobs"].items():
+        assert job["timeout-minutes"] <= 90
+        assert set(job["permissions"]) <= {"contents", "packages", "pull-requests"}
+        writes = "write" in job["permissions"].values()
+        for step in job["steps"]:
+            assert "${{" not in step.get("run", ""), name  # what others wrote reaches a shell as a variable only
+            if "checkout" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] is False
+            if writes and path.stem != "images-build":
+                assert "imagebuild " not in step.get("run", "").replace("user.name imagebuild", ""), name
+                assert "make" not in step.get("run", "").split()
+
+
+def test_workflows_are_valid_and_zizmor_finds_nothing() -> None:
+    files = [str(path) for path in WORKFLOWS]
+    assert len(files) == 5
+    tools = Path(sys.executable).parent
+    for command in (
+        [tools / "check-jsonschema", "--builtin-schema", "vendor.github-workflows"],
+        [tools / "zizmor", "--offline", "--no-progress", "-q"],
+    ):
+        done = subprocess.run([*map(str, command), *files], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_scripts_are_what_bash_reads() -> None:
+    for path in sorted((ROOT / "scripts").glob("*.sh")):
+        assert path.stat().st_mode & 0o111
+        assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
