@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from imagebuild.oci.store import Store
 from imagebuild.toml import suggest
 from imagebuild.workspace import Workspace
 
+PreferTag = Callable[[str], str]  # team -> the tag its image would have now, or empty
 _QUARTER = re.compile(r"[0-9]{4}q[1-4]")
 
 
@@ -60,17 +62,24 @@ def read_image(store: Store, repository: str, reference: str, name: str, platfor
     return FoundImage(name, store, repository, raw, manifest, store.read_blob(repository, manifest.config), team)
 
 
-def find_team_image(workspace: Workspace, team: str, *, quarter: str = "", skip: str = "") -> FoundImage | None:
-    """The team's newest image (of a quarter; not the one tagged ``skip``); None when nothing was pushed."""
+def find_team_image(workspace: Workspace, team: str, *, quarter: str = "", prefer: PreferTag | None = None) -> FoundImage | None:
+    """The team's newest image (of a quarter); None when nothing was pushed.
+
+    Of several with the newest cutoff, which differ in their settings, the one with the tag that ``prefer`` tells for the team.
+    """
     repository = workspace.repository(team)
-    entries = read_entries(workspace.target, teams=[repository]).entries
-    entry = next((item for item in entries if item.tag != skip and quarter in ("", item.quarter)), None)
-    if entry is None:
+    entries = [item for item in read_entries(workspace.target, teams=[repository]).entries if quarter in ("", item.quarter)]
+    if not entries:
         return None
+    entry = entries[0]
+    equals = [item for item in entries if item.moment == entry.moment]
+    if len(equals) > 1 and prefer is not None:
+        wanted = prefer(team)
+        entry = next((item for item in equals if item.tag == wanted), entry)
     return read_image(workspace.target, repository, str(entry.digest), f"{team}:{entry.tag}", Platform.parse("linux/amd64"), team)
 
 
-def find_named_image(workspace: Workspace, text: str, platform: Platform | None = None) -> FoundImage:
+def find_named_image(workspace: Workspace, text: str, platform: Platform | None = None, prefer: PreferTag | None = None) -> FoundImage:
     """``TEAM``, ``TEAM:TAG``, ``TEAM@sha256:…``, ``TEAM@2026q3``, ``HOST/REPOSITORY[:TAG][@DIGEST]``, ``oci:FOLDER:REPOSITORY:TAG``."""
     wanted = platform or Platform.parse("linux/amd64")
     if text.startswith("oci:"):
@@ -84,7 +93,7 @@ def find_named_image(workspace: Workspace, text: str, platform: Platform | None 
     if match and match[1] in teams:
         team, reference = match[1], match[3] or ""
         if not reference or (match[2] == "@" and _QUARTER.fullmatch(reference)):
-            found = find_team_image(workspace, team, quarter=reference)
+            found = find_team_image(workspace, team, quarter=reference, prefer=prefer)
             if found is None:
                 where = workspace.target.image_name(workspace.repository(team))
                 raise UsageError(f"{where} has no image{f' of {reference}' if reference else ''}", f"build one: imagebuild image {team}")

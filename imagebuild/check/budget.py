@@ -14,6 +14,7 @@ from imagebuild.size.model import Limit, PackageSize, Removal, SizeReport
 # or, where wheels could not be looked into, by half.
 _MARGIN, _COARSE_MARGIN = 1.1, 1.5
 _SHOWN = 10
+_NEARLY = 0.8  # of the excess: what a package costs beside its own files (constraints, folders) goes with it
 
 
 class LastImage(msgspec.Struct, frozen=True):
@@ -75,9 +76,8 @@ def advise(report: SizeReport, over: Sequence[Limit]) -> str:
         chain = next((item.chain for item in report.packages if item.name == single), ())
         return f"{single} is there because of {' > '.join(chain) or 'the lock'}: pin a smaller version or drop it, {raising}"
     excess = {word: max((limit.size or 0) - limit.limit for limit in over if limit.what.startswith(word)) for word in _words(over)}
-    enough = [
-        item for item in report.removals if item.compressed >= excess.get("stored", 0) and item.installed >= excess.get("unpacked", 0)
-    ]
+    stored, unpacked = (excess.get(word, 0) * _NEARLY for word in ("stored", "unpacked"))
+    enough = [item for item in report.removals if item.compressed >= stored and item.installed >= unpacked]
     measure = "compressed" if "stored" in excess else "installed"
     best: Removal | None = min(enough, key=lambda item: getattr(item, measure), default=None)
     if best is None:

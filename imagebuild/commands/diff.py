@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild.commands.options import common_options, print_data
+from imagebuild.commands.smoke import find_planned_tag
 
 if TYPE_CHECKING:
     from imagebuild.workspace import Workspace
@@ -30,7 +31,11 @@ def diff(workspace: Workspace, before: str, after: str, form: str, base: str, pl
     from imagebuild.oci.model import Platform
 
     wanted = Platform.parse(platform)
-    found = compare_sides(*(read_side(workspace, text, base=base, platform=wanted) for text in (before, after)))
+
+    def prefer(team: str) -> str:
+        return find_planned_tag(workspace, team)
+
+    found = compare_sides(*(read_side(workspace, text, base=base, platform=wanted, prefer=prefer) for text in (before, after)))
     if form == "json":
         print_data(encode_difference(found), nl=False)
     elif form == "html":

@@ -28,7 +28,7 @@ def explain(workspace: Workspace, team: str, engine: str | None, as_json: bool) 
     from imagebuild.supply.companions import read_image_recipe
 
     plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True, engine=engine)
-    last = find_team_image(workspace, team)
+    last = find_team_image(workspace, team, prefer=lambda _: plan.recipe.tag)
     recipe = read_image_recipe(last.store, last.repository, last.digest) if last else None
     found = explain_recipe(plan.recipe, plan.lock, last, recipe, find_lock(workspace, last) if last else None)
     if as_json:

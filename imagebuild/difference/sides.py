@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from imagebuild import annotations as names
-from imagebuild.catalogue.finding import FoundImage, find_named_image
+from imagebuild.catalogue.finding import FoundImage, PreferTag, find_named_image
 from imagebuild.errors import ImagebuildError, LockError, UsageError
 from imagebuild.lock.lockfile import decode_lock, read_lock
 from imagebuild.lock.model import Lock, LockedPackage
@@ -37,13 +37,15 @@ class Side(msgspec.Struct, frozen=True):
     fetched: int = 0  # bytes of layers that had to be read
 
 
-def read_side(workspace: Workspace, text: str, *, base: str = "", platform: Platform | None = None) -> Side:
+def read_side(
+    workspace: Workspace, text: str, *, base: str = "", platform: Platform | None = None, prefer: PreferTag | None = None
+) -> Side:
     """What ``text`` names; a team without an image counts with its lock."""
     path = Path(text)
     if path.suffix == ".toml" or path.is_file():
         return _read_file(workspace, path)
     try:
-        image = find_named_image(workspace, text, platform)
+        image = find_named_image(workspace, text, platform, prefer)
     except UsageError:
         if re.fullmatch(r"[a-z0-9-]+", text) and workspace.lockfile(text).is_file():
             workspace.report(f"{text} has no image yet: its lock is compared")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -20,7 +20,7 @@ class Below(msgspec.Struct, frozen=True):
     """The base of an image: its lowest ``layers`` layers."""
 
     name: str
-    found: str  # "--base", "annotation", "common layers", "nothing"
+    found: str  # "--base", "annotation", "label", "common layers", "nothing"
     layers: int
     digest: str = ""  # of its manifest, where that is known
     manifest: Manifest | None = None
@@ -55,27 +55,41 @@ def find_below(workspace: Workspace, image: FoundImage, asked: str = "") -> Belo
                 "leave --base out to see which base the image names",
             )
         return Below(asked, "--base", common, str(base.digest), base.manifest)
-    notes = image.notes
     told: list[str] = []
-    name = f"{notes.get(names.BASE_NAME, '')}@{notes.get(names.BASE_DIGEST, '')}"
-    try:
-        source = find_base(workspace, notes)
-        if source is not None:
-            base = read_image(source.store, source.repository, str(source.digest), name, image.config.platform)
-            common = count_common(image, base.manifest, base.config)
-            if common == len(base.manifest.layers):
-                return Below(name, "annotation", common, str(base.digest), base.manifest)
-            told.append(f"the image names {name} as its base, and has other layers below")
-    except ImagebuildError as error:
-        if names.FORMAT in notes and image.manifest.layers:  # ours: the base and one layer
-            text = f"the base itself cannot be read ({error.message}); images with {names.FORMAT} add one layer"
-            return Below(name, "annotation", len(image.manifest.layers) - 1, notes=(text,))
-        told.append(f"the base that the image names cannot be read: {error.message}")
-    best = _find_known(workspace, image)
-    if best is not None:
-        return msgspec.structs.replace(best, notes=(*told, *best.notes))
+    own = image.manifest.annotations
+    found = _find_noted(workspace, image, own, "annotation", told)
+    if found is None and names.FORMAT in own and image.manifest.layers:  # ours: the base and one layer
+        name = f"{own.get(names.BASE_NAME, '')}@{own.get(names.BASE_DIGEST, '')}"
+        return Below(name, "annotation", len(image.manifest.layers) - 1, notes=tuple(told))
+    if found is None:
+        # Labels are inherited: what they say may be true of the base, and not of this image. So the one with more layers counts.
+        labels: list[str] = []
+        noted = _find_noted(workspace, image, image.config.container.labels or {}, "label", labels)
+        known = _find_known(workspace, image)
+        found = max((item for item in (known, noted) if item is not None), key=lambda item: item.layers, default=None)
+        told += labels if found is None else []
+    if found is not None:
+        return msgspec.structs.replace(found, notes=tuple(told))
     told.append("no base is known: all its layers are counted; name it with --base")
     return Below("(none known)", "nothing", 0, notes=tuple(told))
+
+
+def _find_noted(workspace: Workspace, image: FoundImage, notes: Mapping[str, str], how: str, told: list[str]) -> Below | None:
+    """The base that annotations or labels name, if it is there and its layers are the image's lowest; else ``told`` says why not."""
+    name = f"{notes.get(names.BASE_NAME, '')}@{notes.get(names.BASE_DIGEST, '')}"
+    try:
+        source = find_base(workspace, dict(notes))
+        if source is None:
+            return None
+        base = read_image(source.store, source.repository, str(source.digest), name, image.config.platform)
+    except ImagebuildError as error:
+        told.append(f"the base that the image names, {name}, cannot be read: {error.message}")
+        return None
+    common = count_common(image, base.manifest, base.config)
+    if common == len(base.manifest.layers):
+        return Below(name, how, common, str(base.digest), base.manifest)
+    told.append(f"the image names {name} as its base, and has other layers below")
+    return None
 
 
 def _find_known(workspace: Workspace, image: FoundImage) -> Below | None:

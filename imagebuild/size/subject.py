@@ -7,14 +7,16 @@ from collections.abc import Iterator
 import msgspec
 
 from imagebuild import annotations as names
+from imagebuild.base.runtime import runs_here
 from imagebuild.catalogue.finding import FoundImage, find_named_image
 from imagebuild.check.budget import LastImage, compute_limits
 from imagebuild.config import Team, load_team
-from imagebuild.errors import BudgetError, LockError
+from imagebuild.errors import BudgetError, LockError, RemoteError
 from imagebuild.lock.indexes import LOCAL_NAME, PackageIndex
+from imagebuild.lock.inputs import hash_inputs
 from imagebuild.lock.lockfile import lock_digest, read_lock
 from imagebuild.lock.model import Lock
-from imagebuild.lock.shape import WheelShape, find_shapes, keep_shape
+from imagebuild.lock.shape import WheelShape, find_shapes, keep_shape, recall_shape
 from imagebuild.oci.model import Platform
 from imagebuild.size.image import measure_image
 from imagebuild.size.model import Comparison, SizeReport
@@ -39,12 +41,21 @@ def predict_team(workspace: Workspace, name: str) -> SizeReport:
         **find_shapes(lock.packages, workspace.cache, lambda: list_indexes(team), workspace.report),
         **_read_local(workspace, team, lock),
     }
-    report = predict_report(name, lock, shapes, team.table.layer.codec, slim=team.table.slim)
-    notes = list(report.notes)
+    bytecode = runs_here(team.platform) or team.table.engine == "docker" or bool(team.table.system.packages)
+    report = predict_report(name, lock, shapes, team.table.layer.codec, bytecode=bytecode, slim=team.table.slim)
+    now = hash_inputs(team.requirements, team.local_packages, workspace.root)
+    changed = sorted({*now, *lock.inputs} - {key for key in now if lock.inputs.get(key) == now[key]})
+    notes = [*report.notes, *([f"the lock is stale ({', '.join(changed)} changed): imagebuild lock {name}"] if changed else [])]
     if team.table.system.packages:
         notes.append(f"{len(team.table.system.packages)} system packages come on top: their size is known when the layer is built")
-    built, last = _find_images(workspace, team, lock)
     rules = team.table.budget.rules
+    built, last = None, None
+    try:
+        built, last = _find_images(workspace, team, lock)
+    except RemoteError as error:
+        if rules.growth is not None:
+            raise
+        notes.append(f"whether it was built is not known: {error.message}")
     limits = compute_limits(
         rules,
         compressed=report.compressed,
@@ -64,11 +75,12 @@ def _read_local(workspace: Workspace, team: Team, lock: Lock) -> dict[str, Wheel
     """Shapes of the team's own packages, from the wheels that were built of them here."""
     from imagebuild.lock.localpackage import build_local_wheel
 
-    wanted = {item.sha256: item for item in lock.packages if item.index == LOCAL_NAME}
+    local = (item for item in lock.packages if item.index == LOCAL_NAME)
+    wanted = {item.sha256: item for item in local if recall_shape(workspace.cache, item.sha256) is None}
     found = {}
     for folder in team.local_packages if wanted else ():
         wheel = build_local_wheel(folder, workspace.cache, lock.cutoff)
-        package = next((item for item in wanted.values() if item.filename == wheel.path.name), None)
+        package = wanted.get(wheel.sha256)  # sources that changed since give another one
         if package is not None:
             with wheel.path.open("rb") as stream:
                 found[package.name] = keep_shape(workspace.cache, package.sha256, stream, package.filename)
