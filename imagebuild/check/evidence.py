@@ -124,7 +124,8 @@ def _find_replaced(base: Base | None, lock: Lock | None) -> dict[str, tuple[str,
         paths = {posixpath.join(base.tree.resolve(posixpath.dirname(path)), posixpath.basename(path)) for path in listed}
         # Bytecode of listed modules, which RECORD may leave out.
         caches = [f"{posixpath.dirname(path)}/__pycache__" for path in paths if path.endswith(".py")]
-        paths |= {entry.path for folder in sorted(set(caches)) for entry in base.tree.under(folder)}
+        folders = [*sorted(set(caches)), base.tree.resolve(top)]  # and all of its metadata, listed or not
+        paths |= {entry.path for folder in folders for entry in base.tree.under(folder)}
         found[item.name] = tuple(sorted(paths))
     return found
 

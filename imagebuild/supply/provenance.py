@@ -60,13 +60,24 @@ def _list_dependencies(subject: Subject, lock: Lock, lock_digest: str) -> list[d
         {"name": "base", "uri": f"oci:{subject.base_name}", "digest": {"sha256": subject.base_digest.hex}},
         {"name": "lock", "uri": f"lockfiles/pylock.{lock.team}.toml", "digest": {"sha256": Digest(lock_digest).hex}},
         *({"name": "input", "uri": path, "digest": {"sha256": digest}} for path, digest in sorted(lock.inputs.items())),
-        *(_describe_wheel(item) for item in lock.packages),
+        *(_describe_wheel(item.name, item.version, item.filename, item.sha256, item.index) for item in lock.packages),
+        *(found for item in lock.packages for found in _list_sources(item)),
     ]
 
 
-def _describe_wheel(item: LockedPackage) -> dict[str, Any]:
+def _list_sources(item: LockedPackage) -> list[dict[str, Any]]:
+    """Of a wheel that was built from a source archive: the archive, and the wheels that the build needed."""
+    if item.source is None:
+        return []
+    archive = _describe_wheel(item.name, item.version, item.source.filename, item.source.sha256, item.index)
+    return [
+        archive,
+        *(_describe_wheel(wheel.name, wheel.version, wheel.filename, wheel.sha256, wheel.index) for wheel in item.source.requires),
+    ]
+
+
+def _describe_wheel(name: str, version: str, filename: str, sha256: str, index: str) -> dict[str, Any]:
     from packageurl import PackageURL
 
-    kind = "generic" if item.index == "local" else "pypi"
-    purl = PackageURL(kind, None, item.name, item.version, {"file_name": item.filename})
-    return {"name": item.name, "uri": str(purl), "digest": {"sha256": item.sha256}, "annotations": {"index": item.index}}
+    purl = PackageURL("generic" if index == "local" else "pypi", None, name, version, {"file_name": filename})
+    return {"name": name, "uri": str(purl), "digest": {"sha256": sha256}, "annotations": {"index": index}}

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from imagebuild.check.evidence import gather_evidence
+from imagebuild.base.model import Distribution, Entry
+from imagebuild.check.evidence import _find_replaced, gather_evidence
 from imagebuild.check.pushed import find_pushed_image
 from imagebuild.check.verification import CHECKS, Report, encode_report, format_report, verify_evidence
 from imagebuild.errors import IntegrityError, UsageError
 from imagebuild.oci.model import Digest
 from imagebuild.supply.companions import BOM_TYPE, STATEMENT_TYPE
+from tests import fakes
 from tests.bases import entry
 from tests.image_parts import SITE, HandMade, make_distribution
 
@@ -221,6 +223,34 @@ def test_a_package_that_the_lock_replaces_may_change_the_bases_files(tmp_path: P
     plain.further = old
     plain.push()
     assert {"files of the base", "lock", "SBOM"} <= set(failed(verify(plain)))
+
+
+def test_what_a_declared_replacement_may_change() -> None:
+    """A lock has a package of the base only where the team's ``replace`` names it."""
+    site = "/usr/local/lib/python3.11/dist-packages"
+    numpy = Distribution("numpy", "1.26.4", site, "numpy-1.26.4.dist-info", "pip", True)
+    base = fakes.make_base(numpy, Distribution("six", "1.0", site, "six-1.0.dist-info", "pip", True))
+    assert isinstance(base.tree, fakes.MemoryTree)
+    base.tree.texts[f"{site}/numpy-1.26.4.dist-info/RECORD"] = (
+        b"numpy/__init__.py,sha256=x,1\n../../../bin/f2py,,\nnumpy-1.26.4.dist-info/RECORD,,\n"
+    )
+    for path in (f"{site}/numpy/__pycache__/__init__.cpython-311.pyc", f"{site}/numpy-1.26.4.dist-info/REQUESTED", f"{site}/six.py"):
+        base.tree.entries[path] = Entry(path, "file", 0o644, 0, 0)
+    lock = fakes.make_lock(base, fakes.make_package("numpy", "2.0"), fakes.make_package("pandas"))
+    assert _find_replaced(base, lock) == {
+        "numpy": tuple(
+            sorted(
+                [
+                    "/usr/local/bin/f2py",
+                    f"{site}/numpy-1.26.4.dist-info/RECORD",
+                    f"{site}/numpy-1.26.4.dist-info/REQUESTED",
+                    f"{site}/numpy/__init__.py",
+                    f"{site}/numpy/__pycache__/__init__.cpython-311.pyc",
+                ]
+            )
+        )
+    }
+    assert _find_replaced(base, None) == _find_replaced(None, lock) == {}
 
 
 def test_an_image_of_others_is_checked_as_far_as_it_can_be(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from imagebuild.base.model import Base, Distribution
 from imagebuild.layer.model import Codec
 from imagebuild.lock.lockfile import lock_digest
-from imagebuild.lock.model import Lock
+from imagebuild.lock.model import BuildWheel, Lock, SourceArchive
 from imagebuild.oci.model import Digest
 from imagebuild.recipe import Recipe, make_recipe
 from imagebuild.supply.companions import BOM_TYPE, LOCK_TYPE, RECIPE_TYPE, STATEMENT_TYPE, make_companions
@@ -170,6 +170,12 @@ def test_the_provenance_names_every_input(base: Base, lock: Lock, wheels: dict[s
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
     assert statement["subject"] == [{"name": "ml/cosml", "digest": {"sha256": Digest.of(b"image").hex}}]
     assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
+    build = BuildWheel("setuptools", "80", "setuptools-80-py3-none-any.whl", "ab" * 32, 1, "default")
+    made = msgspec.structs.replace(lock.packages[1], source=SourceArchive("pandas-2.2.3.tar.gz", "cd" * 32, 1, (build,)))
+    from_source = msgspec.structs.replace(lock, packages=(lock.packages[0], made, lock.packages[2]))
+    text = make(base, from_source, wheels)[STATEMENT_TYPE].decode()
+    assert "ab" * 32 in text
+    assert "cd" * 32 in text
     definition = statement["predicate"]["buildDefinition"]
     found = {item["digest"]["sha256"] for item in definition["resolvedDependencies"]}
     wanted = {Digest(base.inventory.digest).hex, Digest(lock_digest(lock)).hex, *lock.inputs.values()}
