@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _TEXT_LIMIT = 100  # characters of a free text that are kept
 
-# The classifiers of the public index name some families without a version ("BSD License"): those are no SPDX licence.
+# The trove classifiers name some families without a version ("BSD License"): those are no SPDX licence.
 _CLASSIFIERS = {
     "Academic Free License (AFL)": "",
     "Apache Software License": "Apache-2.0",
