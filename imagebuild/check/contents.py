@@ -5,15 +5,16 @@ from __future__ import annotations
 from imagebuild import annotations as names
 from imagebuild.base.model import Base
 from imagebuild.base.reading import read_base
+from imagebuild.catalogue.finding import FoundImage
 from imagebuild.check.evidence import Evidence, gather_evidence
-from imagebuild.check.pushed import PushedImage
 from imagebuild.errors import ImagebuildError
+from imagebuild.oci.layout import LayoutStore
 from imagebuild.supply.licences import read_licence
 from imagebuild.supply.packages import Package, describe_distribution, list_required, parse_metadata
 from imagebuild.workspace import Workspace
 
 
-def list_image_packages(workspace: Workspace, image: PushedImage) -> tuple[tuple[Package, ...], tuple[str, ...]]:
+def list_image_packages(workspace: Workspace, image: FoundImage) -> tuple[tuple[Package, ...], tuple[str, ...]]:
     """What is installed, read from the layers and not from what travels along; and what could not be looked at."""
     evidence = gather_evidence(workspace, image)
     unchecked = []
@@ -31,7 +32,7 @@ def list_image_packages(workspace: Workspace, image: PushedImage) -> tuple[tuple
             name=image.notes.get(names.BASE, "") or "image",
             kind="jupyter",
             reference=image.name,
-            registry="" if image.store is workspace.layout else image.store.label,
+            registry="" if isinstance(image.store, LayoutStore) else image.store.label,
             cache=workspace.cache,
             report=workspace.report,
         )

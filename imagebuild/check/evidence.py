@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from imagebuild import annotations as names
 from imagebuild.base.model import Base, Tree
+from imagebuild.catalogue.finding import FoundImage
 from imagebuild.check.layerscan import LayerFacts, NoTree, scan_layer
-from imagebuild.check.pushed import NamedBase, PushedImage, read_named_base
+from imagebuild.check.namedbase import NamedBase, count_common, is_ours, read_named_base
 from imagebuild.check.records import RecordAudit, audit_records
 from imagebuild.layer.dpkg import SystemFiles
 from imagebuild.lock.model import Lock
@@ -23,7 +23,7 @@ from imagebuild.workspace import Workspace
 class Evidence(msgspec.Struct):
     """What the checks are functions of."""
 
-    image: PushedImage
+    image: FoundImage
     base: NamedBase
     common: int  # layers that the image begins with and the base has
     facts: LayerFacts  # of all layers above, one over the other
@@ -39,7 +39,7 @@ class Evidence(msgspec.Struct):
     @property
     def ours(self) -> bool:
         """Whether imagebuild made it."""
-        return names.FORMAT in self.image.notes
+        return is_ours(self.image)
 
     @property
     def tree(self) -> Tree:
@@ -51,10 +51,11 @@ class Evidence(msgspec.Struct):
         return [str(item) for item in self.facts.faults if item.rule in rules]
 
 
-def gather_evidence(workspace: Workspace, image: PushedImage) -> Evidence:
+def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
     """Read it all. IntegrityError when a layer's bytes are not what the manifest says."""
     named = read_named_base(workspace, image)
-    common = _count_common(image, named)
+    # Of an unknown base: all layers but the last are taken to be it.
+    common = count_common(image, named.layers) if named.manifest is not None else max(len(image.manifest.layers) - 1, 0)
     lock = read_image_lock(image.store, image.repository, image.digest)
     recipe = read_image_recipe(image.store, image.repository, image.digest)
     replaced = _find_replaced(named.base, lock)
@@ -102,15 +103,6 @@ def gather_evidence(workspace: Workspace, image: PushedImage) -> Evidence:
     )
 
 
-def _count_common(image: PushedImage, named: NamedBase) -> int:
-    """How many layers are the base's. Of an unknown base: all but the last are taken to be it."""
-    if named.manifest is None:
-        return max(len(image.manifest.layers) - 1, 0)
-    pairs = zip(image.manifest.layers, named.manifest.layers, strict=False)
-    same = next((number for number, (mine, its) in enumerate(pairs) if mine.digest != its.digest), None)
-    return min(len(image.manifest.layers), len(named.manifest.layers)) if same is None else same
-
-
 def _find_replaced(base: Base | None, lock: Lock | None) -> dict[str, tuple[str, ...]]:
     """A package that is both in the lock and in the base is one that the team's ``replace`` allowed: no lock has it otherwise."""
     found: dict[str, tuple[str, ...]] = {}
@@ -140,7 +132,7 @@ def _merge(into: LayerFacts, facts: LayerFacts) -> None:
         getattr(into, name).update(getattr(facts, name))
 
 
-def _read_documents(image: PushedImage, artifact_type: str) -> list[dict[str, Any]]:
+def _read_documents(image: FoundImage, artifact_type: str) -> list[dict[str, Any]]:
     found = []
     for data in read_companions(image.store, image.repository, image.digest, artifact_type):
         try:

@@ -32,6 +32,9 @@ def check_layers(evidence: Evidence) -> Finding:
     if evidence.common < len(base.layers):
         culprits.append(f"layer {evidence.common + 1} of the base is not in the image")
     added = len(image.manifest.layers) - evidence.common
+    name = image.notes.get(names.BASE_NAME, "")
+    if not evidence.ours and not culprits:
+        return Finding("skipped", f"made by another builder: {added} layers over {name}")
     if added != 1:
         culprits.append(f"{added} layers over the base's {evidence.common}")
     if mine[: len(its)] != its:
@@ -42,7 +45,6 @@ def check_layers(evidence: Evidence) -> Finding:
     filled = sum(1 for entry in history if not entry.get("empty_layer")) if history is not None else len(mine)
     if filled != len(mine):
         culprits.append(f"{filled} history entries with a layer, {len(mine)} diff_ids")
-    name = image.notes.get(names.BASE_NAME, "")
     return judge_culprits(culprits, f"one layer over {name}", "not one layer over " + name.replace("{", "{{").replace("}", "}}"))
 
 

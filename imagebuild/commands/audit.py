@@ -49,8 +49,8 @@ def audit(
 ) -> None:
     """Look up the Python packages of an image, base and added, in OSV data, and hold their licences against the policy.
 
-    TEAM is the team's lock on its base, before anything is pushed; REF a pushed image (registry/repository:tag, or repository:tag in
-    the target). Exit 8 when something counts.
+    TEAM is the team's lock on its base, before anything is pushed; REF a pushed image (TEAM:TAG, registry/repository:tag,
+    oci:FOLDER:REPOSITORY:TAG). Exit 8 when something counts.
     """
     import datetime
 
@@ -101,18 +101,21 @@ def _open_dataset(workspace: Workspace, policy: Policy, osv: Path | None, osv_ur
 
 
 def _list_packages(workspace: Workspace, asked: str, pushed: bool, platform: str) -> tuple[str, tuple[Package, ...], tuple[str, ...]]:
+    from functools import partial
+
     from imagebuild import pipeline
+    from imagebuild.catalogue.finding import find_named_image
     from imagebuild.check.contents import list_image_packages
-    from imagebuild.check.pushed import find_pushed_image
     from imagebuild.commands.smoke import find_planned_tag
     from imagebuild.config import list_teams
+    from imagebuild.oci.model import Platform
     from imagebuild.supply.packages import list_packages
 
     teams: tuple[str, ...] = ()
     with contextlib.suppress(ConfigurationError):
         teams = list_teams(workspace.images)
     if asked not in teams or pushed:
-        image = find_pushed_image(workspace, asked, planned_tag=find_planned_tag(workspace, asked), platform=platform)
+        image = find_named_image(workspace, asked, Platform.parse(platform), partial(find_planned_tag, workspace))
         return image.name, *list_image_packages(workspace, image)
     plan = pipeline.plan_image(workspace, asked, cutoff=read_clock(), locked=True)
     wheels = pipeline.fetch_team_wheels(workspace, plan)

@@ -34,8 +34,8 @@ def verify(
 ) -> None:
     """Check a pushed image against its base, its lock and the rules for layers; exit 8 names each failed check.
 
-    TEAM is the team's image in the target (of its lock as it is, else the newest); REF is registry/repository:tag or @digest, or
-    repository:tag in the target. Nothing is run and nothing unpacked; the image need not be ours.
+    TEAM is the team's newest image in the target; REF is TEAM:TAG, TEAM@QUARTER, registry/repository:tag or @digest, or
+    oci:FOLDER:REPOSITORY:TAG. Nothing is run and nothing unpacked; the image need not be ours.
     """
     if (image is None) == (twin is None):
         raise UsageError("name one image, or give --twin TEAM", "imagebuild verify TEAM, or imagebuild verify REPOSITORY:TAG")
@@ -43,19 +43,21 @@ def verify(
         _compare_twins(workspace, twin, builder, as_json)
         return
     assert image is not None
+    from functools import partial
+
+    from imagebuild.catalogue.finding import find_named_image
     from imagebuild.check.evidence import gather_evidence
-    from imagebuild.check.pushed import find_pushed_image
     from imagebuild.check.rebuild import rebuild_image
     from imagebuild.check.verification import Row, encode_report, format_report, verify_evidence
     from imagebuild.commands.smoke import find_planned_tag
+    from imagebuild.oci.model import Platform
 
-    evidence = gather_evidence(
-        workspace, find_pushed_image(workspace, image, planned_tag=find_planned_tag(workspace, image), platform=platform)
-    )
+    found = find_named_image(workspace, image, Platform.parse(platform), partial(find_planned_tag, workspace))
+    evidence = gather_evidence(workspace, found)
     further = []
     if rebuild:
-        found = rebuild_image(workspace, evidence, builder=builder)
-        further.append(Row("rebuild", found.status, found.text, found.details))
+        again = rebuild_image(workspace, evidence, builder=builder)
+        further.append(Row("rebuild", again.status, again.text, again.details))
     report = verify_evidence(evidence, further)
     print_data(encode_report(report) if as_json else format_report(report), nl=False)
     report.raise_failures(strict=strict)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from imagebuild.base.model import Distribution, Entry
+from imagebuild.catalogue.finding import find_named_image
 from imagebuild.check.evidence import _find_replaced, gather_evidence
-from imagebuild.check.pushed import find_pushed_image
 from imagebuild.check.verification import CHECKS, Report, encode_report, format_report, verify_evidence
-from imagebuild.errors import IntegrityError, UsageError
+from imagebuild.errors import IntegrityError
 from imagebuild.oci.model import Digest
 from imagebuild.supply.companions import BOM_TYPE, STATEMENT_TYPE
 from tests import fakes
@@ -23,8 +23,8 @@ TOKEN = "ghp" + "_" + "a1B2" * 9  # put together here, so that no scanner takes 
 KEY = "-----BEGIN " + "PRIVATE KEY-----\n" + "MIIE" * 16 + "\n"
 
 
-def verify(image: HandMade, asked: str = "cosml:1") -> Report:
-    return verify_evidence(gather_evidence(image.workspace, find_pushed_image(image.workspace, asked)))
+def verify(image: HandMade) -> Report:
+    return verify_evidence(gather_evidence(image.workspace, find_named_image(image.workspace, f"oci:{image.store.folder}:cosml:1")))
 
 
 def outcome(report: Report) -> dict[str, str]:
@@ -322,20 +322,6 @@ def test_layers_that_are_not_what_the_manifest_says(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(IntegrityError, match=layer):
         verify(image)
-
-
-def test_what_an_image_is_called(tmp_path: Path) -> None:
-    image = HandMade(tmp_path)
-    pushed = image.push()
-    assert find_pushed_image(image.workspace, f"cosml@{pushed.digest}").digest == pushed.digest
-    assert find_pushed_image(image.workspace, "cosml:1").name == f"oci:{image.store.folder}:cosml:1"
-    for wrong, message in (
-        ("cosml", "neither a tag nor a digest"),
-        ("cosml:2", "there is no"),
-        (f"cosml@{Digest.of(b'x')}", "there is no"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            find_pushed_image(image.workspace, wrong)
 
 
 def test_the_table_has_every_check_once() -> None:
