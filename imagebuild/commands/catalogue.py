@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagebuild.commands.formoptions import SPAWNER_FORMS, FormChoices, form_options, print_form
 from imagebuild.commands.options import common_options, print_data, pull_option, read_entries_of
 from imagebuild.errors import IntegrityError, UsageError
 
@@ -20,19 +21,30 @@ everything_option = click.option(
 
 
 @click.group(invoke_without_command=True)
-@click.option("--format", "form", type=click.Choice(["table", "json", "kubeflow", "html"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "html", *SPAWNER_FORMS]),
+    default="table",
+    show_default=True,
+    help="For people, as data, as a page, or as a form that spawns notebooks.",
+)
+@form_options
 @click.option("--as-of", metavar="DATE", default="", help="As it was at the end of that day (2026-03-31, or RFC 3339).")
 @everything_option
 @pull_option
 @common_options
 @click.pass_context
-def catalogue(ctx: click.Context, workspace: Workspace, form: str, as_of: str, everything: bool, pull_from: str) -> None:
+def catalogue(
+    ctx: click.Context, workspace: Workspace, form: str, as_of: str, everything: bool, pull_from: str, choices: FormChoices
+) -> None:
     """What can be spawned, read from what was pushed."""
     if ctx.invoked_subcommand is not None:
         given = [name for name in ctx.params if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
         if given:
             raise UsageError("an option stands before the subcommand", f"write it after: imagebuild catalogue {ctx.invoked_subcommand} ...")
         return
+    choices.check(form)
     listing = read_entries_of(workspace, as_of=as_of, everything=everything)
     if form == "json":
         from imagebuild.catalogue.entries import encode_entries
@@ -42,13 +54,8 @@ def catalogue(ctx: click.Context, workspace: Workspace, form: str, as_of: str, e
         from imagebuild.emit.page import render_page
 
         print_data(render_page(listing, registry_prefix=pull_from, as_of=as_of), nl=False)
-    elif form == "kubeflow":
-        from imagebuild.emit.kubeflow import render_spawner_form
-
-        rendered = render_spawner_form(listing.entries, registry_prefix=pull_from)
-        for warning in rendered.warnings:
-            click.echo(f"warning: {warning}", err=True)
-        print_data(rendered.text, nl=False)
+    elif form in SPAWNER_FORMS:
+        print_form(workspace, form, listing, pull_from, choices)
     else:
         print_table(listing)
 

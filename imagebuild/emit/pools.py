@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import msgspec
 
 from imagebuild.config import parse_size
+from imagebuild.emit.quantities import parse_quantity
 from imagebuild.errors import ConfigurationError
 from imagebuild.toml import decode_toml
 
@@ -42,6 +43,17 @@ class Toleration(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
 
 
+class PoolNotebook(msgspec.Struct, frozen=True, rename="kebab"):
+    """``[pool.NAME.notebook]``: what a notebook on the pool asks for, in spawner forms and ``imagebuild notebook --pool``."""
+
+    display_name: str = ""  # "": the pool's name
+    description: str = ""
+    cpu: str | int | float = 4
+    memory: str = "16Gi"
+    gpu: int = 1  # how many of ``resource``; 0 for none
+    resource: str = "nvidia.com/gpu"  # "nvidia.com/mig-1g.5gb" where the operator's MIG strategy is mixed
+
+
 class _PoolTable(msgspec.Struct, frozen=True, rename="kebab"):
     """``[pool.NAME]`` as written."""
 
@@ -60,6 +72,7 @@ class _PoolTable(msgspec.Struct, frozen=True, rename="kebab"):
     tolerations: tuple[Toleration, ...] = (Toleration("nvidia.com/gpu", "Exists", "", "NoSchedule"),)
     max_surge: str | int | None = None
     max_unavailable: str | int | None = None
+    notebook: PoolNotebook = PoolNotebook()
 
 
 Mode = Literal["image-volume", "hold", "pinned-image-set", "image-pull-job"]
@@ -99,6 +112,7 @@ class Pool(msgspec.Struct, frozen=True):
     max_unavailable: str | int
     disk: int | None = None  # bytes for images and containers on a node; None: not said
     machine_config_pool: str = ""  # OpenShift's, for pinned image sets; "": the pool's name
+    notebook: PoolNotebook = PoolNotebook()
 
     @property
     def surges(self) -> bool:
@@ -168,8 +182,18 @@ def _check_pool(name: str, table: _PoolTable, where: str) -> Pool:
         raise ConfigurationError(f"{where}: not a machine config pool: {table.machine_config_pool!r}", "see oc get machineconfigpools")
     return Pool(
         name, _merge_labels(_name_gpu(table, where), where), None if table.teams == "*" else tuple(sorted(set(table.teams))),
-        table.tolerations, surge, unavailable, disk, table.machine_config_pool,
+        table.tolerations, surge, unavailable, disk, table.machine_config_pool, _check_notebook(table.notebook, where),
     )  # fmt: skip
+
+
+def _check_notebook(notebook: PoolNotebook, where: str) -> PoolNotebook:
+    for key, value in (("cpu", str(notebook.cpu)), ("memory", notebook.memory)):
+        parse_quantity(value, f"{where}: notebook: {key}")
+    if notebook.gpu < 0 or (notebook.gpu and ("/" not in notebook.resource or not _LABEL_KEY.fullmatch(notebook.resource))):
+        raise ConfigurationError(
+            f"{where}: notebook: {notebook.gpu} of {notebook.resource!r}", 'gpu is a number, resource as in "nvidia.com/mig-1g.5gb"'
+        )
+    return notebook
 
 
 def _name_gpu(table: _PoolTable, where: str) -> _PoolTable:

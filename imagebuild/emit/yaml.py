@@ -40,7 +40,7 @@ def render_documents(documents: Sequence[Document]) -> str:
     parts = []
     for document in documents:
         stream = io.StringIO()
-        writer.dump(_convert(document.value, 0), stream)
+        writer.dump(convert_value(document.value, 0), stream)
         parts.append("".join(f"# {_clean(line)}".rstrip() + "\n" for line in document.comment) + stream.getvalue())
     return "---\n".join(parts)
 
@@ -50,7 +50,7 @@ def _clean(line: str) -> str:
     return _BREAKS.sub(" ", line).rstrip()
 
 
-def _convert(value: Any, indent: int) -> Any:
+def convert_value(value: Any, indent: int = 0) -> Any:
     """The same value as ruamel's round-trip types, which carry quotes and comments."""
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
     from ruamel.yaml.scalarstring import DoubleQuotedScalarString
@@ -58,15 +58,15 @@ def _convert(value: Any, indent: int) -> Any:
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) and value.lower() not in _WORDS else DoubleQuotedScalarString(value)
     if isinstance(value, list | tuple):
-        return CommentedSeq([_convert(item, indent) for item in value])  # the dash stands where the key does
+        return CommentedSeq([convert_value(item, indent) for item in value])  # the dash stands where the key does
     if not isinstance(value, dict):
         return value
     mapping = CommentedMap()
     for key, item in value.items():
-        name = _convert(key, indent)
+        name = convert_value(key, indent)
         if isinstance(item, Note):
-            mapping[name] = _convert(item.value, indent + 2)
+            mapping[name] = convert_value(item.value, indent + 2)
             mapping.yaml_set_comment_before_after_key(name, before="\n".join(_clean(line) for line in item.comment), indent=indent)
         else:
-            mapping[name] = _convert(item, indent + 2)
+            mapping[name] = convert_value(item, indent + 2)
     return mapping
