@@ -92,7 +92,7 @@ def compile_lock(
     direct = pin_addressed(direct, addressed)
     given = {**addressed, **local}
     kept = _keep_pins(existing, held, given)
-    choice = Choice(interpreter.tags, interpreter.version, cutoff, explicit_cutoff, find_pins(direct))
+    choice = Choice(interpreter.tags, interpreter.version, cutoff, explicit_cutoff, find_pins(direct), environment)
     constraints = [f"{stub.name}=={stub.version}" for _name, stub in sorted(stubs.items())]
     constraints += list_edge_constraints(standing, environment, held)
     constraints += [str(item.requirement) for item in limits]
@@ -116,6 +116,7 @@ def compile_lock(
             write_inputs(scratch, direct, {name: wheel.version for name, wheel in local.items()}, constraints, kept)
         except OSError as error:
             raise explain_os_error(error, "preparing the resolution") from None
+        policy.read_ahead(item.requirement for item in direct)
         outcome, label = _run_resolver(resolver, base, scratch, policy.url, report)
         policy.raise_failure()
         if not outcome.succeeded and not policy.reached and any(applies(item.requirement, environment) for item in direct):

@@ -11,14 +11,15 @@ import hashlib
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 import msgspec
+from packaging.requirements import Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.tags import parse_tag
 from packaging.utils import (
@@ -41,6 +42,7 @@ from imagebuild.lock.stubs import Stub
 from imagebuild.lock.upstream import Upstream, wheel_cache_path
 
 _HOST = "127.0.0.1"
+_AHEAD = 8  # threads that read ahead of a resolver which asks for one thing at a time
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -67,6 +69,7 @@ class Choice(msgspec.Struct, frozen=True):
     cutoff: str = ""  # RFC 3339 UTC; "" for none
     explicit_cutoff: bool = False
     pins: Mapping[str, frozenset[str]] = {}  # name -> versions asked for with ==: yanked ones are allowed
+    markers: Mapping[str, str] = {}  # of the base; with them, what a served package needs is read before it is asked for
 
 
 def select_wheels(page: ProjectPage, index: str, choice: Choice) -> Offer:
@@ -209,6 +212,8 @@ class PolicyIndex:
         self._thread: threading.Thread | None = None
         self._told: set[str] = set()
         self._served: dict[str, bytes] = {}  # wheel -> its METADATA
+        self._ahead: ThreadPoolExecutor | None = None
+        self._foreseen: set[str] = set()  # requirements that were followed ahead
         self.bodies: list[str] = []  # wheels whose bodies the resolver asked for
         self.reached = False  # whether any request came at all
 
@@ -223,9 +228,12 @@ class PolicyIndex:
         self._server = _Server((_HOST, 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
+        self._ahead = ThreadPoolExecutor(_AHEAD, "ahead") if self._choice.markers else None
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        if self._ahead is not None:
+            self._ahead.shutdown(cancel_futures=True)
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
             self._server.hang_up()
@@ -375,7 +383,33 @@ class PolicyIndex:
             return None
         with self._guard:
             self._served[filename] = metadata
+        self.read_ahead(read_requires(metadata))
         return strip_addresses(metadata)
+
+    def read_ahead(self, needs: Iterable[Requirement]) -> None:
+        """Start reading what will be asked for: the pages of needs that apply, and the metadata of the versions likely to be taken."""
+        if self._ahead is None:
+            return
+        for requirement in needs:
+            key = f"{canonicalize_name(requirement.name)}{requirement.specifier}"
+            if requirement.marker is not None and not requirement.marker.evaluate({**self._choice.markers, "extra": ""}):
+                continue
+            with self._guard:
+                fresh = key not in self._foreseen
+                self._foreseen.add(key)
+            if fresh:
+                with contextlib.suppress(RuntimeError):  # the resolver has ended meanwhile
+                    self._ahead.submit(self._follow, canonicalize_name(requirement.name), requirement.specifier)
+
+    def _follow(self, name: str, specifier: SpecifierSet) -> None:
+        """Nothing that goes wrong here matters: it goes wrong again when it is asked for, and is told then."""
+        if name in self._local or name in self._stubs or name in self._unusable:
+            return
+        with contextlib.suppress(Exception):
+            offer = self.ask_offer(name)
+            fitting = [version for version in offer.wheels if specifier.contains(version)]
+            if fitting:
+                self.read_ahead(read_requires(self._upstreams[offer.index].read_metadata(offer.wheels[fitting[-1]])))
 
     def _find_metadata(self, name: str, filename: str) -> bytes | None:
         if name in self._local:
@@ -448,6 +482,8 @@ class _Handler(BaseHTTPRequestHandler):
     owner: PolicyIndex
     protocol_version = "HTTP/1.1"
     timeout = 60
+    wbufsize = -1  # head and body in one packet: two would wait for each other 40 ms (Nagle, delayed acknowledgement)
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         self._answer(body=True)
@@ -502,6 +538,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             self.wfile.write(data)
+        self.wfile.flush()
 
 
 def offer_of_local(wheel: LocalWheel) -> Offer:

@@ -22,6 +22,7 @@ from imagebuild.lock.lockfile import lock_digest, read_lock, write_lock
 from imagebuild.lock.model import Lock
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, Platform, RawManifest
+from imagebuild.oci.store import Presence
 from imagebuild.recipe import created_epoch
 from imagebuild.starter import rootfs
 from imagebuild.starter.place import REPOSITORY, TAG, find_starter
@@ -101,6 +102,13 @@ def _read_root(layout: LayoutStore, digest: Digest, platform: Platform, cache: P
         cache=cache,
         report=report,
     )
+
+
+def open_root(layout: LayoutStore, cache: Path, platform: Platform, report: Callable[[str], None]) -> Base:
+    """Debian with its Python and nothing else: what the starter base begins with, made when the layout has none."""
+    presence, descriptor = layout.head_manifest(ROOT_REPOSITORY, TAG)
+    found = descriptor.id if presence is Presence.EXISTS and descriptor else _put_root(layout, starter_lock().cutoff, platform, report)
+    return _read_root(layout, found, platform, cache, report)
 
 
 def lock_starter(layout: LayoutStore, cache: Path, platform: Platform, cutoff: str, report: Callable[[str], None]) -> Lock:

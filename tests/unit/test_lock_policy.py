@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 import requests
 
 from imagebuild.base.model import Distribution
 from imagebuild.errors import LockError, RemoteError
+from imagebuild.lock.indexes import PackageIndex
 from imagebuild.lock.pages import ProjectFile, ProjectPage
 from imagebuild.lock.policy import Choice, PolicyIndex, describe_tags, select_wheels
 from imagebuild.lock.stubs import build_stub, build_stubs, list_edge_constraints, list_edge_owners
 from imagebuild.lock.upstream import Upstream
-from tests.lock_parts import FakeIndex, ignore, make_index
+from tests.lock_parts import FakeIndex, ignore, make_index, wait_for
 
 ENVIRONMENT = {"python_version": "3.11", "sys_platform": "linux", "extra": ""}
 TAGS = ("cp311-cp311-manylinux_2_28_x86_64", "cp311-cp311-manylinux_2_17_x86_64", "cp311-abi3-manylinux_2_17_x86_64", "py3-none-any")
@@ -168,6 +171,33 @@ def test_the_server_shows_pages_metadata_and_bodies(tmp_path: Path) -> None:
             assert session.get(policy.url + "apt/").status_code == 404
             with pytest.raises(LockError, match=r"apt 2\.6-3build1"):
                 policy.raise_failure()
+
+
+def test_what_a_served_package_needs_is_read_ahead(tmp_path: Path) -> None:
+    """A resolver that asks for one thing at a time finds the next one read; names that do not apply, or are given, are not asked for."""
+    fake = FakeIndex()
+    fake.add("thing", "1.0", ["next<2", "torch", "win; sys_platform == 'win32'", "more; extra == 'x'", "private-one", "gone"])
+    fake.add("next", "1.0", ["last"])
+    fake.add("next", "2.0", ["not-this"])
+    fake.add("last", "1.0")
+    stubs, odd = build_stubs([TORCH], ENVIRONMENT)
+    with fake.serve() as url:
+        indexes = [make_index(url), PackageIndex("corp", "http://127.0.0.1:9/simple/", ("private-*",))]
+        with contextlib.ExitStack() as stack:
+            upstreams = {item.name: stack.enter_context(Upstream(item, tmp_path, pause=ignore_pause)) for item in indexes}
+            choice = msgspec.structs.replace(choose(explicit=False), markers=ENVIRONMENT)
+            policy = stack.enter_context(PolicyIndex(indexes, upstreams, choice, stubs, odd, {}, tmp_path, ignore))
+            assert policy.metadata_of("thing", "thing-1.0-py3-none-any.whl") is not None
+            wait_for(lambda: {"/simple/next/", "/simple/last/", "/simple/gone/"} <= {path for path, _ in fake.requests})
+            wait_for(lambda: policy.find_offer("last") is not None)
+            policy.raise_failure()  # the private index is down, and nobody has asked for anything of it
+    asked = {path for path, _ in fake.requests if path.startswith("/simple/")}
+    assert asked == {"/simple/thing/", "/simple/next/", "/simple/last/", "/simple/gone/"}
+    assert not any("next-2.0" in path for path, _ in fake.requests)
+
+
+def ignore_pause(_seconds: float) -> None:
+    """No waiting between attempts."""
 
 
 def test_an_error_while_serving_is_kept(tmp_path: Path) -> None:
