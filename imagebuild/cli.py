@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # In the order of --help. Each is the attribute of that name in imagebuild/commands/<name>.py, imported when it is asked for.
 COMMANDS = (
+    "init",
+    "doctor",
     "image",
     "lock",
     "size",

@@ -168,11 +168,16 @@ def list_teams(images: Path) -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in images.glob("*/team.toml")))
 
 
+def check_team_name(name: str) -> None:
+    """UsageError for what cannot be a team: its name becomes a folder, a repository and part of a file's name."""
+    if not _TEAM_NAME.fullmatch(name):
+        raise UsageError(f"not a team name: {name!r}", "lower-case letters, digits and single hyphens, as in images/cosml")
+
+
 def load_team(images: Path, name: str) -> Team:
     """Read and check one team's folder; an unknown team is a UsageError that names the closest one."""
     folder = images / name
-    if not _TEAM_NAME.fullmatch(name):
-        raise UsageError(f"not a team name: {name!r}", "lower-case letters, digits and single hyphens, as in images/cosml")
+    check_team_name(name)
     if not (folder / "team.toml").is_file():
         raise UsageError(
             f"there is no team {name!r}", f"{suggest(name, list(list_teams(images)))} (a team is a folder with a team.toml in {images})"

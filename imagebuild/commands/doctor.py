@@ -1,0 +1,35 @@
+"""``imagebuild doctor``: what this machine and configuration can do."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from imagebuild.commands.options import common_options, print_data
+from imagebuild.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from imagebuild.workspace import Workspace
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+@common_options
+def doctor(workspace: Workspace, as_json: bool) -> None:
+    """Look at all that a build needs; exit 3 names what the teams here need and is not there."""
+    import msgspec
+
+    from imagebuild.diagnosis import diagnose
+
+    findings = diagnose(workspace)
+    if as_json:
+        print_data(json.dumps(msgspec.to_builtins(findings), indent=2))
+    else:
+        width = max(len(item.subject) for item in findings)
+        for item in findings:
+            print_data(f"{item.subject:<{width}}  {item.status:<7}  {item.text}" + (f" ({item.hint})" if item.hint else ""))
+    problems = [item.subject for item in findings if item.status == "problem"]
+    if problems:
+        raise ConfigurationError(f"{len(problems)} of {len(findings)} looks found a problem: {', '.join(problems)}", "see the lines above")

@@ -1,0 +1,220 @@
+"""What this machine and this configuration can do: facts as functions, and one table that says which are asked for.
+
+Everything is only looked at. What the teams here need and is not there is a problem; what nobody needs is a note.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import msgspec
+
+from imagebuild.config import Team, format_size, list_teams, load_team
+from imagebuild.errors import ConfigurationError, ImagebuildError
+from imagebuild.oci.store import Presence, explain_unknown
+from imagebuild.workspace import Workspace
+
+Status = Literal["ok", "note", "problem"]
+_LITTLE = 5 << 30  # bytes; a base of a few GiB is read through, members and wheels are kept
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One line of the table. ``hint`` says what to do, where something is to be done."""
+
+    subject: str
+    status: Status
+    text: str
+    hint: str = ""
+
+
+class Scene(msgspec.Struct, frozen=True):
+    """What is looked at: the workspace and those of its teams that can be read."""
+
+    workspace: Workspace
+    teams: tuple[Team, ...]
+    docker_needed: bool
+    starter_needed: bool
+
+
+def diagnose(workspace: Workspace) -> tuple[Finding, ...]:
+    """All findings, in the table's order. A look that fails is a finding, never an error."""
+    findings, teams = _read_teams(workspace)
+    scene = Scene(workspace, teams, any(_needs_docker(team) for team in teams), _needs_starter(workspace, teams))
+    for look in _LOOKS:
+        try:
+            findings += list(look(scene))
+        except ImagebuildError as error:
+            findings.append(Finding(look.__name__.removeprefix("_look_at_").replace("_", " "), "problem", error.message, error.hint))
+    return tuple(findings)
+
+
+def _read_teams(workspace: Workspace) -> tuple[list[Finding], tuple[Team, ...]]:
+    findings: list[Finding] = []
+    teams: list[Team] = []
+    try:
+        names = list_teams(workspace.images)
+    except ConfigurationError as error:
+        return [Finding("teams", "note", error.message, "begin with: imagebuild init TEAM")], ()
+    for name in names:
+        try:
+            teams.append(load_team(workspace.images, name))
+        except ImagebuildError as error:
+            findings.append(Finding(f"team {name}", "problem", error.message, error.hint))
+    missing = [team.name for team in teams if not workspace.lockfile(team.name).is_file()]
+    text = f"{len(teams)} can be read" + (f", without a lock: {', '.join(missing)}" if missing else "")
+    return [Finding("teams", "ok", text), *findings], tuple(teams)
+
+
+def _needs_docker(team: Team) -> bool:
+    return bool(team.table.engine == "docker" or team.table.system.packages or team.table.source.packages)
+
+
+def _needs_starter(workspace: Workspace, teams: tuple[Team, ...]) -> bool:
+    from imagebuild.base.catalogue import load_catalogue
+
+    try:
+        bases = load_catalogue(workspace.images / "catalogue.toml").bases
+    except ImagebuildError:
+        return False
+    return any(team.table.base in bases and bases[team.table.base].build for team in teams)
+
+
+def _look_at_machine(scene: Scene) -> Iterator[Finding]:
+    from imagebuild.base.runtime import find_network_isolation, runs_here
+
+    system = os.uname()
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("machine", "ok", f"{system.sysname} {system.machine}, Python {version}, {os.cpu_count()} processors")
+    for platform in sorted({str(team.platform) for team in scene.teams}):
+        if not runs_here(next(team.platform for team in scene.teams if str(team.platform) == platform)):
+            yield Finding(
+                "interpreter", "note", f"programs of {platform} do not run here: no bytecode in its layers", "build on that platform"
+            )
+    if find_network_isolation():
+        yield Finding("namespaces", "ok", "the base's interpreter runs without network")
+    else:
+        yield Finding("namespaces", "note", "none: the base's interpreter runs isolated, and sees the network", "allow user namespaces")
+
+
+def _look_at_cache(scene: Scene) -> Iterator[Finding]:
+    folder = scene.workspace.cache
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        yield Finding("cache", "problem", f"{there} cannot be written to", "give --cache-dir a folder of yours")
+        return
+    free = shutil.disk_usage(there).free
+    text = f"{folder}, {format_size(free)} free"
+    yield Finding("cache", "ok" if free > _LITTLE else "note", text, "" if free > _LITTLE else "a large base and its wheels need more")
+
+
+def _look_at_registry(scene: Scene) -> Iterator[Finding]:
+    workspace = scene.workspace
+    if not workspace.host:
+        yield Finding("registry", "ok", f"none given: images go to {workspace.layout.label}")
+        return
+    repository = workspace.repository(scene.teams[0].name if scene.teams else "imagebuild-doctor")
+    count = sum(1 for _ in workspace.target.list_tags(repository))
+    from imagebuild.oci.credentials import Credentials
+
+    login = "with a login" if Credentials.load().find(workspace.host) else "without a login"
+    yield Finding("registry", "ok", f"{workspace.host} answers {login}; {repository} has {count} tags; pushing is known when it is done")
+
+
+def _look_at_bases(scene: Scene) -> Iterator[Finding]:
+    from imagebuild.base.catalogue import load_catalogue
+
+    if not scene.teams:
+        return
+    catalogue = load_catalogue(scene.workspace.images / "catalogue.toml")
+    for name in sorted({team.table.base for team in scene.teams}):
+        subject = f"base {name}"
+        try:
+            base = catalogue.get(name)
+            if base.build:
+                yield Finding(subject, "ok", "is built here")
+                continue
+            if base.digest is None:
+                yield Finding(subject, "problem", "is not pinned", f"run: imagebuild base pin {name}")
+                continue
+            located = base.located(catalogue.mirrors)
+            store = scene.workspace.registry_store(located.registry)
+            presence, _ = store.head_manifest(located.repository, base.digest)
+            if presence is Presence.UNKNOWN:
+                raise explain_unknown(store, located.name)
+            if presence is Presence.EXISTS:
+                yield Finding(subject, "ok", f"{located.name}, as pinned")
+            else:
+                yield Finding(subject, "problem", f"{located.name} has no {base.digest}", f"run: imagebuild base pin {name}")
+        except ImagebuildError as error:
+            yield Finding(subject, "problem", error.message, error.hint)
+
+
+def _look_at_indexes(scene: Scene) -> Iterator[Finding]:
+    from imagebuild.lock.upstream import Upstream
+
+    seen: set[str] = set()
+    for team in scene.teams:
+        try:
+            indexes = team.indexes
+        except ImagebuildError as error:
+            yield Finding(f"indexes of {team.name}", "problem", error.message, error.hint)
+            continue
+        for index in indexes:
+            if index.address in seen:
+                continue
+            seen.add(index.address)
+            # Any answer about a project will do, also that there is none; a private index is asked for a name of its own.
+            project = "pip" if index.default or not index.names else index.names[0].replace("*", "x").replace("?", "x")
+            try:
+                with Upstream(index, scene.workspace.cache) as upstream:
+                    upstream.read_project(project)
+                yield Finding(f"index {index.name}", "ok", "answers")
+            except ImagebuildError as error:
+                yield Finding(f"index {index.name}", "problem", error.message, error.hint)
+
+
+def _look_at_docker(scene: Scene) -> Iterator[Finding]:
+    from imagebuild.engine.docker import connect_docker
+    from imagebuild.engine.local import connect_engine
+
+    for subject, connect in (("docker engine", connect_engine), ("buildx", connect_docker)):
+        try:
+            client = connect()
+            if subject == "docker engine":
+                client.close()  # type: ignore[union-attr]
+            yield Finding(subject, "ok", "answers")
+        except ImagebuildError as error:
+            if scene.docker_needed:
+                yield Finding(subject, "problem", error.message, error.hint)
+            else:
+                yield Finding(subject, "note", "none; no team here needs it (smoke, --load and --engine docker do)")
+
+
+def _look_at_tools(scene: Scene) -> Iterator[Finding]:
+    if shutil.which("mmdebstrap"):
+        yield Finding("mmdebstrap", "ok", "is there")
+    elif scene.starter_needed:
+        yield Finding("mmdebstrap", "problem", "is missing, and the starter base is made with it", "apt-get install mmdebstrap")
+    else:
+        yield Finding("mmdebstrap", "note", "is missing; no team here is on a base that is built here")
+    try:
+        done = subprocess.run(["git", "--version"], capture_output=True, text=True, check=False)
+        yield Finding("git", "ok", done.stdout.strip().removeprefix("git version "))
+    except FileNotFoundError:
+        yield Finding("git", "note", "is missing; only imagebuild ci needs it")
+
+
+_LOOKS: tuple[Callable[[Scene], Iterator[Finding]], ...] = (
+    _look_at_machine,
+    _look_at_cache,
+    _look_at_registry,
+    _look_at_bases,
+    _look_at_indexes,
+    _look_at_docker,
+    _look_at_tools,
+)
