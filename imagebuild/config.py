@@ -123,6 +123,8 @@ class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     layer: LayerOptions = LayerOptions()
     env: dict[str, str] = {}
     index: tuple[IndexTable, ...] = ()
+    replace: tuple[str, ...] = ()  # distributions of the base that the lock may bring anew
+    protect: tuple[str, ...] | None = None  # frameworks that must not come twice; None: imagebuild.lock.replacement.PROTECTED
     machine_index: bool | None = None  # whether names that no [[index]] claims come from this machine's own; None: as indexes.toml says
     system: SystemTable = SystemTable()
     source: SourceTable = SourceTable()
@@ -155,6 +157,13 @@ class Team(msgspec.Struct, frozen=True):
 
         table = self.table.source
         return SourceRules(frozenset(canonicalize_name(name) for name in table.packages), table.system, table.requires)
+
+    @property
+    def protect(self) -> tuple[str, ...]:
+        """Names (``*`` allowed) of frameworks: of what the base has of them, no second one is added, and none is replaced."""
+        from imagebuild.lock.replacement import PROTECTED
+
+        return PROTECTED if self.table.protect is None else self.table.protect
 
     @property
     def indexes(self) -> tuple[PackageIndex, ...]:

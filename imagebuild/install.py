@@ -1,23 +1,27 @@
 """Starts pip in a container build. Runs in the base, as root, where nothing of imagebuild is: this file alone is mounted there.
 
-``install.py [--slim=KIND,...] FOLDER... -- ARGUMENTS``: the folders pip installs into, and what pip is told. For Python 3.8 and newer.
-With ``--slim`` the file ``slim.py`` lies beside this one, and takes such files away again once pip is done.
+``install.py [--removal=FILE] [--slim=KIND,...] FOLDER... -- ARGUMENTS``: the folders pip installs into, and what pip is told. For
+Python 3.8 and newer. With ``--slim`` the file ``slim.py`` lies beside this one, and takes such files away again once pip is done.
 
 Two things would make pip leave another tree than the wheels say. A folder with the setgid bit (Debian's and conda's
 often have it) hands its group and the bit on to what is made in it: the bit is off while pip works. And pip 26 lets
 nothing be imported once it has begun to install, codecs neither, so sources that are not UTF-8 would get no bytecode:
 all codecs are there from the start.
+
+FILE is JSON: ``files`` are deleted before pip starts, so that it finds none of what it is to replace; ``folders`` (deepest
+first) are deleted afterwards where they are empty, and keep their mode and owner where they are not.
 """
 
 import encodings
 import encodings.aliases
 import importlib
+import json
 import os
 import runpy
 import stat
 import sys
 from pathlib import Path
-from typing import Dict, Iterable, Set  # noqa: UP035 - for Python 3.8
+from typing import Dict, Iterable, List, Set  # noqa: UP035 - for Python 3.8
 
 
 def find_setgid_folders(roots: Iterable[str]) -> Dict[Path, int]:  # noqa: UP006
@@ -45,6 +49,9 @@ def main() -> None:
     """Run pip; the process ends with pip's own status."""
     split = sys.argv.index("--")
     roots = sys.argv[1:split]
+    removal: Dict[str, List[str]] = {"files": [], "folders": []}  # noqa: UP006
+    if roots[0].startswith("--removal="):
+        removal = json.loads(Path(roots.pop(0)[len("--removal=") :]).read_text(encoding="utf-8"))
     sys.argv[1:] = sys.argv[split + 1 :]
     kinds = roots.pop(0)[len("--slim=") :].split(",") if roots[0].startswith("--slim=") else []
     slim = importlib.import_module("slim") if kinds else None
@@ -52,7 +59,10 @@ def main() -> None:
     for name in set(encodings.aliases.aliases.values()):
         encodings.search_function(name)
     folders = find_setgid_folders(roots)
-    before = list_paths(roots) if slim else set()
+    for name in removal["files"]:
+        Path(name).unlink()
+    # What may go when it is empty is not the base's own any more: of a package that comes back, slimming looks at it.
+    before = {path for path in list_paths(roots) if os.path.realpath(path) not in removal["folders"]} if slim else set()
     try:
         for folder, mode in folders.items():
             folder.chmod(mode & ~stat.S_ISGID)
@@ -64,8 +74,12 @@ def main() -> None:
         if slim:
             slim.slim_installed(roots, before, kinds)
     finally:
+        for name in removal["folders"]:
+            if not os.listdir(name):  # noqa: PTH208
+                Path(name).rmdir()
         for folder, mode in folders.items():
-            folder.chmod(mode)
+            if folder.is_dir():
+                folder.chmod(mode)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,20 @@ from imagebuild.engine.image import DerivedImage, derive_attested_index, derive_
 from imagebuild.errors import BudgetError, ConfigurationError, LockError, RemoteError, UsageError
 from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_atomic
 from imagebuild.layer.model import LAYER_MTIME, Layer
+from imagebuild.layer.removal import find_removal, render_removal
 from imagebuild.lock.model import Lock
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Manifest, Platform
 from imagebuild.oci.store import Presence, Store, explain_unknown
-from imagebuild.recipe import Recipe, make_recipe, render_dockerfile, render_installer, render_requirements, render_slimmer
+from imagebuild.recipe import (
+    REMOVAL_FILE,
+    Recipe,
+    make_recipe,
+    render_dockerfile,
+    render_installer,
+    render_requirements,
+    render_slimmer,
+)
 from imagebuild.size.model import SizeReport, encode_report
 from imagebuild.starter.place import find_starter
 from imagebuild.workspace import Workspace
@@ -137,6 +146,8 @@ def lock_team(
             existing=None if upgrade else before,
             resolver=resolver,
             source=team.source,
+            replace=team.table.replace,
+            protect=team.protect,
             build_source=make_source_builder(workspace, team, base, builder=builder, network=network),
         )
         # The base's inventory beside the lock: a review sees what a new base changes.
@@ -159,6 +170,7 @@ def read_team_lock(workspace: Workspace, team: Team, base: Base) -> Lock:
     """The team's lock when it is there, whole, this team's, and fresh; else a LockError that says how to get a new one."""
     from imagebuild.lock.inputs import check_lock_fresh
     from imagebuild.lock.lockfile import read_lock
+    from imagebuild.lock.replacement import check_replaced
 
     path = workspace.lockfile(team.name)
     hint = f"run: imagebuild lock {team.name}"
@@ -168,6 +180,7 @@ def read_team_lock(workspace: Workspace, team: Team, base: Base) -> Lock:
     if lock.team != team.name:
         raise LockError(f"{path.relative_to(workspace.root)} is the lock of team {lock.team}", hint)
     check_lock_fresh(lock, base, team.requirements, team.local_packages, workspace.root)
+    check_replaced(base, lock, team.table.replace, team.protect)
     return lock
 
 
@@ -184,14 +197,18 @@ def build_local_wheels(workspace: Workspace, team: Team, lock: Lock) -> dict[str
     return {wheel.name: wheel.path for wheel in wheels}
 
 
-def choose_engine(asked: str, system: Sequence[str]) -> str:
+def choose_engine(asked: str, system: Sequence[str], replace: Sequence[str] = ()) -> str:
     """``direct`` or ``docker``: ``auto`` is decided by the inputs alone, never by what the machine happens to have.
 
     A lock holds wheels only, so what is left to decide is whether system packages are asked for.
     """
+    if asked == "auto":
+        asked = "docker" if system else "direct"
+    if asked == "docker" and "pip" in replace:
+        raise ConfigurationError("the docker engine installs with the base's pip, which cannot replace itself", "use --engine direct")
     if asked == "direct" and system:
         raise ConfigurationError(f"the direct engine cannot install system packages ({', '.join(system)})", "use --engine docker or auto")
-    return asked if asked != "auto" else ("docker" if system else "direct")
+    return asked
 
 
 def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: bool = False, engine: str | None = None) -> Plan:
@@ -203,7 +220,7 @@ def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: boo
 
     team = load_team(workspace.images, team_name)
     table = team.table
-    chosen = choose_engine(engine or table.engine, table.system.packages)
+    chosen = choose_engine(engine or table.engine, table.system.packages, table.replace)
     if workspace.offline and table.system.packages:
         raise ConfigurationError(
             f"team {team_name} has system packages, which apt fetches while it builds: not with --offline", "build it online"
@@ -267,6 +284,8 @@ def write_recipe(workspace: Workspace, plan: Plan) -> Path:
         files["wheels/slim.py"] = render_slimmer()
     if plan.recipe.constraints:
         files["wheels/constraints.txt"] = plan.recipe.constraints
+    if plan.recipe.replace:
+        files[f"wheels/{REMOVAL_FILE}"] = render_removal(find_removal(plan.base, plan.recipe.replaced))
     for name, text in files.items():
         path = folder / name
         if not path.is_file() or path.read_text() != text:
@@ -392,7 +411,8 @@ def build_docker_layer(
             attest=attest,
             report=workspace.report,
         )
-    audit_layer(built.layer, base=base, extra=recipe.extra_files, foreign=True, system=built.layer.system)
+    gone = frozenset(find_removal(base, recipe.replaced).owners)
+    audit_layer(built.layer, base=base, extra=recipe.extra_files, whiteouts=gone, foreign=True, system=built.layer.system)
     return built
 
 
@@ -414,7 +434,9 @@ def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path]
     from imagebuild.layer.audit import TarAudit, audit_layer
 
     single = plan.recipe.codec.single
-    audit = TarAudit(plan.base, plan.recipe.extra_files)
+    removal = find_removal(plan.base, plan.recipe.replaced)
+    gone = frozenset(removal.owners)
+    audit = TarAudit(plan.base, plan.recipe.extra_files, gone)
     layer = build_layer(
         [(wheels[item.name], item) for item in plan.lock.packages],
         base=plan.base,
@@ -426,10 +448,11 @@ def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path]
         workers=workers,
         out=out,
         inspect=None if single else audit.read,
+        removal=removal,
         report=workspace.report,
     )
     if single:
-        audit_layer(layer, base=plan.base, extra=plan.recipe.extra_files)
+        audit_layer(layer, base=plan.base, extra=plan.recipe.extra_files, whiteouts=gone)
     else:
         audit.finish()
     return layer

@@ -17,10 +17,12 @@ from imagebuild import annotations as names
 from imagebuild.base.model import Base, Interpreter
 from imagebuild.layer.model import LAYER_FORMAT, Codec, ExtraFile
 from imagebuild.lock.model import Lock
+from imagebuild.lock.replacement import find_replaced
 from imagebuild.slim import RULES
 
 RECIPE_FORMAT = 1
 CONSTRAINTS_PATH = "/etc/imagebuild/constraints.txt"
+REMOVAL_FILE = "removal.json"  # of the context, beside the wheels: what of the base goes
 _CONTEXT = "/run/imagebuild"  # where the build context with the wheels is mounted, during the RUN only
 _PORTS = {"jupyter": "8888", "vscode": "8888", "rstudio": "8888"}  # Kubeflow serves all three kinds on 8888
 
@@ -44,6 +46,7 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     system: tuple[str, ...] = ()  # Debian packages apt installs, as the team wrote them, sorted
     slim: tuple[str, ...] = ()  # what is left out of the wheels, sorted
     slim_rules: int = 0  # which files that are (imagebuild.slim); set with ``slim`` only
+    replace: tuple[str, ...] = ()  # name==version of the base's distributions that give way to the lock's, sorted
 
     @property
     def key(self) -> str:
@@ -63,6 +66,11 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     def labels(self) -> dict[str, str]:
         """All annotations known before the build, and the two that name the recipe itself."""
         return {**self.annotations, names.KEY: self.key, names.VERSION: self.tag}
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """The names in ``replace``."""
+        return tuple(item.partition("==")[0] for item in self.replace)
 
     @property
     def extra_files(self) -> tuple[ExtraFile, ...]:
@@ -99,6 +107,7 @@ def make_recipe(
     if constraints:
         inherited = added.get("PIP_CONSTRAINT", base.config.container.environment.get("PIP_CONSTRAINT", ""))
         added["PIP_CONSTRAINT"] = f"{inherited} {CONSTRAINTS_PATH}".strip()
+    replaced = frozenset(find_replaced(base, lock))
     asked = {item.name: item.version for item in lock.packages if "requirements.in" in item.via or item.index == "local"}
     notes = {
         names.CREATED: lock.cutoff,
@@ -134,6 +143,7 @@ def make_recipe(
         system=tuple(sorted(set(system))),
         slim=tuple(sorted(set(slim))),
         slim_rules=RULES if slim else 0,
+        replace=tuple(f"{item.name}=={item.version}" for item in base.inventory.distributions if item.name in replaced),
     )
 
 
@@ -172,9 +182,10 @@ def render_dockerfile(recipe: Recipe, base: Base) -> str:
     python = shlex.quote(base.interpreter.path)
     epoch = created_epoch(recipe.created)
     folders = " ".join(shlex.quote(folder) for folder in find_install_folders(base.interpreter))
+    removal = f"--removal={_CONTEXT}/{REMOVAL_FILE} " if recipe.replace else ""
     slim = f"--slim={','.join(recipe.slim)} " if recipe.slim else ""
     pip = (
-        f"{python} {_CONTEXT}/install.py {slim}{folders} -- --isolated --no-cache-dir --disable-pip-version-check install "
+        f"{python} {_CONTEXT}/install.py {removal}{slim}{folders} -- --isolated --no-cache-dir --disable-pip-version-check install "
         f"--no-index --find-links {_CONTEXT} --no-deps --require-hashes --only-binary :all: --break-system-packages "
         "--root-user-action ignore --no-warn-script-location"
     )

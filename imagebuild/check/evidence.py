@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import posixpath
 from typing import Any
 
 import msgspec
@@ -14,7 +13,9 @@ from imagebuild.check.layerscan import LayerFacts, NoTree, scan_layer
 from imagebuild.check.namedbase import NamedBase, count_common, is_ours, read_named_base
 from imagebuild.check.records import RecordAudit, audit_records
 from imagebuild.layer.dpkg import SystemFiles
+from imagebuild.layer.removal import find_removal
 from imagebuild.lock.model import Lock
+from imagebuild.lock.replacement import find_replaced
 from imagebuild.recipe import CONSTRAINTS_PATH, Recipe
 from imagebuild.supply.companions import BOM_TYPE, STATEMENT_TYPE, read_companions, read_image_lock, read_image_recipe
 from imagebuild.workspace import Workspace
@@ -105,21 +106,11 @@ def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
 
 def _find_replaced(base: Base | None, lock: Lock | None) -> dict[str, tuple[str, ...]]:
     """A package that is both in the lock and in the base is one that the team's ``replace`` allowed: no lock has it otherwise."""
-    found: dict[str, tuple[str, ...]] = {}
-    for item in lock.packages if lock is not None and base is not None else ():
-        present = base.inventory.distribution(item.name) if base is not None else None
-        if base is None or present is None:
-            continue
-        top = f"{present.location.rstrip('/')}/{present.metadata}"
-        rows = (base.tree.read_text(f"{top}/RECORD") or b"").decode("utf-8", "replace").splitlines()
-        listed = [posixpath.normpath(posixpath.join(present.location, row.partition(",")[0].strip('"'))) for row in rows if row]
-        paths = {posixpath.join(base.tree.resolve(posixpath.dirname(path)), posixpath.basename(path)) for path in listed}
-        # Bytecode of listed modules, which RECORD may leave out.
-        caches = [f"{posixpath.dirname(path)}/__pycache__" for path in paths if path.endswith(".py")]
-        folders = [*sorted(set(caches)), base.tree.resolve(top)]  # and all of its metadata, listed or not
-        paths |= {entry.path for folder in folders for entry in base.tree.under(folder)}
-        found[item.name] = tuple(sorted(paths))
-    return found
+    names = find_replaced(base, lock) if lock is not None and base is not None else ()
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for path, name in (find_removal(base, names).owners if base is not None else {}).items():
+        found[name].append(path)
+    return {name: tuple(paths) for name, paths in found.items()}
 
 
 def _merge(into: LayerFacts, facts: LayerFacts) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,11 +22,13 @@ from imagebuild.layer.header import END_OF_ARCHIVE, count_padding, encode_header
 from imagebuild.layer.member import MemberRequest, build_members, drop_member, is_intact
 from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, FileFact, Layer, LayerFile, Member, PackageBytes
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
+from imagebuild.layer.removal import NOTHING, ReducedTree, Removal, find_whiteouts, name_whiteout
 from imagebuild.lock.model import LockedPackage
 from imagebuild.lock.shape import classify_path
 from imagebuild.oci.compression import open_decompressed
 
 _SHOWN = 20  # conflicts listed in one error
+NO_WHITEOUTS: Mapping[str, str] = {}
 
 
 def build_layer(
@@ -41,6 +43,7 @@ def build_layer(
     slim: tuple[str, ...] = (),
     workers: int = 2,
     inspect: Callable[[Iterator[bytes]], None] | None = None,
+    removal: Removal = NOTHING,
     report: Callable[[str], object] = str,
 ) -> Layer:
     """The layer that installs ``wheels`` on ``base``, written to ``out``. ``report`` takes lines of progress.
@@ -49,14 +52,14 @@ def build_layer(
     called anew when the layer is begun anew, and must read to the end. Not for a layer of a single stream.
 
     Files that two wheels, or a wheel and the base, have in common byte for byte are in the layer once, or not at all;
-    files that differ are a BuildError. ``slim`` leaves kinds of files out
-    (imagebuild.slim). The bytes do not depend on ``workers``, on the cache or on the order of ``wheels``.
+    files that differ are a BuildError; but of the files in ``removal`` nothing is left: they are replaced, or deleted. ``slim``
+    leaves kinds of files out (imagebuild.slim). The bytes do not depend on ``workers``, on the cache or on the order of ``wheels``.
     """
     if base.inventory.interpreter is None:
         raise BuildError(f"base {base.name} has no Python, so no package can be installed", "choose a base with Python")
     if base.runtime is None:
         report(f"base {base.name} cannot run on this machine: the layer gets no bytecode, and kernels start slower")
-    folders = FolderResolver(base.tree)
+    folders = FolderResolver(ReducedTree(base.tree, removal.owners) if removal.owners else base.tree)
     home = base.inventory.user.home
     requests = [
         MemberRequest(path, package.name, package.version, package.sha256, package.filename, slim=slim)
@@ -86,7 +89,11 @@ def build_layer(
         return [remade.get(member.package, member) for member in members]
 
     def assemble(members: Sequence[Member]) -> Layer:
-        return assemble_layer(members, extra=extra, tree=folders, codec=codec, mtime=mtime, home=home, out=out, inspect=inspect)
+        brought = [fact.path for member in members for fact in member.files] + [item.path for item in extra]
+        whiteouts = find_whiteouts(removal, brought, base.tree)
+        return assemble_layer(
+            members, extra=extra, tree=folders, codec=codec, mtime=mtime, home=home, out=out, inspect=inspect, whiteouts=whiteouts
+        )
 
     members = prepare()
     try:
@@ -162,10 +169,15 @@ def _find_folder_owners(paths: Iterable[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
-def encode_prelude(paths: Iterable[tuple[str, str]], tree: Tree | FolderResolver, mtime: int) -> bytes:
-    """Folder entries, sorted: every ancestor of the (path, package) pairs once, with the base's metadata or as root's 0755."""
+def encode_prelude(
+    paths: Iterable[tuple[str, str]], tree: Tree | FolderResolver, mtime: int, whiteouts: Mapping[str, str] = NO_WHITEOUTS
+) -> bytes:
+    """Folder entries, sorted: every ancestor of the (path, package) pairs once, with the base's metadata or as root's 0755.
+
+    Then the deletions of ``whiteouts`` (path -> package): before anything that could be taken for what they delete.
+    """
     headers = []
-    for folder, package in sorted(_find_folder_owners(paths).items()):
+    for folder, package in sorted(_find_folder_owners((*paths, *whiteouts.items())).items()):
         entry: Entry | None = tree.get(folder)
         if entry is not None and entry.type != "dir":
             kind = "a symbolic link" if entry.type == "symlink" else "a file"
@@ -174,6 +186,7 @@ def encode_prelude(paths: Iterable[tuple[str, str]], tree: Tree | FolderResolver
             )
         mode, uid, gid = (entry.mode, entry.uid, entry.gid) if entry is not None else (0o755, 0, 0)
         headers.append(encode_header(folder, mode=mode, uid=uid, gid=gid, mtime=mtime, folder=True))
+    headers += [encode_header(name_whiteout(path), mode=0o644, mtime=mtime) for path in sorted(whiteouts)]
     return b"".join(headers)
 
 
@@ -196,12 +209,13 @@ def assemble_layer(
     home: str,
     out: Path,
     inspect: Callable[[Iterator[bytes]], None] | None = None,
+    whiteouts: Mapping[str, str] = NO_WHITEOUTS,
 ) -> Layer:
     """Write the layer of ``members`` (in name order) and ``extra`` to ``out``.
 
     No two may share a path (:func:`find_exclusions` sees to it). Paths of ``extra`` are taken literally: they must not
     pass through links of the base; they may replace a file of it. IntegrityError when a member's bytes are damaged.
-    ``inspect``: see :func:`build_layer`.
+    ``inspect``: see :func:`build_layer`; ``whiteouts``: see :func:`imagebuild.layer.removal.find_whiteouts`.
     """
     check_codec(codec)
     if codec.single and inspect is not None:
@@ -217,7 +231,7 @@ def assemble_layer(
         _check_extra(item, folders, forbidden)
         if owners.setdefault(item.path, "the team's own files") != "the team's own files":
             raise BuildError(f"{owners[item.path]} brings {item.path}, which is written by this program", "leave the package out")
-    prelude = encode_prelude(owners.items(), folders, mtime)
+    prelude = encode_prelude(owners.items(), folders, mtime, whiteouts)
     tail = encode_tail(extra, mtime)
     total = len(prelude) + sum(member.uncompressed for member in ordered) + len(tail)
     stored = _read_stored(compress_frame(prelude, codec), ordered, compress_frame(tail, codec))

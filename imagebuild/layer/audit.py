@@ -22,6 +22,7 @@ from imagebuild.layer.flow import CHUNK, BackgroundDigest, read_ahead
 from imagebuild.layer.forward import ForwardFile, HashingReader, RawTarInfo
 from imagebuild.layer.model import ExtraFile, Layer
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
+from imagebuild.layer.removal import ReducedTree, is_emptied
 from imagebuild.oci.compression import open_decompressed
 
 _SHOWN = 20
@@ -52,9 +53,9 @@ def audit_layer(
 ) -> None:
     """IntegrityError with all findings unless the blob on disk is what ``layer`` says and keeps the layer rules.
 
-    ``extra``: files that may replace one of the base; ``whiteouts``: paths whose deletion is meant; ``foreign``: a
-    container engine wrote it (folders' names end in a slash there); ``system``: packages that apt installed in it, and so
-    what dpkg may change.
+    ``extra``: files that may replace one of the base; ``whiteouts``: files of the base of which nothing may be left, each
+    replaced or deleted (alone, or with a folder that holds nothing else); ``foreign``: a container engine wrote it (folders'
+    names end in a slash there); ``system``: packages that apt installed in it, and so what dpkg may change.
     """
     findings = list(
         find_faults(
@@ -74,10 +75,11 @@ def audit_layer(
 
 
 class TarAudit:
-    """The rules on entries, checked on a tar that goes by; ``extra`` as in :func:`audit_layer`. ``findings`` are lines."""
+    """The rules on entries, checked on a tar that goes by; options as in :func:`audit_layer`. ``findings`` are lines."""
 
-    def __init__(self, base: Base, extra: Sequence[ExtraFile] = ()) -> None:
+    def __init__(self, base: Base, extra: Sequence[ExtraFile] = (), whiteouts: frozenset[str] = frozenset()) -> None:
         self._base = base
+        self._whiteouts = whiteouts
         self._replaceable = frozenset(item.path for item in extra)
         self.findings = ["no layer was read"]
 
@@ -87,7 +89,7 @@ class TarAudit:
         home = self._base.inventory.user.home
         self.findings = []
         try:
-            self.findings += _find_tar_faults(archive, self._base.tree, home, self._replaceable, frozenset(), False, None)
+            self.findings += _find_tar_faults(archive, self._base.tree, home, self._replaceable, self._whiteouts, False, None)
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             self.findings.append(f"the layer cannot be read as a tar: {error}")
             archive.has_content_left()
@@ -157,22 +159,23 @@ def _find_tar_faults(
     foreign: bool,
     system: SystemFiles | None,
 ) -> Iterator[Fault]:
-    yield from _find_entry_faults(file, tree, home, replaceable, whiteouts, foreign, system, None)
+    deletions = Deletions(tree, whiteouts)
+    yield from _find_entry_faults(file, home, replaceable, deletions, foreign, system, None)
+    yield from deletions.find_leftovers()
     if file.has_content_left():
         yield Fault("end", "there are bytes after the end of the archive")
 
 
 def _find_entry_faults(
     file: ForwardFile,
-    tree: Tree,
     home: str,
     replaceable: frozenset[str],
-    whiteouts: frozenset[str],
+    deletions: Deletions,
     foreign: bool,
     system: SystemFiles | None,
     visit: Visit | None,
 ) -> Iterator[Fault]:
-    folders = FolderResolver(tree)
+    folders = FolderResolver(deletions.reduced)
     forbidden = forbidden_folders(folders, home)
     seen: dict[str, bool] = {}  # path -> whether it is a folder
     brought: set[str] = set()  # folders that the base lacks
@@ -205,8 +208,9 @@ def _find_entry_faults(
                     brought.add(path)
                 if is_systems(entry, path, system, brought):
                     continue
-            yield from _find_type_faults(entry, path, whiteouts)
+            yield from _find_type_faults(entry, path, deletions)
             yield from _find_base_faults(entry, path, folders, replaceable)
+    yield from deletions.find_clashes(seen)
 
 
 def read_entries(
@@ -224,7 +228,7 @@ def read_entries(
     The tar is read to its end. tarfile's own errors pass.
     """
     file = ForwardFile(chunks, lambda _: None)
-    yield from _find_entry_faults(file, tree, home, replaceable, whiteouts, True, system, visit)
+    yield from _find_entry_faults(file, home, replaceable, Deletions(tree, whiteouts), True, system, visit)
     if file.has_content_left():
         yield Fault("end", "there are bytes after the end of the archive")
 
@@ -243,11 +247,42 @@ def is_systems(entry: tarfile.TarInfo, path: str, system: SystemFiles, brought: 
     return (entry.isreg() or entry.islnk()) and not entry.mode & 0o002 and system.owns(path, brought)
 
 
-def _find_type_faults(entry: tarfile.TarInfo, path: str, whiteouts: frozenset[str]) -> Iterator[Fault]:
+class Deletions:
+    """The whiteouts of one layer against those that are meant: ``wanted`` are files of the base of which nothing may be left."""
+
+    def __init__(self, tree: Tree, wanted: frozenset[str]) -> None:
+        self._tree = tree
+        self._wanted = wanted
+        self._found: set[str] = set()
+        self._seen: dict[str, bool] = {}
+        self.reduced: Tree = ReducedTree(tree, wanted) if wanted else tree  # a file that goes may be replaced by anything
+
+    def allows(self, path: str) -> bool:
+        """Take note of the deletion of ``path``; whether it is meant: one of the files, or a folder that has no others."""
+        self._found.add(path)
+        return path in self._wanted or is_emptied(self._tree, path, self._wanted)
+
+    def find_clashes(self, seen: dict[str, bool]) -> Iterator[Fault]:
+        """What the layer both deletes and has; ``seen``: its paths, and whether each is a folder."""
+        self._seen = seen
+        for path in sorted(self._found & seen.keys()):
+            yield Fault("whiteout", f"{path}: deleted, and in the layer as well")
+
+    def find_leftovers(self) -> Iterator[Fault]:
+        """After :meth:`find_clashes`: what should be gone and is still there."""
+        for path in sorted(self._wanted - self._found - self._seen.keys()):
+            parent = path.rpartition("/")[0]
+            while parent and parent not in self._found and self._seen.get(parent, True):
+                parent = parent.rpartition("/")[0]
+            if not parent:
+                yield Fault("whiteout", f"{path}: of a package that is replaced, and still there")
+
+
+def _find_type_faults(entry: tarfile.TarInfo, path: str, deletions: Deletions) -> Iterator[Fault]:
     name = path.rpartition("/")[2]
     if name.startswith(".wh."):
         hidden = path.rpartition("/")[0] + "/" + name.removeprefix(".wh.")
-        if hidden not in whiteouts or name.startswith(".wh..wh."):
+        if not deletions.allows(hidden) or name.startswith(".wh..wh."):
             yield Fault("whiteout", f"{path}: a whiteout nobody asked for")
     if entry.islnk():
         yield Fault("type", f"{path}: a hard link")

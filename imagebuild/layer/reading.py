@@ -78,7 +78,7 @@ def read_foreign_layer(blob: Path, media_type: str) -> ForeignLayer:
                 for entry in archive:
                     archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
                     newest = max(newest, int(entry.mtime))
-                    if not entry.isreg():
+                    if not entry.isreg() or entry.name.rpartition("/")[2].startswith(".wh."):
                         continue
                     path = "/" + entry.name.removeprefix("./")
                     sizes[path] = entry.size

@@ -16,6 +16,7 @@ from imagebuild.base.model import Base, Distribution
 from imagebuild.errors import ConfigurationError, LockError, RemoteError
 from imagebuild.files import explain_os_error
 from imagebuild.lock.addresses import fetch_addressed, pin_addressed
+from imagebuild.lock.edges import find_broken_edges, list_edge_constraints, list_edge_owners
 from imagebuild.lock.fetching import fetch_build_wheels
 from imagebuild.lock.indexes import PackageIndex, validate_indexes
 from imagebuild.lock.inputs import hash_inputs
@@ -25,6 +26,7 @@ from imagebuild.lock.model import BuildWheel, Lock, LockedPackage, SourceArchive
 from imagebuild.lock.pages import ProjectFile
 from imagebuild.lock.policy import Choice, PolicyIndex, allows_python, offer_of_local
 from imagebuild.lock.ranges import read_wheel_file
+from imagebuild.lock.replacement import PROTECTED, check_replace, check_stack
 from imagebuild.lock.requirements import REQUIREMENTS, DirectRequirement, applies, read_requirements
 from imagebuild.lock.resolution import (
     Explanation,
@@ -42,7 +44,7 @@ from imagebuild.lock.resolution import (
     write_inputs,
 )
 from imagebuild.lock.source import BuildSource, SourceWheels
-from imagebuild.lock.stubs import build_stubs, list_edge_constraints, list_edge_owners
+from imagebuild.lock.stubs import build_stubs
 from imagebuild.lock.upstream import Upstream
 
 NO_SOURCES = SourceRules()
@@ -65,27 +67,31 @@ def compile_lock(
     existing: Lock | None = None,
     resolver: str = "pip-tools",
     replace: Sequence[str] = (),
+    protect: Sequence[str] = PROTECTED,
     source: SourceRules = NO_SOURCES,
     build_source: BuildSource | None = None,
 ) -> Lock:
     """Make the lock of a team on a base.
 
     ``cutoff``: RFC 3339 UTC with whole seconds; nothing uploaded later is used. ``existing``: a lock whose versions are
-    kept where they still fit. ``replace``: normalised names that the base has and the lock may bring anew. ``source``: what
-    ``build_source`` may build where no index has a wheel. Errors: ConfigurationError (inputs), LockError (unsatisfiable),
-    RemoteError (an index fails), BuildError (a build from source).
+    kept where they still fit. ``replace``: names that the base has and the lock brings anew; ``protect``: frameworks that it
+    may neither bring a second time nor replace. ``source``: what ``build_source`` may build where no index has a wheel.
+    Errors: ConfigurationError (inputs), LockError (unsatisfiable), RemoteError (an index fails), BuildError (a build from source).
     """
     validate_indexes(indexes)
     interpreter = base.interpreter
     environment = interpreter.markers
     asked = read_requirements(requirements, root)
     direct, limits = asked.direct, asked.constraints
-    replaced = {canonicalize_name(name) for name in replace}
+    replaced = check_replace(base, replace, protect)
     standing = [item for item in base.inventory.distributions if item.name not in replaced]
     held: dict[str, Distribution] = {}
     for item in standing:
         held.setdefault(item.name, item)
-    check_against_base(direct, held, environment, base.name)
+    broken = find_broken_edges(base.inventory.distributions, environment)
+    for line in broken.lines:
+        report(f"base {base.name} contradicts itself: {line}")
+    check_against_base(direct, held, environment, base, protect)
     stubs, unusable = build_stubs(standing, environment)
     local = _build_local(local_packages, cache, cutoff, held, base)
     addressed = fetch_addressed(direct, environment, interpreter, cache, report)
@@ -94,7 +100,7 @@ def compile_lock(
     kept = _keep_pins(existing, held, given)
     choice = Choice(interpreter.tags, interpreter.version, cutoff, explicit_cutoff, find_pins(direct), environment)
     constraints = [f"{stub.name}=={stub.version}" for _name, stub in sorted(stubs.items())]
-    constraints += list_edge_constraints(standing, environment, held)
+    constraints += list_edge_constraints(standing, environment, held, broken.ignored)
     constraints += [str(item.requirement) for item in limits]
     with contextlib.ExitStack() as stack:
         upstreams = {index.name: stack.enter_context(Upstream(index, cache)) for index in indexes}
@@ -125,11 +131,13 @@ def compile_lock(
                 "bring the interface up (ip link set lo up) and allow local connections, then run it again",
             )
         if not outcome.succeeded:
-            known = Explanation(base, held, list_edge_owners(standing, environment), direct, policy, limits)
+            edges = list_edge_owners(standing, environment, broken.ignored)
+            known = Explanation(base, held, edges, direct, policy, limits, protect)
             raise explain_failure(outcome, known)
         pins = parse_pins(outcome.output)
         satisfied = tuple(f"{pin.name}=={held[pin.name].version}" for pin in pins if pin.name in held)
         wanted = [pin for pin in pins if pin.name not in held]
+        _check_wanted(base, wanted, replaced, protect)
         packages, built = _choose_wheels(wanted, policy, upstreams, given, sources)
         metadata = _read_metadata([pin.name for pin in wanted], packages, upstreams, given)
     needs = _find_dependencies(direct, local, metadata, held, environment, addressed)
@@ -158,6 +166,16 @@ def compile_lock(
         packages=locked,
         satisfied=satisfied,
     )
+
+
+def _check_wanted(base: Base, wanted: Sequence[Pin], replaced: frozenset[str], protect: Sequence[str]) -> None:
+    """LockError for a second framework, and for a name in ``replace`` that the lock does not bring."""
+    versions = {pin.name: pin.version for pin in wanted}
+    check_stack(base, versions, {pin.name: pin.via for pin in wanted}, protect, replaced)
+    for name in sorted(replaced - versions.keys()):
+        raise LockError(
+            f"replace names {name}, and nothing that is locked asks for it", f"name {name} in {REQUIREMENTS}, or leave it out of replace"
+        )
 
 
 def _build_local(folders: Sequence[Path], cache: Path, cutoff: str, held: Mapping[str, Distribution], base: Base) -> dict[str, LocalWheel]:

@@ -27,6 +27,7 @@ from packaging.version import Version
 from imagebuild.base.model import Base, Distribution, Interpreter, Runtime
 from imagebuild.errors import ImagebuildError, LockError
 from imagebuild.lock.policy import Offer, describe_tags
+from imagebuild.lock.replacement import PROTECTED, suggest_replacement
 from imagebuild.lock.requirements import REQUIREMENTS, DirectRequirement, applies
 from imagebuild.lock.stubs import parse_version
 
@@ -82,7 +83,11 @@ class Offers(Protocol):
 
 
 def check_against_base(
-    requirements: Sequence[DirectRequirement], distributions: Mapping[str, Distribution], environment: Mapping[str, str], base: str
+    requirements: Sequence[DirectRequirement],
+    distributions: Mapping[str, Distribution],
+    environment: Mapping[str, str],
+    base: Base,
+    protect: Sequence[str] = PROTECTED,
 ) -> None:
     """LockError for the first line that what the base has cannot satisfy."""
     for item in requirements:
@@ -92,15 +97,24 @@ def check_against_base(
         version = parse_version(held.version)
         if item.requirement.url:
             raise LockError(
-                f"{item.where} asks {item.name} from an address; the base {base} has {held.name} {held.version}",
+                f"{item.where} asks {item.name} from an address; the base {base.name} has {held.name} {held.version}",
                 f"remove the line, or choose another base than {base}",
             )
         if version is None or not item.requirement.specifier.contains(version, prereleases=True):
             shown = str(item.requirement).partition(";")[0].strip()
             raise LockError(
-                f"{item.where} asks {shown}; the base {base} has {held.name} {held.version}",
-                f"change the line to what the base has, or choose another base than {base}",
+                f"{item.where} asks {shown}; the base {base.name} has {held.name} {held.version}",
+                _join_ways(
+                    f"change {item.where} to what the base has ({held.name}=={held.version})",
+                    suggest_replacement(base, held.name, protect),
+                    f"choose another base than {base.name}",
+                ),
             )
+
+
+def _join_ways(*ways: str) -> str:
+    """``a, or b, or c`` of those that are not empty."""
+    return ", or ".join(way.removeprefix("or ") for way in ways if way)
 
 
 def find_pins(requirements: Sequence[DirectRequirement]) -> dict[str, frozenset[str]]:
@@ -296,6 +310,7 @@ class Explanation(msgspec.Struct, frozen=True):
     requirements: Sequence[DirectRequirement]
     offers: Offers
     constraints: Sequence[DirectRequirement] = ()  # lines of -c files
+    protect: Sequence[str] = PROTECTED
 
 
 def explain_failure(outcome: Outcome, known: Explanation) -> ImagebuildError:
@@ -388,10 +403,16 @@ def _explain_base(cause: Cause, known: Explanation, details: tuple[str, ...]) ->
     version = parse_version(held.version) if held is not None else None
     if held is None or version is None or cause.specifier.contains(version, prereleases=True):
         return None
-    who = cause.parent.partition(" ")[0] or "what needs it"
+    who = cause.parent.partition(" ")[0]
+    lines = [item.where for item in known.requirements if item.name == (canonicalize_name(who) if who else cause.name)]
+    where = lines[0] if lines else REQUIREMENTS
     return LockError(
         f"{_describe_cause(cause, known)}; the base {known.base.name} has {held.name} {held.version}",
-        f"ask for another version of {who} in {REQUIREMENTS}, or choose another base",
+        _join_ways(
+            f"ask for another version of {who} ({where})" if who else f"change {where}",
+            suggest_replacement(known.base, held.name, known.protect),
+            "choose another base",
+        ),
         details,
     )
 

@@ -1,8 +1,7 @@
 """Wheels of metadata only that stand in for what the base already has, so that a resolver can reason about it.
 
 A stub has the base's exact version (local versions such as ``2.5.1+cu121`` included), its extras, and of its
-requirements only those that an extra asks for: the rest is the base's own affair. What the base's distributions need and
-the base lacks becomes constraints, so that a locked package can't break them.
+requirements only those that an extra asks for: the rest is the base's own affair (:mod:`imagebuild.lock.edges`).
 """
 
 from __future__ import annotations
@@ -81,40 +80,15 @@ def build_stubs(distributions: Iterable[Distribution], environment: Mapping[str,
     return stubs, odd
 
 
-def list_edge_constraints(distributions: Iterable[Distribution], environment: Mapping[str, str], present: Iterable[str]) -> tuple[str, ...]:
-    """``name specifier`` for what the base's distributions need, without extras, and is not among ``present``. Sorted."""
-    have = set(present)
-    lines: set[str] = set()
-    for distribution in distributions:
-        for line in distribution.requires:
-            requirement = _parse(line)
-            if requirement is None or requirement.url or not str(requirement.specifier) or canonicalize_name(requirement.name) in have:
-                continue
-            if _holds(requirement, environment, ""):
-                lines.add(f"{canonicalize_name(requirement.name)}{requirement.specifier}")
-    return tuple(sorted(lines))
-
-
-def list_edge_owners(distributions: Iterable[Distribution], environment: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Needed name -> the base's distributions that need it, each as ``name version (needs name<2)``."""
-    owners: dict[str, list[str]] = {}
-    for distribution in distributions:
-        for line in distribution.requires:
-            requirement = _parse(line)
-            if requirement is not None and str(requirement.specifier) and _holds(requirement, environment, ""):
-                name = canonicalize_name(requirement.name)
-                owners.setdefault(name, []).append(f"{distribution.name} {distribution.version} (needs {name}{requirement.specifier})")
-    return {name: tuple(sorted(set(lines))) for name, lines in owners.items()}
-
-
 def _needs_extra(line: str, environment: Mapping[str, str]) -> bool:
-    requirement = _parse(line)
+    requirement = parse_line(line)
     if requirement is None or requirement.url or requirement.marker is None or "extra" not in str(requirement.marker):
         return False
-    return not _holds(requirement, environment, "")
+    return not holds(requirement, environment, "")
 
 
-def _holds(requirement: Requirement, environment: Mapping[str, str], extra: str) -> bool:
+def holds(requirement: Requirement, environment: Mapping[str, str], extra: str = "") -> bool:
+    """Whether a requirement counts, under one extra or none."""
     if requirement.marker is None:
         return True
     try:
@@ -123,7 +97,8 @@ def _holds(requirement: Requirement, environment: Mapping[str, str], extra: str)
         return False
 
 
-def _parse(line: str) -> Requirement | None:
+def parse_line(line: str) -> Requirement | None:
+    """A Requires-Dist line, None for one that is no requirement."""
     try:
         return Requirement(line)
     except InvalidRequirement:

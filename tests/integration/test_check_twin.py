@@ -15,7 +15,7 @@ from imagebuild.errors import IntegrityError
 from imagebuild.workspace import Workspace
 from tests.parts import need_docker
 from tests.registries import Registry
-from tests.workspaces import PROJECT, Built, run_tool, skopeo_copy
+from tests.workspaces import PROJECT, Built, LayoutImage, run_tool, skopeo_copy
 
 pytestmark = pytest.mark.integration
 
@@ -78,3 +78,23 @@ def test_folders_that_hand_their_group_on_make_no_difference(built: Built, hub: 
     report = json.loads(fork.run("verify", "--twin", "cosml", "--json", timeout=1200).succeeded().out)
     assert report["differences"] == []
     assert report["files"] > 9000
+
+
+def test_replaced_packages_make_no_difference(built: Built, tmp_path: Path) -> None:
+    """Of two packages that the base brings other versions are locked: both engines delete the same old files."""
+    need_docker()
+    fork = built.checkout.fork(tmp_path)
+    (team,) = fork.root.glob("images/cosml/team.toml")
+    team.write_text('replace = ["idna", "Pygments"]\n' + team.read_text())
+    requirements = fork.root / "images/cosml/requirements.in"
+    requirements.write_text(requirements.read_text() + "\nidna==3.7\npygments==2.17.2\n")
+    fork.run("lock", "cosml").succeeded()
+    image = LayoutImage.named(fork.layout, f"cosml:{fork.image('cosml')['tag']}")
+    names = {name for name in image.read_headers() if "/.wh." in name}
+    assert {name.rpartition("/.wh.")[2].rpartition("-")[0] for name in names if name.endswith(".dist-info")} == {"idna", "pygments"}
+    assert any(name.endswith(".py") for name in names)  # modules that came after those versions
+    report = json.loads(fork.run("verify", "--twin", "cosml", "--json", timeout=1200).succeeded().out)
+    assert report["differences"] == []
+    assert report["files"] == sum(not item.isdir() for item in image.read_headers().values())
+    verified = fork.run("verify", f"cosml:{image.manifest['annotations']['org.opencontainers.image.version']}")
+    verified.succeeded()

@@ -130,6 +130,10 @@ class Forge:
         assert image.digest == result["digest"]
         return image
 
+    def rebuild(self, checkout: Checkout) -> dict[str, Any]:
+        """What another run says."""
+        return checkout.image("blue", "--registry", f"{self.hub.host}/{checkout.root.name}")
+
     def unpack(self, checkout: Checkout) -> Path:
         """The image's root file system."""
         return unpack(f"oci:{checkout.root}/pulled:x", checkout.root / "unpacked")
@@ -219,6 +223,83 @@ def test_what_the_base_lacks_is_installed(forge: Forge) -> None:
     script = "import pandas; print(pandas.__version__, pandas.__cached__)"
     out = run_inside(rootfs, "/usr/bin/python3", "-c", script).split()
     assert out == ["2.2.3", f"/{SYSTEM}/pandas/__pycache__/__init__.cpython-311.pyc"]
+
+
+def old_pandas(version: str = "2.1.4", library: str = SYSTEM) -> Entries:
+    """As pip leaves it: a module and a folder that later versions lack, bytecode (of one more than RECORD lists), data, a script."""
+    info = f"{library}/pandas-{version}.dist-info"
+    files = {
+        f"{library}/pandas/__init__.py": f"__version__ = {version!r}\n".encode(),
+        f"{library}/pandas/gone.py": b"x = 1\n",
+        f"{library}/pandas/old/__init__.py": b"",
+        f"{library}/pandas/old/deep/part.py": b"",
+        f"{library}/pandas/__pycache__/__init__.cpython-311.pyc": b"stale",
+        f"{library}/pandas/__pycache__/gone.cpython-311.pyc": b"stale",
+        "usr/local/share/pandas/notes.txt": b"old notes\n",
+        "usr/local/share/pandas-old/notes.txt": b"old notes\n",
+        "usr/local/bin/pandas-version": b"#!/usr/bin/python3\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: pandas\nVersion: {version}\n".encode(),
+        f"{info}/INSTALLER": b"pip\n",
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\n",
+    }
+    listed = [path.removeprefix(f"{library}/").replace("usr/local/", "../../../") for path in files if "gone.cpython" not in path]
+    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*listed, f"pandas-{version}.dist-info/RECORD"]).encode()
+    unlisted = f"{library}/pandas/__pycache__/gone.cpython-311.opt-1.pyc"
+    parents = {str(parent) for path in files for parent in Path(path).parents if str(parent) not in (".", "usr", "usr/local")}
+    made = [entry(path) for path in sorted(parents) if path != library and not library.startswith(f"{path}/")]
+    return [*made, *(entry(path, data) for path, data in files.items()), entry(unlisted, b"stale")]
+
+
+def test_what_the_base_has_is_replaced(forge: Forge) -> None:
+    """Old files are deleted one by one, folders that would be left empty as a whole; two distributions are never seen."""
+    forge.make("replaced", [forge.debian, [*old_pandas(), *installed("seaborn", "0.13")]])
+    checkout = forge.team("replaced", *forge.push("replaced"), "pandas==2.2.*\n", 'replace = ["Pandas"]')
+    image = forge.build(checkout)
+    deleted = {
+        f"{SYSTEM}/pandas/.wh.gone.py",
+        f"{SYSTEM}/pandas/.wh.old",
+        f"{SYSTEM}/pandas/__pycache__/.wh.gone.cpython-311.pyc",
+        f"{SYSTEM}/pandas/__pycache__/.wh.gone.cpython-311.opt-1.pyc",
+        f"{SYSTEM}/.wh.pandas-2.1.4.dist-info",
+        "usr/local/share/.wh.pandas-old",
+    }
+    assert added_files(image) == expected("pandas", "2.2.3") | {CONSTRAINTS} | deleted
+    names = list(image.read_headers())
+    first_file = min(names.index(name) for name in added_files(image) - deleted)
+    assert max(names.index(name) for name in deleted) < first_file  # before their siblings
+    rootfs = forge.unpack(checkout)
+    script = (
+        "import importlib.metadata as m, pandas; print(pandas.__version__, m.version('pandas'), pandas.__cached__,"
+        "sum(d.name == 'pandas' for d in m.distributions()), m.version('seaborn'))"
+    )
+    cached = f"/{SYSTEM}/pandas/__pycache__/__init__.cpython-311.pyc"
+    assert run_inside(rootfs, "/usr/bin/python3", "-c", script).split() == ["2.2.3", "2.2.3", cached, "1", "0.13"]
+    assert not (rootfs / SYSTEM / "pandas" / "old").exists()
+    assert (rootfs / "usr/local/share/pandas/notes.txt").read_text() == "notes\n"
+    assert "pandas==2.2.3\n" in image.read_layer()[CONSTRAINTS][1].decode()
+    assert forge.rebuild(checkout)["built"] is False
+    checkout.edit("images/blue/team.toml", 'replace = ["Pandas"]', "")
+    checkout.run("image", "blue", "--registry", f"{forge.hub.host}/replaced").refused(4, r"stale: replace changed \(pandas\)")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("conda", "it was installed by conda"), ("dpkg", "it was installed by Debian's dpkg"), ("bare", "it has no RECORD")],
+)
+def test_what_cannot_be_replaced_is_refused_by_name(forge: Forge, kind: str, reason: str) -> None:
+    layer = old_pandas()
+    if kind == "bare":
+        layer = [(info, data) for info, data in layer if not info.name.endswith("/RECORD")]
+    elif kind == "dpkg":
+        listed = "".join(f"/{info.name}\n" for info, _ in layer if info.isreg()).encode()
+        layer += [*folders("var", "var/lib", "var/lib/dpkg", "var/lib/dpkg/info"), entry("var/lib/dpkg/info/python3-pandas.list", listed)]
+    else:
+        files = [f"local/lib/python3.11/dist-packages/pandas-2.1.4.dist-info/{name}" for name in ("METADATA", "RECORD")]
+        meta = json.dumps({"name": "pandas", "files": files}).encode()
+        layer += [*folders("usr/conda-meta"), entry("usr/conda-meta/pandas-2.1.4-0.json", meta)]  # Debian's prefix as conda's
+    forge.make(f"fixed-{kind}", [forge.debian, layer])
+    checkout = forge.team(f"fixed-{kind}", *forge.push(f"fixed-{kind}"), "pandas==2.2.*\n", 'replace = ["pandas"]')
+    checkout.run("lock", "blue").refused(4, rf"pandas 2\.1\.4 of the base forged cannot be replaced: {reason}", hint="pandas==2.1.4")
 
 
 # --- where its Python is ----------------------------------------------------------------------------------------------

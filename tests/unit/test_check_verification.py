@@ -234,8 +234,12 @@ def test_what_a_declared_replacement_may_change() -> None:
     base.tree.texts[f"{site}/numpy-1.26.4.dist-info/RECORD"] = (
         b"numpy/__init__.py,sha256=x,1\n../../../bin/f2py,,\nnumpy-1.26.4.dist-info/RECORD,,\n"
     )
-    for path in (f"{site}/numpy/__pycache__/__init__.cpython-311.pyc", f"{site}/numpy-1.26.4.dist-info/REQUESTED", f"{site}/six.py"):
+    unlisted = [f"{site}/numpy/__pycache__/__init__.cpython-311.pyc", f"{site}/numpy-1.26.4.dist-info/REQUESTED", f"{site}/six.py"]
+    listed = ["/usr/local/bin/f2py", f"{site}/numpy/__init__.py", f"{site}/numpy-1.26.4.dist-info/RECORD"]
+    for path in (*listed, *unlisted):
         base.tree.entries[path] = Entry(path, "file", 0o644, 0, 0)
+        for folder in map(str, Path(path).parents):
+            base.tree.entries[folder] = Entry(folder, "dir", 0o755, 0, 0)
     lock = fakes.make_lock(base, fakes.make_package("numpy", "2.0"), fakes.make_package("pandas"))
     assert _find_replaced(base, lock) == {
         "numpy": tuple(

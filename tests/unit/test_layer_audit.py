@@ -215,3 +215,53 @@ def test_large_and_small_layers_stream(tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(data)
     digests = [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in (data, plain)]
     assert not list(find_faults(tmp_path / "blob", OCI_LAYER_GZIP, tree=TREE, home="/", digest=digests[0], diff_id=digests[1]))
+
+
+OLD = MemoryTree(
+    (
+        *USUAL,
+        folder("/usr/lib"),
+        folder("/usr/lib/old"),
+        file("/usr/lib/old/a.py"),
+        file("/usr/lib/old/b.py"),
+        folder("/usr/lib/gone"),
+        file("/usr/lib/gone/c.py"),
+        folder("/usr/lib/theirs"),
+        file("/usr/lib/theirs/d.py"),
+    )
+)
+GOING = frozenset({"/usr/lib/old/a.py", "/usr/lib/old/b.py", "/usr/lib/gone/c.py"})
+
+
+@pytest.mark.parametrize(
+    ("entries", "faults"),
+    [
+        (["usr/lib/.wh.gone", "usr/lib/old/.wh.b.py", "usr/lib/old/a.py"], []),
+        (["usr/lib/.wh.gone", "usr/lib/.wh.old"], []),
+        (["usr/lib/.wh.gone", "usr/lib/old/a.py"], ["/usr/lib/old/b.py: of a package that is replaced, and still there"]),
+        (
+            ["usr/lib/.wh.gone", "usr/lib/.wh.old", "usr/lib/theirs/.wh.d.py"],
+            ["/usr/lib/theirs/.wh.d.py: a whiteout nobody asked for"],
+        ),
+        (["usr/lib/.wh.gone", "usr/lib/.wh.old", "usr/lib/.wh.theirs"], ["/usr/lib/.wh.theirs: a whiteout nobody asked for"]),
+        (["usr/lib/.wh.gone", "usr/lib/.wh.old", "usr/lib/theirs/d.py"], ["/usr/lib/theirs/d.py: overwrites a file of the base"]),
+        (
+            ["usr/lib/.wh.gone", "usr/lib/old/.wh.a.py", "usr/lib/old/.wh.b.py", "usr/lib/old/b.py"],
+            ["/usr/lib/old/b.py: deleted, and in the layer as well"],
+        ),
+        (
+            ["usr/lib/gone/.wh..wh..opq", "usr/lib/gone/.wh.c.py", "usr/lib/.wh.old"],
+            ["/usr/lib/gone/.wh..wh..opq: a whiteout nobody asked for"],
+        ),
+    ],
+)
+def test_deletions_are_exactly_those_of_what_is_replaced(tmp_path: Path, entries: list[str], faults: list[str]) -> None:
+    parents = sorted({str(parent) for name in entries for parent in Path(name).parents} - {"."})
+    plain = write([*(directory(name) for name in parents), *(entry(name) for name in entries)])
+    (tmp_path / "blob").write_bytes(plain)
+    digest = f"sha256:{hashlib.sha256(plain).hexdigest()}"
+    found = find_faults(tmp_path / "blob", OCI_LAYER_TAR, tree=OLD, home="/home/j", digest=digest, diff_id=digest, whiteouts=GOING)
+    assert list(found) == faults
+    going = TarAudit(make_base(OLD), (), GOING)
+    going.read(iter([plain]))
+    assert going.findings == faults

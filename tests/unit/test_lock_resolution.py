@@ -23,11 +23,28 @@ def write(folder: Path, text: str) -> Path:
 
 def test_a_line_the_base_cannot_satisfy(tmp_path: Path) -> None:
     direct = read_requirements(write(tmp_path, "six\n\npandas==2.2.*\n")).direct
+    pandas = Distribution("pandas", "3.0.1", "/x")
+    base = make_base([pandas], name="big")
     with pytest.raises(LockError, match=r"^requirements\.in line 3 asks pandas==2\.2\.\*; the base big has pandas 3\.0\.1$"):
-        check_against_base(direct, {"pandas": Distribution("pandas", "3.0.1", "/x")}, {}, "big")
-    check_against_base(direct, {"pandas": Distribution("pandas", "2.2.9", "/x")}, {}, "big")
+        check_against_base(direct, {"pandas": pandas}, {}, base)
+    check_against_base(direct, {"pandas": Distribution("pandas", "2.2.9", "/x")}, {}, base)
     skipped = read_requirements(write(tmp_path, "pandas<1; python_version < '3'\n")).direct
-    check_against_base(skipped, {"pandas": Distribution("pandas", "3.0.1", "/x")}, {"python_version": "3.11"}, "big")
+    check_against_base(skipped, {"pandas": pandas}, {"python_version": "3.11"}, base)
+
+
+@pytest.mark.parametrize(
+    ("installer", "record", "offered"), [("pip", True, True), ("", True, True), ("conda", True, False), ("pip", False, False)]
+)
+def test_replacing_is_offered_only_where_it_works(tmp_path: Path, installer: str, record: bool, offered: bool) -> None:
+    direct = read_requirements(write(tmp_path, "pandas==2.2.*\n")).direct
+    pandas = Distribution("pandas", "3.0.1", "/x", installer=installer, has_record=record)
+    base = make_base([pandas], name="big")
+    with pytest.raises(LockError) as caught:
+        check_against_base(direct, {"pandas": pandas}, {}, base)
+    way = 'or let it be replaced: replace = ["pandas"] in team.toml, ' if offered else ""
+    assert caught.value.hint == (
+        f"change requirements.in line 1 to what the base has (pandas==3.0.1), {way}or choose another base than big"
+    )
 
 
 def test_pins_that_allow_yanked_files(tmp_path: Path) -> None:
