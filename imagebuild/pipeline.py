@@ -15,7 +15,7 @@ from imagebuild import annotations as names
 from imagebuild.base.catalogue import load_catalogue, require_pinned
 from imagebuild.base.model import Base
 from imagebuild.base.reading import encode_inventory, read_base, require_python
-from imagebuild.check.budget import LastImage, compute_limits, require_budget, require_prediction
+from imagebuild.check.budget import LastImage, compute_limits, list_absent, require_budget, require_prediction
 from imagebuild.config import Team, load_team
 from imagebuild.engine.image import DerivedImage, derive_attested_index, derive_image
 from imagebuild.errors import BudgetError, ConfigurationError, LockError, RemoteError, UsageError
@@ -491,7 +491,7 @@ def _judge(plan: Plan, report: SizeReport, last: LastImage | None) -> SizeReport
     packages = {item.name: item.installed for item in report.packages}
     rules = plan.team.table.budget.rules
     limits = compute_limits(rules, compressed=report.compressed, installed=report.installed, packages=packages, last=last)
-    return msgspec.structs.replace(report, limits=limits)
+    return msgspec.structs.replace(report, limits=limits, notes=(*report.notes, *list_absent(rules, packages)))
 
 
 def predict_size(workspace: Workspace, plan: Plan, last: LastImage | None) -> SizeReport:
@@ -586,6 +586,8 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
             layer, statements = build_direct_layer(workspace, plan, wheels, scratch / "layer", workers=options.workers), ()
         size = measure_size(plan, layer, last)
         write_atomic(folder / "size.json", encode_report(size))
+        for note in size.notes:
+            workspace.report(f"{plan.team.name}: {note}")
         require_budget(size)
         image = derive_team_image(plan, layer, found)
         if options.push:

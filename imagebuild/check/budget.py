@@ -43,6 +43,12 @@ def compute_limits(
     return tuple(limits)
 
 
+def list_absent(rules: BudgetRules, packages: Mapping[str, int]) -> tuple[str, ...]:
+    """A note when the budget names packages that the layer does not have: a slip of the pen would limit nothing."""
+    absent = sorted(set(rules.packages) - set(packages))
+    return (f"[budget] packages names what is not in the layer: {', '.join(absent)}",) if absent else ()
+
+
 def require_budget(report: SizeReport, consequence: str = "nothing was pushed") -> None:
     """BudgetError when a line of ``report.limits`` is broken; the message ends in ``consequence``."""
     over = [limit for limit in report.limits if limit.over]

@@ -22,7 +22,9 @@ from imagebuild.layer.reading import is_record
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Store
 
-_PIECE = 16 << 10  # of stored bytes: how finely they are told apart
+# Stored bytes decompressed at a time: how finely they are told apart, and a bound on what a hostile layer unpacks to at once
+# (gzip gives at most 1032 bytes for one, zstd 128 KiB for a block of four).
+_PIECES = {"gzip": 16 << 10, "zstd": 2 << 10, "none": 1 << 20}
 _TEXT_LIMIT = 64 << 20
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 
@@ -92,10 +94,10 @@ class _Gauge:
         self._plain, self._stored = [0], [0]
 
     def decompress(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        decoder = _open_decoder(self._compression)
+        decoder, step = _open_decoder(self._compression), _PIECES[self._compression]
         for chunk in chunks:
-            for start in range(0, len(chunk), _PIECE):
-                piece = chunk[start : start + _PIECE]
+            for start in range(0, len(chunk), step):
+                piece = chunk[start : start + step]
                 try:
                     data, decoder = _feed(decoder, piece, self._compression)
                 except ImagebuildError:

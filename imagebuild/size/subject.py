@@ -9,7 +9,7 @@ import msgspec
 from imagebuild import annotations as names
 from imagebuild.base.runtime import runs_here
 from imagebuild.catalogue.finding import FoundImage, find_named_image
-from imagebuild.check.budget import LastImage, compute_limits
+from imagebuild.check.budget import LastImage, compute_limits, list_absent
 from imagebuild.config import Team, load_team
 from imagebuild.errors import BudgetError, LockError, RemoteError
 from imagebuild.lock.indexes import LOCAL_NAME, PackageIndex
@@ -56,13 +56,9 @@ def predict_team(workspace: Workspace, name: str) -> SizeReport:
         if rules.growth is not None:
             raise
         notes.append(f"whether it was built is not known: {error.message}")
-    limits = compute_limits(
-        rules,
-        compressed=report.compressed,
-        installed=report.installed,
-        packages={item.name: item.installed for item in report.packages},
-        last=last if rules.growth is not None else None,
-    )
+    sizes = {item.name: item.installed for item in report.packages}
+    limits = compute_limits(rules, compressed=report.compressed, installed=report.installed, packages=sizes, last=last)
+    notes += list_absent(rules, sizes)
     return msgspec.structs.replace(report, built=built, limits=limits, notes=tuple(notes))
 
 

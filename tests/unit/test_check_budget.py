@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from imagebuild.check.budget import LastImage, compute_limits, require_budget, require_prediction
+from imagebuild.check.budget import LastImage, compute_limits, list_absent, require_budget, require_prediction
 from imagebuild.config import Budget, BudgetRules
 from imagebuild.errors import BudgetError, ConfigurationError
 from imagebuild.size.model import PackageSize, SizeReport
@@ -69,6 +69,8 @@ def test_a_long_list_is_summed_up() -> None:
 def test_a_package_has_a_limit_of_its_own() -> None:
     rules = Budget(packages={"Scikit_Learn": "2 MiB", "absent": 1}).rules
     require_budget(report(("scikit-learn", 1, 2), rules=rules))
+    assert list_absent(rules, {"scikit-learn": 1}) == ("[budget] packages names what is not in the layer: absent",)
+    assert list_absent(rules, {"scikit-learn": 1, "absent": 1}) == ()
     with pytest.raises(BudgetError, match=r"scikit-learn 3\.0 MiB unpacked of 2\.0 MiB allowed") as caught:
         require_budget(report(("scikit-learn", 1, 3), rules=rules))
     assert "because of requirements.in > scikit-learn" in caught.value.hint

@@ -146,6 +146,23 @@ def test_what_a_higher_layer_hides_is_still_pulled(workspace: Workspace) -> None
     assert "still pulled" in format_report(report)
 
 
+def test_a_layer_that_unpacks_to_very_much_takes_little_memory(workspace: Workspace) -> None:
+    import tracemalloc
+
+    tar = make_tar({"zeros": bytes(120 << 20)})
+    push(workspace.layout, "app", [tar])
+    del tar
+    image = find_named_image(workspace, f"oci:{workspace.layout.folder}:app:1")
+    assert image.manifest.layers[0].size < 40_000
+    tracemalloc.start()
+    try:
+        report = measure_image(workspace, image)
+        assert tracemalloc.get_traced_memory()[1] < 90 << 20
+    finally:
+        tracemalloc.stop()
+    assert report.installed == 120 << 20
+
+
 def test_a_layer_that_is_none_is_an_integrity_error_that_names_it(workspace: Workspace) -> None:
     push(workspace.layout, "app", [b"no tar at all" * 100])
     image = find_named_image(workspace, f"oci:{workspace.layout.folder}:app:1")
