@@ -48,6 +48,7 @@ test: $(STAMP) parts lint
 
 bench: $(STAMP) parts
 	@$(BIN)/python -m bench.pipeline
+	@$(BIN)/python -m bench.verify
 	@$(BIN)/python -m bench.docker
 
 clean:
