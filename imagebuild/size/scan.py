@@ -24,7 +24,7 @@ from imagebuild.oci.store import Store
 
 # Stored bytes decompressed at a time: how finely they are told apart, and a bound on what a hostile layer unpacks to at once
 # (gzip gives at most 1032 bytes for one, zstd 128 KiB for a block of four).
-_PIECES = {"gzip": 16 << 10, "zstd": 2 << 10, "none": 1 << 20}
+_PIECES = {"gzip": 16 << 10, "zstd": 1 << 10, "none": 1 << 20}
 _TEXT_LIMIT = 64 << 20
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 
