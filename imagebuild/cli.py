@@ -36,6 +36,7 @@ COMMANDS = (
     "keep",
     "retire",
     "prewarm",
+    "notebook",
     "ci",
 )
 

@@ -23,7 +23,7 @@ _SHORT_FORMS = {
     "mig": "nvidia.com/mig.config",
     "arch": "kubernetes.io/arch",
 }
-_MIG_PROFILE = re.compile(r"[1-9]g\.[0-9]+gb(?:\.me|\+me)?")  # of one GPU instance: 1g.5gb
+MIG_PROFILE = re.compile(r"[1-9]g\.[0-9]+gb(?:\.me|\+me)?")  # of one GPU instance: 1g.5gb
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 _DOMAIN_PART = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
@@ -204,7 +204,7 @@ def _name_gpu(table: _PoolTable, where: str) -> _PoolTable:
     """
     products = (table.gpu_product,) if isinstance(table.gpu_product, str) else table.gpu_product
     profiles = (table.mig,) if isinstance(table.mig, str) else table.mig
-    plain = [item for item in profiles if _MIG_PROFILE.fullmatch(item)]
+    plain = [item for item in profiles if MIG_PROFILE.fullmatch(item)]
     if plain and len(plain) != len(profiles):
         raise ConfigurationError(f"{where}: mig names profiles and layouts together", 'write profiles ("1g.5gb") or layouts ("all-1g.5gb")')
     if table.time_sliced and not products:
