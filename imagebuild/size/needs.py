@@ -39,7 +39,10 @@ def find_reachable(roots: Iterable[str], needs: Mapping[str, Collection[str]]) -
 
 
 def measure_removals(packages: Iterable[PackageSize], needs: Mapping[str, Collection[str]]) -> tuple[Removal, ...]:
-    """For every package that no other needs: what is freed when it is left out, most first."""
+    """For every package that no other needs: what is freed when it is left out, most first.
+
+    What a line of requirements.in asks for itself stays, whoever else needs it.
+    """
     sizes = {item.name: item for item in packages}
     graph = {name: set(needs.get(name, ())) & set(sizes) - {name} for name in sizes}
     needed = {target for targets in graph.values() for target in targets}
@@ -50,9 +53,10 @@ def measure_removals(packages: Iterable[PackageSize], needs: Mapping[str, Collec
         if name not in reached:
             roots.append(name)
             reached |= find_reachable([name], graph)
+    asked = {item.name for item in sizes.values() if len(item.chain) == 2 and item.chain[0] == SOURCE}
     found = []
     for root in roots:
-        freed = set(sizes) - find_reachable([name for name in roots if name != root], graph)
+        freed = set(sizes) - find_reachable([name for name in {*roots, *asked} if name != root], graph)
         gone = [sizes[name] for name in sorted(freed)]
         found.append(
             Removal(

@@ -6,6 +6,7 @@ import io
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from imagebuild.errors import IntegrityError
@@ -183,6 +184,8 @@ def test_leaving_a_package_out_frees_what_only_it_needs() -> None:
     assert removals["app"].installed == 2 * sizes[0].installed
     assert removals["tool"].along == ()
     assert removals["loop1"].along == ("loop2",)
+    asked = [msgspec.structs.replace(item, chain=("requirements.in", "only")) if item.name == "only" else item for item in sizes]
+    assert {item.name: item.along for item in measure_removals(asked, needs)}["app"] == ()  # a line asks for it, too
 
 
 def test_keeping_a_shape_reads_it_from_the_stream(tmp_path: Path) -> None:
