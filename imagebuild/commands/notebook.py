@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 @click.option("--storage-class", default="", help="Of the claim that --home-size makes (default: the cluster's).")
 @click.option("--home-path", default="", help="Where it is mounted (default: the image's HOME).")
 @click.option("--dataset", "datasets", metavar="CLAIM:/PATH[:rw]", multiple=True, help="A shared volume, read-only (may be given again).")
+@click.option("--service-account", default="", help="In a Kubeflow profile default-editor, which may use pipelines.")
+@click.option("--pull-secret", default="", help="What the image is pulled with, where the service account names none.")
 @click.option("--everything", is_flag=True, help="Also teams without a folder here.")
 @pull_option
 @common_options
@@ -50,6 +52,8 @@ def notebook(
     storage_class: str,
     home_path: str,
     datasets: tuple[str, ...],
+    service_account: str,
+    pull_secret: str,
     everything: bool,
     pull_from: str,
 ) -> None:
@@ -83,6 +87,8 @@ def notebook(
         storage_class=storage_class,
         datasets=tuple(map(parse_dataset, datasets)),
         pool=pool,
+        service_account=service_account,
+        pull_secret=pull_secret,
     )
     print_data(render_notebook(entry, reference, read_config(workspace, entry), plan), nl=False)
 

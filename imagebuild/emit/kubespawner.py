@@ -35,7 +35,7 @@ def render_profiles(
     The same input gives the same bytes. Errors: :func:`list_offers`.
     """
     offers = [offer for offer in list_offers(entries, registry_prefix, teams) if offer.standing != "retired"]
-    own = list(dict.fromkeys(offer.entry.team for offer in offers))
+    own = list(dict.fromkeys(offer.entry.team for offer in sorted(offers, key=lambda offer: offer.entry.kind in _SERVERS)))
     profiles = [describe_profile([offer for offer in offers if offer.entry.team == team], pools) for team in own]
     other = sorted({f"{offer.entry.team} ({_SERVERS[offer.entry.kind]})" for offer in offers if offer.entry.kind in _SERVERS})
     warnings = (

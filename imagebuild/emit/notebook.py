@@ -22,7 +22,7 @@ _HOME = "/home/jovyan"  # the controller's working folder where a container name
 _PORT = 8888  # and its port
 _NAME_LIMIT = 52  # a StatefulSet of this name makes pods whose labels must stay within 63 characters
 _SHM = "4Gi"
-_CLAIM = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
+_OBJECT = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _REWRITE = {"notebooks.kubeflow.org/http-rewrite-uri": "/"}
 _GROUPS: dict[Kind, str] = {"jupyter": "jupyter", "vscode": "group-one", "rstudio": "group-two"}
 
@@ -50,13 +50,15 @@ class NotebookPlan(msgspec.Struct, frozen=True):
     storage_class: str = ""
     datasets: tuple[Dataset, ...] = ()
     pool: Pool | None = None
+    service_account: str = ""
+    pull_secret: str = ""
 
 
 def parse_dataset(text: str) -> Dataset:
     """``CLAIM:/PATH`` or ``CLAIM:/PATH:rw``; UsageError for anything else."""
     claim, _, rest = text.partition(":")
     path, _, mode = rest.partition(":")
-    if not _CLAIM.fullmatch(claim) or not _is_path(path) or mode not in ("", "ro", "rw"):
+    if not _OBJECT.fullmatch(claim) or not _is_path(path) or mode not in ("", "ro", "rw"):
         raise UsageError(f"not a dataset: {text!r}", "write CLAIM:/PATH, or CLAIM:/PATH:rw to write there, as in datasets:/datasets")
     return Dataset(claim, path.rstrip("/"), mode == "rw")
 
@@ -90,8 +92,9 @@ def _check_plan(plan: NotebookPlan) -> None:
         raise UsageError(f"not a notebook's name: {plan.name!r}", f"at most {_NAME_LIMIT} lower-case letters, digits and hyphens: --name")
     if plan.namespace:
         check_namespace(plan.namespace)
-    if not _CLAIM.fullmatch(plan.home_claim):
-        raise UsageError(f"not a claim's name: {plan.home_claim!r}", "lower-case letters, digits, dots and hyphens")
+    for what, text in (("claim", plan.home_claim), ("service account", plan.service_account or "a"), ("secret", plan.pull_secret or "a")):
+        if not _OBJECT.fullmatch(text):
+            raise UsageError(f"not a {what}'s name: {text!r}", "lower-case letters, digits, dots and hyphens")
     for option, text in (("--cpu", plan.cpu), ("--memory", plan.memory), ("--home-size", plan.home_size)):
         if text:
             try:
@@ -138,6 +141,8 @@ def _describe_notebook(
         metadata["namespace"] = plan.namespace
     metadata |= {"labels": {"app": plan.name}, "annotations": notes}
     pod = {
+        **({"serviceAccountName": plan.service_account} if plan.service_account else {}),
+        **({"imagePullSecrets": [{"name": plan.pull_secret}]} if plan.pull_secret else {}),
         **(describe_placement(plan.pool) if plan.pool is not None else {}),
         "containers": [_describe_container(entry, reference, config, plan, home)],
         "volumes": _list_volumes(plan),

@@ -72,6 +72,9 @@ def test_a_pool_says_where() -> None:
     pod, _ = open_pod(notebook)
     assert pod["nodeSelector"] == {"cloud.google.com/gke-nodepool": "a100-pool"}
     assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+    (notebook,) = render(service_account="default-editor", pull_secret="registry")
+    pod, _ = open_pod(notebook)
+    assert (pod["serviceAccountName"], pod["imagePullSecrets"]) == ("default-editor", [{"name": "registry"}])
     (notebook,) = render(pool=MIG, devices={name_mig("1g.5gb"): 1})
     pod, container = open_pod(notebook)
     assert "affinity" in pod
@@ -115,7 +118,7 @@ def test_no_namespace_is_left_to_kubectl() -> None:
     "changes",
     [
         {"name": "a" * 53}, {"name": "A"}, {"name": "a.b"}, {"namespace": "a/b"}, {"cpu": "four"}, {"cpu": "0"}, {"memory": "16 GiB"},
-        {"home_claim": "-a"}, {"home_size": "5gib"}, {"home_path": "/"}, {"home_path": "home"}, {"home_path": "/home/../etc"},
+        {"home_claim": "-a"}, {"service_account": "A"}, {"pull_secret": "a/b"}, {"home_size": "5gib"}, {"home_path": "/"}, {"home_path": "home"}, {"home_path": "/home/../etc"},
     ],
 )  # fmt: skip
 def test_what_kubernetes_would_refuse(changes: dict[str, Any]) -> None:

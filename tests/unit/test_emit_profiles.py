@@ -46,7 +46,7 @@ def test_a_profile_per_team_with_images_and_places() -> None:
     assert "apps (VS Code), stats (RStudio)" in warning
     values = yaml.safe_load(form.text)["singleuser"]
     assert values["storage"]["extraVolumes"][0]["emptyDir"] == {"medium": "Memory", "sizeLimit": "4Gi"}
-    _, cosml, stats = values["profileList"]
+    cosml, _, stats = values["profileList"]  # what JupyterHub starts as it is comes first: the first is the default
     assert cosml["slug"] == "imagebuild-cosml"
     choices = cosml["profile_options"]["image"]["choices"]
     assert [choice["display_name"] for choice in choices.values()] == ["2026q4 (current)", "2026q3, kept as churn-q3"]
@@ -68,7 +68,7 @@ def test_a_profile_per_team_with_images_and_places() -> None:
 
 def test_a_choice_is_never_another_image_later() -> None:
     before, after = (
-        yaml.safe_load(render_profiles(entries).text)["singleuser"]["profileList"][1]["profile_options"]["image"]["choices"]
+        yaml.safe_load(render_profiles(entries).text)["singleuser"]["profileList"][0]["profile_options"]["image"]["choices"]
         for entries in (HISTORY, age(HISTORY, make_image("cosml", "2027q1")))
     )
     assert set(before) < set(after)  # the one before the newest, and the kept one
