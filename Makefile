@@ -50,6 +50,7 @@ bench: $(STAMP) parts
 	@$(BIN)/python -m bench.pipeline
 	@$(BIN)/python -m bench.verify
 	@$(BIN)/python -m bench.docker
+	@$(BIN)/python -m bench.locking
 
 clean:
 	rm -rf $(VENV) .imagebuild

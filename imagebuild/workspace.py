@@ -71,7 +71,8 @@ class Workspace:
                 if not os.access(folder, os.W_OK | os.X_OK):
                     raise PermissionError(13, "Permission denied", str(folder))
                 sweep_temporaries(folder)
-            sweep_temporaries(self.cache / "resolve")
+            for name in ("resolve", "pages", "metadata"):
+                sweep_temporaries(self.cache / name)
         except OSError as error:
             raise explain_os_error(error, "preparing the work folders") from None
 

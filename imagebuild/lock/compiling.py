@@ -98,7 +98,8 @@ def compile_lock(
     direct = pin_addressed(direct, addressed)
     given = {**addressed, **local}
     kept = _keep_pins(existing, held, given)
-    choice = Choice(interpreter.tags, interpreter.version, cutoff, explicit_cutoff, find_pins(direct), environment)
+    ahead = environment if resolver == "pip-tools" else {}  # uv reads ahead by itself
+    choice = Choice(interpreter.tags, interpreter.version, cutoff, explicit_cutoff, find_pins(direct), ahead)
     constraints = [f"{stub.name}=={stub.version}" for _name, stub in sorted(stubs.items())]
     constraints += list_edge_constraints(standing, environment, held, broken.ignored)
     constraints += [str(item.requirement) for item in limits]
@@ -138,6 +139,10 @@ def compile_lock(
         satisfied = tuple(f"{pin.name}=={held[pin.name].version}" for pin in pins if pin.name in held)
         wanted = [pin for pin in pins if pin.name not in held]
         _check_wanted(base, wanted, replaced, protect)
+        for pin in wanted:
+            offer = policy.find_offer(pin.name)
+            if offer is not None and kept.get(pin.name, pin.version) in offer.yanked:
+                report(f"{pin.name} {kept[pin.name]} was yanked from package index {offer.index!r}: the lock takes {pin.version} instead")
         packages, built = _choose_wheels(wanted, policy, upstreams, given, sources)
         metadata = _read_metadata([pin.name for pin in wanted], packages, upstreams, given)
     needs = _find_dependencies(direct, local, metadata, held, environment, addressed)

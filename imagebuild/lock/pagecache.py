@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from imagebuild.files import explain_os_error, write_atomic
+from imagebuild.files import explain_os_error, write_sealed
 from imagebuild.lock.pages import ProjectFile, ProjectPage
 
 _FORMAT = b"1 "  # raise it when parsing a page gives something else
@@ -64,6 +64,6 @@ class PageCache:
         """Keep a page for the next time."""
         data = msgspec.msgpack.encode(kept)
         try:
-            write_atomic(self._path(name), hashlib.sha256(data).digest() + data)
+            write_sealed(self._path(name), hashlib.sha256(data).digest() + data)
         except OSError as error:
             raise explain_os_error(error, "keeping a page of a package index") from None

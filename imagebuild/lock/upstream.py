@@ -18,7 +18,7 @@ import msgspec
 from packaging.utils import canonicalize_name
 
 from imagebuild.errors import ImagebuildError, IntegrityError, LockError, RemoteError
-from imagebuild.files import explain_os_error, replacing, write_atomic
+from imagebuild.files import explain_os_error, replacing, write_sealed
 from imagebuild.lock.client import ATTEMPTS, PAGE_LIMIT, Body, CutShortError, IndexClient, compute_pause
 from imagebuild.lock.indexes import PackageIndex
 from imagebuild.lock.pagecache import KeptPage, PageCache, keep_page
@@ -211,7 +211,7 @@ class Upstream:
             return  # rare and old: read again next time
         if path is not None:
             try:
-                write_atomic(path, msgspec.json.encode(_CachedMetadata(text, installed_size).sealed()))
+                write_sealed(path, msgspec.json.encode(_CachedMetadata(text, installed_size).sealed()))
             except OSError as error:
                 raise explain_os_error(error, "keeping a wheel's metadata") from None
 

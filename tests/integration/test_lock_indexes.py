@@ -144,6 +144,10 @@ def test_a_file_that_is_yanked_after_locking(world: World) -> None:
     world.public.add("left", "1.0", yanked="leaks memory")
     done = world.checkout.run("lock", "alpha", "--check", "--quiet").succeeded()
     assert "alpha: warning: left-1.0-py3-none-any.whl (default) was yanked: leaks memory" in done.out
+    world.public.add("left", "1.1")
+    done = world.checkout.run("lock", "alpha").succeeded()
+    assert "left 1.0 was yanked from package index 'default': the lock takes 1.1 instead" in done.err
+    assert world.packages()["left"] == ("1.1", "default")
     world.checkout.write("images/alpha/requirements.in", "left==1.0\n")
     done = world.checkout.run("lock", "alpha", "--quiet").succeeded()
     assert done.out == "left==1.0  (default; asked for by requirements.in; YANKED: leaks memory)\n"
