@@ -118,7 +118,8 @@ def test_no_namespace_is_left_to_kubectl() -> None:
     "changes",
     [
         {"name": "a" * 53}, {"name": "A"}, {"name": "a.b"}, {"namespace": "a/b"}, {"cpu": "four"}, {"cpu": "0"}, {"memory": "16 GiB"},
-        {"home_claim": "-a"}, {"service_account": "A"}, {"pull_secret": "a/b"}, {"home_size": "5gib"}, {"home_path": "/"}, {"home_path": "home"}, {"home_path": "/home/../etc"},
+        {"home_claim": "-a"}, {"service_account": "A"}, {"pull_secret": "a/b"},
+        {"home_size": "5gib"}, {"home_path": "/"}, {"home_path": "home"}, {"home_path": "/home/../etc"},
     ],
 )  # fmt: skip
 def test_what_kubernetes_would_refuse(changes: dict[str, Any]) -> None:
