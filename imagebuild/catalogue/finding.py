@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from imagebuild.catalogue.entries import read_entries
+from imagebuild.catalogue.selection import find_entry
 from imagebuild.config import list_teams
 from imagebuild.errors import ConfigurationError, RemoteError, UsageError
 from imagebuild.oci.layout import LayoutStore
@@ -80,7 +82,10 @@ def find_team_image(workspace: Workspace, team: str, *, quarter: str = "", prefe
 
 
 def find_named_image(workspace: Workspace, text: str, platform: Platform | None = None, prefer: PreferTag | None = None) -> FoundImage:
-    """``TEAM``, ``TEAM:TAG``, ``TEAM@sha256:…``, ``TEAM@2026q3``, ``HOST/REPOSITORY[:TAG][@DIGEST]``, ``oci:FOLDER:REPOSITORY:TAG``."""
+    """``TEAM``, ``TEAM:TAG``, ``TEAM@sha256:…``, ``TEAM@2026q3``, ``HOST/REPOSITORY[:TAG][@DIGEST]``, ``oci:FOLDER:REPOSITORY:TAG``.
+
+    Or what the teams' catalogue knows by itself: a name for good, a bare tag, a digest or its first 12 digits.
+    """
     wanted = platform or Platform.parse("linux/amd64")
     if text.startswith("oci:"):
         folder, _, rest = text.removeprefix("oci:").partition(":")
@@ -96,11 +101,17 @@ def find_named_image(workspace: Workspace, text: str, platform: Platform | None 
             found = find_team_image(workspace, team, quarter=reference, prefer=prefer)
             if found is None:
                 where = workspace.target.image_name(workspace.repository(team))
-                raise UsageError(f"{where} has no image{f' of {reference}' if reference else ''}", f"build one: imagebuild image {team}")
+                hint = "see what there is: imagebuild catalogue" if reference else f"build one: imagebuild image {team}"
+                raise UsageError(f"{where} has no image{f' of {reference}' if reference else ''}", hint)
             return found
         return read_image(workspace.target, workspace.repository(team), reference, text, wanted, team)
     head, slash, _ = text.partition("/")
     if not slash or not ("." in head or ":" in head or head == "localhost"):
+        if teams:
+            listing = read_entries(workspace.target, teams=[workspace.repository(team) for team in teams])
+            with contextlib.suppress(UsageError):
+                entry = find_entry(listing, text)
+                return read_image(workspace.target, entry.repository, str(entry.digest), f"{entry.team}:{entry.tag}", wanted, entry.team)
         known = suggest(match[1], list(teams)) if match else f"teams: {', '.join(teams) or 'none'}"
         raise UsageError(f"{text!r} is no team here, and no image of a registry", f"{known}; or name HOST/REPOSITORY:TAG")
     reference_ = Reference.parse(text)

@@ -202,6 +202,9 @@ def test_slim_is_in_the_tag_and_the_same_by_both_engines_and_diff_and_explain_te
     assert compared["after"]["name"] == f"cosml:{result['tag']}"  # of two with the same cutoff, the one that the settings make
     assert compared["changes"]["packages"] == []
     assert compared["before"]["compressed"] - compared["after"]["compressed"] == built.result["compressed"] - result["compressed"]
+    by_tag = fork.run("diff", built.tag, result["digest"][: len("sha256:") + 12]).succeeded().out
+    assert by_tag.splitlines()[0] == f"cosml:{built.tag} > cosml:{result['tag']}"
+    fork.run("diff", "cosml@2020q1", "cosml").refused(2, "has no image of 2020q1", hint="catalogue")
     assert "nothing changed" in fork.run("explain", "cosml").succeeded().out
 
 
