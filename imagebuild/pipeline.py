@@ -105,57 +105,82 @@ def _build_starter(workspace: Workspace, platform: Platform) -> Digest:
     return build_starter(workspace.layout, workspace.cache, platform, workspace.report)
 
 
-def lock_team(
-    workspace: Workspace,
-    team: Team,
-    base: Base,
-    *,
-    cutoff: str,
-    explicit_cutoff: bool = False,
-    upgrade: bool = False,
-    resolver: str = "pip-tools",
-    builder: str | None = None,
-    network: str | None = None,
-) -> Lock:
-    """Compile and write the team's lock. When nothing it decides has changed, the file (and its cutoff) stays."""
-    from imagebuild.lock.compiling import compile_lock
-    from imagebuild.lock.lockfile import read_lock, write_lock
+class LockOptions(msgspec.Struct, frozen=True):
+    """How to lock."""
 
-    require_python(base)
+    cutoff: str  # RFC 3339, UTC
+    explicit_cutoff: bool = False  # asked for: an index that cannot apply it is an error
+    upgrade: bool = False  # everything to the newest
+    upgrade_packages: frozenset[str] = frozenset()  # only these, by normalised name
+    resolver: str = "pip-tools"
+    builder: str | None = None
+    network: str | None = None
+
+
+def find_lock(workspace: Workspace, team: Team) -> Lock | None:
+    """The team's lock as it is, None when there is none that can be read: half a merge, a cut file."""
+    from imagebuild.lock.lockfile import read_lock
+
     path = workspace.lockfile(team.name)
     try:
-        before = read_lock(path) if path.is_file() else None
-    except LockError as error:  # half a merge, a cut file: locking anew is what repairs it
+        return read_lock(path) if path.is_file() else None
+    except LockError as error:  # locking anew is what repairs it
         workspace.report(f"{team.name}: {error.message}; locking without it")
-        before = None
+        return None
+
+
+def resolve_team(workspace: Workspace, team: Team, base: Base, before: Lock | None, options: LockOptions) -> Lock:
+    """Compile the team's lock and write nothing; versions of ``before`` stay unless ``options`` say otherwise."""
+    from imagebuild.lock.compiling import compile_lock
+
+    require_python(base)
+    existing = None if options.upgrade else before
+    if existing is not None and options.upgrade_packages:
+        unknown = options.upgrade_packages - {item.name for item in existing.packages}
+        if unknown:
+            raise UsageError(
+                f"the lock of {team.name} has no {', '.join(sorted(unknown))} to upgrade",
+                "--upgrade-package takes names that are locked; what is new comes from requirements.in by itself",
+            )
+        stay = tuple(item for item in existing.packages if item.name not in options.upgrade_packages)
+        existing = msgspec.structs.replace(existing, packages=stay)
     workspace.report(
         f"{team.name}: resolving against {base.name} (Python {base.interpreter.version}, {len(base.inventory.distributions)} packages)"
     )
+    return compile_lock(
+        team=team.name,
+        base=base,
+        requirements=team.requirements,
+        local_packages=team.local_packages,
+        indexes=team.indexes,
+        cutoff=options.cutoff,
+        explicit_cutoff=options.explicit_cutoff,
+        root=workspace.root,
+        cache=workspace.cache,
+        report=workspace.report,
+        existing=existing,
+        resolver=options.resolver,
+        source=team.source,
+        replace=team.table.replace,
+        protect=team.protect,
+        build_source=make_source_builder(workspace, team, base, builder=options.builder, network=options.network),
+    )
+
+
+def lock_team(workspace: Workspace, team: Team, base: Base, options: LockOptions) -> Lock:
+    """Compile and write the team's lock. When nothing it decides has changed, the file (and its cutoff) stays."""
+    from imagebuild.lock.lockfile import write_lock
+
+    path = workspace.lockfile(team.name)
+    before = find_lock(workspace, team)
     with exclusive(workspace.cache / f"lock-{team.name}.lock"):
-        lock = compile_lock(
-            team=team.name,
-            base=base,
-            requirements=team.requirements,
-            local_packages=team.local_packages,
-            indexes=team.indexes,
-            cutoff=cutoff,
-            explicit_cutoff=explicit_cutoff,
-            root=workspace.root,
-            cache=workspace.cache,
-            report=workspace.report,
-            existing=None if upgrade else before,
-            resolver=resolver,
-            source=team.source,
-            replace=team.table.replace,
-            protect=team.protect,
-            build_source=make_source_builder(workspace, team, base, builder=builder, network=network),
-        )
+        lock = resolve_team(workspace, team, base, before, options)
         # The base's inventory beside the lock: a review sees what a new base changes.
         inventory = workspace.root / "lockfiles" / "bases" / f"{base.name}.json"
         text = encode_inventory(base.inventory)
         if not inventory.is_file() or inventory.read_bytes() != text:
             write_atomic(inventory, text)
-        if before is not None and not explicit_cutoff and msgspec.structs.replace(lock, cutoff=before.cutoff) == before:
+        if before is not None and not options.explicit_cutoff and msgspec.structs.replace(lock, cutoff=before.cutoff) == before:
             workspace.report(f"{team.name}: {path.name} is up to date ({len(before.packages)} packages)")
             return before
         try:
@@ -230,7 +255,7 @@ def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: boo
     if locked or workspace.offline or workspace.lockfile(team_name).is_file():
         lock = read_team_lock(workspace, team, base)
     else:
-        lock = lock_team(workspace, team, base, cutoff=cutoff)
+        lock = lock_team(workspace, team, base, LockOptions(cutoff))
     recipe = make_recipe(
         base,
         lock,

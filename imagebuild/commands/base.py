@@ -54,8 +54,9 @@ def base_list(workspace: Workspace, as_json: bool) -> None:
 @base.command("pin")
 @click.argument("name", default="")
 @click.option("--team", default="", help="The base of this team; one that is built here, or named by digest alone, is left as it is.")
+@click.option("--upgrade", is_flag=True, help="Show the old digest beside the new one, and which teams build on the base.")
 @common_options
-def base_pin(workspace: Workspace, name: str, team: str) -> None:
+def base_pin(workspace: Workspace, name: str, team: str, upgrade: bool) -> None:
     """Resolve NAME's tag to a digest, as it is now, and write it into the catalogue."""
     from imagebuild.base.catalogue import load_catalogue, pin_base, resolve_pin
 
@@ -78,8 +79,23 @@ def base_pin(workspace: Workspace, name: str, team: str) -> None:
     located = entry.located(catalogue.mirrors)
     digest = resolve_pin(workspace.registry_store(located.registry), located, entry.reference.tag)
     pin_base(path, name, digest)
+    if upgrade:
+        print_data("\n".join(tell_upgrade(workspace, name, entry.reference.tag, entry.digest, digest)))
+        return
     before = "" if entry.digest in (None, digest) else f" (was {entry.digest})"
     print_data(f"{name}: {entry.reference.tag} is {digest}{before}")
+
+
+def tell_upgrade(workspace: Workspace, name: str, tag: str, before: str | None, after: str) -> list[str]:
+    """Lines on a base that was pinned anew, with the teams whose locks it may change."""
+    if before == after:
+        return [f"{name}: {tag} is {after}, as before"]
+    from imagebuild.config import list_teams
+    from imagebuild.toml import read_toml
+
+    teams = [team for team in list_teams(workspace.images) if read_toml(workspace.images / team / "team.toml").get("base") == name]
+    lines = [f"{name}: {tag}: {before or 'not pinned'} -> {after}"]
+    return [*lines, f"used by {', '.join(teams)}; what changes for them: imagebuild lock {' '.join(teams)} --report -"] if teams else lines
 
 
 @base.command("inspect")

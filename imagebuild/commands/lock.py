@@ -20,6 +20,8 @@ from imagebuild.commands.options import (
 from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
+    from imagebuild.config import Team
+    from imagebuild.pipeline import LockOptions
     from imagebuild.workspace import Workspace
 
 
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 @click.option("--check", is_flag=True, help="Prove the lock without resolving: exit 4 when it is stale, 8 when a file is gone or another.")
 @click.option("--offline", is_flag=True, help="With --check: without asking the indexes.")
 @click.option("--upgrade", is_flag=True, help="Take the newest versions instead of keeping those of the lock.")
+@click.option("--upgrade-package", "upgrades", metavar="NAME", multiple=True, help="Take the newest version of this one; repeatable.")
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), help="What changed, as Markdown: a file, or - for stdout."
+)
+@click.option("--compare", is_flag=True, help="Resolve with pip-tools and with uv and show where they differ; nothing is written.")
 @click.option(
     "--resolver", type=click.Choice(["pip-tools", "uv"]), default="pip-tools", show_default=True, help="uv is faster; the lock says which."
 )
@@ -47,6 +54,9 @@ def lock(
     check: bool,
     offline: bool,
     upgrade: bool,
+    upgrades: tuple[str, ...],
+    report: Path | None,
+    compare: bool,
     resolver: str,
     as_of: str | None,
     export: str | None,
@@ -55,16 +65,25 @@ def lock(
     network: str | None,
 ) -> None:
     """Compile the lock of TEAMS, prove it (--check), or write it for pip and uv (--export)."""
-    from imagebuild import pipeline
+    from packaging.utils import canonicalize_name
+
     from imagebuild.config import load_team
     from imagebuild.locksteps import check_team_lock, export_team_lock
+    from imagebuild.pipeline import LockOptions
 
+    if upgrade and upgrades:
+        raise UsageError("--upgrade takes everything, --upgrade-package only what it names", "give one of them")
+    if report is not None and (check or export or compare):
+        raise UsageError("--report tells what locking changed, and nothing is locked here", "leave --report out")
     if offline and not check:
         raise UsageError("--offline goes with --check: without an index there is nothing to resolve from", "add --check")
     cutoff = parse_date(as_of) if as_of else read_clock()
     chosen = choose_teams(workspace, teams, everyone)
     if output is not None:
         check_output(workspace, output, export, chosen)
+    names = frozenset(canonicalize_name(name) for name in upgrades)
+    options = LockOptions(cutoff, as_of is not None, upgrade, names, resolver, builder, network)
+    sections: list[str] = []
     run = TeamRun(chosen)
     for name in chosen:
         with run.each(name):
@@ -73,24 +92,42 @@ def lock(
                 print_data("\n".join(f"{name}: {line}" for line in check_team_lock(workspace, team, offline=offline)))
                 continue
             if export:
-                write_export(export_team_lock(workspace, team, export), output)
+                write_text(export_team_lock(workspace, team, export), output, "the export")
                 continue
-            base = pipeline.open_base(workspace, team.table.base, team.platform)
-            made = pipeline.lock_team(
-                workspace,
-                team,
-                base,
-                cutoff=cutoff,
-                explicit_cutoff=as_of is not None,
-                upgrade=upgrade,
-                resolver=resolver,
-                builder=builder,
-                network=network,
-            )
-            for item in made.packages:
-                withdrawn = f"; YANKED: {item.yanked}" if item.yanked else ""
-                print_data(f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'}{withdrawn})")
+            if compare:
+                show_comparison(workspace, team, options)
+                continue
+            sections.append(lock_one(workspace, team, options, told=report is None))
+    if report is not None:
+        from imagebuild.locking import render_failure
+
+        failures = [render_failure(name, error) for name, error in run.failures.items()]
+        write_text("\n".join([*sections, *failures]), None if str(report) == "-" else report, "the report")
     run.finish()
+
+
+def show_comparison(workspace: Workspace, team: Team, options: LockOptions) -> None:
+    """Both resolvers, from the lock that is there."""
+    from imagebuild.locking import compare_resolvers, render_resolvers
+    from imagebuild.pipeline import find_lock
+
+    print_data(render_resolvers(team.name, compare_resolvers(workspace, team, options, find_lock(workspace, team))))
+
+
+def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, told: bool) -> str:
+    """Lock one team: its section of the report, or, ``told``, the packages on stdout."""
+    from imagebuild.lock.changes import render_markdown
+    from imagebuild.locking import tell_changes
+    from imagebuild.pipeline import find_lock, lock_team, open_base
+
+    before = find_lock(workspace, team)
+    made = lock_team(workspace, team, open_base(workspace, team.table.base, team.platform), options)
+    if not told:
+        return render_markdown(tell_changes(workspace, before, made))
+    for item in made.packages:
+        withdrawn = f"; YANKED: {item.yanked}" if item.yanked else ""
+        print_data(f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'}{withdrawn})")
+    return ""
 
 
 def check_output(workspace: Workspace, output: Path, export: str | None, teams: tuple[str, ...]) -> None:
@@ -103,7 +140,7 @@ def check_output(workspace: Workspace, output: Path, export: str | None, teams: 
         raise UsageError("an export has addresses of this machine and does not belong into lockfiles/", "write it elsewhere")
 
 
-def write_export(text: str, output: Path | None) -> None:
+def write_text(text: str, output: Path | None, what: str) -> None:
     """To stdout, or to the file in one step."""
     from imagebuild.files import explain_os_error, write_atomic
 
@@ -113,4 +150,4 @@ def write_export(text: str, output: Path | None) -> None:
     try:
         write_atomic(output, text.encode())
     except OSError as error:
-        raise explain_os_error(error, "writing the export") from None
+        raise explain_os_error(error, f"writing {what}") from None

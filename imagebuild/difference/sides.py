@@ -63,7 +63,7 @@ def _read_file(workspace: Workspace, path: Path) -> Side:
             lock = decode_lock(found.read_bytes(), str(path))
         except OSError as error:
             raise LockError(f"{path} cannot be read: {error.strerror}", "name a lock file, a team, or an image") from None
-    licences = _find_kept_licences(workspace, lock)
+    licences = find_kept_licences(workspace, lock)
     return Side(str(path), lock, base=lock.base, base_digest=lock.base_digest, licences=licences)
 
 
@@ -149,7 +149,7 @@ def _name_licence(entry: dict[str, object]) -> str:
     return str(entry.get("expression") or "")
 
 
-def _find_kept_licences(workspace: Workspace, lock: Lock) -> dict[str, str]:
+def find_kept_licences(workspace: Workspace, lock: Lock) -> dict[str, str]:
     """From the metadata kept of the wheels, or the wheels themselves, as far as they are here."""
     from imagebuild.lock.upstream import recall_metadata, wheel_cache_path
     from imagebuild.supply.licences import read_licence
