@@ -70,7 +70,7 @@ def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
         descriptor = image.manifest.layers[number]
         workspace.report(f"reading layer {number + 1} of {len(image.manifest.layers)} of the image ({descriptor.size / 1e6:.1f} MB)")
 
-        def scan(known: SystemFiles | None, descriptor: Any = descriptor) -> LayerFacts:
+        def scan(known: SystemFiles | None, descriptor: Any = descriptor, number: int = number) -> LayerFacts:
             return scan_layer(
                 image.store,
                 image.repository,
@@ -78,7 +78,7 @@ def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
                 tree=tree,
                 home=home,
                 replaceable=old | extra,
-                whiteouts=old,
+                whiteouts=old if number == common else frozenset(),  # the first layer over the base must delete them
                 system=known,
             )
 

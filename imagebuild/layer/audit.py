@@ -228,7 +228,9 @@ def read_entries(
     The tar is read to its end. tarfile's own errors pass.
     """
     file = ForwardFile(chunks, lambda _: None)
-    yield from _find_entry_faults(file, home, replaceable, Deletions(tree, whiteouts), True, system, visit)
+    deletions = Deletions(tree, whiteouts)
+    yield from _find_entry_faults(file, home, replaceable, deletions, True, system, visit)
+    yield from deletions.find_leftovers()
     if file.has_content_left():
         yield Fault("end", "there are bytes after the end of the archive")
 

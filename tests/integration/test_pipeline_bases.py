@@ -278,6 +278,9 @@ def test_what_the_base_has_is_replaced(forge: Forge) -> None:
     assert (rootfs / "usr/local/share/pandas/notes.txt").read_text() == "notes\n"
     assert "pandas==2.2.3\n" in image.read_layer()[CONSTRAINTS][1].decode()
     assert forge.rebuild(checkout)["built"] is False
+    verified = checkout.run("verify", "blue", "--rebuild", "--registry", f"{forge.hub.host}/replaced").succeeded()
+    assert re.search(r"files of the base +passed +replaced as declared: pandas\n", verified.out), verified.out
+    assert re.search(r"rebuild +passed +the same, bit for bit", verified.out), verified.out
     checkout.edit("images/blue/team.toml", 'replace = ["Pandas"]', "")
     checkout.run("image", "blue", "--registry", f"{forge.hub.host}/replaced").refused(4, r"stale: replace changed \(pandas\)")
 
