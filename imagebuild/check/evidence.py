@@ -12,12 +12,14 @@ from imagebuild.catalogue.finding import FoundImage
 from imagebuild.check.layerscan import LayerFacts, NoTree, scan_layer
 from imagebuild.check.namedbase import NamedBase, count_common, is_ours, read_named_base
 from imagebuild.check.records import RecordAudit, audit_records
+from imagebuild.errors import ConfigurationError
 from imagebuild.layer.dpkg import SystemFiles
 from imagebuild.layer.removal import find_removal
 from imagebuild.lock.model import Lock
 from imagebuild.lock.replacement import find_replaced
 from imagebuild.recipe import CONSTRAINTS_PATH, Recipe
 from imagebuild.supply.companions import BOM_TYPE, STATEMENT_TYPE, read_companions, read_image_lock, read_image_recipe
+from imagebuild.supply.policy import read_policy
 from imagebuild.workspace import Workspace
 
 
@@ -36,6 +38,7 @@ class Evidence(msgspec.Struct):
     statements: list[dict[str, Any]]
     replaced: dict[str, tuple[str, ...]]  # distributions of the base that the lock replaces -> their files
     system: SystemFiles | None
+    allowed_pth: frozenset[str] = frozenset()  # by the company's policy
 
     @property
     def ours(self) -> bool:
@@ -101,7 +104,16 @@ def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
         statements=_read_documents(image, STATEMENT_TYPE),
         replaced=replaced,
         system=system,
+        allowed_pth=_read_allowed_pth(workspace),
     )
+
+
+def _read_allowed_pth(workspace: Workspace) -> frozenset[str]:
+    try:
+        images = workspace.images
+    except ConfigurationError:  # an image may be verified outside a checkout
+        return frozenset()
+    return frozenset(read_policy(images).verify.allow_pth)
 
 
 def _find_replaced(base: Base | None, lock: Lock | None) -> dict[str, tuple[str, ...]]:

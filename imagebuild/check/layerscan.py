@@ -132,7 +132,7 @@ def _visit(facts: LayerFacts, archive: tarfile.TarFile, entry: tarfile.TarInfo, 
     facts.entries += 1
     if reason := find_secret_name(path):
         facts.secrets.setdefault(path, []).append(reason)
-    if not entry.isreg():
+    if not entry.isreg() or path.rpartition("/")[2].startswith(".wh."):
         return
     stream = cast(BinaryIO, archive.extractfile(entry))
     keep = _keeper(facts, path) if entry.size <= TEXT_LIMIT else None

@@ -1,4 +1,4 @@
-"""What a company and a team allow: ``images/policy.toml`` and the ``[licences]`` and ``[audit]`` tables of team.toml.
+"""What a company and a team allow: ``images/policy.toml``, and the ``[licences]`` and ``[audit]`` tables of team.toml.
 
 About licences and thresholds a team can only be stricter. Ignored findings are those of both files: each has a reason and a last day.
 """
@@ -51,11 +51,18 @@ class AuditRules(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True
     ignore: tuple[Ignored, ...] = ()
 
 
+class VerifyRules(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
+    """``[verify]`` of images/policy.toml. ``allow_pth``: names of ``.pth`` files that may run code, as in ``"coverage.pth"``."""
+
+    allow_pth: tuple[str, ...] = ()
+
+
 class Policy(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
-    """Both tables."""
+    """All tables."""
 
     licences: LicenceRules = LicenceRules()
     audit: AuditRules = AuditRules()
+    verify: VerifyRules = VerifyRules()
 
     @property
     def threshold(self) -> Severity:
@@ -104,7 +111,7 @@ def join_policies(company: Policy, team: Policy) -> Policy:
         max_age_days=min((days for days in (company.audit.max_age_days, team.audit.max_age_days) if days), default=0),
         ignore=(*company.audit.ignore, *team.audit.ignore),
     )
-    return Policy(licences, audit)
+    return Policy(licences, audit, company.verify)
 
 
 def _matches(identifier: str, patterns: Sequence[str]) -> bool:

@@ -257,6 +257,24 @@ def test_what_a_declared_replacement_may_change() -> None:
     assert _find_replaced(base, None) == _find_replaced(None, lock) == {}
 
 
+def test_lines_that_setuptools_writes_are_told_and_the_policy_may_name_files(tmp_path: Path) -> None:
+    shim = (
+        b"import os; var = 'SETUPTOOLS_USE_DISTUTILS'; enabled = os.environ.get(var, 'local') == 'local'; "
+        b"enabled and __import__('_distutils_hack').add_shim(); \n"
+    )
+    image = HandMade(tmp_path / "known", files=make_distribution("demo", "1.0", {"distutils-precedence.pth": shim}))
+    image.push()
+    report = verify(image)
+    assert outcome(report)[".pth"] == "passed"
+    assert "runs code: import os" in details(report, ".pth")
+    added = HandMade(tmp_path / "added", files=make_distribution("demo", "1.0", {"distutils-precedence.pth": shim.rstrip() + b"evil()\n"}))
+    added.push()
+    assert outcome(verify(added))[".pth"] == "failed"
+    (added.root / "images").mkdir()
+    (added.root / "images" / "policy.toml").write_text('[verify]\nallow-pth = ["distutils-precedence.pth"]\n')
+    assert outcome(verify(added))[".pth"] == "passed"
+
+
 def test_an_image_of_others_is_checked_as_far_as_it_can_be(tmp_path: Path) -> None:
     image = HandMade(
         tmp_path,
