@@ -27,8 +27,7 @@ def describe_entry(
         for item in list_referrers(store, entry.repository, entry.digest)
     ]
     lockfile = f"lockfiles/pylock.{entry.team}.toml"
-    find = f"git log -1 --format=%H -S {shlex.quote(entry.created)} -- {lockfile}"
-    rebuild = [f'git checkout "$({find})"']
+    rebuild = [f'git checkout "$({find_commit(entry.team, entry.created)})"']
     if any(item["kind"] == "lock" for item in companions):
         rebuild.append(f"imagebuild catalogue show {shlex.quote(what)} --lock > {lockfile}  # the same as in that commit")
     rebuild.append(f"imagebuild image {entry.team} --locked  # gives {entry.tag}")
@@ -39,6 +38,12 @@ def describe_entry(
         "start": dict(snippets),
         "rebuild": rebuild,
     }
+
+
+def find_commit(team: str, cutoff: str) -> str:
+    """The shell command that finds the commit a lock was made in: the oldest that changed how often its cutoff is there. The newest is
+    where the next lock took its place."""
+    return f"git log --format=%H -S {shlex.quote(cutoff)} -- lockfiles/pylock.{team}.toml | tail -n 1"
 
 
 def render_description(found: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from imagebuild.catalogue.description import find_commit
 from tests import bases
 from tests.broken_parts import PROJECT, SlowIndex, World, publish, push_small_base
 from tests.parts import need
@@ -73,6 +74,11 @@ def test_a_quarter_is_a_commit_a_report_and_a_patch_that_applies_elsewhere(world
     assert "| alpha | 1.0 | 1.1 |" in report.replace("&#45;", "-")
     assert "| blue |" in report
     world.run("lock", "blue", "--check", "--offline").succeeded()
+    # What `catalogue show` prints finds the commit a lock was made in, also when it was replaced since.
+    found = subprocess.run(
+        find_commit("blue", "2026-07-01T00:00:00Z"), shell=True, cwd=world.root, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == before
 
     # What writes to the repository takes the patch, and nothing of it outside the two folders.
     patch = world.root / ".imagebuild/quarterly/blue.patch"

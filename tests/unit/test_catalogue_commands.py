@@ -11,6 +11,7 @@ import pytest
 
 from imagebuild import annotations as names
 from imagebuild.catalogue.entries import read_entries
+from imagebuild.catalogue.finding import find_named_image
 from imagebuild.catalogue.keeping import keep_image
 from imagebuild.catalogue.presence import check_presence
 from imagebuild.catalogue.selection import find_entry
@@ -21,6 +22,7 @@ from imagebuild.errors import RemoteError, UsageError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_INDEX, Digest, RawManifest
 from imagebuild.oci.store import Presence
+from imagebuild.workspace import Workspace
 from tests.catalogue_parts import make_fleet, push_fleet, push_image
 
 
@@ -167,3 +169,18 @@ def test_snippets_name_the_digest_where_a_cluster_can_pull(store: LayoutStore) -
     found = dict(list_snippets(entry, "registry.example.com/ml"))
     assert found["Notebook"] == f"image: registry.example.com/ml/churn:{entry.tag}@{entry.digest}"
     assert all(f"@{entry.digest}" in text for text in found.values())
+
+
+def test_size_and_diff_know_names_for_good_too(store: LayoutStore, tmp_path: Path) -> None:
+    for team in ("churn", "risk"):
+        (tmp_path / "images" / team).mkdir(parents=True)
+        (tmp_path / "images" / team / "team.toml").write_text('base = "starter"\n')
+    workspace = Workspace(tmp_path)
+    shutil.copytree(store.folder, workspace.layout.folder)
+    listing = read_entries(workspace.target)
+    entry = find_entry(listing, "risk@2025q3")
+    keep_image(workspace.target, listing, entry, "paper")
+    found = find_named_image(workspace, "paper")
+    assert (found.digest, found.team) == (entry.digest, "risk")
+    with pytest.raises(UsageError, match="'papers' is no team here"):
+        find_named_image(workspace, "papers")
