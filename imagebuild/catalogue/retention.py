@@ -16,6 +16,7 @@ from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, read_
 from imagebuild.catalogue.tags import ATTESTED, IMAGE_TAG, count_quarters, is_kept
 from imagebuild.catalogue.usage import Usage
 from imagebuild.errors import UsageError
+from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Index, Manifest
 from imagebuild.oci.referrers import list_referrers, referrers_tag
 from imagebuild.oci.store import Presence, Store, explain_unknown
@@ -76,6 +77,14 @@ def _explain_stay(entry: CatalogueEntry, usage: Usage) -> str:
     return f"also tagged {', '.join(foreign)}" if foreign else ""
 
 
+class Retired(msgspec.Struct, frozen=True):
+    """What was removed. ``freed``: bytes, in a layout folder; a registry's go with its garbage collection."""
+
+    images: int
+    manifests: int
+    freed: int
+
+
 def retire_images(
     store: Store,
     plan: RetirementPlan,
@@ -83,13 +92,14 @@ def retire_images(
     *,
     cache: Path | None,
     report: Callable[[str], None],
-) -> int:
-    """Carry the plan out; the number of manifests removed.
+) -> Retired:
+    """Carry the plan out. In a layout folder nothing else may write images meanwhile (:meth:`LayoutStore.sweep_blobs`).
 
     Each repository is read once more before anything in it is removed, and ``replan`` has to say the same of an image again: what
     was tagged or kept in between stays.
     """
-    removed = 0
+    images = manifests = 0
+    unnamed: set[Digest] = set()
     for repository in dict.fromkeys(entry.repository for entry in plan.goes):
         again = replan(read_entries(store, teams=[repository], cache=cache))
         still = {entry.digest for entry in again.goes}
@@ -100,9 +110,20 @@ def retire_images(
                 report(f"{entry.team}:{entry.tag} stays: it changed since the plan was made")
                 continue
             for digest in (*_list_companions(store, entry), entry.digest):
-                removed += store.delete_manifest(repository, digest)
+                unnamed.update(_list_parts(store, repository, digest))
+                manifests += store.delete_manifest(repository, digest)
+            images += 1
             report(f"removed {entry.team}:{entry.tag}")
-    return removed
+    freed = store.sweep_blobs(sorted(unnamed)) if isinstance(store, LayoutStore) else 0
+    return Retired(images, manifests, freed)
+
+
+def _list_parts(store: Store, repository: str, digest: Digest) -> list[Digest]:
+    """A manifest and the blobs it names, in a layout folder: what may have no name when it is gone."""
+    raw = store.get_manifest(repository, digest) if isinstance(store, LayoutStore) else None
+    parsed = raw.parse() if raw is not None else None
+    parts = [parsed.config.id, *(layer.id for layer in parsed.layers)] if isinstance(parsed, Manifest) else []
+    return [digest, *parts] if raw is not None else []
 
 
 def _list_companions(store: Store, entry: CatalogueEntry) -> list[Digest]:

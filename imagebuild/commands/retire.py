@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,8 @@ def retire(workspace: Workspace, older_than: str, dumps: tuple[Path, ...], no_cl
     from imagebuild.catalogue.entries import CatalogueListing
     from imagebuild.catalogue.retention import RetirementPlan, plan_retirement, retire_images, sum_layers
     from imagebuild.catalogue.usage import read_usage
-    from imagebuild.config import format_size
+    from imagebuild.config import format_size, list_teams
+    from imagebuild.files import exclusive
 
     match = re.fullmatch(r"([1-9][0-9]?)q", older_than)
     if match is None:
@@ -68,5 +70,11 @@ def retire(workspace: Workspace, older_than: str, dumps: tuple[Path, ...], no_cl
     if not confirmed:
         say(f"{summary}, may go; nothing was changed" + (": add --yes to remove them" if plan.goes else ""))
         return
-    removed = retire_images(target, plan, plan_of, cache=workspace.cache, report=workspace.report)
-    say(f"{summary}, are gone: {removed} manifests removed; the bytes go with the registry's next garbage collection")
+    with contextlib.ExitStack() as stack:
+        if not workspace.host:  # builds write into the folder: none may run (image.py takes the same locks)
+            workspace.prepare()
+            for team in list_teams(workspace.images):
+                stack.enter_context(exclusive(workspace.state / f"image-{team}.lock"))
+        done = retire_images(target, plan, plan_of, cache=workspace.cache, report=workspace.report)
+    bytes_ = f"{format_size(done.freed)} freed" if not workspace.host else "the bytes go with the registry's next garbage collection"
+    say(f"{done.images} of {len(plan.goes)} images are gone: {done.manifests} manifests removed; {bytes_}")

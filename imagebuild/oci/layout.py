@@ -16,7 +16,7 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +27,7 @@ from imagebuild.annotations import REF_NAME
 from imagebuild.errors import IntegrityError, RemoteError
 from imagebuild.oci.compression import CHUNK
 from imagebuild.oci.content import (
+    IMAGE_TYPES,
     MANIFEST_LIMIT,
     check_bytes,
     check_manifest,
@@ -138,6 +139,22 @@ class LayoutStore:
                 files.write_atomic(self.folder / "index.json", _encode(document))
         return removed
 
+    def sweep_blobs(self, candidates: Iterable[Digest]) -> int:
+        """Remove those of ``candidates`` that nothing in the folder names any more; bytes freed.
+
+        Nothing may be writing images into the folder meanwhile: a writer counts on blobs it has found. IntegrityError, and nothing
+        removed, when a manifest that is named cannot be read: what it names is not known then.
+        """
+        freed = 0
+        with self._writing("sweeping"), files.exclusive(self.folder / ".lock"):
+            named = self._find_named()
+            for digest in candidates:
+                path = self._blob_path(digest)
+                if digest not in named and path.is_file():
+                    freed += path.stat().st_size
+                    path.unlink()
+        return freed
+
     # --- blobs -----------------------------------------------------------------------------------------------------
 
     def blob_file(self, digest: Digest) -> Path | None:
@@ -227,6 +244,24 @@ class LayoutStore:
         return found
 
     # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _find_named(self) -> set[str]:
+        """Every digest that the index leads to, by manifests of whatever kind. A manifest that is not here (sparse) leads nowhere."""
+        pending = [item for item in self._read_index()["manifests"] if isinstance(item.get("digest"), str)]
+        named: set[str] = set()
+        while pending:
+            item = pending.pop()
+            digest = item["digest"]
+            if digest in named:
+                continue
+            named.add(digest)
+            if item.get("mediaType") not in IMAGE_TYPES:
+                continue
+            raw = self.get_manifest("x", str(Digest(digest)))
+            document = json.loads(raw.data) if raw is not None else {}
+            parts = [document.get("config"), document.get("subject"), *(document.get("layers") or []), *(document.get("manifests") or [])]
+            pending += [part for part in parts if isinstance(part, dict) and isinstance(part.get("digest"), str)]
+        return named
 
     def _blob_path(self, digest: Digest) -> Path:
         return self.folder / "blobs" / "sha256" / Digest(digest).hex

@@ -11,12 +11,13 @@ import pytest
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, read_entries
 from imagebuild.catalogue.keeping import keep_image
+from imagebuild.catalogue.presence import check_presence
 from imagebuild.catalogue.retention import RetirementPlan, plan_retirement, retire_images
 from imagebuild.catalogue.selection import find_entry
 from imagebuild.catalogue.usage import Usage, read_usage
-from imagebuild.errors import ConfigurationError, RemoteError
+from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
 from imagebuild.oci.layout import LayoutStore
-from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, RawManifest
+from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts, list_referrers, referrers_tag
 from imagebuild.oci.store import Presence
 from tests.catalogue_parts import make_fleet, push_fleet
@@ -200,3 +201,33 @@ def test_a_layout_forgets_the_image_and_keeps_the_blobs_of_others(store: LayoutS
     assert not store.delete_manifest("churn", entry.digest)
     assert store.head_manifest("churn", entry.tag)[0] is Presence.ABSENT
     assert store.has_blob("churn", Descriptor("", entry.digest, 0).id) is Presence.EXISTS
+
+
+def test_a_layout_is_swept_of_what_nothing_names_any_more(store: LayoutStore) -> None:
+    entry, other = find_entry(read_entries(store), "churn@2025q1"), find_entry(read_entries(store), "churn")
+    attach(store, entry, "lock")
+    blobs = {path.name: path.stat().st_size for path in (store.folder / "blobs" / "sha256").iterdir()}
+    done = retire_images(store, plan(store), lambda fresh: plan(store, listing=fresh), cache=None, report=lambda _: None)
+    left = {path.name for path in (store.folder / "blobs" / "sha256").iterdir()}
+    assert done.images == 6
+    assert done.freed == sum(size for name, size in blobs.items() if name not in left)
+    assert entry.digest.hex not in left
+    assert Digest.of(entry.tag.encode() * 40).hex not in left  # its own layer
+    assert Digest.of(b"lock").hex not in left
+    assert Digest.of(other.tag.encode() * 40).hex in left
+    assert check_presence(store, read_entries(store).entries).missing == ()
+    assert check_presence(store, read_entries(store).entries).elsewhere == 0  # base layers that others share
+    # What nothing named before is not ours to sweep.
+    stray = store.folder / "blobs" / "sha256" / ("0" * 64)
+    stray.write_bytes(b"of another")
+    retire_images(store, plan(store), lambda fresh: plan(store, listing=fresh), cache=None, report=lambda _: None)
+    assert stray.exists()
+
+
+def test_a_sweep_that_cannot_read_what_is_named_removes_nothing(store: LayoutStore) -> None:
+    entry = find_entry(read_entries(store), "churn")
+    (store.folder / "blobs" / "sha256" / entry.digest.hex).write_bytes(b"{}")
+    layer = Digest.of(entry.tag.encode() * 40)
+    with pytest.raises(IntegrityError):
+        store.sweep_blobs([layer])
+    assert store.has_blob("churn", layer) is Presence.EXISTS
