@@ -131,7 +131,7 @@ def _merge(into: LayerFacts, facts: LayerFacts) -> None:
     into.entries += facts.entries
     into.unread += facts.unread
     into.faults += facts.faults
-    for name in ("files", "records", "metadata", "path_files", "secrets", "lists"):
+    for name in ("files", "records", "metadata", "path_files", "secrets", "privileged", "lists"):
         getattr(into, name).update(getattr(facts, name))
 
 

@@ -24,7 +24,8 @@ from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Store
 
-TEXT_LIMIT = 64 << 20  # a RECORD, a package's list or dpkg's status is never larger
+TEXT_LIMIT = 64 << 20  # bytes; a RECORD, a package's list or dpkg's status is never larger
+TEXTS_LIMIT = 512 << 20  # bytes of all of them, in one layer
 _SITE = re.compile(r"/(?:site|dist)-packages/")
 _INFO = re.compile(r"(?P<site>/.+)/(?P<folder>[^/]+\.dist-info)/(?P<file>RECORD|METADATA)")
 
@@ -59,12 +60,14 @@ class LayerFacts(msgspec.Struct):
     diff_id: str = ""
     uncompressed: int = 0
     entries: int = 0
+    texts: int = 0  # bytes of what is kept of them
     faults: list[Fault] = []
     files: dict[str, LayerFile] = {}
     records: dict[str, bytes] = {}  # path of a RECORD -> its text
     metadata: dict[str, bytes] = {}  # path of a METADATA -> its text
     path_files: dict[str, bytes] = {}  # *.pth directly in a site folder -> text
     secrets: dict[str, list[str]] = {}  # path -> what it looks like
+    privileged: dict[str, int] = {}  # path of a file with a setuid or setgid bit, whoever brought it -> mode
     unread: int = 0  # files whose content was not searched: binaries
     lists: dict[str, bytes] = {}  # dpkg's
     status: bytes = b""
@@ -132,11 +135,17 @@ def _visit(facts: LayerFacts, archive: tarfile.TarFile, entry: tarfile.TarInfo, 
     facts.entries += 1
     if reason := find_secret_name(path):
         facts.secrets.setdefault(path, []).append(reason)
+    if entry.mode & 0o6000 and not (entry.isdir() or entry.issym()):
+        facts.privileged[path] = entry.mode & 0o7777
     if not entry.isreg() or path.rpartition("/")[2].startswith(".wh."):
         return
     stream = cast(BinaryIO, archive.extractfile(entry))
     keep = _keeper(facts, path) if entry.size <= TEXT_LIMIT else None
-    settings = is_settings(path) and entry.size <= TEXT_LIMIT
+    settings = (is_settings(path) or path == STATUS) and entry.size <= TEXT_LIMIT
+    if keep is not None or settings:
+        facts.texts += entry.size
+        if facts.texts > TEXTS_LIMIT:
+            raise IntegrityError(f"{path}: the layer holds more metadata than any image has", "do not trust where it comes from")
     digest = hashlib.sha256()
     found: set[str] = set()
     kept: list[bytes] = []
@@ -158,7 +167,7 @@ def _visit(facts: LayerFacts, archive: tarfile.TarFile, entry: tarfile.TarInfo, 
         keep[path] = text
     if path == STATUS:
         facts.status = text
-    if settings and (reason := find_setting(text)):
+    elif settings and (reason := find_setting(text)):
         found.add(reason)
     if found:
         facts.secrets.setdefault(path, []).extend(sorted(found))
@@ -171,9 +180,7 @@ def _keeper(facts: LayerFacts, path: str) -> dict[str, bytes] | None:
         return facts.records if match["file"] == "RECORD" else facts.metadata
     if path.endswith(".pth") and _is_site(posixpath.dirname(path)):
         return facts.path_files
-    if is_dpkg_list(path) or path == STATUS:
-        return facts.lists
-    return None
+    return facts.lists if is_dpkg_list(path) else None
 
 
 def _is_site(folder: str) -> bool:

@@ -257,6 +257,22 @@ def test_what_a_declared_replacement_may_change() -> None:
     assert _find_replaced(base, None) == _find_replaced(None, lock) == {}
 
 
+def test_apt_may_install_what_verify_still_names(tmp_path: Path) -> None:
+    """A setuid program of a Debian package passes the build, where the team asked for it, and not this."""
+    lists = "/.\n/usr\n/usr/bin\n/usr/bin/ping\n"
+    info = "var/lib/dpkg/info"
+    status = b"Package: ping\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.2\n"
+    image = HandMade(tmp_path)
+    image.further = [
+        entry("usr/bin"), entry("usr/bin/ping", b"#!", mode=0o4755), entry("var"), entry("var/lib"), entry("var/lib/dpkg"), entry(info),
+        entry(f"{info}/ping.list", lists.encode()), entry(f"{info}/ping.md5sums", b""), entry("var/lib/dpkg/status", status),
+    ]  # fmt: skip
+    image.push()
+    report = verify(image)
+    assert failed(report) == ["setuid"], format_report(report)
+    assert "/usr/bin/ping: setuid or setgid (4755)" in details(report, "setuid")
+
+
 def test_lines_that_setuptools_writes_are_told_and_the_policy_may_name_files(tmp_path: Path) -> None:
     shim = (
         b"import os; var = 'SETUPTOOLS_USE_DISTUTILS'; enabled = os.environ.get(var, 'local') == 'local'; "
@@ -343,6 +359,15 @@ def test_layers_that_are_not_what_the_manifest_says(tmp_path: Path) -> None:
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(IntegrityError, match=layer):
+        verify(image)
+
+
+def test_a_layer_of_nothing_but_metadata_is_refused_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagebuild.check.layerscan.TEXTS_LIMIT", 1000)
+    image = HandMade(tmp_path)
+    image.files = {f"d{number}-1.dist-info/RECORD": b"x" * 200 for number in range(9)}
+    image.push()
+    with pytest.raises(IntegrityError, match="more metadata than any image has"):
         verify(image)
 
 
