@@ -12,8 +12,8 @@ from imagebuild.base.model import Interpreter
 from imagebuild.errors import ConfigurationError, LockError
 from imagebuild.lock.indexes import ADDRESSES
 from imagebuild.lock.localpackage import LocalWheel
+from imagebuild.lock.offers import describe_tags
 from imagebuild.lock.pages import ProjectFile
-from imagebuild.lock.policy import describe_tags
 from imagebuild.lock.requirements import DirectRequirement, applies, split_address
 from imagebuild.lock.upstream import Upstream, wheel_cache_path
 

@@ -23,8 +23,9 @@ from imagebuild.lock.inputs import hash_inputs
 from imagebuild.lock.localpackage import LocalWheel, build_local_wheel
 from imagebuild.lock.metadata import parse_requires, read_requires
 from imagebuild.lock.model import BuildWheel, Lock, LockedPackage, SourceArchive, SourceRules
+from imagebuild.lock.offers import Choice, allows_python, offer_of_local
 from imagebuild.lock.pages import ProjectFile
-from imagebuild.lock.policy import Choice, PolicyIndex, allows_python, offer_of_local
+from imagebuild.lock.policy import PolicyIndex
 from imagebuild.lock.ranges import read_wheel_file
 from imagebuild.lock.replacement import PROTECTED, check_replace, check_stack
 from imagebuild.lock.requirements import REQUIREMENTS, DirectRequirement, applies, read_requirements

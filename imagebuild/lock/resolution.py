@@ -26,7 +26,7 @@ from packaging.version import Version
 
 from imagebuild.base.model import Base, Distribution, Interpreter, Runtime
 from imagebuild.errors import ImagebuildError, LockError
-from imagebuild.lock.policy import Offer, describe_tags
+from imagebuild.lock.offers import Offer, describe_tags
 from imagebuild.lock.replacement import PROTECTED, suggest_replacement
 from imagebuild.lock.requirements import REQUIREMENTS, DirectRequirement, applies
 from imagebuild.lock.stubs import parse_version

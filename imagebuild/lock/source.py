@@ -28,8 +28,8 @@ from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_
 from imagebuild.lock.fetching import find_locked_file, is_kept
 from imagebuild.lock.localpackage import repack_wheel
 from imagebuild.lock.model import BuildWheel, LockedPackage, SourceArchive, SourceRules
+from imagebuild.lock.offers import Choice, allows_python
 from imagebuild.lock.pages import ProjectFile, ProjectPage
-from imagebuild.lock.policy import Choice, allows_python
 from imagebuild.lock.ranges import read_wheel_file
 from imagebuild.lock.upstream import Upstream, wheel_cache_path
 

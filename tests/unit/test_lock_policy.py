@@ -15,8 +15,9 @@ from imagebuild.base.model import Distribution
 from imagebuild.errors import LockError, RemoteError
 from imagebuild.lock.edges import list_edge_constraints, list_edge_owners
 from imagebuild.lock.indexes import PackageIndex
+from imagebuild.lock.offers import Choice, describe_tags, select_wheels
 from imagebuild.lock.pages import ProjectFile, ProjectPage
-from imagebuild.lock.policy import Choice, PolicyIndex, describe_tags, select_wheels
+from imagebuild.lock.policy import PolicyIndex
 from imagebuild.lock.stubs import build_stub, build_stubs
 from imagebuild.lock.upstream import Upstream
 from tests.lock_parts import FakeIndex, ignore, make_index, wait_for

@@ -17,8 +17,8 @@ from imagebuild.errors import BuildError, IntegrityError, LockError
 from imagebuild.lock.indexes import PackageIndex
 from imagebuild.lock.lockfile import format_lock, lock_digest, parse_lock
 from imagebuild.lock.model import BuildWheel, LockedPackage, SourceRules
+from imagebuild.lock.offers import Choice
 from imagebuild.lock.pages import ProjectFile, ProjectPage
-from imagebuild.lock.policy import Choice
 from imagebuild.lock.source import (
     SourceOrder,
     SourceWheels,
