@@ -234,8 +234,9 @@ def test_a_local_package_and_what_it_needs(tmp_path: Path) -> None:
 
 
 def test_a_replaced_distribution_is_locked(tmp_path: Path) -> None:
+    installed = Distribution("beta", "1.0", "/x", has_record=True)
     with public().serve() as url:
-        lock = lock_for(tmp_path, "beta>=2\n", [make_index(url)], base=make_base([Distribution("beta", "1.0", "/x")]), replace=["Beta"])
+        lock = lock_for(tmp_path, "beta>=2\n", [make_index(url)], base=make_base([installed]), replace=["Beta"])
     assert versions(lock) == {"beta": "2.0"}
     assert lock.satisfied == ()
 
