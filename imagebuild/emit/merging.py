@@ -24,7 +24,6 @@ class EditedFile:
     def __init__(self, text: str, name: str) -> None:
         """ConfigurationError for what is no YAML, and for a document that is no mapping."""
         from ruamel.yaml import YAML
-        from ruamel.yaml.error import YAMLError
 
         self.name = name
         self._yaml = YAML()
@@ -32,22 +31,33 @@ class EditedFile:
         self._yaml.width = 1 << 20  # a reference broken over two lines is read back with a space in it
         indented = any(len(match[2]) > len(match[1]) for match in _DASH.finditer(text))
         self._yaml.indent(mapping=2, sequence=4 if indented else 2, offset=2 if indented else 0)
-        self._started = re.match(r"(?:[ ]*(?:#[^\n]*)?\n)*---", text) is not None
+        start = re.match(r"((?:[ ]*(?:#[^\n]*)?\n)*)---", text)
+        self._started = start is not None
+        self._preamble = start[1] if start else ""  # ruamel drops comments above the first document's mark
+        self.documents = self._load(text)
+        lost = set(_list_comments(text)) - set(_list_comments(self.render()))
+        if lost:  # ruamel.yaml has no place for some, as after a list in a list
+            raise ConfigurationError(f"{name}: this comment would be lost: {min(lost)}", "move it above a key, or take it out")
+        self.documents = self._load(text)  # writing them has left marks in them
+
+    def _load(self, text: str) -> list[Any]:
+        from ruamel.yaml.error import YAMLError
+
         try:
-            loaded = list(self._yaml.load_all(text))
+            loaded = [document for document in self._yaml.load_all(text[len(self._preamble) :]) if document is not None]
         except YAMLError as error:
             mark = getattr(error, "problem_mark", None)
-            where = f" line {mark.line + 1}:" if mark is not None else ""
+            where = f" line {mark.line + 1 + self._preamble.count(chr(10))}:" if mark is not None else ""
             problem = str(getattr(error, "problem", None) or "cannot be read").partition("\n")[0]
-            raise ConfigurationError(f"{name}:{where} no YAML: {problem}", "merge into a file that kubectl or helm would take") from None
-        self.documents: list[Any] = [document for document in loaded if document is not None]
-        if not self.documents:
             raise ConfigurationError(
-                f"{name} is empty", "leave --merge out for a new document; a shell's > FILE empties FILE first: --in-place"
-            )
-        for document in self.documents:
-            if not isinstance(document, dict):
-                raise ConfigurationError(f"{name} holds a document that is no mapping", "expected key: value lines")
+                f"{self.name}:{where} no YAML: {problem}", "merge into a file that kubectl or helm would take"
+            ) from None
+        if not loaded:
+            hint = "leave --merge out for a new document; a shell's > FILE empties FILE first: --in-place"
+            raise ConfigurationError(f"{self.name} is empty", hint)
+        if not all(isinstance(document, dict) for document in loaded):
+            raise ConfigurationError(f"{self.name} holds a document that is no mapping", "expected key: value lines")
+        return loaded
 
     @classmethod
     def read(cls, path: Path) -> EditedFile:
@@ -66,7 +76,11 @@ class EditedFile:
         stream = io.StringIO()
         self._yaml.explicit_start = self._started
         self._yaml.dump_all(self.documents, stream)
-        return stream.getvalue()
+        return self._preamble + stream.getvalue()
+
+
+def _list_comments(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.lstrip().startswith("#")]
 
 
 def get_mapping(parent: Any, key: str, where: str) -> Any:
@@ -104,7 +118,7 @@ def set_value(parent: Any, key: str, value: Any) -> None:
 
 
 def drop_key(parent: Any, key: str) -> None:
-    """Remove a mapping's key if it is there; the comment after it stays, after the key before."""
+    """Remove a mapping's key if it is there; the comment after it stays, after the key before (if it is not the first)."""
     if key not in parent:
         return
     tail = _take_tail(parent, key)
@@ -132,6 +146,8 @@ def keep_items(parent: Any, key: str, is_kept: Callable[[Any], bool]) -> None:
         tail = _take_tail(parent, key)
         for index in reversed(doomed):
             del held[index]
+        if not held:
+            held.fa.set_flow_style()
         _put_tail(parent, key, tail)
 
 
@@ -181,21 +197,41 @@ def _find_end(node: Any, key: Any) -> tuple[Any, Any]:
 def _take_tail(parent: Any, key: Any) -> str:
     """Cut off the comment lines after the last line of ``parent[key]`` (not what stands on that line)."""
     node, last = _find_end(parent, key)
-    after_block: Any = getattr(node[last], "comment", None)
-    if hasattr(after_block, "value"):  # a block scalar has it itself
-        node[last].comment = None
-        return str(after_block.value)
     place = 0 if isinstance(node, list) else 2
     slot: list[Any] = node.ca.items.get(last) or []
-    token = slot[place] if len(slot) > place else None
-    if token is None:
-        return ""
-    first, _, rest = token.value.partition("\n")
-    if first.strip():
-        token.value = first + "\n"
-    else:
-        slot[place] = None
-    return str(rest)
+    tail = ""
+    if len(slot) > place and slot[place] is not None:
+        text = str(slot[place].value)
+        if _is_block(node[last]):  # its comment has nothing of its line
+            slot[place], tail = None, _indent(slot[place])
+        else:
+            first, _, tail = text.partition("\n")
+            if first.strip():
+                slot[place].value = first + "\n"
+            else:
+                slot[place] = None
+    return tail + _take_ends(parent, key)
+
+
+def _take_ends(parent: Any, key: Any) -> str:
+    """After an empty collection a comment hangs on the end of one of those around it: the innermost comes first."""
+    ends = ""
+    held = parent[key]
+    while _is_open(held):
+        ends = "".join(map(_indent, held.ca.end)) + ends
+        del held.ca.end[:]
+        held = held[-1] if isinstance(held, list) else held[next(reversed(held))]
+    return ends
+
+
+def _is_block(value: Any) -> bool:
+    from ruamel.yaml.scalarstring import FoldedScalarString, LiteralScalarString
+
+    return isinstance(value, FoldedScalarString | LiteralScalarString)
+
+
+def _indent(token: Any) -> str:
+    return " " * int(token.start_mark.column) + str(token.value).lstrip(" ")
 
 
 def _put_tail(parent: Any, key: Any, tail: str) -> None:
@@ -205,16 +241,26 @@ def _put_tail(parent: Any, key: Any, tail: str) -> None:
     if not tail:
         return
     node, last = _find_end(parent, key)
-    if isinstance(node[last], dict | list) and not node[last] and isinstance(node, dict):
-        node[last].fa.set_flow_style()  # [] ends its line, and a comment cannot hang on it: on the key before
-        keys = list(node)
-        if not keys.index(last):
-            return
-        node, last = _find_end(node, keys[keys.index(last) - 1])
-    place = 0 if isinstance(node, list) else 2
-    slot = node.ca.items.setdefault(last, [None, None, None, None])
-    slot += [None] * (4 - len(slot))
+    if isinstance(node[last], dict | list):  # [] and {} end their line: what follows hangs on the next key, or on the end of it all
+        lines = [
+            CommentToken(line.lstrip(), CommentMark(len(line) - len(line.lstrip(" "))), None) for line in tail.splitlines(keepends=True)
+        ]
+        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+        if last == keys[-1]:
+            node.ca.end = [*lines, *node.ca.end]
+            node.ca.comment = node.ca.comment or [None, None]  # without one the end is not written
+        else:
+            after = _open_slot(node, keys[keys.index(last) + 1])
+            after[1] = [*lines, *(after[1] or [])]
+        return
+    slot, place = _open_slot(node, last), 0 if isinstance(node, list) else 2
     if slot[place] is None:
         slot[place] = CommentToken("\n" + tail, CommentMark(0), None)
     else:
         slot[place].value += tail
+
+
+def _open_slot(node: Any, key: Any) -> list[Any]:
+    slot: list[Any] = node.ca.items.setdefault(key, [None, None, None, None])
+    slot += [None] * (4 - len(slot))
+    return slot
