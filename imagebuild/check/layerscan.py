@@ -26,6 +26,7 @@ from imagebuild.oci.store import Store
 
 TEXT_LIMIT = 64 << 20  # bytes; a RECORD, a package's list or dpkg's status is never larger
 TEXTS_LIMIT = 512 << 20  # bytes of all of them, in one layer
+_CAPABILITY = "SCHILY.xattr.security.capability"  # capabilities(7), as tar archives of layers carry them
 _SITE = re.compile(r"/(?:site|dist)-packages/")
 _INFO = re.compile(r"(?P<site>/.+)/(?P<folder>[^/]+\.dist-info)/(?P<file>RECORD|METADATA)")
 
@@ -67,7 +68,7 @@ class LayerFacts(msgspec.Struct):
     metadata: dict[str, bytes] = {}  # path of a METADATA -> its text
     path_files: dict[str, bytes] = {}  # *.pth directly in a site folder -> text
     secrets: dict[str, list[str]] = {}  # path -> what it looks like
-    privileged: dict[str, int] = {}  # path of a file with a setuid or setgid bit, whoever brought it -> mode
+    privileged: dict[str, str] = {}  # path of a file with a setuid or setgid bit or a capability, whoever brought it -> which
     unread: int = 0  # files whose content was not searched: binaries
     lists: dict[str, bytes] = {}  # dpkg's
     status: bytes = b""
@@ -136,7 +137,9 @@ def _visit(facts: LayerFacts, archive: tarfile.TarFile, entry: tarfile.TarInfo, 
     if reason := find_secret_name(path):
         facts.secrets.setdefault(path, []).append(reason)
     if entry.mode & 0o6000 and not (entry.isdir() or entry.issym()):
-        facts.privileged[path] = entry.mode & 0o7777
+        facts.privileged[path] = f"setuid or setgid ({entry.mode & 0o7777:o})"
+    if _CAPABILITY in entry.pax_headers:
+        facts.privileged[path] = "a file capability"
     if not entry.isreg() or path.rpartition("/")[2].startswith(".wh."):
         return
     stream = cast(BinaryIO, archive.extractfile(entry))

@@ -86,10 +86,13 @@ def check_home(evidence: Evidence) -> Finding:
 
 
 def check_privileges(evidence: Evidence) -> Finding:
-    """No setuid, setgid or sticky bit on what was added; not on a file of a Debian package either, which the build lets apt bring."""
+    """No setuid, setgid or sticky bit and no file capability on what was added.
+
+    Of a Debian package either: the build lets apt bring them, and here they are named.
+    """
     culprits = evidence.faults("mode")
     told = {line.partition(": ")[0] for line in culprits}
-    culprits += [f"{path}: setuid or setgid ({mode:o})" for path, mode in evidence.facts.privileged.items() if path not in told]
+    culprits += [f"{path}: {which}" for path, which in evidence.facts.privileged.items() if path not in told]
     return judge_culprits(culprits, "none", "{count} files with such a bit")
 
 

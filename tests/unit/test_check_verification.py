@@ -98,6 +98,11 @@ def set_the_user_bit(image: HandMade) -> None:
     image.further = [entry("usr/bin"), entry("usr/bin/su", b"#!", mode=0o4755)]
 
 
+def give_a_capability(image: HandMade) -> None:
+    capability = {"SCHILY.xattr.security.capability": "\x01\x00\x00\x02"}
+    image.further = [entry("usr/bin"), entry("usr/bin/ping", b"#!", mode=0o755, pax=capability)]
+
+
 def open_a_file(image: HandMade) -> None:
     image.further = [entry("usr/lib/python3/open.txt", b"", mode=0o666)]
 
@@ -165,6 +170,7 @@ def lie_about_the_size(image: HandMade) -> None:
         (overwrite_a_base_file, ["files of the base"], "/etc/passwd: overwrites a file of the base"),
         (delete_a_base_file, ["files of the base"], ".wh.__init__.py: a whiteout nobody asked for"),
         (set_the_user_bit, ["setuid"], "/usr/bin/su: setuid"),
+        (give_a_capability, ["setuid"], "/usr/bin/ping: a file capability"),
         (open_a_file, ["world-writable"], "/usr/lib/python3/open.txt: anyone may write it"),
         (open_a_folder, ["world-writable"], "/opt: a new folder with mode 777"),
         (change_the_user, ["user and start command"], 'USER is "0", in the base "1000"'),
