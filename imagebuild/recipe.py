@@ -189,6 +189,8 @@ def render_dockerfile(recipe: Recipe, base: Base) -> str:
         f"--no-index --find-links {_CONTEXT} --no-deps --require-hashes --only-binary :all: --break-system-packages "
         "--root-user-action ignore --no-warn-script-location"
     )
+    if recipe.replace:
+        pip += " --ignore-installed"  # what is replaced has no files any more, but still its empty .dist-info folder
     steps = [
         f"export HOME={_CONTEXT}-home TMPDIR=/dev/shm SOURCE_DATE_EPOCH={epoch} PIP_CONFIG_FILE=/dev/null PYTHONDONTWRITEBYTECODE=1",
         "unset PIP_CONSTRAINT PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_REQUIREMENT PIP_TARGET PIP_USER",

@@ -109,3 +109,16 @@ def test_the_dockerfile_has_one_run_and_the_bases_user_verbatim() -> None:
         assert option in text
     assert not any(word in text for word in ("COPY", "ADD ", "http://", "https://"))
     assert render_requirements(lock) == f"pandas==1.0 --hash=sha256:{lock.packages[0].sha256}\n"
+
+
+def test_what_is_replaced_is_in_the_key_and_in_the_dockerfile() -> None:
+    base = make_base(NUMPY)
+    recipe = recipe_of(base, make_lock(base, make_package("numpy", "2.2.0"), make_package("pandas")))
+    assert (recipe.replace, recipe.replaced) == (("numpy==2.1.0",), ("numpy",))
+    text = render_dockerfile(recipe, base)
+    assert "install.py --removal=/run/imagebuild/removal.json " in text
+    assert " --ignore-installed " in text
+    plain = recipe_of(base, make_lock(base, make_package("pandas")))
+    assert b"replace" not in plain.encode()
+    assert "--removal" not in render_dockerfile(plain, base)
+    assert "--ignore-installed" not in render_dockerfile(plain, base)
