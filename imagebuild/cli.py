@@ -22,6 +22,7 @@ COMMANDS = (
     "doctor",
     "image",
     "lock",
+    "personal",
     "size",
     "diff",
     "explain",
