@@ -139,15 +139,23 @@ def make_fleet(teams: int = 50, quarters: Sequence[str] = QUARTERS, seed: int = 
 
 
 def push_fleet(store: Store, fleet: Sequence[Made], namespace: str = "ml") -> None:
-    """Real manifests with a config, three base layers and a layer of their own, all of them there."""
+    """Real manifests with a config, three base layers and a layer of their own, all of them there.
 
-    def push(made: Made) -> None:
-        repository = f"{namespace}/{made.team}" if namespace else made.team
-        layers = [f"{made.base} layer {number}".encode() * 40 for number in range(3)] + [made.tag.encode() * 40]
-        push_image(store, repository, made.tag, made.notes, layers)
+    Teams side by side, and the images of one after each other: distribution 2.8 does not write a repository's link to a blob in one
+    step, so that a manifest put while another upload of the same blob ends may be told that the blob is unknown.
+    """
 
+    def push(images: list[Made]) -> None:
+        for made in images:
+            repository = f"{namespace}/{made.team}" if namespace else made.team
+            layers = [f"{made.base} layer {number}".encode() * 40 for number in range(3)] + [made.tag.encode() * 40]
+            push_image(store, repository, made.tag, made.notes, layers)
+
+    teams: dict[str, list[Made]] = {}
+    for made in fleet:
+        teams.setdefault(made.team, []).append(made)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(push, fleet))
+        list(pool.map(push, teams.values()))
 
 
 def push_image(store: Store, repository: str, tag: str, notes: dict[str, str], layers: Sequence[bytes] = (b"layer",)) -> Digest:
