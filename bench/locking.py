@@ -37,7 +37,7 @@ from imagebuild.workspace import Workspace
 REQUIREMENTS = "pandas==2.2.*\nscikit-learn==1.5.*\nxgboost\nmlflow\njupyterlab\n"
 CUTOFF = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 _FORWARDED = ("Accept", "Range", "If-None-Match", "User-Agent")
-_PASSED_BACK = ("Content-Type", "Content-Range", "ETag", "Last-Modified", "Cache-Control")
+_PASSED_BACK = ("Accept-Ranges", "Content-Type", "Content-Range", "ETag", "Last-Modified", "Cache-Control")
 
 
 class CountingProxy:
