@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry
+from imagebuild.catalogue.tags import show_text
 from imagebuild.config import format_size
 from imagebuild.oci.referrers import list_referrers
 from imagebuild.oci.store import Store
@@ -70,4 +71,4 @@ def render_description(found: Mapping[str, Any]) -> str:
     for purpose, text in found["start"].items():
         lines += ["", f"{purpose}:", *(f"  {line}" for line in text.splitlines())]
     lines += ["", "Build it again, in the team's repository:", *(f"  {line}" for line in found["rebuild"])]
-    return "\n".join(lines)
+    return "\n".join(map(show_text, lines))

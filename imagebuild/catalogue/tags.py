@@ -43,3 +43,8 @@ def count_quarters(quarter: str) -> int | None:
     """Quarters since the year 0, to compare by; None for what is no quarter."""
     match = _QUARTER.fullmatch(quarter)
     return int(match[1]) * 4 + int(match[2]) - 1 if match else None
+
+
+def show_text(text: str) -> str:
+    """``text`` for a terminal: what an image says of itself must not move its cursor or colour it."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -62,6 +62,7 @@ def catalogue(
 
 def print_table(listing: CatalogueListing) -> None:
     """One line an image; the current one of each team is marked."""
+    from imagebuild.catalogue.tags import show_text
     from imagebuild.config import format_size
 
     for entry in listing.entries:
@@ -71,7 +72,7 @@ def print_table(listing: CatalogueListing) -> None:
         line = (
             f"{mark} {entry.team:<16} {entry.tag:<22} {entry.status:<8}  {entry.created[:10]}  {size:>10}  on {entry.base}  {entry.title}"
         )
-        print_data(line.rstrip() + names)
+        print_data(show_text(line.rstrip() + names))
     click.echo(f"{len(listing.entries)} images, {listing.foreign} foreign tags left out", err=True)
 
 

@@ -15,7 +15,7 @@ from imagebuild.catalogue.finding import find_named_image
 from imagebuild.catalogue.keeping import keep_image
 from imagebuild.catalogue.presence import check_presence
 from imagebuild.catalogue.selection import find_entry
-from imagebuild.catalogue.tags import count_quarters, is_companion, kept_tag
+from imagebuild.catalogue.tags import count_quarters, is_companion, kept_tag, show_text
 from imagebuild.commands.options import parse_moment
 from imagebuild.emit.snippets import list_snippets
 from imagebuild.errors import RemoteError, UsageError
@@ -184,3 +184,7 @@ def test_size_and_diff_know_names_for_good_too(store: LayoutStore, tmp_path: Pat
     assert (found.digest, found.team) == (entry.digest, "risk")
     with pytest.raises(UsageError, match="'papers' is no team here"):
         find_named_image(workspace, "papers")
+
+
+def test_what_an_image_says_of_itself_does_not_reach_the_terminal_as_commands() -> None:
+    assert show_text("a\x1b[2Jb\rc\u202ed é") == "a\ufffd[2Jb\ufffdc\ufffdd é"
