@@ -14,6 +14,7 @@ from imagebuild.emit.merging import EditedFile, append_items, drop_key, get_list
 from imagebuild.emit.naming import make_name
 from imagebuild.emit.offers import Offer, SpawnerForm, list_offers
 from imagebuild.emit.pools import Pool
+from imagebuild.emit.shapes import ImageStream, check_shape
 from imagebuild.emit.wording import clip
 from imagebuild.emit.yaml import Document, convert_value, render_documents
 from imagebuild.errors import ConfigurationError
@@ -101,9 +102,9 @@ def _merge_streams(file: EditedFile, streams: Sequence[dict[str, Any]]) -> None:
         raise ConfigurationError(f"{file.name} holds a List", "write its items as documents of their own, with --- between them")
     found = {}
     for document in file.documents:
-        metadata = document.get("metadata")
-        if document.get("kind") == "ImageStream" and isinstance(metadata, dict):
-            found[str(metadata.get("name"))] = document
+        if document.get("kind") == "ImageStream":
+            check_shape(document, ImageStream, file.name)
+            found[str(document["metadata"].get("name"))] = document
     for stream in streams:
         name = stream["metadata"]["name"]
         if name in found:

@@ -13,6 +13,7 @@ from imagebuild.emit.merging import EditedFile, append_items, drop_key, get_list
 from imagebuild.emit.offers import Offer, SpawnerForm, list_offers, warn_of_ports
 from imagebuild.emit.pools import Pool
 from imagebuild.emit.scheduling import describe_affinity, describe_tolerations, explain_pool, name_pool
+from imagebuild.emit.shapes import SpawnerDefaults, check_shape
 from imagebuild.emit.yaml import Document, Note, render_documents
 from imagebuild.errors import ConfigurationError
 from imagebuild.oci.model import Reference
@@ -144,6 +145,7 @@ def _merge_form(file: EditedFile, offers: Sequence[Offer], pools: Sequence[Pool]
 
 def _merge_defaults(form: Any, offers: Sequence[Offer], pools: Sequence[Pool], ours: set[str], where: str) -> None:
     """Switches that are set stay set. Of the images only those of the teams' own repositories are touched."""
+    check_shape(form, SpawnerDefaults, f"{where}: spawnerFormDefaults")
     for key, value in (("allowCustomImage", False), ("hideRegistry", True), ("hideTag", False)):
         if key not in form:
             set_value(form, key, value)

@@ -15,6 +15,7 @@ from imagebuild.emit.offers import Offer, SpawnerForm, list_offers
 from imagebuild.emit.pools import Pool
 from imagebuild.emit.quantities import parse_quantity
 from imagebuild.emit.scheduling import describe_node_terms, describe_tolerations, explain_pool, name_pool
+from imagebuild.emit.shapes import Profile, check_shape
 from imagebuild.emit.wording import clip, join_parts
 from imagebuild.emit.yaml import Document, Note, render_documents
 from imagebuild.errors import ConfigurationError
@@ -136,6 +137,7 @@ def _merge_profiles(file: EditedFile, profiles: Sequence[dict[str, Any]]) -> Non
             set_value(held, profile["slug"], profile)
         return
     get_list(parent, key, file.name)
+    check_shape(parent[key], list[Profile], f"{file.name}: {key}")
     present = {profile.get("slug") for profile in parent[key] if isinstance(profile, dict)}
     merge_items(parent, key, [profile for profile in profiles if profile["slug"] in present], "slug")
     append_items(parent, key, [profile for profile in profiles if profile["slug"] not in present])

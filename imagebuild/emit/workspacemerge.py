@@ -18,6 +18,7 @@ from imagebuild.emit.merging import (
 )  # fmt: skip
 from imagebuild.emit.offers import Offer
 from imagebuild.emit.pools import Pool
+from imagebuild.emit.shapes import WorkspaceKind, check_shape
 from imagebuild.emit.workspacekind import (
     ID,
     SERVERS,
@@ -37,9 +38,9 @@ def merge_workspace_kinds(file: EditedFile, offers: Sequence[Offer], pools: Sequ
     """Documents are found by name (jupyterlab, codeserver, rstudio); a kind that is not there is added behind them."""
     found = {}
     for document in file.documents:
-        metadata = document.get("metadata")
-        if document.get("kind") == "WorkspaceKind" and isinstance(metadata, dict):
-            found[metadata.get("name")] = document
+        if document.get("kind") == "WorkspaceKind":
+            check_shape(document, WorkspaceKind, file.name)
+            found[str(document["metadata"].get("name"))] = document
     if not found:
         raise ConfigurationError(f"{file.name} has no WorkspaceKind", "leave --merge out for new ones")
     missing = []
@@ -63,8 +64,10 @@ def _add_pictures(file: EditedFile, servers: Sequence[ServerKind], namespace: st
 
     pictures = describe_pictures(servers, namespace)
     for document in file.documents:
-        metadata = document.get("metadata") or {}
-        if document.get("kind") == "ConfigMap" and metadata.get("name") == "imagebuild-icons" and metadata.get("namespace") == namespace:
+        metadata = document.get("metadata")
+        if document.get("kind") != "ConfigMap" or not isinstance(metadata, dict):
+            continue
+        if metadata.get("name") == "imagebuild-icons" and metadata.get("namespace") == namespace:
             for name, picture in pictures["data"].items():
                 set_value(get_mapping(document, "data", file.name), name, picture)
             return
