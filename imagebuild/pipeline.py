@@ -211,6 +211,7 @@ def read_team_lock(workspace: Workspace, team: Team, base: Base) -> Lock:
 
 def build_local_wheels(workspace: Workspace, team: Team, lock: Lock) -> dict[str, Path]:
     """The wheels of the team's source trees, by name: those a bundle brought, or built (again)."""
+    from imagebuild.lock.buildtools import make_build_tools
     from imagebuild.lock.fetching import find_wheel
     from imagebuild.lock.localpackage import build_local_wheel
 
@@ -218,7 +219,8 @@ def build_local_wheels(workspace: Workspace, team: Team, lock: Lock) -> dict[str
         brought = {item.name: find_wheel(item, workspace.cache) for item in lock.packages if item.tree}
         if all(brought.values()):
             return {name: path for name, path in brought.items() if path is not None}
-    wheels = (build_local_wheel(folder, workspace.cache, lock.cutoff) for folder in team.local_packages)
+    tools = make_build_tools(lambda: team.indexes, lock.cutoff, workspace.cache, workspace.report)
+    wheels = (build_local_wheel(folder, workspace.cache, lock.cutoff, tools) for folder in team.local_packages)
     return {wheel.name: wheel.path for wheel in wheels}
 
 

@@ -16,11 +16,12 @@ from imagebuild.base.model import Base, Distribution
 from imagebuild.errors import ConfigurationError, LockError, RemoteError
 from imagebuild.files import explain_os_error
 from imagebuild.lock.addresses import fetch_addressed, pin_addressed
+from imagebuild.lock.buildtools import make_build_tools
 from imagebuild.lock.edges import find_broken_edges, list_edge_constraints, list_edge_owners
 from imagebuild.lock.fetching import fetch_build_wheels
 from imagebuild.lock.indexes import PackageIndex, validate_indexes
 from imagebuild.lock.inputs import hash_inputs
-from imagebuild.lock.localpackage import LocalWheel, build_local_wheel
+from imagebuild.lock.localpackage import BuildTools, LocalWheel, build_local_wheel
 from imagebuild.lock.metadata import parse_requires, read_requires
 from imagebuild.lock.model import BuildWheel, Lock, LockedPackage, SourceArchive, SourceRules
 from imagebuild.lock.offers import Choice, allows_python, offer_of_local
@@ -94,7 +95,7 @@ def compile_lock(
         report(f"base {base.name} contradicts itself: {line}")
     check_against_base(direct, held, environment, base, protect)
     stubs, unusable = build_stubs(standing, environment)
-    local = _build_local(local_packages, cache, cutoff, held, base)
+    local = _build_local(local_packages, cache, cutoff, held, base, make_build_tools(lambda: indexes, cutoff, cache, report))
     addressed = fetch_addressed(direct, environment, interpreter, cache, report)
     direct = pin_addressed(direct, addressed)
     given = {**addressed, **local}
@@ -184,10 +185,12 @@ def _check_wanted(base: Base, wanted: Sequence[Pin], replaced: frozenset[str], p
         )
 
 
-def _build_local(folders: Sequence[Path], cache: Path, cutoff: str, held: Mapping[str, Distribution], base: Base) -> dict[str, LocalWheel]:
+def _build_local(
+    folders: Sequence[Path], cache: Path, cutoff: str, held: Mapping[str, Distribution], base: Base, tools: BuildTools
+) -> dict[str, LocalWheel]:
     local: dict[str, LocalWheel] = {}
     for folder in folders:
-        wheel = build_local_wheel(folder, cache, cutoff)
+        wheel = build_local_wheel(folder, cache, cutoff, tools)
         if wheel.name in local:
             raise ConfigurationError(f"two source trees make {wheel.name}", "remove one of them")
         if wheel.name in held:

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -123,14 +123,23 @@ def _hash_file(path: Path) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def build_local_wheel(folder: Path, cache: Path, cutoff: str) -> LocalWheel:
+BuildTools = Callable[[str, Sequence[str], Path], Path]  # (whose, build requirements, an empty folder) -> a Python that has them
+
+
+def build_local_wheel(folder: Path, cache: Path, cutoff: str, tools: BuildTools | None = None) -> LocalWheel:
     """The wheel of a source tree, from the cache or built. ``cutoff`` (RFC 3339) is the build's SOURCE_DATE_EPOCH.
 
-    LockError: a backend other than flit_core, hatchling and setuptools, a failing build, a wheel that is not pure.
+    flit_core, hatchling and setuptools are here; for any other backend, or another version, ``tools`` makes an environment.
+    LockError: a backend that neither has, a failing build, a wheel that is not pure.
     """
     tree = hash_tree(folder)
     backend, requires, path_to_backend = _read_build_system(folder)
-    versions = _check_backend(folder, backend, requires, path_to_backend)
+    system = BuildSystem(backend, requires, path_to_backend)
+    missing: LockError | None = None
+    try:
+        versions: object = _check_backend(folder, backend, requires, path_to_backend)
+    except LockError as error:  # of what is locked the hash is known: the versions of its tools need not be part of the key
+        missing, versions = error, ["isolated", *requires, *system.path]
     epoch = int(datetime.fromisoformat(cutoff).astimezone(UTC).timestamp())
     key = hashlib.sha256(msgspec.json.encode([_FORMAT, tree, backend, versions, epoch])).hexdigest()
     home = cache / "local" / key
@@ -139,11 +148,26 @@ def build_local_wheel(folder: Path, cache: Path, cutoff: str) -> LocalWheel:
         with exclusive(cache / "local" / f"{key}.lock"):
             kept = _recall(note)
             if kept is None:
-                kept = _build(folder, tree, backend, epoch, home)
+                if missing is not None and tools is None:
+                    raise missing
+                kept = _build(folder, tree, system, epoch, home, tools if missing is not None else None)
                 write_atomic(note, msgspec.json.encode(_Note(kept.filename, kept.sha256, kept.size, kept.name, kept.version, kept.tree)))
     except OSError as error:
         raise explain_os_error(error, f"building {folder.name}") from None
     return kept
+
+
+class BuildSystem(msgspec.Struct, frozen=True):
+    """``[build-system]`` of PEP 517 and 518."""
+
+    backend: str
+    requires: tuple[str, ...]
+    backend_path: object = None  # as written
+
+    @property
+    def path(self) -> list[str]:
+        """Folders of the tree that hold its own backend."""
+        return [str(item) for item in self.backend_path] if isinstance(self.backend_path, list) else []
 
 
 class _Note(msgspec.Struct, frozen=True):
@@ -224,7 +248,7 @@ def _find_version(name: str) -> str:
         raise LockError(f"{name} is not installed beside imagebuild", f"pip install {name}") from None
 
 
-def _build(folder: Path, tree: str, backend: str, epoch: int, home: Path) -> LocalWheel:
+def _build(folder: Path, tree: str, system: BuildSystem, epoch: int, home: Path, tools: BuildTools | None) -> LocalWheel:
     with tempfile.TemporaryDirectory(prefix="imagebuild-") as name:
         scratch = Path(name).resolve()
         for barrier in (".gitignore", ".hgignore"):  # hatchling looks for these in every parent folder
@@ -233,7 +257,7 @@ def _build(folder: Path, tree: str, backend: str, epoch: int, home: Path) -> Loc
         _copy_tree(folder, source)
         if hash_tree(source) != tree:
             raise LockError(f"{folder} changed while it was read", "run it again")
-        built = _run_backend(folder.name, source, backend, epoch, scratch)
+        built = _run_backend(folder.name, source, system, epoch, scratch, tools)
         distribution, version = _check_filename(folder.name, built.name)
         home.mkdir(parents=True, exist_ok=True)
         target = home / built.name
@@ -254,16 +278,18 @@ def _copy_tree(folder: Path, target: Path) -> None:
         path.chmod(0o755 if entry.executable else 0o644)
 
 
-def _run_backend(label: str, source: Path, backend: str, epoch: int, scratch: Path) -> Path:
+def _run_backend(label: str, source: Path, system: BuildSystem, epoch: int, scratch: Path, tools: BuildTools | None) -> Path:
     from pyproject_hooks import BackendUnavailable, BuildBackendHookCaller
 
     output = scratch / "wheels"
     home = scratch / "home"
     output.mkdir()
     home.mkdir()
+    python = tools(label, system.requires, scratch / "environment") if tools else Path(sys.executable)
     environment = {
-        "PATH": "/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home), "LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0",
-        "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1", "SOURCE_DATE_EPOCH": str(epoch),
+        "PATH": f"{python.parent}:/usr/bin:/bin" if tools else "/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home),
+        "LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0", "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1",
+        "SOURCE_DATE_EPOCH": str(epoch),
     }  # fmt: skip
     log: list[str] = []
 
@@ -278,7 +304,11 @@ def _run_backend(label: str, source: Path, backend: str, epoch: int, scratch: Pa
 
     hint = "build it by hand with: python -m build --wheel --no-isolation"
     try:
-        caller = BuildBackendHookCaller(str(source), backend, runner=run, python_executable=sys.executable)
+        caller = BuildBackendHookCaller(str(source), system.backend, system.path or None, run, str(python))
+        if tools and (more := caller.get_requires_for_build_wheel()):
+            python = tools(label, [*system.requires, *more], scratch / "full-environment")
+            environment["PATH"] = f"{python.parent}:/usr/bin:/bin"
+            caller = BuildBackendHookCaller(str(source), system.backend, system.path or None, run, str(python))
         filename = caller.build_wheel(str(output))
     except subprocess.CalledProcessError:
         raise LockError(f"{label} does not build: {_find_reason(log)}", hint, tuple(log[-15:])) from None
