@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from imagebuild import annotations as names
 from imagebuild.catalogue.entries import encode_entries, read_entries
+from imagebuild.emit.forms import FORMS, FormOptions, render_form
 from imagebuild.emit.kubeflow import render_spawner_form
 from imagebuild.emit.pools import load_pools
 from imagebuild.emit.prewarm import render_prewarm
@@ -158,3 +160,15 @@ def test_the_form_and_the_nodes_name_images_that_are_there(store: RegistryStore,
             images["cosml:2026q4-00000000000b"],
             images["risk"],
         ]
+
+
+def test_every_reference_of_every_form_is_there(store: RegistryStore, images: dict[str, Digest], crane: Crane) -> None:
+    entries = read_entries(store, "ml").entries
+    pools = load_pools(ROOT / "images" / "pools.toml").pools
+    for name in FORMS:
+        text = render_form(name, entries, pools, FormOptions()).text
+        found = {match[0] for match in re.finditer(rf"{re.escape(store.label)}/[^\s\"]+@sha256:[0-9a-f]{{64}}", text)}
+        assert {reference.partition("@")[2] for reference in found} >= {images["cosml:2026q4-00000000000b"], images["risk"], images["apps"]}
+        assert name == "kubeflow" or len(found) > 3  # what is no longer offered is in the others too
+        for reference in found:
+            assert crane("digest", reference).strip() == reference.partition("@")[2]
