@@ -69,17 +69,17 @@ def list_indexes(team: Team) -> tuple[PackageIndex, ...]:
 
 def _read_local(workspace: Workspace, team: Team, lock: Lock) -> dict[str, WheelShape]:
     """Shapes of the team's own packages, from the wheels that were built of them here."""
-    from imagebuild.lock.localpackage import build_local_wheel
+    from imagebuild.lock.fetching import is_kept
+    from imagebuild.pipeline import build_local_wheels
 
     local = (item for item in lock.packages if item.index == LOCAL_NAME)
-    wanted = {item.sha256: item for item in local if recall_shape(workspace.cache, item.sha256) is None}
+    wanted = {item.name: item for item in local if recall_shape(workspace.cache, item.sha256) is None}
     found = {}
-    for folder in team.local_packages if wanted else ():
-        wheel = build_local_wheel(folder, workspace.cache, lock.cutoff)
-        package = wanted.get(wheel.sha256)  # sources that changed since give another one
-        if package is not None:
-            with wheel.path.open("rb") as stream:
-                found[package.name] = keep_shape(workspace.cache, package.sha256, stream, package.filename)
+    for name, path in (build_local_wheels(workspace, team, lock) if wanted else {}).items():
+        package = wanted.get(name)
+        if package is not None and is_kept(path, package.sha256):  # sources that changed since give another one
+            with path.open("rb") as stream:
+                found[name] = keep_shape(workspace.cache, package.sha256, stream, package.filename)
     return found
 
 
