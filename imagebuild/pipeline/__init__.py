@@ -1,0 +1,41 @@
+"""The main job, step after step: team -> base -> lock -> recipe -> layer -> image -> checks -> registry."""
+
+from __future__ import annotations
+
+from imagebuild.pipeline.bases import open_base, open_base_store
+from imagebuild.pipeline.building import (
+    build_direct_layer,
+    build_docker_layer,
+    build_twins,
+    fetch_team_wheels,
+    prepare_bake,
+    prepare_context,
+)
+from imagebuild.pipeline.locks import LockOptions, build_local_wheels, find_lock, lock_team, read_team_lock, resolve_team
+from imagebuild.pipeline.planning import Plan, choose_engine, find_image, plan_image
+from imagebuild.pipeline.pushing import BuildOptions, attested_tag, derive_team_image, run_plan
+
+__all__ = [
+    "BuildOptions",
+    "LockOptions",
+    "Plan",
+    "attested_tag",
+    "build_direct_layer",
+    "build_docker_layer",
+    "build_local_wheels",
+    "build_twins",
+    "choose_engine",
+    "derive_team_image",
+    "fetch_team_wheels",
+    "find_image",
+    "find_lock",
+    "lock_team",
+    "open_base",
+    "open_base_store",
+    "plan_image",
+    "prepare_bake",
+    "prepare_context",
+    "read_team_lock",
+    "resolve_team",
+    "run_plan",
+]

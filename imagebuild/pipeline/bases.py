@@ -1,0 +1,63 @@
+"""Bases, opened: pinned, read, or built here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imagebuild.base.catalogue import load_catalogue, require_pinned
+from imagebuild.base.model import Base
+from imagebuild.base.reading import read_base
+from imagebuild.errors import ConfigurationError
+from imagebuild.oci.model import Digest, Platform
+from imagebuild.oci.store import Store
+from imagebuild.starter.place import find_starter
+from imagebuild.workspace import Workspace
+
+if TYPE_CHECKING:
+    pass
+
+
+def open_base(workspace: Workspace, name: str, platform: Platform) -> Base:
+    """The catalogue's base ``name``, read (from the cache after the first time); an unpinned one is refused."""
+    catalogue = load_catalogue(workspace.images / "catalogue.toml")
+    entry = catalogue.get(name)
+    workspace.prepare()
+    if entry.build:
+        given = workspace.bundled_base
+        pinned = given[1] if given and given[0] == name else find_starter(workspace.layout) or _build_starter(workspace, platform)
+        store: Store = workspace.layout
+    else:
+        pin = require_pinned(entry)
+        assert pin is not None  # only a base that is built here has none
+        pinned = pin
+    located = entry.located(catalogue.mirrors if workspace.mirrors is None else workspace.mirrors)
+    if not entry.build:
+        store = workspace.registry_store(located.registry)
+    return read_base(
+        store,
+        located.repository,
+        pinned,
+        platform,
+        name=name,
+        kind=entry.kind,
+        reference=entry.annotation_name,
+        registry=located.registry,
+        cache=workspace.cache,
+        report=workspace.report,
+    )
+
+
+def open_base_store(workspace: Workspace, base: Base) -> Store:
+    """Where the base's layers are: its registry, or the layout folder for one that is built here or came with a bundle."""
+    given = workspace.bundled_base
+    return workspace.registry_store(base.registry) if base.registry and (not given or given[0] != base.name) else workspace.layout
+
+
+def _build_starter(workspace: Workspace, platform: Platform) -> Digest:
+    if workspace.offline:
+        raise ConfigurationError(
+            "the starter base is not built here yet, and --offline", "build it where there is a network, or bring a bundle"
+        )
+    from imagebuild.starter.build import build_starter
+
+    return build_starter(workspace.layout, workspace.cache, platform, workspace.report)

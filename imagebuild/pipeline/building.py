@@ -1,0 +1,165 @@
+"""A plan's layer: its wheels, its build context, and either engine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imagebuild.errors import ConfigurationError
+from imagebuild.files import scratch_folder
+from imagebuild.layer.model import LAYER_MTIME, Layer
+from imagebuild.layer.removal import find_removal
+from imagebuild.pipeline.locks import build_local_wheels
+from imagebuild.pipeline.planning import Plan, write_recipe
+from imagebuild.pipeline.sources import make_source_builder, remake_wheel
+from imagebuild.workspace import Workspace
+
+if TYPE_CHECKING:
+    from imagebuild.check.twin import TwinReport
+    from imagebuild.engine.bake import BakeTarget
+    from imagebuild.engine.docker import DockerBuild
+
+
+def fetch_team_wheels(workspace: Workspace, plan: Plan, *, builder: str | None = None, network: str | None = None) -> dict[str, Path]:
+    """Every wheel of the lock on this disk, verified: local packages built, the others fetched or found in the cache.
+
+    ``builder`` and ``network`` are the docker engine's, for those that are locked from a source archive.
+    """
+    from imagebuild.lock.fetching import fetch_wheels
+
+    local = build_local_wheels(workspace, plan.team, plan.lock)
+    build = make_source_builder(workspace, plan.team, plan.base, builder=builder, network=network)
+    return fetch_wheels(
+        plan.lock,
+        plan.team.indexes,
+        workspace.cache,
+        local,
+        workspace.report,
+        remake=partial(remake_wheel, workspace, plan.team, plan.base, build),
+        offline=workspace.offline,
+    )
+
+
+def _link_wheels(wheels: dict[str, Path], folder: Path) -> None:
+    for path in wheels.values():
+        target = folder / path.name
+        if target.exists() and target.stat().st_size == path.stat().st_size:
+            continue
+        target.unlink(missing_ok=True)
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copyfile(path, target)
+
+
+def prepare_context(
+    workspace: Workspace, plan: Plan, *, builder: str | None = None, network: str | None = None
+) -> tuple[Path, dict[str, Path]]:
+    """The build's folder with Dockerfile and wheels in it, and the wheels by package."""
+    folder = write_recipe(workspace, plan)
+    wheels = fetch_team_wheels(workspace, plan, builder=builder, network=network)
+    _link_wheels(wheels, folder / "wheels")
+    return folder, wheels
+
+
+def build_docker_layer(
+    workspace: Workspace,
+    plan: Plan,
+    folder: Path,
+    out: Path,
+    *,
+    builder: str | None = None,
+    network: str | None = None,
+    cache: bool = True,
+    push: bool = False,
+    attest: Sequence[str] = (),
+) -> DockerBuild:
+    """The layer by the docker engine, audited; ``folder`` is :func:`prepare_context`'s. ``push``: by the builder, to the target."""
+    from imagebuild.engine.aptsources import prepare_apt_secrets
+    from imagebuild.engine.docker import PushTarget, build_layer_with_docker
+    from imagebuild.layer.audit import audit_layer
+
+    base, recipe = plan.base, plan.recipe
+    with scratch_folder(workspace.cache) as secrets:
+        built = build_layer_with_docker(
+            recipe,
+            base,
+            plan.lock,
+            folder,
+            layout=workspace.layout.folder,
+            out=out,
+            builder=builder,
+            network=network,
+            secrets=prepare_apt_secrets(base, secrets) if recipe.system else None,
+            cache=cache,
+            push=PushTarget(workspace.target, plan.repository) if push else None,
+            attest=attest,
+            report=workspace.report,
+        )
+    gone = frozenset(find_removal(base, recipe.replaced).owners)
+    audit_layer(built.layer, base=base, extra=recipe.extra_files, whiteouts=gone, foreign=True, system=built.layer.system)
+    return built
+
+
+def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
+    """The team's build as a target of docker-bake.json: context, wheels and apt's secrets lie ready under .imagebuild/builds."""
+    from imagebuild.engine.aptsources import prepare_apt_secrets
+    from imagebuild.engine.bake import BakeTarget
+    from imagebuild.engine.docker import make_build_inputs
+
+    folder, _ = prepare_context(workspace, plan)
+    secrets = prepare_apt_secrets(plan.base, folder / "secrets") if plan.recipe.system else None
+    inputs = make_build_inputs(plan.recipe, plan.base, context=folder, layout=workspace.layout.folder, secrets=secrets)
+    return BakeTarget(plan.recipe, inputs, folder, f"{workspace.host}/{plan.repository}" if workspace.host else plan.repository)
+
+
+def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path], out: Path, *, workers: int = 2) -> Layer:
+    """The layer by the direct engine, audited."""
+    from imagebuild.layer.assembly import build_layer
+    from imagebuild.layer.audit import TarAudit, audit_layer
+
+    single = plan.recipe.codec.single
+    removal = find_removal(plan.base, plan.recipe.replaced)
+    gone = frozenset(removal.owners)
+    audit = TarAudit(plan.base, plan.recipe.extra_files, gone)
+    layer = build_layer(
+        [(wheels[item.name], item) for item in plan.lock.packages],
+        base=plan.base,
+        codec=plan.recipe.codec,
+        cache=workspace.cache,
+        extra=plan.recipe.extra_files,
+        mtime=LAYER_MTIME,
+        slim=plan.recipe.slim,
+        workers=workers,
+        out=out,
+        inspect=None if single else audit.read,
+        removal=removal,
+        report=workspace.report,
+    )
+    if single:
+        audit_layer(layer, base=plan.base, extra=plan.recipe.extra_files, whiteouts=gone)
+    else:
+        audit.finish()
+    return layer
+
+
+def build_twins(workspace: Workspace, plan: Plan, *, builder: str | None = None) -> TwinReport:
+    """Build ``plan``'s layer with both engines and compare the two; nothing is pushed."""
+    from imagebuild.check.twin import compare_layers
+
+    if plan.recipe.system:
+        raise ConfigurationError(
+            f"team {plan.team.name} has system packages, which only the docker engine installs: there is no twin",
+            "verify a team without [system] packages",
+        )
+    folder, wheels = prepare_context(workspace, plan)
+    with scratch_folder(workspace.cache) as scratch:
+        docker = build_docker_layer(workspace, plan, folder, scratch / "docker.layer", builder=builder).layer
+        direct = build_direct_layer(workspace, plan, wheels, scratch / "direct.layer")
+        workspace.report(f"{plan.team.name}: comparing the two layers")
+        (scratch / "kept").mkdir()
+        return compare_layers(direct, docker, base=plan.base, scratch=scratch / "kept")

@@ -1,0 +1,141 @@
+"""Everything decided before anything is built: the plan, and the files that say it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from imagebuild.base.model import Base
+from imagebuild.base.reading import require_python
+from imagebuild.config import Team, load_team
+from imagebuild.errors import ConfigurationError
+from imagebuild.files import write_atomic
+from imagebuild.layer.removal import find_removal, render_removal
+from imagebuild.lock.model import Lock
+from imagebuild.oci.layout import LayoutStore
+from imagebuild.oci.model import Digest, Manifest
+from imagebuild.oci.store import Presence, explain_unknown
+from imagebuild.pipeline.bases import open_base
+from imagebuild.pipeline.locks import LockOptions, lock_team, read_team_lock
+from imagebuild.recipe import (
+    REMOVAL_FILE,
+    Recipe,
+    make_recipe,
+    render_dockerfile,
+    render_installer,
+    render_requirements,
+    render_slimmer,
+)
+from imagebuild.workspace import Workspace
+
+if TYPE_CHECKING:
+    pass
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Everything decided before anything is built."""
+
+    team: Team
+    base: Base
+    lock: Lock
+    recipe: Recipe
+    repository: str
+
+
+def choose_engine(asked: str, system: Sequence[str], replace: Sequence[str] = ()) -> str:
+    """``direct`` or ``docker``: ``auto`` is decided by the inputs alone, never by what the machine happens to have.
+
+    A lock holds wheels only, so what is left to decide is whether system packages are asked for.
+    """
+    if asked == "auto":
+        asked = "docker" if system else "direct"
+    if asked == "docker" and "pip" in replace:
+        raise ConfigurationError("the docker engine installs with the base's pip, which cannot replace itself", "use --engine direct")
+    if asked == "direct" and system:
+        raise ConfigurationError(f"the direct engine cannot install system packages ({', '.join(system)})", "use --engine docker or auto")
+    return asked
+
+
+def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: bool = False, engine: str | None = None) -> Plan:
+    """Everything up to the recipe. A missing lock is made (refused when ``locked``); a stale one is always refused.
+
+    ``engine`` (direct, docker, auto) goes before the team's own.
+    """
+    from imagebuild.lock.lockfile import lock_digest
+
+    team = load_team(workspace.images, team_name)
+    table = team.table
+    chosen = choose_engine(engine or table.engine, table.system.packages, table.replace)
+    if workspace.offline and table.system.packages:
+        raise ConfigurationError(
+            f"team {team_name} has system packages, which apt fetches while it builds: not with --offline", "build it online"
+        )
+    base = open_base(workspace, table.base, team.platform)
+    require_python(base)
+    if locked or workspace.offline or workspace.lockfile(team_name).is_file():
+        lock = read_team_lock(workspace, team, base)
+    else:
+        lock = lock_team(workspace, team, base, LockOptions(cutoff))
+    recipe = make_recipe(
+        base,
+        lock,
+        lock_digest(lock),
+        engine=chosen,
+        codec=table.layer.codec,
+        environment=table.env,
+        personal_constraints=table.personal_constraints,
+        title=table.display_name or team_name,
+        description=table.description,
+        owners=table.owners,
+        system=table.system.packages,
+        slim=table.slim,
+    )
+    return Plan(team, base, lock, recipe, workspace.repository(team_name))
+
+
+def find_image(workspace: Workspace, plan: Plan) -> Digest | None:
+    """The digest the target has under the recipe's tag: one HEAD. Not knowing is an error, never 'absent'.
+
+    A registry takes no manifest without its blobs and serves none that rotted; of a layout folder both are looked at.
+    """
+    presence, descriptor = workspace.target.head_manifest(plan.repository, plan.recipe.tag)
+    if presence is Presence.UNKNOWN:
+        raise explain_unknown(workspace.target, f"{plan.repository}:{plan.recipe.tag}")
+    if descriptor is None or (workspace.target is workspace.layout and not _is_whole(workspace.layout, plan.repository, descriptor.id)):
+        return None
+    return descriptor.id
+
+
+def _is_whole(layout: LayoutStore, repository: str, digest: Digest) -> bool:
+    """Whether the folder has what was built here: manifest, config and the topmost layer (the base's may lie elsewhere)."""
+    raw = layout.get_manifest(repository, digest)
+    manifest = raw.parse() if raw is not None else None
+    if not isinstance(manifest, Manifest) or not manifest.layers:
+        return False
+    files = [(layout.blob_file(item.id), item.size) for item in (manifest.config, manifest.layers[-1])]
+    return all(file is not None and file.stat().st_size == size for file, size in files)
+
+
+def write_recipe(workspace: Workspace, plan: Plan) -> Path:
+    """The Dockerfile and what its build context needs (but the wheels), under .imagebuild/builds; the folder."""
+    folder = workspace.state / "builds" / plan.team.name / plan.recipe.tag
+    files = {
+        "Dockerfile": render_dockerfile(plan.recipe, plan.base),
+        "recipe.json": msgspec.json.format(plan.recipe.encode(), indent=2).decode() + "\n",
+        "wheels/requirements.txt": render_requirements(plan.lock),
+        "wheels/install.py": render_installer(),
+    }
+    if plan.recipe.slim:
+        files["wheels/slim.py"] = render_slimmer()
+    if plan.recipe.constraints:
+        files["wheels/constraints.txt"] = plan.recipe.constraints
+    if plan.recipe.replace:
+        files[f"wheels/{REMOVAL_FILE}"] = render_removal(find_removal(plan.base, plan.recipe.replaced))
+    for name, text in files.items():
+        path = folder / name
+        if not path.is_file() or path.read_text() != text:
+            write_atomic(path, text.encode())
+    return folder

@@ -1,0 +1,64 @@
+"""A plan's size, predicted and measured, against the budget and the team's last image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from imagebuild.check.budget import LastImage, compute_limits, list_absent
+from imagebuild.errors import BudgetError
+from imagebuild.layer.model import Layer
+from imagebuild.pipeline.planning import Plan
+from imagebuild.size.model import SizeReport
+from imagebuild.workspace import Workspace
+
+if TYPE_CHECKING:
+    pass
+
+
+def find_last_image(workspace: Workspace, plan: Plan) -> LastImage | None:
+    """The newest image of the team that is not this one; asked for only where the budget limits growth."""
+    if plan.team.table.budget.rules.growth is None:
+        return None
+    from imagebuild.catalogue.entries import read_entries
+
+    entries = read_entries(workspace.target, teams=[plan.repository]).entries
+    entry = next((item for item in entries if item.tag != plan.recipe.tag), None)
+    return None if entry is None else LastImage(entry.tag, entry.delta_compressed or None, entry.delta_installed or None)
+
+
+def _judge(plan: Plan, report: SizeReport, last: LastImage | None) -> SizeReport:
+    packages = {item.name: item.installed for item in report.packages}
+    rules = plan.team.table.budget.rules
+    limits = compute_limits(rules, compressed=report.compressed, installed=report.installed, packages=packages, last=last)
+    return msgspec.structs.replace(report, limits=limits, notes=(*report.notes, *list_absent(rules, packages)))
+
+
+def predict_size(workspace: Workspace, plan: Plan, last: LastImage | None) -> SizeReport:
+    """What the plan's layer will add, from the lock and what is known of its wheels here; no index is asked."""
+    from imagebuild.lock.shape import find_shapes
+    from imagebuild.size.prediction import find_unknown, predict_report
+
+    unknown = find_unknown(plan.lock)
+    if unknown:
+        raise BudgetError(
+            f"the lock does not tell the size of {', '.join(unknown)}; nothing was built", f"lock again: imagebuild lock {plan.team.name}"
+        )
+    report = predict_report(
+        plan.recipe.tag,
+        plan.lock,
+        find_shapes(plan.lock.packages, workspace.cache, tuple),
+        plan.recipe.codec,
+        bytecode=plan.base.runtime is not None,
+        slim=plan.recipe.slim,
+        extra=len(plan.recipe.constraints),
+    )
+    return _judge(plan, report, last)
+
+
+def measure_size(plan: Plan, layer: Layer, last: LastImage | None) -> SizeReport:
+    """What the finished layer adds."""
+    from imagebuild.size.measurement import measure_layer
+
+    return _judge(plan, measure_layer(layer, plan.lock, subject=plan.recipe.tag, tree=plan.base.tree), last)
