@@ -51,6 +51,7 @@ bench: $(STAMP) parts
 	@$(BIN)/python -m bench.verify
 	@$(BIN)/python -m bench.docker
 	@$(BIN)/python -m bench.locking
+	@$(BIN)/python -m bench.catalogue
 
 clean:
 	rm -rf $(VENV) .imagebuild

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ("tests.workspaces",)  # one build of the main job for all modules
+
+# How long one example takes is the machine's business: a timing is a benchmark, not a test.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 _skipped: list[str] = []
 
