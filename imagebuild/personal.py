@@ -30,7 +30,7 @@ class PersonalLayer(msgspec.Struct, frozen=True):
     def render(self) -> str:
         """The file for pip: every package pinned and hashed, no address."""
         lines = [
-            f"# What a personal requirements file adds to the image of team {self.team}: pip install --user --no-deps -r THIS",
+            f"# What a personal requirements file adds to the image of team {self.team}: pip install --user -r THIS",
             "# Made by imagebuild personal; change the requirements file, not this.",
         ]
         return "\n".join(lines) + "\n" + "".join(_render(item) for item in self.added)
