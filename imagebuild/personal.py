@@ -74,7 +74,11 @@ def resolve_personal(workspace: Workspace, team: Team, requirements: Path, *, cu
         )
     except LockError as error:
         raise _explain(error, team.name, requirements.name) from None
-    return PersonalLayer(team.name, found.packages, found.satisfied)
+    packages = tuple(
+        msgspec.structs.replace(item, via=tuple(requirements.name if name == REQUIREMENTS else name for name in item.via))
+        for item in found.packages
+    )
+    return PersonalLayer(team.name, packages, found.satisfied)
 
 
 def describe_image(base: Base, lock: Lock, read_metadata: Callable[[LockedPackage], bytes]) -> Base:

@@ -37,7 +37,7 @@ def test_a_users_requirements_on_top_of_an_image(built: Built, tmp_path: Path) -
         assert piped.out == pinned.read_text()
         assert "adds 3 packages to blue's image" in told
         for line in (
-            "  + mine 1.0  (asked for by requirements.in)",
+            "  + mine 1.0  (asked for by wanted.txt)",
             "  + helper 1.5  (asked for by mine)",
             "  = below 1.0  (in the image)",
         ):
