@@ -12,6 +12,7 @@ import pytest
 from imagebuild import pipeline, recipe
 from imagebuild.check.twin import SHOWN, require_twins
 from imagebuild.errors import IntegrityError
+from imagebuild.pipeline import planning
 from imagebuild.workspace import Workspace
 from tests.parts import need_docker
 from tests.registries import Registry
@@ -51,7 +52,7 @@ def test_what_one_engine_leaves_out_is_found(built: Built, tmp_path: Path, monke
         assert text.count(" --no-deps ") == 1
         return text.replace(" --no-deps ", " --no-deps --no-compile ")
 
-    monkeypatch.setattr(pipeline, "render_dockerfile", render)
+    monkeypatch.setattr(planning, "render_dockerfile", render)
     workspace = Workspace(fork.root, fork.cache, quiet=True)
     report = pipeline.build_twins(workspace, pipeline.plan_image(workspace, "cosml", cutoff="", locked=True, engine="docker"))
     shipped = sum(name.endswith(".pyc") for name in built.image.read_headers())
