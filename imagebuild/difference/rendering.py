@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from html import escape
-from importlib import resources
 
 from imagebuild.config import format_size
 from imagebuild.difference.comparison import Difference, SideFacts
 from imagebuild.lock.changes import PackageChange, render_markdown
+from imagebuild.size.document import render_document
 
 _WORDS = {"added": "added", "removed": "removed", "upgraded": "upgraded", "downgraded": "DOWNGRADED", "rebuilt": "other file"}
 
@@ -113,7 +113,6 @@ def format_markdown(difference: Difference) -> str:
 
 def render_page(difference: Difference) -> bytes:
     """HTML 5 in UTF-8: no script, no request."""
-    style = (resources.files("imagebuild") / "size" / "page.css").read_text(encoding="utf-8")
     title = f"{difference.before.name} to {difference.after.name}"
     totals = "".join(
         f"<tr><th scope=row>{what}</th><td class=mono>{escape(one or '-')}</td><td class=mono>{escape(other or '-')}</td>"
@@ -127,21 +126,16 @@ def render_page(difference: Difference) -> bytes:
         if fact.name not in ("base", "base digest")
     )
     notes = "".join(f"<p class=note>{escape(_note(side))}</p>" for side in (difference.before, difference.after) if side.recorded)
-    parts = [
-        "<!doctype html>",
-        '<html lang="en">',
-        '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="color-scheme" content="light dark">',
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
-        f"<title>{escape(title)}</title><style>{style}</style></head>",
-        f"<body><main><h1>{escape(title)}</h1>",
-        "<div class=scroll><table><thead><tr><th><th>Before<th>After<th class=n>Change</tr></thead>",
-        f"<tbody>{totals}{facts}</tbody></table></div>",
-        _render_packages(difference),
-        notes,
-        "</main></body></html>",
-    ]
-    return ("\n".join(part for part in parts if part) + "\n").encode()
+    return render_document(
+        title,
+        [
+            f"<h1>{escape(title)}</h1>",
+            "<div class=scroll><table><thead><tr><th><th>Before<th>After<th class=n>Change</tr></thead>",
+            f"<tbody>{totals}{facts}</tbody></table></div>",
+            _render_packages(difference),
+            notes,
+        ],
+    )
 
 
 def _note(side: SideFacts) -> str:

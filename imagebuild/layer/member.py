@@ -42,9 +42,6 @@ from imagebuild.layer.wheel import Content, WheelArchive
 from imagebuild.slim import RULES, choose_dropped
 
 if TYPE_CHECKING:
-    from installer.scripts import ScriptSection
-
-if TYPE_CHECKING:
     from installer.scripts import ScriptSection  # exists for type checkers only
 
 _SPOOL = 8 << 20  # bytes of bytecode kept in memory per wheel; more goes to a temporary file

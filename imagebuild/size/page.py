@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
-from importlib import resources
 
 from imagebuild.config import format_size
+from imagebuild.size.document import render_document
 from imagebuild.size.model import Limit, PackageSize, SizeReport
 from imagebuild.size.terminal import describe_built
 from imagebuild.size.treemap import Rectangle, lay_out
@@ -29,26 +29,18 @@ KIND_TEXTS = {
 
 def render_page(report: SizeReport) -> bytes:
     """HTML 5 in UTF-8."""
-    style = (resources.files("imagebuild") / "size" / "page.css").read_text(encoding="utf-8")
     notes = "".join(f"<p class=note>{escape(note)}</p>" for note in report.notes)
-    parts = [
-        "<!doctype html>",
-        '<html lang="en">',
-        '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="color-scheme" content="light dark">',
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
-        f"<title>{escape(report.subject)}: {format_size(report.installed)} added</title>",
-        f"<style>{style}</style></head>",
-        "<body><main>",
-        _render_head(report),
-        _render_limits(report.limits),
-        f"<h2>By package and kind</h2>{_render_legend(report)}{render_map(report.packages)}",
-        _render_packages(report),
-        _render_rest(report),
-        notes,
-        "</main></body></html>",
-    ]
-    return ("\n".join(part for part in parts if part) + "\n").encode()
+    return render_document(
+        f"{report.subject}: {format_size(report.installed)} added",
+        [
+            _render_head(report),
+            _render_limits(report.limits),
+            f"<h2>By package and kind</h2>{_render_legend(report)}{render_map(report.packages)}",
+            _render_packages(report),
+            _render_rest(report),
+            notes,
+        ],
+    )
 
 
 def _render_head(report: SizeReport) -> str:
