@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from imagebuild.oci.model import Platform
-from imagebuild.size.subject import measure_named, predict_team
+from imagebuild.pipeline.sizesubject import measure_named, predict_team
 from imagebuild.workspace import Workspace
 
 

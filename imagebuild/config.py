@@ -9,10 +9,10 @@ from typing import Literal
 import msgspec
 
 from imagebuild.errors import ConfigurationError, UsageError
-from imagebuild.indextables import IndexTable, check_tables, combine_indexes, load_shared_indexes
 from imagebuild.layer.model import Codec
-from imagebuild.lock.indexes import PackageIndex
-from imagebuild.lock.model import SourceRules
+from imagebuild.lock.file.model import SourceRules
+from imagebuild.lock.index.routing import PackageIndex
+from imagebuild.lock.index.tables import IndexTable, check_tables, combine_indexes, load_shared_indexes
 from imagebuild.oci.model import Platform
 from imagebuild.supply.policy import AuditRules, LicenceRules, Policy, check_policy
 from imagebuild.toml import decode_toml, suggest
@@ -118,13 +118,13 @@ class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     engine: Literal["auto", "direct", "docker"] = "auto"
     platform: str = "linux/amd64"
     personal_constraints: bool = True
-    slim: tuple[Literal["headers", "pyi", "static-libs", "tests"], ...] = ()  # what wheels leave out (imagebuild.slim)
+    slim: tuple[Literal["headers", "pyi", "static-libs", "tests"], ...] = ()  # what wheels leave out (imagebuild.wheel.slim)
     budget: Budget = Budget()
     layer: LayerOptions = LayerOptions()
     env: dict[str, str] = {}
     index: tuple[IndexTable, ...] = ()
     replace: tuple[str, ...] = ()  # distributions of the base that the lock may bring anew
-    protect: tuple[str, ...] | None = None  # frameworks that must not come twice; None: imagebuild.lock.replacement.PROTECTED
+    protect: tuple[str, ...] | None = None  # frameworks that must not come twice; None: imagebuild.lock.file.replacement.PROTECTED
     machine_index: bool | None = None  # whether names that no [[index]] claims come from this machine's own; None: as indexes.toml says
     system: SystemTable = SystemTable()
     source: SourceTable = SourceTable()
@@ -161,7 +161,7 @@ class Team(msgspec.Struct, frozen=True):
     @property
     def protect(self) -> tuple[str, ...]:
         """Names (``*`` allowed) of frameworks: of what the base has of them, no second one is added, and none is replaced."""
-        from imagebuild.lock.replacement import PROTECTED
+        from imagebuild.lock.file.replacement import PROTECTED
 
         return PROTECTED if self.table.protect is None else self.table.protect
 

@@ -75,7 +75,7 @@ def _needs_docker(team: Team) -> bool:
 
 
 def _needs_starter(workspace: Workspace, teams: tuple[Team, ...]) -> bool:
-    from imagebuild.base.catalogue import load_catalogue
+    from imagebuild.base.pins import load_catalogue
 
     try:
         bases = load_catalogue(workspace.images / "catalogue.toml").bases
@@ -126,7 +126,7 @@ def _look_at_registry(scene: Scene) -> Iterator[Finding]:
 
 
 def _look_at_bases(scene: Scene) -> Iterator[Finding]:
-    from imagebuild.base.catalogue import load_catalogue
+    from imagebuild.base.pins import load_catalogue
 
     if not scene.teams:
         return
@@ -155,7 +155,7 @@ def _look_at_bases(scene: Scene) -> Iterator[Finding]:
 
 
 def _look_at_indexes(scene: Scene) -> Iterator[Finding]:
-    from imagebuild.lock.upstream import Upstream
+    from imagebuild.lock.index.upstream import Upstream
 
     seen: set[str] = set()
     for team in scene.teams:
@@ -179,8 +179,8 @@ def _look_at_indexes(scene: Scene) -> Iterator[Finding]:
 
 
 def _look_at_docker(scene: Scene) -> Iterator[Finding]:
-    from imagebuild.engine.docker import connect_docker
-    from imagebuild.engine.local import connect_engine
+    from imagebuild.engine.buildx import connect_docker
+    from imagebuild.engine.dockerd import connect_engine
 
     for subject, connect in (("docker engine", connect_engine), ("buildx", connect_docker)):
         try:

@@ -16,9 +16,9 @@ import msgspec
 from imagebuild import annotations as names
 from imagebuild.base.model import Base, Interpreter
 from imagebuild.layer.model import LAYER_FORMAT, Codec, ExtraFile
-from imagebuild.lock.model import Lock
-from imagebuild.lock.replacement import find_replaced
-from imagebuild.slim import RULES
+from imagebuild.lock.file.model import Lock
+from imagebuild.lock.file.replacement import find_replaced
+from imagebuild.wheel.slim import RULES
 
 RECIPE_FORMAT = 1
 CONSTRAINTS_PATH = "/etc/imagebuild/constraints.txt"
@@ -45,7 +45,7 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     annotations: dict[str, str]  # those known before the build; also the labels
     system: tuple[str, ...] = ()  # Debian packages apt installs, as the team wrote them, sorted
     slim: tuple[str, ...] = ()  # what is left out of the wheels, sorted
-    slim_rules: int = 0  # which files that are (imagebuild.slim); set with ``slim`` only
+    slim_rules: int = 0  # which files that are (imagebuild.wheel.slim); set with ``slim`` only
     replace: tuple[str, ...] = ()  # name==version of the base's distributions that give way to the lock's, sorted
 
     @property
@@ -154,12 +154,12 @@ def render_requirements(lock: Lock) -> str:
 
 def render_installer() -> str:
     """The program that starts pip in the build: ``install.py`` of the context, beside the wheels."""
-    return (resources.files("imagebuild") / "install.py").read_text(encoding="utf-8")
+    return (resources.files("imagebuild") / "payload" / "pip_run.py").read_text(encoding="utf-8")
 
 
 def render_slimmer() -> str:
     """What the installer needs beside it when the recipe says ``slim``: ``slim.py`` of the context."""
-    return (resources.files("imagebuild") / "slim.py").read_text(encoding="utf-8")
+    return (resources.files("imagebuild") / "wheel" / "slim.py").read_text(encoding="utf-8")
 
 
 def find_install_folders(interpreter: Interpreter) -> list[str]:

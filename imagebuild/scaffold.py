@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tomlkit
 
-from imagebuild.base.catalogue import load_catalogue
+from imagebuild.base.pins import load_catalogue
 from imagebuild.config import check_team_name, load_team
 from imagebuild.errors import UsageError
 from imagebuild.files import explain_os_error, write_atomic

@@ -17,6 +17,7 @@ import zstandard
 
 from imagebuild.base.model import Base
 from imagebuild.base.reading import read_base
+from imagebuild.engine.aptsources import choose_sources, parse_apt_sources
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import (
     DOCKER_CONFIG,
@@ -33,7 +34,6 @@ from imagebuild.oci.model import (
     Platform,
     RawManifest,
 )
-from imagebuild.starter.rootfs import choose_sources, parse_apt_sources
 from tests.parts import need
 
 DEBIAN_PACKAGES = "python3,python3-venv,python3-six,ca-certificates,tini"

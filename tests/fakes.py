@@ -14,7 +14,7 @@ from imagebuild.base.model import (
     User,
     compute_fingerprint,
 )
-from imagebuild.lock.model import Lock, LockedPackage
+from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, ContainerConfig, Descriptor, Digest, ImageConfig, Manifest, Platform
 
 SITE = "/usr/local/lib/python3.11/dist-packages"

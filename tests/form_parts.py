@@ -11,7 +11,7 @@ import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, Kind, Status
 from imagebuild.catalogue.tags import name_kept
-from imagebuild.emit.pools import Pool, PoolNotebook, Toleration
+from imagebuild.emit.prewarm.pools import Pool, PoolNotebook, Toleration
 from imagebuild.oci.model import Digest
 
 jsonschema: Any = importlib.import_module("jsonschema")

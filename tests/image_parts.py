@@ -18,13 +18,13 @@ import zstandard
 
 from imagebuild import annotations as names
 from imagebuild.layer.model import Codec
-from imagebuild.lock.lockfile import lock_digest
-from imagebuild.lock.model import Lock, LockedPackage
+from imagebuild.lock.file.lockfile import lock_digest
+from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_LAYER_ZSTD, OCI_MANIFEST, Digest, Manifest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts
 from imagebuild.recipe import CONSTRAINTS_PATH, Recipe
-from imagebuild.supply.companions import make_companions
+from imagebuild.supply.referrers import make_companions
 from imagebuild.workspace import Workspace
 from tests import bases
 

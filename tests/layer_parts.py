@@ -17,7 +17,7 @@ from pathlib import Path
 from packaging.tags import sys_tags
 
 from imagebuild.base.model import Base, Entry, Interpreter, Inventory, Tree, User, compute_fingerprint
-from imagebuild.lock.model import LockedPackage
+from imagebuild.lock.file.model import LockedPackage
 from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, ImageConfig, Manifest, Platform
 
 PURELIB = "/usr/local/lib/python3.11/dist-packages"

@@ -24,7 +24,7 @@ from packaging.markers import default_environment
 from packaging.tags import sys_tags
 
 from imagebuild.base.model import Base, Distribution, Entry, Interpreter, Inventory, User, compute_fingerprint
-from imagebuild.lock.indexes import PackageIndex
+from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, ImageConfig, Manifest, Platform
 
 UPLOADED = "2024-05-01T10:00:00.123456Z"

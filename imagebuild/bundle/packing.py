@@ -12,9 +12,9 @@ from imagebuild.bundle.model import FORMAT, NAME, BundledBase, BundledFile, Bund
 from imagebuild.config import Team
 from imagebuild.errors import UsageError
 from imagebuild.files import explain_os_error, scratch_folder, write_atomic
-from imagebuild.indextables import FILE_NAME
-from imagebuild.lock.localpackage import list_tree
-from imagebuild.lock.requirements import list_files
+from imagebuild.lock.index.tables import FILE_NAME
+from imagebuild.lock.inputs.localpackage import list_tree
+from imagebuild.lock.inputs.requirements import list_files
 from imagebuild.oci.model import Digest
 from imagebuild.oci.store import Store
 from imagebuild.recipe import Recipe

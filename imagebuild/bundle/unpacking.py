@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from imagebuild.base.catalogue import load_catalogue
+from imagebuild.base.pins import load_catalogue
 from imagebuild.base.reading import pin_path
 from imagebuild.bundle.model import Bundle, BundleManifest
 from imagebuild.errors import IntegrityError
 from imagebuild.files import exclusive, explain_os_error, fsync_directory, fsync_tree, scratch_folder, write_atomic
-from imagebuild.lock.fetching import is_kept
-from imagebuild.lock.upstream import wheel_cache_path
+from imagebuild.lock.index.upstream import wheel_cache_path
+from imagebuild.lock.wheels.fetching import is_kept
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Descriptor, Digest, Manifest, Platform, RawManifest
 from imagebuild.workspace import Workspace

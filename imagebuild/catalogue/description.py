@@ -13,7 +13,7 @@ from imagebuild.catalogue.tags import show_text
 from imagebuild.config import format_size
 from imagebuild.oci.referrers import list_referrers
 from imagebuild.oci.store import Store
-from imagebuild.supply.companions import BOM_TYPE, LOCK_TYPE, RECIPE_TYPE, STATEMENT_TYPE
+from imagebuild.supply.referrers import BOM_TYPE, LOCK_TYPE, RECIPE_TYPE, STATEMENT_TYPE
 
 _KNOWN = {LOCK_TYPE: "lock", RECIPE_TYPE: "recipe", BOM_TYPE: "SBOM", STATEMENT_TYPE: "provenance"}
 

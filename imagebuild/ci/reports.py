@@ -12,14 +12,14 @@ import msgspec
 from imagebuild.ci.history import read_file
 from imagebuild.ci.summary import TeamReport
 from imagebuild.errors import ConfigurationError, ImagebuildError
-from imagebuild.lock.lockfile import decode_lock, read_lock
-from imagebuild.lock.model import Lock
+from imagebuild.lock.file.lockfile import decode_lock, read_lock
+from imagebuild.lock.file.model import Lock
 from imagebuild.workspace import Workspace
 
 
 def make_report(workspace: Workspace, team: str, *, since: str = "", result: Mapping[str, Any] | None = None) -> TeamReport:
     """One team's report. What keeps it from being made is said in it: a summary is wanted most when something failed."""
-    from imagebuild.size.subject import predict_team
+    from imagebuild.pipeline.sizesubject import predict_team
 
     before = _read_before(workspace.root, team, since) if since else None
     try:

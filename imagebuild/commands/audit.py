@@ -104,8 +104,8 @@ def _list_packages(workspace: Workspace, asked: str, pushed: bool, platform: str
     from functools import partial
 
     from imagebuild import pipeline
-    from imagebuild.catalogue.finding import find_named_image
-    from imagebuild.check.contents import list_image_packages
+    from imagebuild.catalogue.lookup import find_named_image
+    from imagebuild.check.verify.contents import list_image_packages
     from imagebuild.commands.smoke import find_planned_tag
     from imagebuild.config import list_teams
     from imagebuild.oci.model import Platform

@@ -24,7 +24,7 @@ def base() -> None:
 @common_options
 def base_list(workspace: Workspace, as_json: bool) -> None:
     """The bases of images/catalogue.toml, and which are pinned."""
-    from imagebuild.base.catalogue import load_catalogue
+    from imagebuild.base.pins import load_catalogue
 
     catalogue = load_catalogue(workspace.images / "catalogue.toml")
     rows = []
@@ -58,7 +58,7 @@ def base_list(workspace: Workspace, as_json: bool) -> None:
 @common_options
 def base_pin(workspace: Workspace, name: str, team: str, upgrade: bool) -> None:
     """Resolve NAME's tag to a digest, as it is now, and write it into the catalogue."""
-    from imagebuild.base.catalogue import load_catalogue, pin_base, resolve_pin
+    from imagebuild.base.pins import load_catalogue, pin_base, resolve_pin
 
     if bool(name) is bool(team):
         raise UsageError("name a base, or give --team", "see imagebuild base list")
@@ -139,7 +139,7 @@ def base_inspect(workspace: Workspace, name: str, platform: str, as_json: bool) 
 @common_options
 def base_build(workspace: Workspace, name: str, platform: str, refresh: bool, relock: bool) -> None:
     """Make the starter base from Debian packages, into the layout folder."""
-    from imagebuild.base.catalogue import load_catalogue
+    from imagebuild.base.pins import load_catalogue
     from imagebuild.oci.model import Platform
     from imagebuild.starter.build import build_starter, lock_starter
 

@@ -91,8 +91,8 @@ def show(workspace: Workspace, what: str, lock_alone: bool, as_json: bool, every
 
     entry = find_entry(read_entries_of(workspace, everything=everything), what)
     if lock_alone:
-        from imagebuild.lock.lockfile import format_lock
-        from imagebuild.supply.companions import read_image_lock
+        from imagebuild.lock.file.lockfile import format_lock
+        from imagebuild.supply.referrers import read_image_lock
 
         lock = read_image_lock(workspace.target, entry.repository, entry.digest)
         if lock is None:

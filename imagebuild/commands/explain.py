@@ -22,10 +22,10 @@ def explain(workspace: Workspace, team: str, engine: str | None, as_json: bool) 
     import msgspec
 
     from imagebuild import pipeline
-    from imagebuild.catalogue.finding import find_team_image
+    from imagebuild.catalogue.lookup import find_team_image
     from imagebuild.difference.explanation import explain_recipe, format_explanation
-    from imagebuild.size.subject import find_lock
-    from imagebuild.supply.companions import read_image_recipe
+    from imagebuild.pipeline.sizesubject import find_lock
+    from imagebuild.supply.referrers import read_image_recipe
 
     plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True, engine=engine)
     last = find_team_image(workspace, team, prefer=lambda _: plan.recipe.tag)

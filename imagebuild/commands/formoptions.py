@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from imagebuild.catalogue.entries import CatalogueListing
     from imagebuild.workspace import Workspace
 
-SPAWNER_FORMS = ("kubeflow", "workspacekind", "kubespawner", "imagestream")  # imagebuild.emit.forms.FORMS, without importing it
+SPAWNER_FORMS = ("kubeflow", "workspacekind", "kubespawner", "imagestream")  # imagebuild.emit.forms.formats.FORMS, without importing it
 
 
 class FormChoices(NamedTuple):
@@ -67,7 +67,7 @@ def form_options(function: Command) -> Command:
 
 def print_form(workspace: Workspace, form: str, listing: CatalogueListing, pull_from: str, choices: FormChoices) -> None:
     """The form on stdout, or in the file it was merged into; warnings on stderr."""
-    from imagebuild.emit.forms import FORMS, FormOptions, read_pools, render_form
+    from imagebuild.emit.forms.formats import FORMS, FormOptions, read_pools, render_form
 
     name = next(one for one in FORMS if one == form)
     options = FormOptions(pull_from, choices.teams, choices.namespace, choices.team_label, choices.merge)

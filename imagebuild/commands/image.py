@@ -80,7 +80,7 @@ def image(
         raise UsageError("--bundle-digest goes with --bundle", "add --bundle DIR")
     chosen = choose_teams(workspace, teams, everyone)
     if load:
-        from imagebuild.engine.local import connect_engine, load_image
+        from imagebuild.engine.dockerd import connect_engine, load_image
 
         connect_engine().close()  # before anything is built, not after
     options = pipeline.BuildOptions(

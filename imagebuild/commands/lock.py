@@ -68,8 +68,8 @@ def lock(
     from packaging.utils import canonicalize_name
 
     from imagebuild.config import load_team
-    from imagebuild.locksteps import check_team_lock, export_team_lock
     from imagebuild.pipeline import LockOptions
+    from imagebuild.pipeline.lockuse import check_team_lock, export_team_lock
 
     if upgrade and upgrades:
         raise UsageError("--upgrade takes everything, --upgrade-package only what it names", "give one of them")
@@ -99,7 +99,7 @@ def lock(
                 continue
             sections.append(lock_one(workspace, team, options, told=report is None))
     if report is not None:
-        from imagebuild.locking import render_failure
+        from imagebuild.difference.relock import render_failure
 
         failures = [render_failure(name, error) for name, error in run.failures.items()]
         write_text("\n".join([*sections, *failures]), None if str(report) == "-" else report, "the report")
@@ -108,7 +108,7 @@ def lock(
 
 def show_comparison(workspace: Workspace, team: Team, options: LockOptions) -> None:
     """Both resolvers, from the lock that is there."""
-    from imagebuild.locking import compare_resolvers, render_resolvers
+    from imagebuild.difference.relock import compare_resolvers, render_resolvers
     from imagebuild.pipeline import find_lock
 
     print_data(render_resolvers(team.name, compare_resolvers(workspace, team, options, find_lock(workspace, team))))
@@ -116,8 +116,8 @@ def show_comparison(workspace: Workspace, team: Team, options: LockOptions) -> N
 
 def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, told: bool) -> str:
     """Lock one team: its section of the report, or, ``told``, the packages on stdout."""
-    from imagebuild.lock.changes import render_markdown
-    from imagebuild.locking import tell_changes
+    from imagebuild.difference.relock import tell_changes
+    from imagebuild.lock.file.changes import render_markdown
     from imagebuild.pipeline import find_lock, lock_team, open_base
 
     before = find_lock(workspace, team)

@@ -11,7 +11,7 @@ from imagebuild.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
     from imagebuild.catalogue.entries import CatalogueEntry
-    from imagebuild.emit.pools import Pool
+    from imagebuild.emit.prewarm.pools import Pool
     from imagebuild.oci.model import ContainerConfig
     from imagebuild.workspace import Workspace
 
@@ -60,7 +60,7 @@ def notebook(
     """Kubeflow's Notebook for a team's image, by digest, with a home, /dev/shm, a GPU and shared data as asked."""
     from imagebuild.catalogue.entries import find_reference
     from imagebuild.catalogue.selection import find_entry
-    from imagebuild.emit.notebook import GPU, NotebookPlan, name_mig, parse_dataset, render_notebook
+    from imagebuild.emit.forms.notebook import GPU, NotebookPlan, name_mig, parse_dataset, render_notebook
 
     if mig and gpu:
         raise UsageError("--gpu and --mig are two ways to ask for a GPU", "leave one of them out")
@@ -95,7 +95,7 @@ def notebook(
 
 def find_pool(workspace: Workspace, name: str) -> Pool:
     """UsageError for a pool that pools.toml does not have."""
-    from imagebuild.emit.pools import load_pools
+    from imagebuild.emit.prewarm.pools import load_pools
     from imagebuild.toml import suggest
 
     pools = {pool.name: pool for pool in load_pools(workspace.images / "pools.toml").pools}

@@ -24,7 +24,7 @@ def personal(workspace: Workspace, team: str, requirements: Path, output: Path |
     """Check REQUIREMENTS against all that TEAM's image has, and pin what it adds, for pip install --user in a notebook."""
     from imagebuild.commands.lock import write_text
     from imagebuild.config import load_team
-    from imagebuild.personal import resolve_personal
+    from imagebuild.pipeline.personal import resolve_personal
 
     cutoff = parse_date(as_of) if as_of else read_clock()
     found = resolve_personal(workspace, load_team(workspace.images, team), requirements, cutoff=cutoff, resolver=resolver)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imagebuild.catalogue.entries import CatalogueEntry
-    from imagebuild.emit.capacity import NodeImage, PoolPlan
-    from imagebuild.emit.pools import PoolFile
+    from imagebuild.emit.prewarm.capacity import NodeImage, PoolPlan
+    from imagebuild.emit.prewarm.pools import PoolFile
     from imagebuild.workspace import Workspace
 
 
@@ -48,9 +48,9 @@ def prewarm(
     import msgspec
 
     from imagebuild.config import parse_size
-    from imagebuild.emit.capacity import format_plan
-    from imagebuild.emit.pools import load_pools
-    from imagebuild.emit.prewarm import describe_prewarm, render_kustomization, render_prewarm
+    from imagebuild.emit.prewarm.capacity import format_plan
+    from imagebuild.emit.prewarm.daemonsets import describe_prewarm, render_kustomization, render_prewarm
+    from imagebuild.emit.prewarm.pools import load_pools
     from imagebuild.toml import suggest
 
     if as_json and not only_plan:
@@ -86,8 +86,8 @@ def plan_pools(workspace: Workspace, file: PoolFile, entries: Sequence[Catalogue
     """Disk and time of every pool, from the manifests of its images and of those a quarter before."""
     from imagebuild.catalogue.layers import find_predecessors, read_layers, read_unpacked_sizes
     from imagebuild.config import parse_size
-    from imagebuild.emit.capacity import NodeImage, NodeLayer, plan_pool
-    from imagebuild.emit.prewarm import choose_images
+    from imagebuild.emit.prewarm.capacity import NodeImage, NodeLayer, plan_pool
+    from imagebuild.emit.prewarm.daemonsets import choose_images
 
     sizes = read_unpacked_sizes(workspace.root / "lockfiles" / "bases")
     chosen = {pool.name: choose_images(pool, entries) for pool in file.pools}
@@ -134,7 +134,7 @@ def require_room(plans: Sequence[PoolPlan]) -> None:
 
 def write_folder(folder: Path, files: dict[str, str]) -> None:
     """Write the files, each in one step, and remove those of ours that are no longer among them."""
-    from imagebuild.emit.prewarm import HEADER
+    from imagebuild.emit.prewarm.daemonsets import HEADER
     from imagebuild.files import explain_os_error, write_atomic
 
     try:

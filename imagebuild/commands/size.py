@@ -21,7 +21,7 @@ def report_size(workspace: Workspace, subject: str, base: str, platform: str) ->
     from imagebuild.config import list_teams
     from imagebuild.errors import ConfigurationError, UsageError
     from imagebuild.oci.model import Platform
-    from imagebuild.size import subject as subjects
+    from imagebuild.pipeline import sizesubject as subjects
 
     try:
         teams = list_teams(workspace.images)
@@ -48,7 +48,7 @@ def size(workspace: Workspace, subject: str, base: str, platform: str, everythin
     TEAM is predicted from its lock, before any download; REF is TEAM:TAG, TEAM@2026q3, HOST/REPOSITORY:TAG or a digest, and is measured
     by reading the layers above its base.
     """
-    from imagebuild.check.budget import require_budget
+    from imagebuild.size.budget import require_budget
     from imagebuild.size.model import encode_report
     from imagebuild.size.terminal import format_report
 

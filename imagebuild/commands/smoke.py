@@ -47,10 +47,10 @@ def smoke(
 
     TEAM is the team's image in the target (of its lock as it is, else the newest), REF an image of the local Docker or of a registry.
     """
-    from imagebuild.check.pod import choose_runs
-    from imagebuild.check.smoke import encode_report, format_report, smoke_image
-    from imagebuild.check.subject import find_subject
-    from imagebuild.engine.local import connect_engine
+    from imagebuild.check.smoke.checks import encode_report, format_report, smoke_image
+    from imagebuild.check.smoke.pod import choose_runs
+    from imagebuild.check.smoke.subject import find_subject
+    from imagebuild.engine.dockerd import connect_engine
 
     runs = choose_runs(only, read_only=read_only)
     client = connect_engine()

@@ -45,12 +45,12 @@ def verify(
     assert image is not None
     from functools import partial
 
-    from imagebuild.catalogue.finding import find_named_image
-    from imagebuild.check.evidence import gather_evidence
-    from imagebuild.check.rebuild import rebuild_image
-    from imagebuild.check.verification import Row, encode_report, format_report, verify_evidence
+    from imagebuild.catalogue.lookup import find_named_image
+    from imagebuild.check.verify.checks import Row, encode_report, format_report, verify_evidence
+    from imagebuild.check.verify.evidence import gather_evidence
     from imagebuild.commands.smoke import find_planned_tag
     from imagebuild.oci.model import Platform
+    from imagebuild.pipeline.rebuild import rebuild_image
 
     found = find_named_image(workspace, image, Platform.parse(platform), partial(find_planned_tag, workspace))
     evidence = gather_evidence(workspace, found)
@@ -67,7 +67,7 @@ def _compare_twins(workspace: Workspace, team: str, builder: str | None, as_json
     import msgspec
 
     from imagebuild import pipeline
-    from imagebuild.check.twin import require_twins
+    from imagebuild.check.verify.twin import require_twins
     from imagebuild.config import format_size
     from imagebuild.files import exclusive
 

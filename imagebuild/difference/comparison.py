@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from imagebuild.difference.sides import Side, align_sides
-from imagebuild.lock.changes import Fact, LockChanges, compare_locks
+from imagebuild.lock.file.changes import Fact, LockChanges, compare_locks
 
 DIFFERENCE_FORMAT = 1
 

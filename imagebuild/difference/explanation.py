@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from imagebuild import annotations as names
-from imagebuild.catalogue.finding import FoundImage
-from imagebuild.lock.changes import LockChanges, compare_locks
-from imagebuild.lock.model import Lock
+from imagebuild.catalogue.lookup import FoundImage
+from imagebuild.lock.file.changes import LockChanges, compare_locks
+from imagebuild.lock.file.model import Lock
 from imagebuild.recipe import Recipe
 
 # Said by other inputs, or following from them: a change of these alone is no reason.

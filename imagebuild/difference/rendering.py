@@ -6,7 +6,7 @@ from html import escape
 
 from imagebuild.config import format_size
 from imagebuild.difference.comparison import Difference, SideFacts
-from imagebuild.lock.changes import PackageChange, render_markdown
+from imagebuild.lock.file.changes import PackageChange, render_markdown
 from imagebuild.size.document import render_document
 
 _WORDS = {"added": "added", "removed": "removed", "upgraded": "upgraded", "downgraded": "DOWNGRADED", "rebuilt": "other file"}

@@ -8,15 +8,15 @@ from pathlib import Path
 import msgspec
 
 from imagebuild import annotations as names
-from imagebuild.catalogue.finding import FoundImage, PreferTag, find_named_image
+from imagebuild.catalogue.lookup import FoundImage, PreferTag, find_named_image
 from imagebuild.errors import ImagebuildError, LockError, UsageError
-from imagebuild.lock.lockfile import decode_lock, read_lock
-from imagebuild.lock.model import Lock, LockedPackage
+from imagebuild.lock.file.lockfile import decode_lock, read_lock
+from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.oci.model import Platform
+from imagebuild.pipeline.sizesubject import find_lock
 from imagebuild.size.image import measure_image
 from imagebuild.size.measurement import NO_PACKAGE
-from imagebuild.size.subject import find_lock
-from imagebuild.supply.companions import BOM_TYPE, read_companions
+from imagebuild.supply.referrers import BOM_TYPE, read_companions
 from imagebuild.workspace import Workspace
 
 _NO_DIGEST = "sha256:" + "0" * 64
@@ -151,7 +151,7 @@ def _name_licence(entry: dict[str, object]) -> str:
 
 def find_kept_licences(workspace: Workspace, lock: Lock) -> dict[str, str]:
     """From the metadata kept of the wheels, or the wheels themselves, as far as they are here."""
-    from imagebuild.lock.upstream import recall_metadata, wheel_cache_path
+    from imagebuild.lock.index.upstream import recall_metadata, wheel_cache_path
     from imagebuild.supply.licences import read_licence
     from imagebuild.supply.packages import parse_metadata, read_wheel_metadata
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from imagebuild.engine.docker import BuildInputs
+from imagebuild.engine.buildx import BuildInputs
 from imagebuild.recipe import Recipe
 
 _LAYOUT = "oci-layout://"

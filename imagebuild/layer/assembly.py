@@ -16,16 +16,16 @@ from imagebuild.base.model import Base, Entry, Tree
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError
 from imagebuild.files import explain_os_error, replacing
 from imagebuild.layer.bytecode import locate_source
-from imagebuild.layer.flow import CHUNK, BackgroundDigest, ChunkConsumer, open_chunks, read_ahead
-from imagebuild.layer.frame import MEDIA_TYPES, FrameWriter, check_codec, compress_frame
-from imagebuild.layer.header import END_OF_ARCHIVE, count_padding, encode_header
 from imagebuild.layer.member import MemberRequest, build_members, drop_member, is_intact
 from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, FileFact, Layer, LayerFile, Member, PackageBytes
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
 from imagebuild.layer.removal import NOTHING, ReducedTree, Removal, find_whiteouts, name_whiteout
-from imagebuild.lock.model import LockedPackage
-from imagebuild.lock.shape import classify_path
+from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, ChunkConsumer, open_chunks, read_ahead
+from imagebuild.layer.tar.frame import MEDIA_TYPES, FrameWriter, check_codec, compress_frame
+from imagebuild.layer.tar.header import END_OF_ARCHIVE, count_padding, encode_header
+from imagebuild.lock.file.model import LockedPackage
 from imagebuild.oci.compression import open_decompressed
+from imagebuild.wheel.sizes import classify_path
 
 _SHOWN = 20  # conflicts listed in one error
 NO_WHITEOUTS: Mapping[str, str] = {}
@@ -53,7 +53,7 @@ def build_layer(
 
     Files that two wheels, or a wheel and the base, have in common byte for byte are in the layer once, or not at all;
     files that differ are a BuildError; but of the files in ``removal`` nothing is left: they are replaced, or deleted. ``slim``
-    leaves kinds of files out (imagebuild.slim). The bytes do not depend on ``workers``, on the cache or on the order of ``wheels``.
+    leaves kinds of files out (imagebuild.wheel.slim). The bytes do not depend on ``workers``, on the cache or on the order of ``wheels``.
     """
     if base.inventory.interpreter is None:
         raise BuildError(f"base {base.name} has no Python, so no package can be installed", "choose a base with Python")

@@ -33,13 +33,13 @@ from imagebuild.base.model import Interpreter, Runtime, Tree
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.files import exclusive, explain_os_error, replacing, sweep_temporaries, write_atomic
 from imagebuild.layer.bytecode import BytecodeCompiler, locate_bytecode
-from imagebuild.layer.frame import FrameWriter, check_codec, describe_compressor
-from imagebuild.layer.header import count_entry, count_padding, encode_header
 from imagebuild.layer.model import LAYER_FORMAT, LAYER_MTIME, Codec, FileFact, Member
 from imagebuild.layer.placement import FolderResolver, Placement
-from imagebuild.layer.scripts import render_script, rewrite_script
-from imagebuild.layer.wheel import Content, WheelArchive
-from imagebuild.slim import RULES, choose_dropped
+from imagebuild.layer.tar.frame import FrameWriter, check_codec, describe_compressor
+from imagebuild.layer.tar.header import count_entry, count_padding, encode_header
+from imagebuild.wheel.archive import Content, WheelArchive
+from imagebuild.wheel.scripts import render_script, rewrite_script
+from imagebuild.wheel.slim import RULES, choose_dropped
 
 if TYPE_CHECKING:
     from installer.scripts import ScriptSection  # exists for type checkers only
@@ -59,7 +59,7 @@ class MemberRequest(msgspec.Struct, frozen=True):
     sha256: str = ""
     filename: str = ""
     exclude: frozenset[str] = frozenset()  # final paths that RECORD lists and somebody else provides
-    slim: tuple[str, ...] = ()  # kinds of files that are left out, of RECORD too (imagebuild.slim)
+    slim: tuple[str, ...] = ()  # kinds of files that are left out, of RECORD too (imagebuild.wheel.slim)
 
 
 class _Index(msgspec.Struct, frozen=True):

@@ -54,7 +54,7 @@ class LayerFile(msgspec.Struct, frozen=True, omit_defaults=True):
     path: str
     size: int
     package: str = ""  # normalised name; empty where none lists it
-    kind: str = ""  # of imagebuild.lock.shape.KINDS
+    kind: str = ""  # of imagebuild.wheel.sizes.KINDS
     sha256: str = ""  # in hex; empty where it is not known
 
 

@@ -18,8 +18,8 @@ import msgspec
 from imagebuild.errors import IntegrityError
 from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system_files
 from imagebuild.layer.model import Layer, LayerFile, PackageBytes
-from imagebuild.lock.shape import classify_path
 from imagebuild.oci.compression import CHUNK, open_decompressed
+from imagebuild.wheel.sizes import classify_path
 
 _RECORD = re.compile(r"(?P<site>/.+)/(?P<name>[^/]+)-(?P<version>[^/-]+)\.dist-info/RECORD")
 _TEXT_LIMIT = 64 << 20  # a RECORD, a package's list or dpkg's status is never larger

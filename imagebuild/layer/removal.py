@@ -18,7 +18,7 @@ import msgspec
 from imagebuild.base.model import Base, Distribution, Entry, Tree
 from imagebuild.errors import BuildError
 from imagebuild.layer.placement import FolderResolver, is_within, normalise_path
-from imagebuild.lock.replacement import explain_fixed
+from imagebuild.lock.file.replacement import explain_fixed
 
 _CACHED = re.compile(r"(.+?)\.[^.]+(?:\.opt-[^.]+)?\.pyc")  # PEP 3147 and 488: module.tag.pyc, module.tag.opt-1.pyc
 

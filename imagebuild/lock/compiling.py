@@ -15,22 +15,19 @@ from packaging.utils import canonicalize_name
 from imagebuild.base.model import Base, Distribution
 from imagebuild.errors import ConfigurationError, LockError, RemoteError
 from imagebuild.files import explain_os_error
-from imagebuild.lock.addresses import fetch_addressed, pin_addressed
-from imagebuild.lock.buildtools import make_build_tools
-from imagebuild.lock.edges import find_broken_edges, list_edge_constraints, list_edge_owners
-from imagebuild.lock.fetching import fetch_build_wheels
-from imagebuild.lock.indexes import PackageIndex, validate_indexes
-from imagebuild.lock.inputs import hash_inputs
-from imagebuild.lock.localpackage import BuildTools, LocalWheel, build_local_wheel
-from imagebuild.lock.metadata import parse_requires, read_requires
-from imagebuild.lock.model import BuildWheel, Lock, LockedPackage, SourceArchive, SourceRules
-from imagebuild.lock.offers import Choice, allows_python, offer_of_local
-from imagebuild.lock.pages import ProjectFile
-from imagebuild.lock.policy import PolicyIndex
-from imagebuild.lock.ranges import read_wheel_file
-from imagebuild.lock.replacement import PROTECTED, check_replace, check_stack
-from imagebuild.lock.requirements import REQUIREMENTS, DirectRequirement, applies, read_requirements
-from imagebuild.lock.resolution import (
+from imagebuild.lock.file.model import BuildWheel, Lock, LockedPackage, SourceArchive, SourceRules
+from imagebuild.lock.file.replacement import PROTECTED, check_replace, check_stack
+from imagebuild.lock.index.pages import ProjectFile
+from imagebuild.lock.index.ranges import read_wheel_file
+from imagebuild.lock.index.routing import PackageIndex, validate_indexes
+from imagebuild.lock.index.upstream import Upstream
+from imagebuild.lock.inputs.freshness import hash_inputs
+from imagebuild.lock.inputs.localpackage import BuildTools, LocalWheel, build_local_wheel
+from imagebuild.lock.inputs.metadata import parse_requires, read_requires
+from imagebuild.lock.inputs.requirements import REQUIREMENTS, DirectRequirement, applies, read_requirements
+from imagebuild.lock.resolve.baserequirements import find_broken_edges, list_edge_constraints, list_edge_owners
+from imagebuild.lock.resolve.candidates import Choice, allows_python, offer_of_local
+from imagebuild.lock.resolve.resolution import (
     Explanation,
     Outcome,
     Pin,
@@ -45,9 +42,12 @@ from imagebuild.lock.resolution import (
     run_uv,
     write_inputs,
 )
-from imagebuild.lock.source import BuildSource, SourceWheels
-from imagebuild.lock.stubs import build_stubs
-from imagebuild.lock.upstream import Upstream
+from imagebuild.lock.resolve.routedindex import PolicyIndex
+from imagebuild.lock.resolve.stubs import build_stubs
+from imagebuild.lock.wheels.buildtools import make_build_tools
+from imagebuild.lock.wheels.directurls import fetch_addressed, pin_addressed
+from imagebuild.lock.wheels.fetching import fetch_build_wheels
+from imagebuild.lock.wheels.sdist import BuildSource, SourceWheels
 
 NO_SOURCES = SourceRules()
 RESOLVERS = ("pip-tools", "uv")

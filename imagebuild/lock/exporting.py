@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from imagebuild.errors import LockError
-from imagebuild.lock.fetching import find_locked_file, is_kept
-from imagebuild.lock.indexes import DEFAULT_NAME, LOCAL_NAME, PackageIndex
-from imagebuild.lock.lockfile import CREATED_BY, LOCK_VERSION
-from imagebuild.lock.model import Lock, LockedPackage
-from imagebuild.lock.upstream import Upstream, wheel_cache_path
+from imagebuild.lock.file.lockfile import CREATED_BY, LOCK_VERSION
+from imagebuild.lock.file.model import Lock, LockedPackage
+from imagebuild.lock.index.routing import DEFAULT_NAME, LOCAL_NAME, PackageIndex
+from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
+from imagebuild.lock.wheels.fetching import find_locked_file, is_kept
 from imagebuild.toml import quote_text
 
 FORMS = ("requirements", "pylock")

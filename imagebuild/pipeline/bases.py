@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imagebuild.base.catalogue import load_catalogue, require_pinned
 from imagebuild.base.model import Base
+from imagebuild.base.pins import load_catalogue, require_pinned
 from imagebuild.base.reading import read_base
 from imagebuild.errors import ConfigurationError
 from imagebuild.oci.model import Digest, Platform

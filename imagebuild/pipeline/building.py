@@ -13,15 +13,15 @@ from imagebuild.errors import ConfigurationError
 from imagebuild.files import scratch_folder
 from imagebuild.layer.model import LAYER_MTIME, Layer
 from imagebuild.layer.removal import find_removal
-from imagebuild.pipeline.locks import build_local_wheels
 from imagebuild.pipeline.planning import Plan, write_recipe
-from imagebuild.pipeline.sources import make_source_builder, remake_wheel
+from imagebuild.pipeline.sdists import make_source_builder, remake_wheel
+from imagebuild.pipeline.teamlock import build_local_wheels
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
-    from imagebuild.check.twin import TwinReport
+    from imagebuild.check.verify.twin import TwinReport
     from imagebuild.engine.bake import BakeTarget
-    from imagebuild.engine.docker import DockerBuild
+    from imagebuild.engine.buildx import DockerBuild
 
 
 def fetch_team_wheels(workspace: Workspace, plan: Plan, *, builder: str | None = None, network: str | None = None) -> dict[str, Path]:
@@ -29,7 +29,7 @@ def fetch_team_wheels(workspace: Workspace, plan: Plan, *, builder: str | None =
 
     ``builder`` and ``network`` are the docker engine's, for those that are locked from a source archive.
     """
-    from imagebuild.lock.fetching import fetch_wheels
+    from imagebuild.lock.wheels.fetching import fetch_wheels
 
     local = build_local_wheels(workspace, plan.team, plan.lock)
     build = make_source_builder(workspace, plan.team, plan.base, builder=builder, network=network)
@@ -80,8 +80,8 @@ def build_docker_layer(
 ) -> DockerBuild:
     """The layer by the docker engine, audited; ``folder`` is :func:`prepare_context`'s. ``push``: by the builder, to the target."""
     from imagebuild.engine.aptsources import prepare_apt_secrets
-    from imagebuild.engine.docker import PushTarget, build_layer_with_docker
-    from imagebuild.layer.audit import audit_layer
+    from imagebuild.engine.buildx import PushTarget, build_layer_with_docker
+    from imagebuild.layer.invariants import audit_layer
 
     base, recipe = plan.base, plan.recipe
     with scratch_folder(workspace.cache) as secrets:
@@ -109,7 +109,7 @@ def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
     """The team's build as a target of docker-bake.json: context, wheels and apt's secrets lie ready under .imagebuild/builds."""
     from imagebuild.engine.aptsources import prepare_apt_secrets
     from imagebuild.engine.bake import BakeTarget
-    from imagebuild.engine.docker import make_build_inputs
+    from imagebuild.engine.buildx import make_build_inputs
 
     folder, _ = prepare_context(workspace, plan)
     secrets = prepare_apt_secrets(plan.base, folder / "secrets") if plan.recipe.system else None
@@ -120,7 +120,7 @@ def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
 def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path], out: Path, *, workers: int = 2) -> Layer:
     """The layer by the direct engine, audited."""
     from imagebuild.layer.assembly import build_layer
-    from imagebuild.layer.audit import TarAudit, audit_layer
+    from imagebuild.layer.invariants import TarAudit, audit_layer
 
     single = plan.recipe.codec.single
     removal = find_removal(plan.base, plan.recipe.replaced)
@@ -149,7 +149,7 @@ def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path]
 
 def build_twins(workspace: Workspace, plan: Plan, *, builder: str | None = None) -> TwinReport:
     """Build ``plan``'s layer with both engines and compare the two; nothing is pushed."""
-    from imagebuild.check.twin import compare_layers
+    from imagebuild.check.verify.twin import compare_layers
 
     if plan.recipe.system:
         raise ConfigurationError(

@@ -14,12 +14,12 @@ from imagebuild.config import Team, load_team
 from imagebuild.errors import ConfigurationError
 from imagebuild.files import write_atomic
 from imagebuild.layer.removal import find_removal, render_removal
-from imagebuild.lock.model import Lock
+from imagebuild.lock.file.model import Lock
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Manifest
 from imagebuild.oci.store import Presence, explain_unknown
 from imagebuild.pipeline.bases import open_base
-from imagebuild.pipeline.locks import LockOptions, lock_team, read_team_lock
+from imagebuild.pipeline.teamlock import LockOptions, lock_team, read_team_lock
 from imagebuild.recipe import (
     REMOVAL_FILE,
     Recipe,
@@ -64,7 +64,7 @@ def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: boo
 
     ``engine`` (direct, docker, auto) goes before the team's own.
     """
-    from imagebuild.lock.lockfile import lock_digest
+    from imagebuild.lock.file.lockfile import lock_digest
 
     team = load_team(workspace.images, team_name)
     table = team.table

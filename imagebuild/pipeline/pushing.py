@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from imagebuild import annotations as names
-from imagebuild.check.budget import require_budget, require_prediction
 from imagebuild.engine.image import DerivedImage, derive_attested_index, derive_image
 from imagebuild.errors import RemoteError, UsageError
 from imagebuild.files import scratch_folder, write_atomic
@@ -19,11 +18,12 @@ from imagebuild.pipeline.bases import open_base_store
 from imagebuild.pipeline.building import build_direct_layer, build_docker_layer, prepare_context
 from imagebuild.pipeline.planning import Plan, find_image, write_recipe
 from imagebuild.pipeline.sizing import find_last_image, measure_size, predict_size
+from imagebuild.size.budget import require_budget, require_prediction
 from imagebuild.size.model import encode_report
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
-    from imagebuild.engine.docker import Statement
+    from imagebuild.engine.buildx import Statement
     from imagebuild.oci.copy import CopyPlan
 
 
@@ -128,7 +128,7 @@ def derive_team_image(plan: Plan, layer: Layer, found: dict[str, str]) -> Derive
 def attach_companions(workspace: Workspace, plan: Plan, image: DerivedImage, wheels: dict[str, Path], system: dict[str, str]) -> None:
     """What travels with the image, before the tag: whoever finds an image by its tag finds these as well."""
     from imagebuild.oci.referrers import attach_artifacts
-    from imagebuild.supply.companions import make_companions
+    from imagebuild.supply.referrers import make_companions
 
     target, repository = workspace.target, plan.repository
     digest = target.put_manifest(repository, image.manifest)

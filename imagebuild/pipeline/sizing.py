@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from imagebuild.check.budget import LastImage, compute_limits, list_absent
 from imagebuild.errors import BudgetError
 from imagebuild.layer.model import Layer
 from imagebuild.pipeline.planning import Plan
+from imagebuild.size.budget import LastImage, compute_limits, list_absent
 from imagebuild.size.model import SizeReport
 from imagebuild.workspace import Workspace
 
@@ -37,7 +37,7 @@ def _judge(plan: Plan, report: SizeReport, last: LastImage | None) -> SizeReport
 
 def predict_size(workspace: Workspace, plan: Plan, last: LastImage | None) -> SizeReport:
     """What the plan's layer will add, from the lock and what is known of its wheels here; no index is asked."""
-    from imagebuild.lock.shape import find_shapes
+    from imagebuild.lock.wheels.shapes import find_shapes
     from imagebuild.size.prediction import find_unknown, predict_report
 
     unknown = find_unknown(plan.lock)

@@ -14,17 +14,17 @@ from packaging.utils import canonicalize_name
 
 from imagebuild import annotations as names
 from imagebuild.base.tree import SqliteTree
-from imagebuild.catalogue.finding import FoundImage
+from imagebuild.catalogue.lookup import FoundImage
 from imagebuild.layer.dpkg import STATUS, is_dpkg_list, read_system_files
 from imagebuild.layer.model import LayerFile
 from imagebuild.layer.reading import is_record, read_record
-from imagebuild.lock.model import Lock
-from imagebuild.lock.shape import classify_path
-from imagebuild.size.below import Below, find_below
+from imagebuild.lock.file.model import Lock
+from imagebuild.size.baselayers import Below, find_below
 from imagebuild.size.measurement import FindContents, Package, summarise_files
 from imagebuild.size.model import SizeReport
 from imagebuild.size.needs import SOURCE
 from imagebuild.size.scan import Scan, scan_layers
+from imagebuild.wheel.sizes import classify_path
 from imagebuild.workspace import Workspace
 
 _CONDA = re.compile(r"(?P<prefix>/.+)/conda-meta/[^/]+\.json")

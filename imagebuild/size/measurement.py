@@ -11,7 +11,7 @@ import msgspec
 from imagebuild.base.model import Tree
 from imagebuild.base.tree import SqliteTree
 from imagebuild.layer.model import Layer, LayerFile
-from imagebuild.lock.model import Lock
+from imagebuild.lock.file.model import Lock
 from imagebuild.size.model import Copy, PackageSize, SizeReport, sum_kinds
 from imagebuild.size.needs import find_chain, measure_removals
 

@@ -18,7 +18,7 @@ class PackageSize(msgspec.Struct, frozen=True):
     version: str
     compressed: int
     installed: int
-    kinds: dict[str, int] = {}  # installed bytes by kind (imagebuild.lock.shape.KINDS)
+    kinds: dict[str, int] = {}  # installed bytes by kind (imagebuild.wheel.sizes.KINDS)
     files: int = 0
     chain: tuple[str, ...] = ()  # who asked: requirements.in first, the package last
     coarse: bool = False  # predicted from the wheel's size alone: its directory could not be read

@@ -11,10 +11,10 @@ import itertools
 from collections.abc import Mapping
 
 from imagebuild.layer.model import Codec
-from imagebuild.lock.model import Lock, LockedPackage
-from imagebuild.lock.shape import ShapeGroup, WheelShape
+from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.size.model import PackageSize, SizeReport, sum_kinds
 from imagebuild.size.needs import find_chain, measure_removals
+from imagebuild.wheel.sizes import ShapeGroup, WheelShape
 
 # Bytes of bytecode per byte of source; test code is denser. CPython 3.11.
 _BYTECODE = {"code": 1.13, "tests": 1.77}

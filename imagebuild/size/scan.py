@@ -17,8 +17,8 @@ from imagebuild.base.archive import LayerArchive
 from imagebuild.base.tree import decode_path
 from imagebuild.errors import ImagebuildError, IntegrityError
 from imagebuild.layer.dpkg import STATUS, is_dpkg_list
-from imagebuild.layer.flow import open_chunks, read_ahead
 from imagebuild.layer.reading import is_record
+from imagebuild.layer.tar.flow import open_chunks, read_ahead
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Store
 

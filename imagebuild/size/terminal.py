@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from imagebuild.check.budget import shorten
 from imagebuild.config import format_size
+from imagebuild.size.budget import shorten
 from imagebuild.size.model import Comparison, Limit, SizeReport
 
 _MOST = 15

@@ -10,16 +10,17 @@ from pathlib import Path
 from imagebuild import annotations as names
 from imagebuild.base.model import Base
 from imagebuild.base.reading import read_base
+from imagebuild.engine.aptsources import SUITE
 from imagebuild.engine.image import derive_image
 from imagebuild.errors import LockError
 from imagebuild.files import exclusive
 from imagebuild.layer.assembly import build_layer
 from imagebuild.layer.model import LAYER_MTIME, Codec
 from imagebuild.lock.compiling import compile_lock
-from imagebuild.lock.fetching import fetch_wheels
-from imagebuild.lock.indexes import default_index
-from imagebuild.lock.lockfile import lock_digest, read_lock, write_lock
-from imagebuild.lock.model import Lock
+from imagebuild.lock.file.lockfile import lock_digest, read_lock, write_lock
+from imagebuild.lock.file.model import Lock
+from imagebuild.lock.index.routing import default_index
+from imagebuild.lock.wheels.fetching import fetch_wheels
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, Platform, RawManifest
 from imagebuild.oci.store import Presence
@@ -60,7 +61,7 @@ def _root_config(diff_id: str, created: str, platform: Platform) -> bytes:
             "WorkingDir": rootfs.HOME,
         },
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-        "history": [{"created": created, "created_by": f"debian {rootfs.SUITE} {' '.join(rootfs.PACKAGES)}", "comment": "imagebuild"}],
+        "history": [{"created": created, "created_by": f"debian {SUITE} {' '.join(rootfs.PACKAGES)}", "comment": "imagebuild"}],
     }
     return json.dumps(document, separators=(",", ":")).encode()
 
@@ -142,7 +143,7 @@ def build_starter(layout: LayoutStore, cache: Path, platform: Platform, report: 
         root = _read_root(layout, _put_root(layout, lock.cutoff, platform, report), platform, cache, report)
         if root.inventory.fingerprint != lock.base_fingerprint:
             raise LockError(
-                f"Debian {rootfs.SUITE} now gives Python {root.interpreter.version}, and the starter's lock was made for {lock.python}",
+                f"Debian {SUITE} now gives Python {root.interpreter.version}, and the starter's lock was made for {lock.python}",
                 "install a newer imagebuild, or, working on imagebuild itself, run: imagebuild base build starter --relock",
             )
         wheels = fetch_wheels(lock, (default_index(),), cache, {}, report)

@@ -13,15 +13,15 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from imagebuild.engine.aptsources import SUITE, read_machine_sources
 from imagebuild.errors import BuildError, ConfigurationError
 from imagebuild.layer.model import Codec
 from imagebuild.oci.model import OCI_LAYER_ZSTD, Descriptor
 
-SUITE = "bookworm"
 PACKAGES = ("ca-certificates", "python3", "tini")
 USER, UID, GID, HOME = "jovyan", 1000, 0, "/home/jovyan"
 
@@ -46,56 +46,6 @@ _DROP = re.compile(
 )
 
 
-def parse_apt_sources(texts: Iterable[str]) -> list[tuple[str, str, str]]:
-    """(address, suite, keyring) of every binary source in one-line or deb822 form (sources.list(5)); keyring may be empty."""
-    found: list[tuple[str, str, str]] = []
-    for text in texts:
-        for line in text.splitlines():
-            match = re.match(r"\s*deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)\s+\S", line)
-            if match:
-                keyring = re.search(r"signed-by=(\S+)", match[1] or "")
-                found.append((match[2], match[3], keyring[1] if keyring else ""))
-        for stanza in re.split(r"\n\s*\n", text):
-            fields: dict[str, str] = {}
-            for line in stanza.splitlines():
-                if line.startswith("#"):
-                    continue
-                name, colon, value = line.partition(":")
-                if colon and re.fullmatch(r"[A-Za-z-]+", name):
-                    fields[name.lower()] = value.strip()
-            if "deb" in fields.get("types", "").split() and fields.get("enabled", "yes").lower() != "no":
-                key = fields.get("signed-by", "")
-                keyring_path = key if key.startswith("/") else ""
-                found += [
-                    (address, suite, keyring_path)
-                    for address in fields.get("uris", "").split()
-                    for suite in fields.get("suites", "").split()
-                ]
-    return found
-
-
-def choose_sources(sources: list[tuple[str, str, str]]) -> list[str]:
-    """``deb`` lines for :data:`SUITE`, its updates and its security suite, at the addresses this machine already uses.
-
-    Empty when the machine has no Debian source; mmdebstrap then uses its own default.
-    """
-    debian = [item for item in sources if item[0].rstrip("/").endswith("/debian")]
-    security = [item for item in sources if "debian-security" in item[0]]
-    lines: list[str] = []
-    for items, suites in ((debian, (SUITE, f"{SUITE}-updates")), (security, (f"{SUITE}-security",))):
-        if items:
-            address, _, keyring = items[0]
-            option = f"[signed-by={keyring}] " if keyring else ""
-            lines += [f"deb {option}{address} {suite} main" for suite in suites]
-    return lines if debian else []
-
-
-def _machine_sources() -> list[str]:
-    folder = Path("/etc/apt")
-    files = [folder / "sources.list", *sorted(folder.glob("sources.list.d/*.list")), *sorted(folder.glob("sources.list.d/*.sources"))]
-    return choose_sources(parse_apt_sources(path.read_text(errors="replace") for path in files if path.is_file()))
-
-
 def run_mmdebstrap(target: Path, epoch: int, report: Callable[[str], None]) -> None:
     """Write Debian's root file system to ``target`` (a tar). Errors say how to get mmdebstrap, or what apt said."""
     tool = shutil.which("mmdebstrap", path=os.environ.get("PATH", "") + ":/usr/bin:/usr/sbin")
@@ -113,7 +63,7 @@ def run_mmdebstrap(target: Path, epoch: int, report: Callable[[str], None]) -> N
         "--format=tar",
         SUITE,
         str(target),
-        *_machine_sources(),
+        *read_machine_sources(),
     ]
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch), "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)

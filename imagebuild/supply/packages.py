@@ -14,7 +14,7 @@ import msgspec
 
 from imagebuild.base.model import Base, Distribution
 from imagebuild.errors import IntegrityError
-from imagebuild.lock.model import Lock
+from imagebuild.lock.file.model import Lock
 from imagebuild.supply.licences import Licence, read_licence
 
 _METADATA_LIMIT = 16 << 20

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from imagebuild import __version__
-from imagebuild.lock.model import Lock, LockedPackage
+from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.oci.model import Digest
 from imagebuild.recipe import Recipe
 from imagebuild.supply.bom import Subject

@@ -17,10 +17,10 @@ import pytest
 
 from imagebuild import annotations as names
 from imagebuild.catalogue.entries import encode_entries, read_entries
-from imagebuild.emit.forms import FORMS, FormOptions, render_form
-from imagebuild.emit.kubeflow import render_spawner_form
-from imagebuild.emit.pools import load_pools
-from imagebuild.emit.prewarm import render_prewarm
+from imagebuild.emit.forms.formats import FORMS, FormOptions, render_form
+from imagebuild.emit.forms.kubeflow import render_spawner_form
+from imagebuild.emit.prewarm.daemonsets import render_prewarm
+from imagebuild.emit.prewarm.pools import load_pools
 from imagebuild.errors import RemoteError
 from imagebuild.oci.credentials import Credentials
 from imagebuild.oci.model import OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST, Descriptor, Digest, RawManifest

@@ -19,7 +19,7 @@ from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 
 from imagebuild.layer.assembly import build_layer
-from imagebuild.layer.audit import audit_layer
+from imagebuild.layer.invariants import audit_layer
 from imagebuild.layer.model import LAYER_MTIME, Codec, Layer
 from imagebuild.oci.compression import open_decompressed
 from tests.layer_parts import HostRuntime, MemoryTree, folder, link, lock_wheel, make_base, make_interpreter, make_wheel

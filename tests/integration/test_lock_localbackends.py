@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from imagebuild.errors import ImagebuildError, LockError
-from imagebuild.lock.buildtools import make_build_tools
-from imagebuild.lock.indexes import PackageIndex, default_index
-from imagebuild.lock.localpackage import BuildTools, build_local_wheel, hash_tree
-from imagebuild.lock.upstream import Upstream
+from imagebuild.lock.index.routing import PackageIndex, default_index
+from imagebuild.lock.index.upstream import Upstream
+from imagebuild.lock.inputs.localpackage import BuildTools, build_local_wheel, hash_tree
+from imagebuild.lock.wheels.buildtools import make_build_tools
 from tests.lock_parts import FakeIndex, ignore, make_index
 
 pytestmark = pytest.mark.integration

@@ -15,12 +15,12 @@ import pytest
 from imagebuild.base.model import Base, Distribution
 from imagebuild.errors import ImagebuildError, LockError, RemoteError
 from imagebuild.lock.compiling import RESOLVERS, compile_lock
-from imagebuild.lock.fetching import fetch_wheels
-from imagebuild.lock.indexes import PackageIndex, default_index
-from imagebuild.lock.inputs import check_lock_fresh
-from imagebuild.lock.localpackage import build_local_wheel
-from imagebuild.lock.lockfile import format_lock, parse_lock
-from imagebuild.lock.model import Lock
+from imagebuild.lock.file.lockfile import format_lock, parse_lock
+from imagebuild.lock.file.model import Lock
+from imagebuild.lock.index.routing import PackageIndex, default_index
+from imagebuild.lock.inputs.freshness import check_lock_fresh
+from imagebuild.lock.inputs.localpackage import build_local_wheel
+from imagebuild.lock.wheels.fetching import fetch_wheels
 from tests.lock_parts import UPLOADED, FakeIndex, ignore, make_base, make_index
 from tests.parts import need
 
@@ -281,7 +281,7 @@ def test_without_a_runtime_uv_resolves(tmp_path: Path) -> None:
 
 def machine_index(cache: Path) -> PackageIndex:
     """The machine's own index, or a skip when it cannot be reached."""
-    from imagebuild.lock.upstream import Upstream
+    from imagebuild.lock.index.upstream import Upstream
 
     try:
         index = default_index()

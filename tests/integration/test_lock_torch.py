@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from imagebuild.errors import ImagebuildError
-from imagebuild.lock.indexes import default_index
-from imagebuild.lock.lockfile import read_lock
-from imagebuild.lock.upstream import Upstream
+from imagebuild.lock.file.lockfile import read_lock
+from imagebuild.lock.index.routing import default_index
+from imagebuild.lock.index.upstream import Upstream
 from tests.bases import entry, make_layer
 from tests.parts import need_docker
 from tests.registries import Registry

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuild.lock.lockfile import read_lock
+from imagebuild.lock.file.lockfile import read_lock
 from tests.bases import entry, make_layer
 from tests.layer_parts import make_wheel
 from tests.lock_parts import FakeIndex

@@ -11,8 +11,8 @@ import pytest
 
 from imagebuild import annotations as names
 from imagebuild.catalogue.entries import read_entries
-from imagebuild.catalogue.finding import find_named_image
-from imagebuild.catalogue.keeping import keep_image
+from imagebuild.catalogue.lookup import find_named_image
+from imagebuild.catalogue.pinnedtags import keep_image
 from imagebuild.catalogue.presence import check_presence
 from imagebuild.catalogue.selection import find_entry
 from imagebuild.catalogue.tags import count_quarters, is_companion, kept_tag, show_text

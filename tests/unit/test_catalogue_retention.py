@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, read_entries
-from imagebuild.catalogue.keeping import keep_image
+from imagebuild.catalogue.pinnedtags import keep_image
 from imagebuild.catalogue.presence import check_presence
 from imagebuild.catalogue.retention import RetirementPlan, plan_retirement, retire_images
 from imagebuild.catalogue.selection import find_entry

@@ -9,15 +9,15 @@ import msgspec
 import pytest
 
 from imagebuild import annotations as names
-from imagebuild.catalogue.finding import FoundImage, find_named_image
+from imagebuild.catalogue.lookup import FoundImage, find_named_image
 from imagebuild.difference.comparison import compare_sides, encode_difference
 from imagebuild.difference.explanation import explain_recipe, format_explanation
 from imagebuild.difference.rendering import format_change, format_markdown, format_text, render_page
 from imagebuild.difference.sides import Side, read_side
 from imagebuild.errors import LockError, UsageError
 from imagebuild.layer.model import Codec
-from imagebuild.lock.lockfile import format_lock, lock_digest
-from imagebuild.lock.model import Lock, LockedPackage
+from imagebuild.lock.file.lockfile import format_lock, lock_digest
+from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.oci.model import OCI_CONFIG, Descriptor, Digest, Manifest
 from imagebuild.recipe import Recipe, make_recipe
 from imagebuild.workspace import Workspace

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from imagebuild.emit.kubespawner import render_profiles
-from imagebuild.emit.merging import EditedFile
+from imagebuild.emit.forms.kubespawner import render_profiles
+from imagebuild.emit.manifest.merging import EditedFile
 from imagebuild.errors import ConfigurationError
 from tests.form_parts import A100, HISTORY, MIG, age, check_pod, make_image
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagebuild.emit.imagestream import render_image_streams
-from imagebuild.emit.kubeflow import render_spawner_form
-from imagebuild.emit.kubespawner import render_profiles
-from imagebuild.emit.merging import EditedFile
-from imagebuild.emit.workspacekind import render_workspace_kinds
+from imagebuild.emit.forms.imagestream import render_image_streams
+from imagebuild.emit.forms.kubeflow import render_spawner_form
+from imagebuild.emit.forms.kubespawner import render_profiles
+from imagebuild.emit.forms.workspacekind import render_workspace_kinds
+from imagebuild.emit.manifest.merging import EditedFile
 from imagebuild.errors import ConfigurationError
 from tests.form_parts import A100, HISTORY, MIG, age, make_image
 

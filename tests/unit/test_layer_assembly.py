@@ -15,12 +15,12 @@ import zstandard
 from imagebuild.base.model import Base, Entry
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.layer.assembly import build_layer, find_exclusions
-from imagebuild.layer.audit import TarAudit, audit_layer
-from imagebuild.layer.header import encode_header
+from imagebuild.layer.invariants import TarAudit, audit_layer
 from imagebuild.layer.model import Codec, ExtraFile, FileFact, Layer, Member
 from imagebuild.layer.placement import FolderResolver
-from imagebuild.layer.wheel import WheelArchive
+from imagebuild.layer.tar.header import encode_header
 from imagebuild.oci.model import Digest
+from imagebuild.wheel.archive import WheelArchive
 from tests.layer_parts import (
     PURELIB,
     USUAL,

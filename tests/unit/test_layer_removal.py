@@ -203,7 +203,7 @@ def test_the_program_of_a_container_build_does_the_same(tmp_path: Path) -> None:
     code = _INSTALL.replace("ROOT", repr(str(site))).replace(
         "WRITTEN", repr([str(site / "old/__init__.py"), str(site / "old-2.0.dist-info/RECORD")])
     )
-    program = Path(__file__).parents[2] / "imagebuild" / "install.py"
+    program = Path(__file__).parents[2] / "imagebuild" / "payload" / "pip_run.py"
     command = [sys.executable, "-c", code, str(program), str(tmp_path / "removal.json"), ""]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ import pytest
 from imagebuild import annotations as names
 from imagebuild.base.model import Base, Distribution
 from imagebuild.layer.model import Codec
-from imagebuild.lock.model import Lock
+from imagebuild.lock.file.model import Lock
 from imagebuild.recipe import Recipe, make_recipe, render_constraints, render_dockerfile, render_requirements
 from tests.fakes import SITE, make_base, make_lock, make_package
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagebuild.check.budget import LastImage, compute_limits
 from imagebuild.config import BudgetRules
+from imagebuild.size.budget import LastImage, compute_limits
 from imagebuild.size.model import Comparison, PackageSize, Removal, SizeReport
 from imagebuild.size.page import render_page
 from imagebuild.size.treemap import Rectangle, lay_out

@@ -14,11 +14,11 @@ import pytest
 import zstandard
 
 from imagebuild import annotations as names
-from imagebuild.catalogue.finding import find_named_image
+from imagebuild.catalogue.lookup import find_named_image
 from imagebuild.errors import IntegrityError, UsageError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, RawManifest
-from imagebuild.size.below import find_below
+from imagebuild.size.baselayers import find_below
 from imagebuild.size.image import measure_image
 from imagebuild.size.model import encode_report
 from imagebuild.size.terminal import draw_bar, format_report

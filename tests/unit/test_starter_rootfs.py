@@ -7,7 +7,8 @@ import tarfile
 
 import pytest
 
-from imagebuild.starter.rootfs import HOME, SUITE, choose_sources, clean_tar, parse_apt_sources, patch_bytecode
+from imagebuild.engine.aptsources import SUITE, choose_sources, parse_apt_sources
+from imagebuild.starter.rootfs import HOME, clean_tar, patch_bytecode
 
 EPOCH = 1_700_000_000
 

@@ -17,13 +17,13 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from imagebuild.base.model import Base, Distribution
 from imagebuild.layer.model import Codec
-from imagebuild.lock.lockfile import lock_digest
-from imagebuild.lock.model import BuildWheel, Lock, SourceArchive
+from imagebuild.lock.file.lockfile import lock_digest
+from imagebuild.lock.file.model import BuildWheel, Lock, SourceArchive
 from imagebuild.oci.model import Digest
 from imagebuild.recipe import Recipe, make_recipe
-from imagebuild.supply.companions import BOM_TYPE, LOCK_TYPE, RECIPE_TYPE, STATEMENT_TYPE, make_companions
 from imagebuild.supply.licences import Licence
 from imagebuild.supply.packages import list_packages
+from imagebuild.supply.referrers import BOM_TYPE, LOCK_TYPE, RECIPE_TYPE, STATEMENT_TYPE, make_companions
 from tests.fakes import SITE, MemoryTree, make_base, make_lock, make_package
 
 METADATA = "Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nLicense-Expression: {licence}\n{more}\n"

@@ -1,0 +1,289 @@
+"""``imagebuild verify``: is a pushed image what it should be? From the registry alone: nothing is run, nothing is unpacked.
+
+One function a fact, each given the :class:`~imagebuild.check.verify.evidence.Evidence` and answering with a finding; one table says
+what is asked. What cannot be known of an image is skipped with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+import msgspec
+
+from imagebuild import annotations as names
+from imagebuild.check.finding import SHOWN, Finding, Status, judge_culprits
+from imagebuild.check.verify.agreement import check_bom, check_lock, check_provenance, check_recipe
+from imagebuild.check.verify.evidence import Evidence
+from imagebuild.check.verify.secrets import find_secrets
+from imagebuild.errors import IntegrityError
+
+# --- the image ----------------------------------------------------------------------------------------------------------
+
+
+def check_layers(evidence: Evidence) -> Finding:
+    """Exactly one layer over the base that the annotations name, in the manifest and in the config."""
+    base, image = evidence.base, evidence.image
+    if base.manifest is None or base.config is None:
+        return Finding("skipped", base.problem)
+    mine, its = image.config.rootfs.diff_ids, base.config.rootfs.diff_ids
+    culprits = []
+    if evidence.common < len(base.layers):
+        culprits.append(f"layer {evidence.common + 1} of the base is not in the image")
+    added = len(image.manifest.layers) - evidence.common
+    name = image.notes.get(names.BASE_NAME, "")
+    if not evidence.ours and not culprits:
+        return Finding("skipped", f"made by another builder: {added} layers over {name}")
+    if added != 1:
+        culprits.append(f"{added} layers over the base's {evidence.common}")
+    if mine[: len(its)] != its:
+        culprits.append("the config's diff_ids do not begin with the base's")
+    if len(mine) != len(image.manifest.layers):
+        culprits.append(f"{len(image.manifest.layers)} layers, {len(mine)} diff_ids")
+    history = image.config.history
+    filled = sum(1 for entry in history if not entry.get("empty_layer")) if history is not None else len(mine)
+    if filled != len(mine):
+        culprits.append(f"{filled} history entries with a layer, {len(mine)} diff_ids")
+    return judge_culprits(culprits, f"one layer over {name}", "not one layer over " + name.replace("{", "{{").replace("}", "}}"))
+
+
+def check_digests(evidence: Evidence) -> Finding:
+    """What each added layer unpacks to is what the config promises; sizes are those annotated."""
+    culprits = [f"unpacks to {found}, and the config promises {promised}" for promised, found in evidence.diff_ids if promised != found]
+    noted = evidence.image.notes.get(names.DELTA_COMPRESSED, "")
+    if noted and noted != str(evidence.facts.size):
+        culprits.append(f"{evidence.facts.size} bytes as stored, annotated are {noted}")
+    installed = sum(item.size for item in evidence.facts.files.values())
+    noted = evidence.image.notes.get(names.DELTA_INSTALLED, "")
+    if noted and noted != str(installed):
+        culprits.append(f"{installed} bytes of files, annotated are {noted}")
+    return judge_culprits(
+        culprits, f"{evidence.facts.entries} entries, {evidence.facts.uncompressed} bytes unpacked", "{count} digests or sizes differ"
+    )
+
+
+def check_form(evidence: Evidence) -> Finding:
+    """Names in plain form, each once, parents first, files and folders only."""
+    culprits = evidence.faults("form", "parent", "type", "folder", "end")
+    if not evidence.ours and culprits:
+        return Finding("skipped", "made by another builder, which follows rules of its own")
+    return judge_culprits(culprits, "every entry keeps the rules", "{count} entries break the layer's rules")
+
+
+def check_base_files(evidence: Evidence) -> Finding:
+    """No file of the base changed or removed, but by a declared ``replace``."""
+    if evidence.base.base is None:
+        return Finding("skipped", evidence.base.problem)
+    replaced = f"replaced as declared: {', '.join(sorted(evidence.replaced))}" if evidence.replaced else "no file of the base changed"
+    return judge_culprits(evidence.faults("base", "whiteout"), replaced, "{count} changes to the base")
+
+
+def check_home(evidence: Evidence) -> Finding:
+    """Nothing where a volume, or the runtime, hides it."""
+    return judge_culprits(evidence.faults("hidden"), "nothing under the home or /tmp", "{count} files hidden when it runs")
+
+
+def check_privileges(evidence: Evidence) -> Finding:
+    """No setuid, setgid or sticky bit and no file capability on what was added.
+
+    Of a Debian package either: the build lets apt bring them, and here they are named.
+    """
+    culprits = evidence.faults("mode")
+    told = {line.partition(": ")[0] for line in culprits}
+    culprits += [f"{path}: {which}" for path, which in evidence.facts.privileged.items() if path not in told]
+    return judge_culprits(culprits, "none", "{count} files with such a bit")
+
+
+def check_writable(evidence: Evidence) -> Finding:
+    """Nothing that anyone may write."""
+    return judge_culprits(evidence.faults("writable"), "none", "{count} paths that anyone may write")
+
+
+def check_start(evidence: Evidence) -> Finding:
+    """USER, ENTRYPOINT, CMD and the working folder are the base's."""
+    if evidence.base.config is None:
+        return Finding("skipped", evidence.base.problem)
+    mine, its = evidence.image.config.container, evidence.base.config.container
+    pairs = (
+        ("USER", mine.user, its.user),
+        ("ENTRYPOINT", mine.entrypoint, its.entrypoint),
+        ("CMD", mine.cmd, its.cmd),
+        ("WORKDIR", mine.working_dir, its.working_dir),
+    )
+    culprits = [f"{name} is {_show(found)}, in the base {_show(wanted)}" for name, found, wanted in pairs if found != wanted]
+    return judge_culprits(culprits, f"USER {mine.user or 'root'}, as in the base", "{count} differ from the base")
+
+
+def _show(value: object) -> str:
+    return json.dumps(value) if value else "nothing"
+
+
+def check_environment(evidence: Evidence) -> Finding:
+    """The base's variables, and those the recipe adds; no token in one, nor in a label or the history."""
+    image = evidence.image.config.container
+    culprits = [f"{kind} in the image's config" for kind in find_secrets(evidence.image.config_data)]
+    if evidence.base.config is None or evidence.recipe is None:
+        if culprits:
+            return judge_culprits(culprits, "", "{count} secrets in the config")
+        return Finding("skipped", evidence.base.problem or "no recipe travels with the image: what was added is not known")
+    wanted = {**evidence.base.config.container.environment, **evidence.recipe.environment}
+    found = image.environment
+    changed = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+    culprits += [f"{name}: neither as in the base nor as the recipe says" for name in changed]
+    return judge_culprits(culprits, f"the base's, and {len(evidence.recipe.environment)} of the recipe", "{count} are wrong")
+
+
+# --- what is installed --------------------------------------------------------------------------------------------------
+
+
+def check_records(evidence: Evidence) -> Finding:
+    """Every installed file has the hash of its RECORD, and none is in no RECORD."""
+    audit = evidence.records
+    if not evidence.facts.records and not audit.faults:
+        return Finding("skipped", "no distribution with a RECORD was added")
+    text = f"{audit.checked} files of {len(evidence.facts.records)} distributions have their RECORD's hash"
+    return judge_culprits(audit.faults, f"{text}; {audit.unhashed} have none to have (bytecode)", "{count} files are not as recorded")
+
+
+def check_secrets(evidence: Evidence) -> Finding:
+    """No credentials: files named so, tokens and private keys in texts, passwords in settings.
+
+    What a wheel of an index brings was published there before (a test's key, an example): told, and no fault of the image. Without a
+    lock that is believed of recorded files in a test folder only.
+    """
+    published = {item.name: item.index != "local" for item in evidence.lock.packages} if evidence.lock is not None else None
+    wrong = {fault.partition(": ")[0] for fault in evidence.records.faults}
+    culprits: list[str] = []
+    told: list[str] = []
+    for path, kinds in evidence.facts.secrets.items():
+        owner = evidence.records.owners.get(path, "").rpartition("-")[0].replace("_", "-").replace(".", "-").lower()
+        line = f"{path}: {', '.join(kinds)}"
+        known = published.get(owner, False) if published is not None else bool(owner) and ("/test/" in path or "/tests/" in path)
+        if known and path not in wrong:
+            told.append(f"{line} (published in {owner})")
+        else:
+            culprits.append(line)
+    if culprits:
+        return judge_culprits(culprits, "", "{count} files look like credentials")
+    searched = len(evidence.facts.files) - evidence.facts.unread
+    return Finding("passed", f"none in {searched} texts; {evidence.facts.unread} binaries not searched", tuple(sorted(told)[:SHOWN]))
+
+
+# What setuptools writes: its own switch, and the namespace packages of old. Whole lines, so that nothing can be added to one.
+_KNOWN_PTH = re.compile(
+    r"import os; ?var = 'SETUPTOOLS_USE_DISTUTILS'; ?enabled = os\.environ\.get\(var, '(?:local|stdlib)'\) == 'local'; ?"
+    r"enabled and __import__\('_distutils_hack'\)(?:\.add_shim\(\))?; ?"
+    r"|import sys, types, os;has_mfs = sys\.version_info > \(3, 5\);p = os\.path\.join\(sys\._getframe\(1\)\.f_locals\['sitedir'\], "
+    r"\*\('[\w', ]+\)\);importlib = has_mfs and __import__\('importlib\.util'\);has_mfs and __import__\('importlib\.machinery'\);"
+    r"m = has_mfs and sys\.modules\.setdefault\('[\w.]+', importlib\.util\.module_from_spec\(importlib\.machinery\.PathFinder\.find_spec"
+    r"\('[\w.]+', \[os\.path\.dirname\(p\)\]\)\)\);m = m or sys\.modules\.setdefault\('[\w.]+', types\.ModuleType\('[\w.]+'\)\);"
+    r"mp = \(m or \[\]\) and m\.__dict__\.setdefault\('__path__',\[\]\);\(p not in mp\) and mp\.append\(p\)"
+    r"(?:;m and setattr\(sys\.modules\['[\w.]+'\], '\w+', m\))?"
+)
+
+
+def check_path_files(evidence: Evidence) -> Finding:
+    """No ``.pth`` that runs code at every start of Python, or that adds a folder from elsewhere (docs.python.org, site).
+
+    Lines that setuptools itself writes, and files that images/policy.toml names, are told.
+    """
+    culprits: list[str] = []
+    told: list[str] = []
+    for path, data in evidence.facts.path_files.items():
+        named = path.rpartition("/")[2] in evidence.allowed_pth
+        for line in data.decode("utf-8", "replace").splitlines():
+            if line.startswith(("import ", "import\t")):
+                known = _KNOWN_PTH.fullmatch(line.rstrip()) is not None
+                (told if named or known else culprits).append(f"{path}: runs code: {line[:80]}")
+            elif line.startswith("/") or ".." in line.split("/"):
+                (told if named else culprits).append(f"{path}: adds {line[:80]}")
+    if culprits:
+        return judge_culprits(culprits, "", "{count} lines")
+    return Finding("passed", f"{len(evidence.facts.path_files)} such files, none that surprises", tuple(sorted(told)[:SHOWN]))
+
+
+# --- the table ----------------------------------------------------------------------------------------------------------
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One line of the table."""
+
+    name: str
+    find: Callable[[Evidence], Finding]
+
+
+CHECKS = (
+    Check("one layer over the base", check_layers),
+    Check("diff_id and sizes", check_digests),
+    Check("layer rules", check_form),
+    Check("files of the base", check_base_files),
+    Check("nothing under the home", check_home),
+    Check("RECORD", check_records),
+    Check("secrets", check_secrets),
+    Check("setuid", check_privileges),
+    Check("world-writable", check_writable),
+    Check(".pth", check_path_files),
+    Check("user and start command", check_start),
+    Check("environment", check_environment),
+    Check("lock", check_lock),
+    Check("recipe", check_recipe),
+    Check("SBOM", check_bom),
+    Check("provenance", check_provenance),
+)
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One answer, with the check's name."""
+
+    check: str
+    status: Status
+    text: str
+    details: tuple[str, ...] = ()
+
+
+class Report(msgspec.Struct, frozen=True):
+    """All of it."""
+
+    image: str
+    digest: str
+    rows: tuple[Row, ...]
+
+    def count(self, status: Status) -> int:
+        """How many ended so."""
+        return sum(row.status == status for row in self.rows)
+
+    def raise_failures(self, *, strict: bool = False) -> None:
+        """IntegrityError that names every failed check (``strict``: and every skipped one); nothing when there is none."""
+        wrong = [row.check for row in self.rows if row.status == "failed" or (strict and row.status == "skipped")]
+        if wrong:
+            raise IntegrityError(
+                f"{self.image} failed {len(wrong)} of {len(self.rows)} checks: {', '.join(wrong)}",
+                "do not run it before you know why; `imagebuild image TEAM` builds it from the team's files",
+            )
+
+
+def verify_evidence(evidence: Evidence, further: Sequence[Row] = ()) -> Report:
+    """Ask everything in the table; ``further`` rows come after."""
+    rows = []
+    for item in CHECKS:
+        found = item.find(evidence)
+        rows.append(Row(item.name, found.status, found.text, found.details))
+    return Report(evidence.image.name, str(evidence.image.digest), (*rows, *further))
+
+
+def format_report(report: Report) -> str:
+    """The table, one line a check, and a line that sums it up."""
+    width = max(len(row.check) for row in report.rows)
+    lines = [f"{report.image}", f"  digest  {report.digest}"]
+    for row in report.rows:
+        lines.append(f"{row.check:<{width}}  {row.status:<7}  {row.text}".rstrip())
+        lines += [f"{'':<{width}}           {detail}" for detail in row.details]
+    counts = ", ".join(f"{report.count(status)} {status}" for status in get_args(Status) if report.count(status))
+    return "\n".join([*lines, counts]) + "\n"
+
+
+def encode_report(report: Report) -> str:
+    """The report as JSON: its fields, and ``ok``."""
+    return json.dumps({**msgspec.to_builtins(report), "ok": not report.count("failed")}, indent=2) + "\n"

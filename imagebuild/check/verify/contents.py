@@ -1,0 +1,77 @@
+"""The Python packages of an image, for an audit: of a team's lock before anything is built, or of a pushed image as it is."""
+
+from __future__ import annotations
+
+from imagebuild import annotations as names
+from imagebuild.base.model import Base
+from imagebuild.base.reading import read_base
+from imagebuild.catalogue.lookup import FoundImage
+from imagebuild.check.verify.evidence import Evidence, gather_evidence
+from imagebuild.errors import ImagebuildError
+from imagebuild.oci.layout import LayoutStore
+from imagebuild.supply.licences import read_licence
+from imagebuild.supply.packages import Package, describe_distribution, list_required, parse_metadata
+from imagebuild.workspace import Workspace
+
+
+def list_image_packages(workspace: Workspace, image: FoundImage) -> tuple[tuple[Package, ...], tuple[str, ...]]:
+    """What is installed, read from the layers and not from what travels along; and what could not be looked at."""
+    evidence = gather_evidence(workspace, image)
+    unchecked = []
+    system = sorted(evidence.system.versions) if evidence.system is not None else []
+    unchecked += [f"{name}: a Debian package" for name in system]
+    if evidence.base.base is not None:
+        return join_packages(evidence, evidence.base.base), tuple(unchecked)
+    try:  # without a base: all of it, as if it were one
+        workspace.prepare()
+        whole = read_base(
+            image.store,
+            image.repository,
+            image.digest,
+            image.config.platform,
+            name=image.notes.get(names.BASE, "") or "image",
+            kind="jupyter",
+            reference=image.name,
+            registry="" if isinstance(image.store, LayoutStore) else image.store.label,
+            cache=workspace.cache,
+            report=workspace.report,
+        )
+    except ImagebuildError as error:
+        unchecked.append(f"the base: {evidence.base.problem}; {error.message}")
+        return join_packages(evidence, None), tuple(unchecked)
+    if whole.inventory.interpreter is None:
+        unchecked.append("the image has no Python on its PATH: what is installed elsewhere was not looked for")
+    return _list_base_packages(whole, frozenset()), tuple(unchecked)
+
+
+def _list_base_packages(base: Base, without: frozenset[str]) -> tuple[Package, ...]:
+    present = {item.name for item in base.inventory.distributions}
+    markers = base.inventory.interpreter.markers if base.inventory.interpreter is not None else {}
+    return tuple(describe_distribution(base, item, present, markers) for item in base.inventory.distributions if item.name not in without)
+
+
+def join_packages(evidence: Evidence, base: Base | None) -> tuple[Package, ...]:
+    """The base's packages and those whose metadata is in the added layers, by name."""
+    from packaging.utils import canonicalize_name
+
+    locked = {item.name: item for item in evidence.lock.packages} if evidence.lock is not None else {}
+    headers = [parse_metadata(data) for data in evidence.facts.metadata.values()]
+    added = {str(canonicalize_name(str(item.get("Name", "")))): item for item in headers}
+    below = _list_base_packages(base, frozenset(added)) if base is not None else ()
+    present = {*added, *(item.name for item in below)}
+    markers = base.inventory.interpreter.markers if base is not None and base.inventory.interpreter is not None else {}
+    found = list(below)
+    for name, item in added.items():
+        lock = locked.get(name)
+        found.append(
+            Package(
+                name=name,
+                version=str(item.get("Version", "")),
+                origin="added",
+                licence=read_licence(item),
+                requires=list_required((str(line) for line in item.get_all("Requires-Dist", [])), present, markers),
+                index=lock.index if lock is not None else "",
+                direct=lock is not None and "requirements.in" in lock.via,
+            )
+        )
+    return tuple(sorted(found, key=lambda item: item.name))

@@ -1,0 +1,146 @@
+"""Everything that ``verify`` looks at, read once: the image, its base, its added layers, and what travels with it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from imagebuild.base.model import Base, Tree
+from imagebuild.catalogue.lookup import FoundImage
+from imagebuild.check.verify.layerscan import LayerFacts, NoTree, scan_layer
+from imagebuild.check.verify.namedbase import NamedBase, count_common, is_ours, read_named_base
+from imagebuild.check.verify.records import RecordAudit, audit_records
+from imagebuild.errors import ConfigurationError
+from imagebuild.layer.dpkg import SystemFiles
+from imagebuild.layer.removal import find_removal
+from imagebuild.lock.file.model import Lock
+from imagebuild.lock.file.replacement import find_replaced
+from imagebuild.recipe import CONSTRAINTS_PATH, Recipe
+from imagebuild.supply.policy import read_policy
+from imagebuild.supply.referrers import BOM_TYPE, STATEMENT_TYPE, read_companions, read_image_lock, read_image_recipe
+from imagebuild.workspace import Workspace
+
+
+class Evidence(msgspec.Struct):
+    """What the checks are functions of."""
+
+    image: FoundImage
+    base: NamedBase
+    common: int  # layers that the image begins with and the base has
+    facts: LayerFacts  # of all layers above, one over the other
+    diff_ids: tuple[tuple[str, str], ...]  # of each of them: promised, found
+    records: RecordAudit
+    lock: Lock | None
+    recipe: Recipe | None
+    boms: list[dict[str, Any]]
+    statements: list[dict[str, Any]]
+    replaced: dict[str, tuple[str, ...]]  # distributions of the base that the lock replaces -> their files
+    system: SystemFiles | None
+    allowed_pth: frozenset[str] = frozenset()  # by the company's policy
+
+    @property
+    def ours(self) -> bool:
+        """Whether imagebuild made it."""
+        return is_ours(self.image)
+
+    @property
+    def tree(self) -> Tree:
+        """The base's, or an empty one."""
+        return self.base.base.tree if self.base.base is not None else NoTree()
+
+    def faults(self, *rules: str) -> list[str]:
+        """The layer's faults against these rules."""
+        return [str(item) for item in self.facts.faults if item.rule in rules]
+
+
+def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
+    """Read it all. IntegrityError when a layer's bytes are not what the manifest says."""
+    named = read_named_base(workspace, image)
+    # Of an unknown base: all layers but the last are taken to be it.
+    common = count_common(image, named.layers) if named.manifest is not None else max(len(image.manifest.layers) - 1, 0)
+    lock = read_image_lock(image.store, image.repository, image.digest)
+    recipe = read_image_recipe(image.store, image.repository, image.digest)
+    replaced = _find_replaced(named.base, lock)
+    old = frozenset(path for paths in replaced.values() for path in paths)
+    extra = frozenset({CONSTRAINTS_PATH})
+    home = named.base.inventory.user.home if named.base is not None else image.config.container.environment.get("HOME", "")
+    tree: Tree = named.base.tree if named.base is not None else NoTree()
+    merged, diff_ids = LayerFacts(), []
+    system: SystemFiles | None = None
+    for number in range(common, len(image.manifest.layers)):
+        descriptor = image.manifest.layers[number]
+        workspace.report(f"reading layer {number + 1} of {len(image.manifest.layers)} of the image ({descriptor.size / 1e6:.1f} MB)")
+
+        def scan(known: SystemFiles | None, descriptor: Any = descriptor, number: int = number) -> LayerFacts:
+            return scan_layer(
+                image.store,
+                image.repository,
+                descriptor,
+                tree=tree,
+                home=home,
+                replaceable=old | extra,
+                whiteouts=old if number == common else frozenset(),  # the first layer over the base must delete them
+                system=known,
+            )
+
+        facts = scan(None)
+        if facts.lists and (system := facts.system) is not None:
+            facts = scan(system)  # what apt may write is known only at the end of a first reading
+        promised = image.config.rootfs.diff_ids
+        diff_ids.append((promised[number] if number < len(promised) else "", facts.diff_id))
+        _merge(merged, facts)
+    return Evidence(
+        image=image,
+        base=named,
+        common=common,
+        facts=merged,
+        diff_ids=tuple(diff_ids),
+        records=audit_records(merged, tree, system),
+        lock=lock,
+        recipe=recipe,
+        boms=_read_documents(image, BOM_TYPE),
+        statements=_read_documents(image, STATEMENT_TYPE),
+        replaced=replaced,
+        system=system,
+        allowed_pth=_read_allowed_pth(workspace),
+    )
+
+
+def _read_allowed_pth(workspace: Workspace) -> frozenset[str]:
+    try:
+        images = workspace.images
+    except ConfigurationError:  # an image may be verified outside a checkout
+        return frozenset()
+    return frozenset(read_policy(images).verify.allow_pth)
+
+
+def _find_replaced(base: Base | None, lock: Lock | None) -> dict[str, tuple[str, ...]]:
+    """A package that is both in the lock and in the base is one that the team's ``replace`` allowed: no lock has it otherwise."""
+    names = find_replaced(base, lock) if lock is not None and base is not None else ()
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for path, name in (find_removal(base, names).owners if base is not None else {}).items():
+        found[name].append(path)
+    return {name: tuple(paths) for name, paths in found.items()}
+
+
+def _merge(into: LayerFacts, facts: LayerFacts) -> None:
+    into.size += facts.size
+    into.uncompressed += facts.uncompressed
+    into.entries += facts.entries
+    into.unread += facts.unread
+    into.faults += facts.faults
+    for name in ("files", "records", "metadata", "path_files", "secrets", "privileged", "lists"):
+        getattr(into, name).update(getattr(facts, name))
+
+
+def _read_documents(image: FoundImage, artifact_type: str) -> list[dict[str, Any]]:
+    found = []
+    for data in read_companions(image.store, image.repository, image.digest, artifact_type):
+        try:
+            document = json.loads(data)
+        except (ValueError, RecursionError):
+            document = None
+        found.append(document if isinstance(document, dict) else {})
+    return found

@@ -1,0 +1,196 @@
+"""One pass over a layer's tar: what is in it, said as facts that the checks of ``verify`` are made of.
+
+Memory holds one line per entry (path, digest, size) and the small files that are read as text; contents go by in pieces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import re
+import tarfile
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+import msgspec
+
+from imagebuild.base.model import Entry, Tree
+from imagebuild.check.verify.secrets import OVERLAP, find_secret_name, find_secrets, find_setting, is_settings, is_text
+from imagebuild.errors import IntegrityError
+from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system_files
+from imagebuild.layer.invariants import Fault, read_entries
+from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, read_ahead
+from imagebuild.oci.compression import open_decompressed
+from imagebuild.oci.model import Descriptor
+from imagebuild.oci.store import Store
+
+TEXT_LIMIT = 64 << 20  # bytes; a RECORD, a package's list or dpkg's status is never larger
+TEXTS_LIMIT = 512 << 20  # bytes of all of them, in one layer
+_CAPABILITY = "SCHILY.xattr.security.capability"  # capabilities(7), as tar archives of layers carry them
+_SITE = re.compile(r"/(?:site|dist)-packages/")
+_INFO = re.compile(r"(?P<site>/.+)/(?P<folder>[^/]+\.dist-info)/(?P<file>RECORD|METADATA)")
+
+
+class NoTree:
+    """The tree of a base that is not known: empty."""
+
+    def get(self, path: str) -> Entry | None:  # noqa: ARG002
+        return None
+
+    def resolve(self, path: str) -> str:
+        return path
+
+    def under(self, folder: str) -> Iterator[Entry]:  # noqa: ARG002
+        return iter(())
+
+    def read_text(self, path: str) -> bytes | None:  # noqa: ARG002
+        return None
+
+
+class LayerFile(msgspec.Struct, frozen=True, gc=False):
+    """A regular file of the layer."""
+
+    sha256: bytes  # 32 bytes
+    size: int
+
+
+class LayerFacts(msgspec.Struct):
+    """What one pass found. Paths are absolute."""
+
+    size: int = 0  # bytes as stored
+    diff_id: str = ""
+    uncompressed: int = 0
+    entries: int = 0
+    texts: int = 0  # bytes of what is kept of them
+    faults: list[Fault] = []
+    files: dict[str, LayerFile] = {}
+    records: dict[str, bytes] = {}  # path of a RECORD -> its text
+    metadata: dict[str, bytes] = {}  # path of a METADATA -> its text
+    path_files: dict[str, bytes] = {}  # *.pth directly in a site folder -> text
+    secrets: dict[str, list[str]] = {}  # path -> what it looks like
+    privileged: dict[str, str] = {}  # path of a file with a setuid or setgid bit or a capability, whoever brought it -> which
+    unread: int = 0  # files whose content was not searched: binaries
+    lists: dict[str, bytes] = {}  # dpkg's
+    status: bytes = b""
+
+    @property
+    def system(self) -> SystemFiles | None:
+        """What apt did in this layer, by its own books; None when nothing."""
+        texts = {path: data.decode("utf-8", "replace") for path, data in self.lists.items()}
+        sizes = {path: item.size for path, item in self.files.items()}
+        return read_system_files(texts, self.status.decode("utf-8", "replace"), sizes)
+
+
+def scan_layer(
+    store: Store,
+    repository: str,
+    descriptor: Descriptor,
+    *,
+    tree: Tree,
+    home: str,
+    replaceable: frozenset[str] = frozenset(),
+    whiteouts: frozenset[str] = frozenset(),
+    system: SystemFiles | None = None,
+) -> LayerFacts:
+    """Stream one layer, to its end. IntegrityError when its bytes are not the descriptor's, or no compressed tar."""
+    facts = LayerFacts(size=descriptor.size)
+    digest = BackgroundDigest()
+    try:
+        with (
+            store.open_blob(repository, descriptor) as stored,
+            digest as feed,
+            read_ahead(open_decompressed(stored, descriptor.compression)) as chunks,
+        ):
+            facts.faults = list(
+                read_entries(
+                    _watch(chunks, feed),
+                    tree=tree,
+                    home=home,
+                    replaceable=replaceable,
+                    whiteouts=whiteouts,
+                    system=system,
+                    visit=lambda archive, entry, path: _visit(facts, archive, entry, path),
+                )
+            )
+            while stored.read(CHUNK):  # after the compressed stream: the store verifies at the end of the blob
+                pass
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise IntegrityError(f"the layer {descriptor.digest} cannot be read as a tar: {error}", "push the image again") from None
+    except Exception as error:
+        # zstandard's and isal's errors have no common base; anything else passes as it is.
+        if type(error).__name__ not in ("ZstdError", "IsalError", "BadGzipFile"):
+            raise
+        raise IntegrityError(f"the layer {descriptor.digest} cannot be decompressed: {error}", "push the image again") from None
+    facts.diff_id, facts.uncompressed = f"sha256:{digest.sha256}", digest.count
+    return facts
+
+
+def _watch(chunks: Iterator[bytes], feed: object) -> Iterator[bytes]:
+    assert callable(feed)
+    for chunk in chunks:
+        feed(chunk)
+        yield chunk
+
+
+def _visit(facts: LayerFacts, archive: tarfile.TarFile, entry: tarfile.TarInfo, path: str) -> None:
+    facts.entries += 1
+    if reason := find_secret_name(path):
+        facts.secrets.setdefault(path, []).append(reason)
+    if entry.mode & 0o6000 and not (entry.isdir() or entry.issym()):
+        facts.privileged[path] = f"setuid or setgid ({entry.mode & 0o7777:o})"
+    if _CAPABILITY in entry.pax_headers:
+        facts.privileged[path] = "a file capability"
+    if not entry.isreg() or path.rpartition("/")[2].startswith(".wh."):
+        return
+    stream = cast(BinaryIO, archive.extractfile(entry))
+    keep = _keeper(facts, path) if entry.size <= TEXT_LIMIT else None
+    settings = (is_settings(path) or path == STATUS) and entry.size <= TEXT_LIMIT
+    if keep is not None or settings:
+        facts.texts += entry.size
+        if facts.texts > TEXTS_LIMIT:
+            raise IntegrityError(f"{path}: the layer holds more metadata than any image has", "do not trust where it comes from")
+    digest = hashlib.sha256()
+    found: set[str] = set()
+    kept: list[bytes] = []
+    tail = b""
+    searched: bool | None = None
+    while piece := stream.read(CHUNK):
+        digest.update(piece)
+        if searched is None:
+            searched = is_text(piece[:8192])
+        if searched:
+            found.update(find_secrets(tail + piece if tail else piece))
+            tail = piece[-OVERLAP:] if len(piece) == CHUNK else b""
+        if keep is not None or settings:
+            kept.append(piece)
+    facts.files[path] = LayerFile(digest.digest(), entry.size)
+    facts.unread += searched is False
+    text = b"".join(kept)
+    if keep is not None:
+        keep[path] = text
+    if path == STATUS:
+        facts.status = text
+    elif settings and (reason := find_setting(text)):
+        found.add(reason)
+    if found:
+        facts.secrets.setdefault(path, []).extend(sorted(found))
+
+
+def _keeper(facts: LayerFacts, path: str) -> dict[str, bytes] | None:
+    """Where the text of ``path`` is kept, if it is one of the files that are read."""
+    match = _INFO.fullmatch(path)
+    if match is not None and _is_site(match["site"]):
+        return facts.records if match["file"] == "RECORD" else facts.metadata
+    if path.endswith(".pth") and _is_site(posixpath.dirname(path)):
+        return facts.path_files
+    return facts.lists if is_dpkg_list(path) else None
+
+
+def _is_site(folder: str) -> bool:
+    """Whether ``folder`` is where distributions are installed, and not what one of them brings along inside itself."""
+    return folder.endswith(("/site-packages", "/dist-packages"))
+
+
+def is_in_site(path: str) -> bool:
+    """Whether ``path`` is below such a folder."""
+    return _SITE.search(path) is not None

@@ -1,0 +1,63 @@
+"""Locks beside locks: what locking again changes, told for a review, and what the two resolvers make of one team."""
+
+from __future__ import annotations
+
+import msgspec
+
+from imagebuild.config import Team
+from imagebuild.errors import ImagebuildError, LockError
+from imagebuild.lock.file.changes import LockChanges, compare_locks
+from imagebuild.lock.file.model import Lock
+from imagebuild.pipeline import LockOptions, open_base, resolve_team
+from imagebuild.workspace import Workspace
+
+
+def tell_changes(workspace: Workspace, before: Lock | None, after: Lock) -> LockChanges:
+    """The comparison of two locks of a team, with the licences that this machine's cache knows."""
+    from imagebuild.difference.sides import find_kept_licences
+
+    licences = find_kept_licences(workspace, before) if before is not None else {}
+    return compare_locks(before, after, {**licences, **find_kept_licences(workspace, after)})
+
+
+def render_failure(team: str, error: ImagebuildError) -> str:
+    """A team's section of the report when it could not be locked: Markdown."""
+    lines = [f"### Lock of {team}", "", f"**Does not lock**: {error.message}", ""]
+    if error.details:
+        lines += [*(f"- {line}" for line in error.details), ""]
+    return "\n".join([*lines, *([f"Next: {error.hint}", ""] if error.hint else [])])
+
+
+def compare_resolvers(workspace: Workspace, team: Team, options: LockOptions, before: Lock | None) -> dict[str, Lock | LockError]:
+    """What each resolver makes of the team, from the same start and cutoff: a lock, or why there is none. Nothing is written."""
+    from imagebuild.lock.compiling import RESOLVERS
+
+    base = open_base(workspace, team.table.base, team.platform)
+    found: dict[str, Lock | LockError] = {}
+    for name in RESOLVERS:
+        try:
+            found[name] = resolve_team(workspace, team, base, before, msgspec.structs.replace(options, resolver=name))
+        except LockError as error:
+            found[name] = error
+    if all(isinstance(item, LockError) for item in found.values()):
+        raise next(item for item in found.values() if isinstance(item, LockError))
+    return found
+
+
+def render_resolvers(team: str, found: dict[str, Lock | LockError]) -> str:
+    """:func:`compare_resolvers` for people: a line, and one for each package that differs."""
+    locks = [item for item in found.values() if isinstance(item, Lock)]
+    failed = [f"{name} finds no lock: {item.message}" for name, item in found.items() if isinstance(item, LockError)]
+    if failed:
+        return "\n".join([f"{team}: {lock.resolver} locks {len(lock.packages)} packages" for lock in locks] + failed)
+    one, other = locks
+    changes = compare_locks(one, other).packages
+    if not changes:
+        return f"{team}: {one.resolver} and {other.resolver} lock the same {len(one.packages)} packages"
+    count = len({item.name for item in (*one.packages, *other.packages)})
+    lines = [f"{team}: {one.resolver} and {other.resolver} differ in {len(changes)} of {count} packages"]
+    width = max(len(item.name) for item in changes)
+    for item in changes:
+        pins = [side.version if side is not None else "-" for side in (item.before, item.after)]
+        lines.append(f"  {item.name:<{width}}  " + "  ".join(f"{name} {pin}" for name, pin in zip(found, pins, strict=True)))
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Spawner forms: what each target's form reads, made of the catalogue."""

@@ -1,0 +1,1 @@
+"""Node pools, and the objects that keep images on their nodes."""

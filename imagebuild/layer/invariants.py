@@ -1,0 +1,322 @@
+"""The audit of a layer: read back from its stored bytes with the standard library's tar reader.
+
+The writer is :mod:`imagebuild.layer.tar.header`; nothing of it is used here, so that a defect there is seen.
+:func:`audit_layer` reads a finished blob: one pass checks digest, diff_id and every header. :class:`TarAudit` looks at
+the headers while a layer is assembled, which decompresses and hashes it anyhow.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from imagebuild.base.model import Base, Tree
+from imagebuild.errors import IntegrityError
+from imagebuild.layer.dpkg import SystemFiles, is_cleaned
+from imagebuild.layer.model import ExtraFile, Layer
+from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
+from imagebuild.layer.removal import ReducedTree, is_emptied
+from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, read_ahead
+from imagebuild.layer.tar.forward import ForwardFile, HashingReader, RawTarInfo
+from imagebuild.oci.compression import open_decompressed
+
+_SHOWN = 20
+
+Visit = Callable[[tarfile.TarFile, tarfile.TarInfo, str], None]
+
+
+class Fault(str):
+    """A broken rule as a line; ``rule`` says which one: form, hidden, parent, type, whiteout, folder, mode, writable, base, end."""
+
+    __slots__ = ("rule",)
+    rule: str
+
+    def __new__(cls, rule: str, text: str) -> Fault:
+        found = super().__new__(cls, text)
+        found.rule = rule
+        return found
+
+
+def audit_layer(
+    layer: Layer,
+    *,
+    base: Base,
+    extra: Sequence[ExtraFile] = (),
+    whiteouts: frozenset[str] = frozenset(),
+    foreign: bool = False,
+    system: SystemFiles | None = None,
+) -> None:
+    """IntegrityError with all findings unless the blob on disk is what ``layer`` says and keeps the layer rules.
+
+    ``extra``: files that may replace one of the base; ``whiteouts``: files of the base of which nothing may be left, each
+    replaced or deleted (alone, or with a folder that holds nothing else); ``foreign``: a container engine wrote it (folders'
+    names end in a slash there); ``system``: packages that apt installed in it, and so what dpkg may change.
+    """
+    findings = list(
+        find_faults(
+            layer.blob,
+            layer.media_type,
+            tree=base.tree,
+            home=base.inventory.user.home,
+            digest=layer.digest,
+            diff_id=layer.diff_id,
+            replaceable=frozenset(item.path for item in extra),
+            whiteouts=whiteouts,
+            foreign=foreign,
+            system=system,
+        )
+    )
+    _refuse(findings)
+
+
+class TarAudit:
+    """The rules on entries, checked on a tar that goes by; options as in :func:`audit_layer`. ``findings`` are lines."""
+
+    def __init__(self, base: Base, extra: Sequence[ExtraFile] = (), whiteouts: frozenset[str] = frozenset()) -> None:
+        self._base = base
+        self._whiteouts = whiteouts
+        self._replaceable = frozenset(item.path for item in extra)
+        self.findings = ["no layer was read"]
+
+    def read(self, chunks: Iterator[bytes]) -> None:
+        """Check the tar in ``chunks``, to its end; what an earlier call found is forgotten."""
+        archive = ForwardFile(chunks, lambda _: None)
+        home = self._base.inventory.user.home
+        self.findings = []
+        try:
+            self.findings += _find_tar_faults(archive, self._base.tree, home, self._replaceable, self._whiteouts, False, None)
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            self.findings.append(f"the layer cannot be read as a tar: {error}")
+            archive.has_content_left()
+
+    def finish(self) -> None:
+        """IntegrityError with all findings, if there are any."""
+        _refuse(self.findings)
+
+
+def _refuse(findings: Sequence[str]) -> None:
+    if findings:
+        more = (f"and {len(findings) - _SHOWN} more",) if len(findings) > _SHOWN else ()
+        raise IntegrityError(
+            f"the layer breaks {len(findings)} rule{'s' if len(findings) > 1 else ''}: {findings[0]}",
+            "nothing was pushed; this is a defect: please report it with these lines",
+            (*findings[1:_SHOWN], *more),
+        )
+
+
+def find_faults(
+    blob: Path,
+    media_type: str,
+    *,
+    tree: Tree,
+    home: str,
+    digest: str,
+    diff_id: str,
+    replaceable: frozenset[str] = frozenset(),
+    whiteouts: frozenset[str] = frozenset(),
+    foreign: bool = False,
+    system: SystemFiles | None = None,
+) -> Iterator[str]:
+    """Every broken rule as a line: names, types, modes, ancestors, the base's own entries, and at the end the digests."""
+    compression = media_type.rpartition("+")[2] if "+" in media_type else "none"
+    digest_of_tar = BackgroundDigest()
+    with blob.open("rb", buffering=0) as file:
+        stored = HashingReader(file)
+        try:
+            with (
+                digest_of_tar as feed,
+                read_ahead(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, CHUNK)), compression)) as chunks,
+            ):
+                yield from _find_tar_faults(ForwardFile(chunks, feed), tree, home, replaceable, whiteouts, foreign, system)
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            yield f"the layer cannot be read as a compressed tar: {error}"
+            return
+        except Exception as error:
+            # zstandard's and isal's errors have no common base; anything else is a defect and stays a traceback.
+            if type(error).__name__ not in ("ZstdError", "IsalError", "BadGzipFile"):
+                raise
+            yield f"the layer cannot be decompressed: {error}"
+            return
+        while stored.read(CHUNK):
+            pass
+    if "sha256:" + stored.sha256 != digest:
+        yield f"the blob's digest is sha256:{stored.sha256}, expected {digest}"
+    if "sha256:" + digest_of_tar.sha256 != diff_id:
+        yield f"the blob's diff_id is sha256:{digest_of_tar.sha256}, expected {diff_id}"
+
+
+def _find_tar_faults(
+    file: ForwardFile,
+    tree: Tree,
+    home: str,
+    replaceable: frozenset[str],
+    whiteouts: frozenset[str],
+    foreign: bool,
+    system: SystemFiles | None,
+) -> Iterator[Fault]:
+    deletions = Deletions(tree, whiteouts)
+    yield from _find_entry_faults(file, home, replaceable, deletions, foreign, system, None)
+    yield from deletions.find_leftovers()
+    if file.has_content_left():
+        yield Fault("end", "there are bytes after the end of the archive")
+
+
+def _find_entry_faults(
+    file: ForwardFile,
+    home: str,
+    replaceable: frozenset[str],
+    deletions: Deletions,
+    foreign: bool,
+    system: SystemFiles | None,
+    visit: Visit | None,
+) -> Iterator[Fault]:
+    folders = FolderResolver(deletions.reduced)
+    forbidden = forbidden_folders(folders, home)
+    seen: dict[str, bool] = {}  # path -> whether it is a folder
+    brought: set[str] = set()  # folders that the base lacks
+    with closing(tarfile.open(fileobj=cast(BinaryIO, file), mode="r:", tarinfo=RawTarInfo)) as archive:
+        for entry in archive:
+            archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+            name = entry.pax_headers.get("path", entry.name)
+            assert isinstance(entry, RawTarInfo)
+            raw = entry.raw_name.decode("utf-8", "surrogateescape") if "path" not in entry.pax_headers else name
+            if name.startswith("/") or ".." in name.split("/"):
+                yield Fault("form", f"{name!r}: absolute, or with '..'")
+                continue
+            if foreign and entry.isdir():
+                raw, name = raw.removesuffix("/"), name.removesuffix("/")
+            if raw.endswith("/") or any(part in ("", ".") for part in name.split("/")):
+                yield Fault("form", f"{name!r}: not in plain form")
+                continue
+            path = "/" + name
+            folder = entry.isdir()
+            if path in seen:
+                yield Fault("form", f"{path}: twice in the layer")
+            seen[path] = folder
+            if any(is_within(path, place) for place in forbidden):
+                yield Fault("hidden", f"{path}: hidden or emptied when the image runs")
+            yield from _find_ancestor_faults(path, seen)
+            if visit is not None:
+                visit(archive, entry, path)
+            if system is not None:
+                if folder and folders.get(path) is None:
+                    brought.add(path)
+                if is_systems(entry, path, system, brought):
+                    continue
+            yield from _find_type_faults(entry, path, deletions)
+            yield from _find_base_faults(entry, path, folders, replaceable)
+    yield from deletions.find_clashes(seen)
+
+
+def read_entries(
+    chunks: Iterator[bytes],
+    *,
+    tree: Tree,
+    home: str,
+    replaceable: frozenset[str] = frozenset(),
+    whiteouts: frozenset[str] = frozenset(),
+    system: SystemFiles | None = None,
+    visit: Visit | None = None,
+) -> Iterator[Fault]:
+    """The rules on the entries of a tar that goes by, whoever wrote it; ``visit`` sees each entry and may read it.
+
+    The tar is read to its end. tarfile's own errors pass.
+    """
+    file = ForwardFile(chunks, lambda _: None)
+    deletions = Deletions(tree, whiteouts)
+    yield from _find_entry_faults(file, home, replaceable, deletions, True, system, visit)
+    yield from deletions.find_leftovers()
+    if file.has_content_left():
+        yield Fault("end", "there are bytes after the end of the archive")
+
+
+def is_systems(entry: tarfile.TarInfo, path: str, system: SystemFiles, brought: set[str]) -> bool:
+    """Whether this entry is the system packages' business. Never an entry that anyone may write, a device or a socket."""
+    if entry.issym():
+        return system.owns(path, brought) or entry.linkname.startswith("/etc/alternatives/")
+    if entry.isdir():
+        # Folders that maintainer scripts make are listed nowhere; one of the base must keep its metadata.
+        return path in brought and not (entry.mode & 0o002 and not entry.mode & 0o1000)
+    folder, _, name = path.rpartition("/")
+    if name.startswith(".wh."):
+        hidden = f"{folder}/{name.removeprefix('.wh.')}"
+        return not name.startswith(".wh..wh.") and (is_cleaned(hidden) or system.owns(hidden, brought))
+    return (entry.isreg() or entry.islnk()) and not entry.mode & 0o002 and system.owns(path, brought)
+
+
+class Deletions:
+    """The whiteouts of one layer against those that are meant: ``wanted`` are files of the base of which nothing may be left."""
+
+    def __init__(self, tree: Tree, wanted: frozenset[str]) -> None:
+        self._tree = tree
+        self._wanted = wanted
+        self._found: set[str] = set()
+        self._seen: dict[str, bool] = {}
+        self.reduced: Tree = ReducedTree(tree, wanted) if wanted else tree  # a file that goes may be replaced by anything
+
+    def allows(self, path: str) -> bool:
+        """Take note of the deletion of ``path``; whether it is meant: one of the files, or a folder that has no others."""
+        self._found.add(path)
+        return path in self._wanted or is_emptied(self._tree, path, self._wanted)
+
+    def find_clashes(self, seen: dict[str, bool]) -> Iterator[Fault]:
+        """What the layer both deletes and has; ``seen``: its paths, and whether each is a folder."""
+        self._seen = seen
+        for path in sorted(self._found & seen.keys()):
+            yield Fault("whiteout", f"{path}: deleted, and in the layer as well")
+
+    def find_leftovers(self) -> Iterator[Fault]:
+        """After :meth:`find_clashes`: what should be gone and is still there."""
+        for path in sorted(self._wanted - self._found - self._seen.keys()):
+            parent = path.rpartition("/")[0]
+            while parent and parent not in self._found and self._seen.get(parent, True):
+                parent = parent.rpartition("/")[0]
+            if not parent:
+                yield Fault("whiteout", f"{path}: of a package that is replaced, and still there")
+
+
+def _find_type_faults(entry: tarfile.TarInfo, path: str, deletions: Deletions) -> Iterator[Fault]:
+    name = path.rpartition("/")[2]
+    if name.startswith(".wh."):
+        hidden = path.rpartition("/")[0] + "/" + name.removeprefix(".wh.")
+        if not deletions.allows(hidden) or name.startswith(".wh..wh."):
+            yield Fault("whiteout", f"{path}: a whiteout nobody asked for")
+    if entry.islnk():
+        yield Fault("type", f"{path}: a hard link")
+    elif not (entry.isfile() or entry.isdir()):
+        yield Fault("type", f"{path}: not a file and not a folder (tar type {entry.type!r})")
+
+
+def _find_ancestor_faults(path: str, seen: dict[str, bool]) -> Iterator[Fault]:
+    parent = path.rpartition("/")[0]
+    if parent and not seen.get(parent, False):
+        why = "a file is its parent" if parent in seen else "its parent folder is not in the layer before it"
+        yield Fault("parent", f"{path}: {why}")
+        seen[parent] = True  # once per folder
+
+
+def _find_base_faults(entry: tarfile.TarInfo, path: str, folders: FolderResolver, replaceable: frozenset[str]) -> Iterator[Fault]:
+    mode = stat.S_IMODE(entry.mode)
+    below = folders.get(path)
+    if entry.isdir():
+        if below is None:
+            if (mode, entry.uid, entry.gid) != (0o755, 0, 0):
+                rule = "writable" if mode & 0o1002 == 0o002 else "mode" if mode & 0o6000 else "folder"
+                yield Fault(rule, f"{path}: a new folder with mode {mode:o}, owner {entry.uid}:{entry.gid}")
+        elif below.type != "dir":
+            yield Fault("base", f"{path}: a folder over a {below.type} of the base")
+        elif (mode, entry.uid, entry.gid) != (below.mode, below.uid, below.gid):
+            was = f"{below.mode:o} {below.uid}:{below.gid}"
+            yield Fault("base", f"{path}: mode {mode:o} owner {entry.uid}:{entry.gid}, in the base {was}")
+        return
+    if mode & 0o7000 and not entry.issym():
+        yield Fault("mode", f"{path}: setuid, setgid or sticky ({mode:o})")
+    if mode & 0o002 and not entry.issym():  # a link's own mode means nothing
+        yield Fault("writable", f"{path}: anyone may write it ({mode:o})")
+    if below is not None and not (below.type == "file" and path in replaceable):
+        yield Fault("base", f"{path}: overwrites a {below.type} of the base")

@@ -1,0 +1,1 @@
+"""Tar and compression, without knowledge of wheels."""

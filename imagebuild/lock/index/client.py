@@ -1,0 +1,206 @@
+"""Requests to one package index: retries, limits, credentials for its own host only, and every failure in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
+
+from imagebuild import __version__
+from imagebuild.errors import RemoteError
+from imagebuild.lock.index.credentials import find_credentials
+from imagebuild.lock.index.routing import PackageIndex
+
+if TYPE_CHECKING:
+    import requests
+
+ATTEMPTS = 4
+PAGE_LIMIT = 256 << 20
+_CONNECT_ATTEMPTS = 3  # where nothing answers at all: no network should not take long to say so
+_TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds between bytes
+_LONGEST_PAUSE = 30.0
+_PASSING = frozenset({429, 500, 502, 503, 504})
+_CHUNK = 1 << 20
+_PIECE = 128 << 10  # of a body: small enough to stop soon where the network is slow
+
+
+class CutShortError(Exception):
+    """A body that ended early; worth another try."""
+
+
+class Body(msgspec.Struct, frozen=True):
+    """A whole answer. ``data`` is empty when ``unchanged`` (304: what was kept is still right)."""
+
+    data: bytes
+    content_type: str
+    url: str  # after redirects
+    headers: Mapping[str, str]
+    unchanged: bool = False
+
+
+class IndexClient:
+    """HTTP to one index and to wherever its files are. Safe to share between threads.
+
+    Credentials go to the index's own scheme, host and port; a redirect to another one drops them (there netrc, which goes by
+    host, has its say).
+    """
+
+    def __init__(self, index: PackageIndex, pause: Callable[[float], object] | None = None) -> None:
+        self.index = index
+        self.stopped = threading.Event()
+        self.pause = pause or self.stopped.wait
+        self._guard = threading.Lock()
+        self._session: requests.Session | None = None
+        self._asked = False
+        self._credentials: tuple[str, str] | None = None
+
+    def close(self) -> None:
+        """Let go of connections."""
+        if self._session is not None:
+            self._session.close()
+
+    def read_body(self, url: str, headers: Mapping[str, str], limit: int, what: str) -> Body | None:
+        """The whole answer to a GET; None for 404 or 410."""
+        with self.send(url, headers, what, body=True, limit=limit) as answer:
+            if answer.status_code in (404, 410):
+                return None
+            if answer.status_code not in (200, 304) or (answer.status_code == 304 and "If-None-Match" not in headers):
+                raise self.explain_refusal(answer.status_code, what)
+            content_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            return Body(answer.content, content_type, answer.url, answer.headers, answer.status_code == 304)
+
+    def read_blocks(self, answer: requests.Response) -> Iterator[bytes]:
+        """A body piece by piece; CutShortError when it ends early."""
+        import requests
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield from answer.iter_content(_PIECE)
+        except (requests.RequestException, HTTPError, ConnectionError, TimeoutError) as error:
+            raise CutShortError(type(error).__name__) from None
+
+    def send(self, url: str, headers: Mapping[str, str], what: str, *, body: bool = False, limit: int = PAGE_LIMIT) -> requests.Response:
+        """GET with bounded retries on what passes by itself. With ``body``, the body has been read when this returns."""
+        import requests
+        from urllib3.exceptions import HTTPError
+
+        problem: RemoteError | None = None
+        after = ""
+        attempts = ATTEMPTS
+        for attempt in range(ATTEMPTS):
+            if attempt >= attempts or (attempt and self.stopped.is_set()):
+                break
+            if attempt:
+                self.pause(compute_pause(attempt, after))
+            after = ""
+            try:
+                answer = self._connect().get(url, headers=headers, stream=True, timeout=_TIMEOUT, auth=self._credentials_for(url))
+                if answer.status_code in _PASSING:
+                    problem, after = self.explain_refusal(answer.status_code, what), answer.headers.get("Retry-After", "")
+                    answer.close()
+                    continue
+                if body:
+                    self._read_whole(answer, limit, what)
+                return answer
+            except requests.exceptions.SSLError:
+                raise RemoteError(
+                    f"this machine does not trust the certificate of package index {self.index.name!r}",
+                    "hand in the authority that signed it: set cert in pip's configuration, or REQUESTS_CA_BUNDLE",
+                ) from None
+            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
+                raise RemoteError(
+                    f"package index {self.index.name!r} names an address that is none, for {what}", "tell its owners"
+                ) from None
+            except (requests.RequestException, HTTPError, ConnectionError, TimeoutError) as error:
+                problem = RemoteError(
+                    f"no network: package index {self.index.name!r} cannot be reached for {what} ({_name_cause(error)})",
+                    "check the network and proxy of this machine, then run it again",
+                )
+                if "NewConnectionError" in repr(error) or isinstance(error, requests.ConnectTimeout):
+                    attempts = _CONNECT_ATTEMPTS
+        assert problem is not None
+        raise problem
+
+    def _read_whole(self, answer: requests.Response, limit: int, what: str) -> None:
+        blocks: list[bytes] = []
+        total = 0
+        if answer.status_code == 200 or answer.status_code == 206:
+            if answer.status_code == 200 and "Range" in answer.request.headers:
+                answer.close()  # the server has no ranges: its whole body is read elsewhere, to disk
+                return
+            for block in answer.iter_content(_CHUNK):
+                total += len(block)
+                if total > limit:
+                    answer.close()
+                    raise RemoteError(f"package index {self.index.name!r} sent more than {limit >> 20} MiB for {what}", "tell its owners")
+                blocks.append(block)
+        answer._content = b"".join(blocks)  # what Response.content would do, with a limit
+        answer._content_consumed = True  # type: ignore[attr-defined]
+        answer.close()
+
+    def _connect(self) -> requests.Session:
+        if self._session is None:
+            import requests
+            from requests.adapters import HTTPAdapter
+
+            session = requests.Session()
+            session.headers["User-Agent"] = f"imagebuild/{__version__}"
+            adapter = HTTPAdapter(pool_connections=8, pool_maxsize=32)
+            session.mount("https://", adapter)
+            session.mount("http://", adapter)
+            if self.index.certificate:
+                session.verify = self.index.certificate
+            self._session = session
+        return self._session
+
+    def _credentials_for(self, url: str) -> tuple[str, str] | None:
+        """The index's credentials for its own host only; elsewhere netrc, which requests reads by host."""
+        own, other = urlsplit(self.index.address), urlsplit(url)
+        if (own.scheme, own.netloc) != (other.scheme, other.netloc):
+            return None
+        with self._guard:
+            if not self._asked:
+                self._credentials, self._asked = find_credentials(self.index), True
+        return self._credentials
+
+    def explain_refusal(self, status: int, what: str) -> RemoteError:
+        hint = {
+            401: "it wants a user and password: put them in the machine's netrc, or say where they are with credentials in its [[index]]",
+            403: "these credentials may not read it: ask its owners",
+            429: "it asks for patience: try again later",
+        }.get(status, "try again later; if it stays, tell its owners")
+        return RemoteError(f"package index {self.index.name!r} answered {status} for {what}", hint)
+
+
+def compute_pause(attempt: int, after: str) -> float:
+    """Seconds to wait: what Retry-After asks (seconds or a date), else doubling with jitter; never more than 30."""
+    if after.strip().isdigit():
+        return min(float(after), _LONGEST_PAUSE)
+    if after:
+        with contextlib.suppress(ValueError, TypeError):
+            return min(max(0.0, parsedate_to_datetime(after).timestamp() - time.time()), _LONGEST_PAUSE)
+    return min(0.4 * 2.0**attempt, _LONGEST_PAUSE) * (0.5 + random.random() / 2)
+
+
+def _name_cause(error: Exception) -> str:
+    """The kind of failure without the address that requests puts into its messages."""
+    text = f"{error!r}"
+    for sign, cause in (
+        ("NameResolutionError", "its host name does not resolve"),
+        ("Connection refused", "connection refused"),
+        ("unreachable", "no route to it"),
+        ("timed out", "timed out"),
+        ("ProxyError", "the proxy refused"),
+        ("IncompleteRead", "the body was cut short"),
+        ("Connection reset", "connection reset"),
+    ):
+        if sign in text:
+            return cause
+    return type(error).__name__

@@ -1,0 +1,69 @@
+"""Project pages that were read before, so that one that has not changed is neither sent nor parsed again.
+
+A kept page is never used on its own word: the server says "unchanged" to its ETag (RFC 9110, section 13), or sends a body
+with the very hash that was parsed. Files are ``cache/pages/<hash of index and name>``: the SHA-256 of what follows, then msgpack;
+one that has rotted counts as none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from imagebuild.files import explain_os_error, write_sealed
+from imagebuild.lock.index.pages import ProjectFile, ProjectPage
+
+_FORMAT = b"1 "  # raise it when parsing a page gives something else
+
+
+class KeptPage(msgspec.Struct, frozen=True, array_like=True):
+    """What a page said, file by file and undecoded, and how to know that it still says so."""
+
+    etag: str  # as the server sent it, or ""
+    address: str  # after redirects: what relative links start from
+    sha256: str  # of the body
+    files: dict[str, msgspec.Raw]  # file name -> ProjectFile in msgpack
+
+    def find_file(self, filename: str) -> ProjectFile | None:
+        """One file's entry."""
+        raw = self.files.get(filename)
+        return None if raw is None else msgspec.msgpack.decode(raw, type=ProjectFile)
+
+    def read_page(self, name: str) -> ProjectPage:
+        """The whole page."""
+        return ProjectPage(name, tuple(msgspec.msgpack.decode(raw, type=ProjectFile) for raw in self.files.values()))
+
+
+def keep_page(page: ProjectPage, etag: str, address: str, sha256: str) -> KeptPage:
+    """A parsed page in the form that is kept."""
+    return KeptPage(etag, address, sha256, {file.filename: msgspec.Raw(msgspec.msgpack.encode(file)) for file in page.files})
+
+
+class PageCache:
+    """The kept pages of one index."""
+
+    def __init__(self, cache: Path, address: str) -> None:
+        self._folder = cache / "pages"
+        self._address = address
+
+    def _path(self, name: str) -> Path:
+        return self._folder / hashlib.sha256(_FORMAT + f"{self._address} {name}".encode()).hexdigest()
+
+    def recall(self, name: str) -> KeptPage | None:
+        """The kept page, None when there is none that is whole."""
+        with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
+            data = self._path(name).read_bytes()
+            if hashlib.sha256(data[32:]).digest() == data[:32]:
+                return msgspec.msgpack.decode(data[32:], type=KeptPage)
+        return None
+
+    def remember(self, name: str, kept: KeptPage) -> None:
+        """Keep a page for the next time."""
+        data = msgspec.msgpack.encode(kept)
+        try:
+            write_sealed(self._path(name), hashlib.sha256(data).digest() + data)
+        except OSError as error:
+            raise explain_os_error(error, "keeping a page of a package index") from None

@@ -1,0 +1,48 @@
+"""What a lock was made from, as hashes, and whether it still is that."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from imagebuild.base.model import Base
+from imagebuild.errors import ConfigurationError, LockError
+from imagebuild.lock.file.model import Lock
+from imagebuild.lock.inputs.localpackage import hash_tree
+from imagebuild.lock.inputs.requirements import list_files
+
+
+def check_lock_fresh(lock: Lock, base: Base, requirements: Path, local_packages: Sequence[Path], root: Path) -> None:
+    """LockError when an input or what the base is has changed since; a new base digest with the same fingerprint is fine."""
+    hint = f"run: imagebuild lock {lock.team}"
+    if lock.base != base.name:
+        raise LockError(f"the lock of {lock.team} is for base {lock.base}, and the team now uses {base.name}", hint)
+    platform = str(base.inventory.platform)
+    if lock.platform != platform:
+        raise LockError(f"the lock of {lock.team} is for {lock.platform}, and the image is for {platform}", hint)
+    if lock.base_fingerprint != base.inventory.fingerprint:
+        python = base.inventory.interpreter.version if base.inventory.interpreter else "none"
+        what = f"Python {lock.python} became {python}" if python != lock.python else "its Python packages, paths or tags changed"
+        raise LockError(f"base {base.name} changed since {lock.team} was locked: {what}", hint)
+    now = hash_inputs(requirements, local_packages, root)
+    changed = [f"{key} changed" for key in sorted(now) if key in lock.inputs and lock.inputs[key] != now[key]]
+    changed += [f"{key} is new" for key in sorted(set(now) - set(lock.inputs))]
+    changed += [f"{key} is gone" for key in sorted(set(lock.inputs) - set(now))]
+    if changed:
+        raise LockError(f"the lock of {lock.team} is stale: {'; '.join(changed)}", hint)
+
+
+def hash_inputs(requirements: Path, local_packages: Sequence[Path], root: Path) -> dict[str, str]:
+    """Path relative to ``root`` -> sha256 hex, of requirements.in, of each file it includes and of each source tree."""
+    inputs = {_relate(path, root): hashlib.sha256(path.read_bytes()).hexdigest() for path in list_files(requirements, root)}
+    for folder in local_packages:
+        inputs[_relate(folder, root)] = hash_tree(folder)
+    return dict(sorted(inputs.items()))
+
+
+def _relate(path: Path, root: Path) -> str:
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        raise ConfigurationError(f"{path} is not under {root}", "keep all inputs of a lock in the project's folder") from None

@@ -1,0 +1,1 @@
+"""Everything a resolver sees, and running one."""

@@ -1,0 +1,1 @@
+"""Where the locked wheels come from: indexes, URLs, builds from source."""

@@ -1,0 +1,1 @@
+"""Files that run inside a container, where nothing of imagebuild is installed."""

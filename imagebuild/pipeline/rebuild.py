@@ -1,0 +1,66 @@
+"""``verify --rebuild``: the image once more, from the lock and the recipe that travel with it, and the digests compared."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from imagebuild import annotations as names
+from imagebuild import pipeline
+from imagebuild.check.finding import Finding
+from imagebuild.check.verify.evidence import Evidence
+from imagebuild.config import Team, TeamTable, list_teams, load_team
+from imagebuild.errors import ConfigurationError, ImagebuildError
+from imagebuild.files import scratch_folder
+from imagebuild.layer.model import LAYER_FORMAT, Layer
+from imagebuild.workspace import Workspace
+
+
+def rebuild_image(workspace: Workspace, evidence: Evidence, *, builder: str | None = None) -> Finding:
+    """Build the image's layer again and compare diff_id, layer and manifest. Nothing is pushed.
+
+    The wheels come from the indexes that the team's files name here, else from this machine's own; the team's own packages
+    from their source trees. Skipped where one of these, the lock or the recipe is missing.
+    """
+    base, lock, recipe = evidence.base.base, evidence.lock, evidence.recipe
+    if lock is None or recipe is None:
+        return Finding("skipped", "lock and recipe do not travel with the image")
+    if base is None:
+        return Finding("skipped", evidence.base.problem)
+    if recipe.layer_format != LAYER_FORMAT:
+        return Finding("skipped", f"it has layer format {recipe.layer_format}, and this version builds {LAYER_FORMAT}")
+    team = _find_team(workspace, lock.team, lock.base)
+    local = {item.name for item in lock.packages if item.index == "local"}
+    if local and not team.local_packages:
+        return Finding("skipped", f"the source of {', '.join(sorted(local))} is not here: run it in the team's checkout")
+    plan = pipeline.Plan(team, base, lock, recipe, evidence.image.repository)
+    try:
+        folder, wheels = pipeline.prepare_context(workspace, plan)
+        with scratch_folder(workspace.cache) as scratch:
+            layer: Layer
+            if recipe.engine == "docker":
+                layer = pipeline.build_docker_layer(workspace, plan, folder, scratch / "layer", builder=builder).layer
+            else:
+                layer = pipeline.build_direct_layer(workspace, plan, wheels, scratch / "layer")
+            noted = evidence.image.manifest.annotations.get(names.SYSTEM)
+            image = pipeline.derive_team_image(plan, layer, {} if noted is None else {names.SYSTEM: noted})
+    except ImagebuildError as error:
+        return Finding("failed", f"it cannot be built again: {error.message}", error.details)
+    promised = evidence.image.config.rootfs.diff_ids
+    if not promised or layer.diff_id != promised[-1]:
+        return Finding("failed", "another layer", (f"built {layer.diff_id}", f"pushed {promised[-1] if promised else 'none'}"))
+    if image.manifest.digest == evidence.image.digest:
+        return Finding("passed", f"the same, bit for bit: {image.manifest.digest}")
+    stored = evidence.image.manifest.layers[-1].digest
+    if layer.digest != stored:  # the content is the same; compressors of two versions write other bytes
+        text = "the same layer by diff_id, compressed by another version"
+        return Finding("passed", text, (f"diff_id {layer.diff_id}", f"built {layer.digest}", f"pushed {stored}"))
+    return Finding("failed", "the same layer in another image", (f"built {image.manifest.digest}", f"pushed {evidence.image.digest}"))
+
+
+def _find_team(workspace: Workspace, name: str, base: str) -> Team:
+    """The team of this checkout, or one that knows no more than its name."""
+    with contextlib.suppress(ConfigurationError):
+        if name in list_teams(workspace.images):
+            return load_team(workspace.images, name)
+    return Team(name, TeamTable(base=base), Path(), ())

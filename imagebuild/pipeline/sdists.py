@@ -1,0 +1,59 @@
+"""Wheels built from source archives inside a base, by the docker engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imagebuild.base.model import Base
+from imagebuild.config import Team
+from imagebuild.files import scratch_folder
+from imagebuild.workspace import Workspace
+
+if TYPE_CHECKING:
+    from imagebuild.lock.file.model import LockedPackage
+    from imagebuild.lock.index.upstream import Upstream
+    from imagebuild.lock.wheels.sdist import BuildSource, SourceOrder
+
+
+def make_source_builder(
+    workspace: Workspace, team: Team, base: Base, *, builder: str | None = None, network: str | None = None
+) -> BuildSource:
+    """What builds a source archive inside ``base``: the docker engine, which is looked for when something is to be built."""
+
+    def build(order: SourceOrder, folder: Path) -> Path:
+        from imagebuild.engine.aptsources import prepare_apt_secrets
+        from imagebuild.engine.sdist import build_source_wheel
+
+        with scratch_folder(workspace.cache) as secrets:
+            return build_source_wheel(
+                order,
+                folder,
+                base=base,
+                layout=workspace.layout.folder,
+                system=team.source.system,
+                secrets=prepare_apt_secrets(base, secrets) if team.source.system else None,
+                builder=builder,
+                network=network,
+            )
+
+    return build
+
+
+def remake_wheel(
+    workspace: Workspace, team: Team, base: Base, build: BuildSource, package: LockedPackage, upstreams: Mapping[str, Upstream]
+) -> Path:
+    """A wheel locked from a source archive, built again."""
+    from imagebuild.lock.wheels.fetching import fetch_build_wheels
+    from imagebuild.lock.wheels.sdist import SourceWheels
+
+    sources = SourceWheels(
+        team.source,
+        base_digest=str(base.inventory.digest),
+        cache=workspace.cache,
+        build=build,
+        fetch=lambda wheels: fetch_build_wheels(wheels, upstreams, workspace.cache),
+        report=workspace.report,
+    )
+    return sources.remake_wheel(package, upstreams[package.index])

@@ -1,0 +1,1 @@
+"""What is known of wheels: their files, scripts, sizes, and what is left out of them."""

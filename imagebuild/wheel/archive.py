@@ -1,0 +1,401 @@
+"""Reading a wheel that nobody vouches for: every name checked, every byte compared with the wheel's own RECORD.
+
+:class:`WheelArchive` is a :class:`installer.sources.WheelSource`, so pypa/installer decides what goes where. What it
+refuses, and how: a *shape* no wheel may have is a :class:`~imagebuild.errors.BuildError`, bytes that are not what the
+archive or its RECORD promise an :class:`~imagebuild.errors.IntegrityError`. Both name the wheel and the entry.
+(Specifications: PEP 427 and packaging.python.org "Binary distribution format"; PKWARE APPNOTE for the zip.)
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import os
+import stat
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, cast
+
+from installer.sources import WheelContentElement, WheelSource
+from packaging.metadata import parse_email
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+from imagebuild.errors import BuildError, IntegrityError
+from imagebuild.wheel.scripts import is_wrapper, parse_entry_points, version_entry_points
+
+CHUNK = 256 << 10
+_HASHES = ("sha256", "sha384", "sha512")  # PEP 427: sha256 or better
+_UTF8_NAME = 0x800
+_ENCRYPTED = 0x1
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_REPLACED = frozenset({"INSTALLER", "REQUESTED", "RECORD"})  # the installer's own, whatever the wheel brings
+_SMALL = 16 << 20  # no metadata file is larger
+_BAD_WHEEL = "the wheel is malformed or hostile; pin another version, or ask the package's maintainers"
+
+
+class Content:
+    """The bytes of one entry, checked while they are read."""
+
+    def __init__(self, archive: WheelArchive, info: zipfile.ZipInfo, promised: tuple[str, str]) -> None:
+        self.size = info.file_size
+        self.label = f"{archive.filename}: {info.filename}"
+        self._archive = archive
+        self._info = info
+        self._promised = promised  # RECORD's hash and size columns
+
+    def chunks(self) -> Iterator[bytes]:
+        """The content in pieces of at most 256 KiB; IntegrityError at the end when a size, CRC or hash is wrong."""
+        from isal import isal_zlib
+
+        algorithm, _, expected = self._promised[0].partition("=")
+        digest = hashlib.new(algorithm) if algorithm else None
+        crc = seen = 0
+        for piece in self._archive.inflate(self._info, self.label):
+            seen += len(piece)
+            if seen > self.size:
+                break
+            crc = isal_zlib.crc32(piece, crc)
+            if digest is not None:
+                digest.update(piece)
+            yield piece
+        if seen != self.size:
+            raise IntegrityError(f"{self.label}: the zip declares {self.size} bytes and holds other content", _BAD_WHEEL)
+        if crc != self._info.CRC:
+            raise IntegrityError(f"{self.label}: the zip's CRC does not match its content", _BAD_WHEEL)
+        if self._promised[1] and self._promised[1] != str(seen):
+            raise IntegrityError(f"{self.label}: RECORD says {self._promised[1][:20]} bytes, the content has {seen}", _BAD_WHEEL)
+        if digest is not None and base64.urlsafe_b64encode(digest.digest()).decode().rstrip("=") != expected.rstrip("="):
+            raise IntegrityError(f"{self.label}: the content's {algorithm} is not the one in the wheel's RECORD", _BAD_WHEEL)
+
+    @property
+    def sha256(self) -> str:
+        """The hash that :meth:`chunks` holds the content to, in hex; empty when RECORD promises another kind, or nonsense."""
+        algorithm, _, value = self._promised[0].partition("=")
+        try:
+            return base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).hex() if algorithm == "sha256" else ""
+        except ValueError:
+            return ""
+
+    def read(self, _limit: int = -1) -> bytes:
+        """The whole content, checked; for small files."""
+        return b"".join(self.chunks())
+
+
+class WheelArchive(WheelSource):
+    """An open wheel whose directory has passed all checks. Use it as a context manager."""
+
+    def __init__(self, path: Path, *, python: str, filename: str = "") -> None:
+        """``python`` is the full version of the interpreter it will be installed for; ``filename`` defaults to the path's."""
+        self.path = path
+        self.filename = filename or path.name
+        try:
+            name, version, _, tags = parse_wheel_filename(self.filename)
+        except (InvalidWheelFilename, InvalidVersion) as error:
+            raise BuildError(f"not a wheel: {self.filename}: {error}", "lock again") from None
+        super().__init__(self.filename.split("-")[0], self.filename.split("-")[1])
+        self.name = str(name)
+        self.parsed_version = version
+        self.tags = frozenset(str(tag) for tag in tags)
+        self._zip, self._descriptor = _open_zip(path, self.filename)
+        try:
+            self._files = self._check_entries()
+            self._info_dir, self._data_dir = self._find_folders()
+            self._promises = self._read_record()
+            self._check_metadata()
+            self.root_is_purelib, self._wheel_text = self._read_wheel_text()
+            self._console = self._read_entry_points(python)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> WheelArchive:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._zip.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    @property
+    def dist_info_dir(self) -> str:
+        """Name of the ``.dist-info`` folder."""
+        return self._info_dir
+
+    @property
+    def data_dir(self) -> str:
+        """Name of the ``.data`` folder (there need be none)."""
+        return self._data_dir
+
+    @property
+    def dist_info_filenames(self) -> list[str]:
+        """Files of the ``.dist-info`` folder."""
+        start = self._info_dir + "/"
+        return [name[len(start) :] for name in self._files if name.startswith(start)]
+
+    def check_identity(self, package: str, version: str) -> None:
+        """BuildError unless the wheel is ``package`` ``version`` by file name, folder name and METADATA alike."""
+        try:
+            wanted = Version(version)
+        except InvalidVersion:
+            raise BuildError(f"{self.filename}: the lock's version {version!r} is not a version", "lock again") from None
+        folder_name, _, folder_version = self._info_dir.removesuffix(".dist-info").partition("-")
+        claims = {
+            "its file name": (self.name, str(self.parsed_version)),
+            self._info_dir: (folder_name, folder_version),
+            "METADATA": self._metadata,
+        }
+        for where, (found_name, found_version) in claims.items():
+            try:
+                same = canonicalize_name(found_name) == package and Version(found_version) == wanted
+            except InvalidVersion:
+                same = False
+            if not same:
+                raise BuildError(
+                    f"{self.filename}: the lock says {package} {version}, {where} says {found_name} {found_version}", "lock again"
+                )
+
+    def check_tags(self, tags: frozenset[str]) -> None:
+        """BuildError unless one of the wheel's tags is among those of the base's interpreter."""
+        if not self.tags & tags:
+            best = next(iter(sorted(self.tags)))
+            raise BuildError(
+                f"{self.filename} is a wheel for another platform: the base's interpreter does not take {best}",
+                "lock again for this base, or choose another base",
+            )
+
+    def read_dist_info(self, filename: str) -> str:
+        """A small text file of the ``.dist-info`` folder; WHEEL and entry_points.txt in the form that was checked."""
+        if filename == "WHEEL":
+            return self._wheel_text
+        if filename == "entry_points.txt":
+            lines = [f"[{section}]\n" + "".join(f"{n} = {v}\n" for n, v in sorted(p.items())) for section, p in self._console.items()]
+            return "".join(lines)
+        return self._read_text(f"{self._info_dir}/{filename}")
+
+    def get_contents(self) -> Iterator[WheelContentElement]:
+        """What :func:`installer.install` may place: all files but those the installer writes and shipped bytecode."""
+        for name, info in self._files.items():
+            if not self._is_left_out(name) and not self._is_bytecode(name):
+                yield self._offer(name, info)
+
+    def get_bytecode(self) -> Iterator[WheelContentElement]:
+        """Files in ``__pycache__`` folders: pip installs them, pypa/installer skips them."""
+        for name, info in self._files.items():
+            if self._is_bytecode(name) and not self._is_left_out(name):
+                yield self._offer(name, info)
+
+    def validate_record(self) -> None:
+        """Names were checked on opening; contents are while they are read."""
+
+    def inflate(self, info: zipfile.ZipInfo, label: str) -> Iterator[bytes]:
+        """The uncompressed bytes of one entry, unchecked, in pieces of at most 256 KiB. Reads by offset: safe in threads."""
+        from isal import igzip_lib, isal_zlib
+
+        header = os.pread(self._descriptor, _LOCAL_HEADER.size, info.header_offset)
+        if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+            raise IntegrityError(f"{label}: no local header where the zip's directory points", _BAD_WHEEL)
+        *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+        start = info.header_offset + _LOCAL_HEADER.size
+        if os.pread(self._descriptor, name_length, start) != _raw_name(info):
+            raise IntegrityError(f"{label}: the zip's directory and its local header name different files", _BAD_WHEEL)
+        offset = start + name_length + extra_length
+        left = info.compress_size
+        if info.compress_type == zipfile.ZIP_STORED:
+            while left and (piece := os.pread(self._descriptor, min(CHUNK, left), offset)):
+                offset, left = offset + len(piece), left - len(piece)
+                yield piece
+            return
+        inflater = isal_zlib.decompressobj(wbits=-15)
+        pending = b""
+        try:
+            while not inflater.eof:
+                if not pending:
+                    pending = os.pread(self._descriptor, min(CHUNK, left), offset) if left else b""
+                    offset, left = offset + len(pending), left - len(pending)
+                    ended = not pending
+                else:
+                    ended = False
+                piece = inflater.decompress(pending, CHUNK)
+                pending = inflater.unconsumed_tail
+                if piece:
+                    yield piece
+                elif ended:
+                    raise IntegrityError(f"{label}: the compressed data ends early", _BAD_WHEEL)
+        except cast(type[Exception], igzip_lib.IsalError) as error:
+            raise IntegrityError(f"{label}: damaged compressed data ({error})", _BAD_WHEEL) from None
+        if left or inflater.unused_data:
+            raise IntegrityError(f"{label}: the compressed data is longer than its content", _BAD_WHEEL)
+
+    def _offer(self, name: str, info: zipfile.ZipInfo) -> WheelContentElement:
+        promised = self._promises.get(name, ("", ""))
+        mode = info.external_attr >> 16
+        executable = bool(mode and stat.S_ISREG(mode) and mode & 0o111)
+        return (name, *promised), cast(BinaryIO, Content(self, info, promised)), executable
+
+    def _is_bytecode(self, name: str) -> bool:
+        return "__pycache__" in name.split("/")[:-1]
+
+    def _is_left_out(self, name: str) -> bool:
+        folder, _, rest = name.partition("/")
+        if folder == self._info_dir:
+            return rest in _REPLACED
+        if folder == self._data_dir and rest.startswith("scripts/"):
+            return is_wrapper(name.rpartition("/")[2], {n for pairs in self._console.values() for n in pairs})
+        return False
+
+    def _refuse(self, entry: str, why: str) -> BuildError:
+        return BuildError(f"{self.filename}: refused entry {entry[:200]!r}: {why}", _BAD_WHEEL)
+
+    def _check_entries(self) -> dict[str, zipfile.ZipInfo]:
+        """The zip's files by name, in its order, after the checks on names, modes and places in the file."""
+        files: dict[str, zipfile.ZipInfo] = {}
+        end = 0
+        for info in sorted(self._zip.infolist(), key=lambda item: item.header_offset):
+            # Entries that share bytes are how a small zip unpacks to petabytes.
+            if info.header_offset < end:
+                raise self._refuse(info.filename, "it overlaps another entry")
+            end = info.header_offset + _LOCAL_HEADER.size + len(_raw_name(info)) + info.compress_size
+        for info in self._zip.infolist():
+            name = info.orig_filename
+            if not info.flag_bits & _UTF8_NAME and not name.isascii():
+                raise self._refuse(name, "its name is not marked as UTF-8")
+            if "\0" in name or name != info.filename or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+                raise self._refuse(name, "its name holds a NUL or another control character")
+            if "\\" in name:
+                raise self._refuse(name, "its name holds a backslash")
+            if name.startswith("/"):
+                raise self._refuse(name, "its path is absolute")
+            parts = name.removesuffix("/").split("/")
+            if ".." in parts:
+                raise self._refuse(name, "its path climbs with '..'")
+            if "" in parts or "." in parts:
+                raise self._refuse(name, "its path is not in plain form")
+            if any(len(part.encode()) > 255 for part in parts):
+                raise self._refuse(name, "a part of its path is longer than a file system takes")
+            if any(part.startswith(".wh.") for part in parts):
+                raise self._refuse(name, "a name beginning with .wh. would delete a file of the image")
+            mode = info.external_attr >> 16
+            if stat.S_ISLNK(mode):
+                raise self._refuse(name, "it is a symbolic link")
+            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR) or (stat.S_ISDIR(mode) and not name.endswith("/")):
+                raise self._refuse(name, "it is not a regular file")
+            if mode & 0o7000:
+                raise self._refuse(name, "it has a setuid, setgid or sticky bit")
+            if info.flag_bits & _ENCRYPTED:
+                raise self._refuse(name, "it is encrypted")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise self._refuse(name, f"compression method {info.compress_type} is none that wheels use")
+            if name.endswith("/"):
+                continue
+            if name in files:
+                raise self._refuse(name, "the path is in the wheel twice")
+            files[name] = info
+        for name in files:
+            folder = name.rpartition("/")[0]
+            while folder:
+                if folder in files:
+                    raise self._refuse(folder, "it is both a file and a folder")
+                folder = folder.rpartition("/")[0]
+        return files
+
+    def _find_folders(self) -> tuple[str, str]:
+        top = {name.split("/", 1)[0] for name in self._files}
+        infos = sorted(name for name in top if name.endswith(".dist-info"))
+        if len(infos) != 1:
+            found = ", ".join(infos) or "none"
+            raise BuildError(f"{self.filename}: a wheel has exactly one .dist-info folder, this one: {found}", _BAD_WHEEL)
+        datas = sorted(name for name in top if name.endswith(".data"))
+        if len(datas) > 1:
+            raise BuildError(f"{self.filename}: more than one .data folder: {', '.join(datas)}", _BAD_WHEEL)
+        for folder in (*infos, *datas):
+            if folder in self._files:
+                raise self._refuse(folder, "a file where wheels have a folder")
+        return infos[0], datas[0] if datas else infos[0].removesuffix(".dist-info") + ".data"
+
+    def _read_text(self, name: str) -> str:
+        info = self._files.get(name)
+        if info is None:
+            raise BuildError(f"{self.filename}: {name} is missing", _BAD_WHEEL)
+        if info.file_size > _SMALL:
+            raise self._refuse(name, "metadata of more than 16 MiB")
+        promised = getattr(self, "_promises", {}).get(name, ("", ""))
+        try:
+            return Content(self, info, promised).read().decode("utf-8")
+        except UnicodeDecodeError:
+            raise BuildError(f"{self.filename}: {name} is not UTF-8", _BAD_WHEEL) from None
+
+    def _read_record(self) -> dict[str, tuple[str, str]]:
+        """RECORD's hash and size by path. Every file but RECORD and its signatures must have a hash that counts."""
+        record = f"{self._info_dir}/RECORD"
+        exempt = {record, f"{record}.jws", f"{record}.p7s"}
+        promises: dict[str, tuple[str, str]] = {}
+        try:
+            rows = list(csv.reader(self._read_text(record).splitlines()))
+        except csv.Error as error:
+            raise BuildError(f"{self.filename}: {record} is not CSV: {error}", _BAD_WHEEL) from None
+        for row in rows:
+            if not row or row[0] in exempt:
+                continue
+            promise = (row[1] if len(row) > 1 else "", row[2] if len(row) > 2 else "")
+            if promises.setdefault(row[0], promise) != promise:
+                raise IntegrityError(f"{self.filename}: RECORD lists {row[0]!r} twice, differently", _BAD_WHEEL)
+        for name in self._files:
+            if name in exempt:
+                continue
+            algorithm, _, value = promises.get(name, ("", ""))[0].partition("=")
+            if name not in promises or not value:
+                raise IntegrityError(f"{self.filename}: {name} has no hash in the wheel's RECORD", _BAD_WHEEL)
+            if algorithm not in _HASHES:
+                raise IntegrityError(f"{self.filename}: RECORD vouches for {name} by {algorithm!r}", "sha256 or better is required")
+        return promises
+
+    def _check_metadata(self) -> None:
+        raw, _ = parse_email(self._read_text(f"{self._info_dir}/METADATA"))
+        self._metadata = raw.get("name", ""), raw.get("version", "")
+
+    def _read_wheel_text(self) -> tuple[bool, str]:
+        """Whether the root is purelib, and WHEEL in the spelling that pypa/installer takes."""
+        fields: dict[str, str] = {}
+        for line in self._read_text(f"{self._info_dir}/WHEEL").splitlines():
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip().lower(), value.strip())
+        version = fields.get("wheel-version", "")
+        if version.split(".")[0] != "1":
+            raise BuildError(f"{self.filename}: Wheel-Version {version or 'missing'}", "only wheels of version 1 are known")
+        pure = fields.get("root-is-purelib", "").lower() == "true"
+        return pure, f"Wheel-Version: 1.0\nRoot-Is-Purelib: {'true' if pure else 'false'}\n"
+
+    def _read_entry_points(self, python: str) -> dict[str, dict[str, str]]:
+        if f"{self._info_dir}/entry_points.txt" not in self._files:
+            return {}
+        found = parse_entry_points(self._read_text(f"{self._info_dir}/entry_points.txt"), self.filename)
+        console, gui = found["console_scripts"], found["gui_scripts"]
+        console = version_entry_points(console, python)
+        # Where both sections have a name, pip writes the graphical one last.
+        return {"console_scripts": {n: v for n, v in console.items() if n not in gui}, "gui_scripts": gui}
+
+
+def _raw_name(info: zipfile.ZipInfo) -> bytes:
+    return info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8_NAME else "cp437")
+
+
+def _open_zip(path: Path, label: str) -> tuple[zipfile.ZipFile, int]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
+        raise IntegrityError(f"{label} is not a zip archive: {error}", "remove the file; it is fetched again") from None
+    except UnicodeDecodeError:
+        raise BuildError(f"{label}: a name in the zip's directory is not UTF-8", _BAD_WHEEL) from None
+    except FileNotFoundError:
+        raise BuildError(f"{label}: there is no such file: {path}", "fetch the lock's wheels first") from None
+    return archive, os.open(path, os.O_RDONLY)

@@ -1,0 +1,240 @@
+"""Kubeflow's form: read as its page reads it."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from typing import Any, Literal
+
+import msgspec
+import pytest
+
+from imagebuild.catalogue.entries import CatalogueEntry
+from imagebuild.emit.forms.kubeflow import render_spawner_form
+from imagebuild.emit.manifest.merging import EditedFile
+from imagebuild.errors import ConfigurationError, UsageError
+from imagebuild.oci.model import Digest
+from tests.form_parts import A100, HISTORY, MIG, age, check_pod, make_image
+
+yaml: Any = importlib.import_module("yaml")
+
+
+def make_entry(
+    team: str, kind: Literal["jupyter", "vscode", "rstudio"] = "jupyter", tag: str = "2026q4-0123456789ab", current: bool = True
+) -> CatalogueEntry:
+    return CatalogueEntry(
+        team=team,
+        quarter="2026q4",
+        tag=tag,
+        digest=Digest.of(f"{team}:{tag}".encode()),
+        created="2026-10-01T00:00:00Z",
+        kind=kind,
+        image=f"registry.example/ml/{team}",
+        repository=f"ml/{team}",
+        current=current,
+    )
+
+
+def read_form(entries: list[CatalogueEntry], **options: Any) -> dict[str, Any]:
+    document = yaml.safe_load(render_spawner_form(entries, **options).text)
+    assert list(document) == ["spawnerFormDefaults"]
+    form: dict[str, Any] = document["spawnerFormDefaults"]
+    return form
+
+
+def display(form: dict[str, Any], reference: str) -> str:
+    """What the page shows for an option (jupyter-web-app: the parts before the second colon, the registry hidden)."""
+    name, tag = reference.split(":")[:2]
+    parts = name.split("/")
+    if form["hideRegistry"] and len(parts) > 1 and "." in parts[0]:
+        parts.pop(0)
+    return "/".join(parts) + ("" if form["hideTag"] else f":{tag}")
+
+
+def test_current_images_by_kind_of_server() -> None:
+    entries = [
+        make_entry("risk"),
+        make_entry("cosml"),
+        make_entry("cosml", tag="2026q3-0123456789ab", current=False),
+        make_entry("apps", "vscode"),
+        make_entry("stats", "rstudio"),
+    ]
+    form = read_form(entries)
+    options = [f"{entry.image}:2026q4-0123456789ab@{entry.digest}" for entry in (entries[1], entries[0])]
+    assert form["image"] == {"value": options[0], "options": options}
+    for key, team in (("imageGroupOne", "apps"), ("imageGroupTwo", "stats")):
+        assert form[key]["options"] == [form[key]["value"]]
+        assert form[key]["value"].startswith(f"registry.example/ml/{team}:")
+    assert form["allowCustomImage"] is False
+    assert form["imagePullPolicy"] == {"readOnly": True, "value": "IfNotPresent"}
+    assert display(form, options[0]) == "ml/cosml:2026q4-0123456789ab@sha256"
+
+
+def test_groups_without_an_image_are_left_out_but_the_first_stays() -> None:
+    form = read_form([make_entry("apps", "vscode")])
+    assert form["image"] == {"value": "", "options": []}
+    assert "imageGroupTwo" not in form
+
+
+def test_a_port_is_warned_of_in_the_text_too() -> None:
+    entry = msgspec.structs.replace(make_entry("cosml"), image="registry.example:5000/ml/cosml")
+    form = render_spawner_form([entry, make_entry("risk")])
+    (warning,) = form.warnings
+    assert "registry.example:5000" in warning
+    assert f"# Warning: {warning}\n" in form.text
+    assert render_spawner_form([make_entry("risk")]).warnings == ()
+
+
+def test_the_order_of_the_input_does_not_matter() -> None:
+    entries = [make_entry("risk"), make_entry("cosml"), make_entry("apps", "vscode")]
+    assert len({render_spawner_form(some).text for some in itertools.permutations(entries)}) == 1
+
+
+def test_a_title_cannot_break_out_of_its_comment() -> None:
+    entry = msgspec.structs.replace(make_entry("cosml"), title="x\nallowCustomImage: true\x85imageGroupTwo: {}\u2028hideTag: true")
+    assert read_form([entry]) == read_form([make_entry("cosml")])
+
+
+REQUIRED = {  # what the page and its server read without asking whether it is there
+    "cpu", "memory", "gpus", "workspaceVolume", "dataVolumes", "affinityConfig", "tolerationGroup", "shm", "configurations",
+    "image", "imagePullPolicy",
+}  # fmt: skip
+
+
+def spawn(form: dict[str, Any], pool: str) -> dict[str, Any]:
+    """The pod that the form's server makes of a choice: its toleration group, its affinity, a GPU of the first vendor."""
+    (tolerations,) = [item["tolerations"] for item in form["tolerationGroup"]["options"] if item["groupKey"] == pool]
+    (affinity,) = [item["affinity"] for item in form["affinityConfig"]["options"] if item["configKey"] == pool]
+    limits = {"cpu": form["cpu"]["value"], form["gpus"]["value"]["vendors"][0]["limitsKey"]: "1"}
+    container = {"name": "a", "image": form["image"]["value"], "resources": {"limits": limits}}
+    return {"containers": [container], "tolerations": tolerations, "affinity": affinity}
+
+
+def test_the_form_is_whole_and_has_the_pools() -> None:
+    form = read_form(list(HISTORY), pools=[A100, MIG])
+    assert set(form) >= REQUIRED
+    assert all("value" in form[key] for key in REQUIRED)
+    check_pod(spawn(form, "a100"))
+    assert [vendor["limitsKey"] for vendor in form["gpus"]["value"]["vendors"]] == ["nvidia.com/gpu", "nvidia.com/mig-1g.5gb"]
+    assert [item["groupKey"] for item in form["tolerationGroup"]["options"]] == ["a100"]  # the other pool has no taints
+    (term,) = form["affinityConfig"]["options"][1]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    assert term["matchExpressions"] == [{"key": "nvidia.com/mig.config", "operator": "In", "values": ["all-1g.5gb", "all-2g.10gb"]}]
+
+
+def test_images_kept_under_a_name_are_offered_and_retired_ones_are_not() -> None:
+    options = read_form(list(HISTORY))["image"]["options"]
+    assert [display({"hideRegistry": True, "hideTag": False}, option) for option in options] == [
+        f"ml/cosml:{HISTORY[0].tag}@sha256",
+        "ml/cosml:keep-churn-q3@sha256",
+    ]
+
+
+def test_one_team_alone() -> None:
+    form = read_form(list(HISTORY), teams=("stats",))
+    assert form["image"]["options"] == []
+    assert len(form["imageGroupTwo"]["options"]) == 1
+    with pytest.raises(UsageError) as caught:
+        read_form(list(HISTORY), teams=("stat",))
+    assert "stats" in caught.value.hint
+
+
+THEIRS = """\
+# Configuration of the page.
+spawnerFormDefaults:
+  # may users type one in?
+  allowCustomImage: true
+  image:
+    # the default container image
+    value: registry.example/ml/cosml:old@sha256:{digest}
+
+    # the list
+    options:
+      - registry.example/ml/cosml:old@sha256:{digest}  # last quarter's
+      - registry.example/scipy:v1
+
+  ##########
+  # VS Code
+  ##########
+  imageGroupOne:
+    value: registry.example/codeserver:v1
+    options:
+      - registry.example/codeserver:v1
+  cpu:
+    value: "0.5"   # little
+
+  tolerationGroup:
+    readOnly: false
+    value: ""
+    # options
+    options: []
+    #options:
+    #  - groupKey: "group_1"
+
+  # the end
+""".format(digest="a" * 64)
+
+
+def merge_form(text: str, entries: tuple[CatalogueEntry, ...] = HISTORY, **options: Any) -> str:
+    return render_spawner_form(entries, merge=EditedFile(text, "f.yaml"), **options).text
+
+
+def test_a_form_by_hand_keeps_what_is_its_own() -> None:
+    text = merge_form(THEIRS, pools=[A100])
+    form = yaml.safe_load(text)["spawnerFormDefaults"]
+    current, kept = (str(option) for option in form["image"]["options"][1:])
+    assert form["image"]["options"][0] == "registry.example/scipy:v1"
+    assert form["image"]["value"] == current
+    assert HISTORY[0].digest in current
+    assert HISTORY[1].digest in kept
+    assert form["allowCustomImage"] is True
+    assert form["imageGroupOne"]["options"][0] == "registry.example/codeserver:v1"
+    assert form["imageGroupOne"]["value"] == "registry.example/codeserver:v1"
+    assert form["tolerationGroup"]["options"][0]["groupKey"] == "a100"
+    changed = ("sha256:" + "a" * 64, "options: []")
+    rest = iter(text.splitlines())
+    assert all(line in rest for line in THEIRS.splitlines() if not any(part in line for part in changed))
+    assert merge_form(text, pools=[A100]) == text
+    newer = tuple(age(HISTORY, make_image("cosml", "2027q1")))
+    later = yaml.safe_load(merge_form(text, newer, pools=[A100]))["spawnerFormDefaults"]["image"]
+    assert [option.partition("@")[2] for option in later["options"]] == ["", HISTORY[1].digest, newer[0].digest]
+    assert later["value"].endswith(newer[0].digest)
+
+
+def test_a_form_in_its_config_map() -> None:
+    inner = "".join(f"    {line}".rstrip() + "\n" for line in THEIRS.splitlines())
+    text = f"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a  # named so\ndata:\n  spawner_ui_config.yaml: |\n{inner}  other: x\n"
+    merged = merge_form(text)
+    document = yaml.safe_load(merged)
+    assert document["data"]["spawner_ui_config.yaml"] == merge_form(THEIRS)
+    assert document["data"]["other"] == "x"
+    assert "name: a  # named so" in merged
+    assert merge_form(merged) == merged
+
+
+def test_a_whole_form_merged_with_its_own_images_is_the_same() -> None:
+    text = render_spawner_form(HISTORY, pools=[A100, MIG]).text
+    assert merge_form(text, pools=[A100, MIG]) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["a: b\n", "spawnerFormDefaults: []\n", "spawnerFormDefaults: {image: {options: x}}\n", "a:\n\t- b\n", "\n"]
+)
+def test_what_is_no_form_is_said(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        merge_form(text)
+
+
+def test_nothing_to_offer_is_said() -> None:
+    with pytest.raises(UsageError) as caught:
+        render_spawner_form([make_entry("cosml", current=False)])
+    assert "imagebuild image" in caught.value.hint
+
+
+def test_a_folder_needs_to_be_told_where_it_will_be() -> None:
+    entry = msgspec.structs.replace(make_entry("cosml"), image="oci:/srv/registry:cosml", repository="cosml")
+    with pytest.raises(ConfigurationError) as caught:
+        render_spawner_form([entry])
+    assert "--registry" in caught.value.hint
+    assert read_form([entry], registry_prefix="registry.example/ml")["image"]["value"].startswith("registry.example/ml/cosml:2026q4")

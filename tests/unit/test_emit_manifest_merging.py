@@ -1,0 +1,161 @@
+"""Changing somebody else's YAML: the data is what was meant, and every comment that does not belong to what was removed is there."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imagebuild.emit.manifest.merging import (
+    EditedFile,
+    append_items,
+    drop_key,
+    get_list,
+    get_mapping,
+    keep_items,
+    merge_items,
+    set_value,
+    strip_types,
+)
+from imagebuild.errors import ConfigurationError
+
+yaml: Any = importlib.import_module("yaml")
+
+SCALARS = st.sampled_from(
+    ["a", '"b: c"', "'it''s'", "3", "yes", "~", "1e3", "2026-10-01", "[]", "{}", "[x, y]", "{p: q}", "|\n{pad}  one\n{pad}  two"]
+)
+COMMENTS = st.sampled_from(["", "", "above", "\nabove", "above\n\nbelow"])
+Section = tuple[str, str, Any]  # comment, end of line, value: a scalar's text, or a list of sections
+SECTIONS = st.recursive(
+    st.tuples(COMMENTS, st.sampled_from(["", "  # here"]), SCALARS),
+    lambda inner: st.tuples(COMMENTS, st.just(""), st.lists(inner, min_size=1, max_size=3)),
+    max_leaves=8,
+)
+
+
+def write_sections(sections: list[Any], indent: int, dashes: int, count: list[int]) -> str:
+    """A mapping k0, k1, ...; of two lists one is written with dashes, indented by ``dashes``."""
+    lines = ""
+    pad = " " * indent
+    for number, (comment, end, value) in enumerate(sections):
+        for line in comment.split("\n") if comment else []:
+            count[0] += 1
+            lines += f"{pad}# {line} {count[0]}\n" if line else "\n"
+        if isinstance(value, list) and number % 2:
+            lines += f"{pad}k{number}:\n"
+            for item in value:
+                inner = write_sections([item, item], indent + dashes + 2, dashes, count)
+                first = next(index for index, line in enumerate(inner.splitlines()) if line.strip().startswith("k0"))
+                parts = inner.splitlines(keepends=True)
+                parts[first] = " " * (indent + dashes) + "- " + parts[first].lstrip()
+                lines += "".join(parts)
+        elif isinstance(value, list):
+            lines += f"{pad}k{number}:\n" + write_sections(value, indent + 2, dashes, count)
+        else:
+            text = value.replace("{pad}", pad)
+            lines += f"{pad}k{number}: {text}{'' if chr(10) in text else end}\n"
+    return lines
+
+
+def list_comments(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip().startswith("# ")]
+
+
+def change(document: Any, what: str, key: str) -> None:
+    if what == "set":
+        set_value(document, key, {"new": ["x: y", True]})
+    elif what == "add":
+        set_value(document, "added", "y")
+    elif what == "drop":
+        drop_key(document, key)
+    elif what == "append" and isinstance(document.get(key), list):
+        append_items(document, key, [{"id": "z"}, "w"])
+    elif what == "keep" and isinstance(document.get(key), list):
+        keep_items(document, key, lambda item: item == document[key][0])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(SECTIONS, min_size=1, max_size=4),
+    st.sampled_from([0, 2]),
+    st.lists(st.tuples(st.sampled_from(["set", "add", "drop", "append", "keep"]), st.integers(0, 3)), max_size=3),
+)
+def test_data_and_comments_after_any_changes(sections: list[Any], dashes: int, changes: list[tuple[str, int]]) -> None:
+    text = write_sections(sections, 0, dashes, [0]) + "# the end\n"
+    before = yaml.safe_load(text)
+    edited = EditedFile(text, "f")
+    assert yaml.safe_load(edited.render()) == before
+    assert list_comments(edited.render()) == list_comments(text)
+    edited = EditedFile(text, "f")
+    wanted = strip_types(edited.documents[0])
+    gone: set[str] = set()
+    for what, number in changes:
+        key = f"k{number or int(what == 'drop')}"  # what is dropped has a key before it
+        if what in ("set", "drop", "keep") and key in wanted:
+            gone.add(key)
+        change(edited.documents[0], what, key)
+        _change_plain(wanted, what, key)
+    assert strip_types(edited.documents[0]) == wanted
+    out = edited.render()
+    assert strip_types(EditedFile(out, "f").documents[0]) == wanted if wanted else True
+    if wanted:
+        yaml.safe_load(out)
+        kept = _comments_of_others(sections, dashes, gone)
+        assert [line for line in kept if line not in list_comments(out)] == []
+
+
+def _change_plain(document: dict[str, Any], what: str, key: str) -> None:
+    if what == "set":
+        document[key] = {"new": ["x: y", True]}
+    elif what == "add":
+        document["added"] = "y"
+    elif what == "drop":
+        document.pop(key, None)
+    elif what == "append" and isinstance(document.get(key), list):
+        document[key] += [{"id": "z"}, "w"]
+    elif what == "keep" and isinstance(document.get(key), list):
+        document[key] = [item for item in document[key] if item == document[key][0]]
+
+
+def _comments_of_others(sections: list[Any], dashes: int, gone: set[str]) -> list[str]:
+    """Comments inside and above the sections that were only added to, and at the end."""
+    count = [0]
+    kept = []
+    for number, section in enumerate(sections):
+        part = list_comments(write_sections([("", "", "a")] * number + [section], 0, dashes, count))
+        if f"k{number}" not in gone:
+            kept += part
+    return [*kept, "# the end"]
+
+
+def test_lists_by_name() -> None:
+    file = EditedFile("a:\n# one\n- id: x\n  v: 1  # first\n# two\n- id: w\n# end\nb: 1\n", "f")
+    merge_items(file.documents[0], "a", [{"id": "w", "v": 2}, {"id": "z"}, {"id": "x", "v": 1}], "id")
+    assert file.render() == "a:\n# one\n- id: x\n  v: 1  # first\n# two\n- id: w\n  v: 2\n- id: z\n# end\nb: 1\n"
+
+
+def test_several_documents_and_their_marks() -> None:
+    for text in ("a: 1\n---\n# b\nb: 2\n", "---\na: 1\n---\nb: 2\n", "# top\n---\na: 1\n"):
+        assert EditedFile(text, "f").render() == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# nothing\n", "a: [\n", "- a\n", "text\n", "a: 1\na: 2\n", "a: 1\n---\n- b\n", "a:\n\t- b\n", "a: *b\n", "\x00"]
+)
+def test_what_cannot_be_merged_into(text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        EditedFile(text, "form.yaml")
+    assert "form.yaml" in caught.value.message
+    assert caught.value.hint
+
+
+def test_what_stands_where_something_else_should() -> None:
+    document = EditedFile("a: 1\nb: ~\n", "f").documents[0]
+    for get in (get_mapping, get_list):
+        with pytest.raises(ConfigurationError, match="a is no"):
+            get(document, "a", "f")
+    assert get_mapping(document, "b", "f") == {}
+    assert get_list(document, "c", "f") == []

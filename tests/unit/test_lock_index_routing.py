@@ -1,0 +1,79 @@
+"""Index names, routing, and what of an address may be shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from imagebuild.errors import ConfigurationError
+from imagebuild.lock.index.routing import PackageIndex, UnroutedError, default_index, parse_pip_settings, route_name, validate_indexes
+
+PUBLIC = PackageIndex("default", "https://index.example/simple", default=True)
+PRIVATE = PackageIndex("internal", "https://joe:p%40ss@pkgs.example/simple/", ("cosml-*", "Acme_*"))
+
+
+def test_secrets_and_addresses_are_never_shown() -> None:
+    index = PackageIndex("internal", "https://joe:hunter2@pkgs.example/simple", ("x",), username="joe", password="hunter2")
+    for text in (repr(index), str(index), f"{index}", f"{(index,)}"):
+        assert "hunter2" not in text
+        assert "pkgs.example" not in text
+        assert "joe" not in text
+
+
+def test_credentials_are_split_from_the_address() -> None:
+    assert PRIVATE.address == "https://pkgs.example/simple/"
+    assert PRIVATE.credentials == ("joe", "p@ss")
+    assert PUBLIC.credentials is None
+    assert PUBLIC.address == "https://index.example/simple/"
+
+
+@pytest.mark.parametrize(
+    ("name", "index"), [("cosml-utils", "internal"), ("acme-x", "internal"), ("cosml", "default"), ("numpy", "default")]
+)
+def test_a_name_comes_from_one_index_only(name: str, index: str) -> None:
+    assert route_name(name, (PUBLIC, PRIVATE)).name == index
+
+
+def test_two_claims_on_a_name_are_refused() -> None:
+    other = PackageIndex("other", "https://other.example/", ("cosml-utils",))
+    with pytest.raises(ConfigurationError, match="cosml-utils is claimed by two package indexes: internal, other"):
+        route_name("cosml-utils", (PUBLIC, PRIVATE, other))
+
+
+def test_without_a_default_some_names_have_no_index() -> None:
+    validate_indexes((PRIVATE,))
+    with pytest.raises(UnroutedError, match="no package index may serve numpy") as caught:
+        route_name("numpy", (PRIVATE,))
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    "indexes",
+    [
+        (PUBLIC, PUBLIC),
+        (PUBLIC, PackageIndex("b", "https://b.example/", default=True)),
+        (PUBLIC, PackageIndex("url", "https://a.example/", ("x",))),
+        (PUBLIC, PackageIndex("a", "https://a.example/")),
+        (PUBLIC, PackageIndex("local", "https://a.example/", ("x",))),
+        (PUBLIC, PackageIndex("a", "ftp://a.example/", ("x",))),
+        (PUBLIC, PackageIndex("A b", "https://a.example/", ("x",))),
+    ],
+)
+def test_unusable_sets_of_indexes_are_refused(indexes: tuple[PackageIndex, ...]) -> None:
+    with pytest.raises(ConfigurationError):
+        validate_indexes(indexes)
+
+
+def test_pip_settings_merge_as_pip_does() -> None:
+    text = "global.index-url='https://a.example'\n:env:.index-url='https://c.example'\ninstall.index-url='https://b.example'\nglobal.cert='/x'\nnonsense\n"
+    assert parse_pip_settings(text) == {"index-url": "https://c.example", "cert": "/x"}
+    assert parse_pip_settings("download.index-url='https://d.example'\n") == {}
+
+
+def test_the_default_index_is_pips_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.example/simple")
+    assert default_index().address == "https://mirror.example/simple/"
+    monkeypatch.delenv("PIP_INDEX_URL")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    from pip._internal.models.index import PyPI
+
+    assert default_index().address == str(PyPI.simple_url) + "/"

@@ -1,0 +1,181 @@
+"""requirements.in and what it includes: what is read, what is refused, and why."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagebuild.errors import ConfigurationError, IntegrityError, LockError
+from imagebuild.lock.index.upstream import wheel_cache_path
+from imagebuild.lock.inputs.freshness import hash_inputs
+from imagebuild.lock.inputs.requirements import list_files, read_requirements, split_address
+from imagebuild.lock.wheels.directurls import fetch_addressed, pin_addressed
+from tests.lock_parts import FakeIndex, ignore, make_base
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "requirements.in"
+    path.write_text(text)
+    return path
+
+
+def test_lines_comments_and_continuations(tmp_path: Path) -> None:
+    text = "\ufeff# a comment \\\n\npandas==2.2.*  # why\nscikit_learn[extra]>=1,\\\n  <2\nx; python_version < '3'\n"
+    found = read_requirements(write(tmp_path, text)).direct
+    assert [(item.line, item.name, str(item.requirement.specifier)) for item in found] == [
+        (3, "pandas", "==2.2.*"),
+        (4, "scikit-learn", "<2,>=1"),
+        (6, "x", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("pandas=2.2", r"requirements\.in line 2 is not a requirement: 'pandas=2\.2'"),
+        ("pandas>=", "is not a requirement"),
+        ("-e ./x", "line 2: -e is not supported"),
+        ("-r more.in", "more.in is missing"),
+        ("-c ../outside.txt", "line 2: ../outside.txt is not in the project"),
+        ("--requirement=https://x.example/r.txt", "line 2: a file from the network is no input of a lock"),
+        ("-r", "-r is not supported"),
+        ("-r .", r"\. cannot be read"),
+        ("--extra-index-url=https://x.example", "line 2: --extra-index-url is not supported"),
+        ("git+https://x.example/y.git", r"from version control \(git\+https\) cannot be locked: a commit is no hash"),
+        ("x @ git+ssh://git@x.example/y.git@v1#egg=x", r"from version control \(git\+ssh\)"),
+        ("x @ https://x.example/x-1.0-py3-none-any.whl", "line 2: an address without a sha256 cannot be locked"),
+        ("x @ https://x.example/x-1.0-py3-none-any.whl#md5=00", "without a sha256"),
+        (f"x @ https://x.example/x-1.0.tar.gz#sha256={'a' * 64}", r"x-1\.0\.tar\.gz is not a wheel"),
+        (f"y @ https://x.example/x-1.0-py3-none-any.whl#sha256={'a' * 64}", "is a wheel of x, not of y"),
+        (f"x @ https://joe:pw@x.example/x-1.0-py3-none-any.whl#sha256={'a' * 64}", "the address holds credentials"),
+        (f"https://x.example/x-1.0-py3-none-any.whl#sha256={'a' * 64}", "is not a requirement"),
+        ("x@file:///y.whl", r"by address \(file\) cannot be locked"),
+        ("x @ ftp://h/y.whl", r"by address \(ftp\)"),
+        ("./local", "a path is not a requirement"),
+        ("x==1 --hash=sha256:00", "--hash is not supported"),
+        ("${NAME}", "is not a requirement"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint) as caught:
+        read_requirements(write(tmp_path, f"numpy\n{line}\n"))
+    assert caught.value.hint
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("in") / "requirements.in"
+    path.write_bytes(text.encode("utf-8", "replace"))
+    with contextlib.suppress(ConfigurationError):
+        assert all(item.name and item.line > 0 for item in read_requirements(path).direct)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="is missing"):
+        read_requirements(tmp_path / "requirements.in")
+
+
+def test_includes_and_constraints(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    team, shared = root / "alpha", root / "shared"
+    (team / "more").mkdir(parents=True)
+    shared.mkdir()
+    requirements = write(team, "-r ../shared/common.in\nsix\n--constraint=limits.txt\n-rmore/own.in\n")
+    (shared / "common.in").write_text("pandas==2.2.*\n-c limits.txt\n")
+    (shared / "limits.txt").write_text("numpy<2\n")
+    (team / "limits.txt").write_text("-r deeper.txt\n")
+    (team / "deeper.txt").write_text("scipy<2  # a constraint, because what includes it is one\n")
+    (team / "more/own.in").write_text("rich\n")
+    found = read_requirements(requirements, root)
+    assert [(item.where, item.name) for item in found.direct] == [
+        ("../shared/common.in line 1", "pandas"),
+        ("requirements.in line 2", "six"),
+        ("more/own.in line 1", "rich"),
+    ]
+    assert [(item.where, item.name) for item in found.constraints] == [
+        ("../shared/limits.txt line 1", "numpy"),
+        ("deeper.txt line 1", "scipy"),
+    ]
+    assert found.files == list_files(requirements, root)
+    before = hash_inputs(requirements, [], tmp_path)
+    assert sorted(before) == [
+        "images/alpha/deeper.txt",
+        "images/alpha/limits.txt",
+        "images/alpha/more/own.in",
+        "images/alpha/requirements.in",
+        "images/shared/common.in",
+        "images/shared/limits.txt",
+    ]
+    (shared / "limits.txt").write_text("numpy<3\n")
+    after = hash_inputs(requirements, [], tmp_path)
+    assert [key for key in after if after[key] != before[key]] == ["images/shared/limits.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("numpy[extra]<2", "limits.txt line 1: a constraint has no extras"),
+        (f"x @ https://x.example/x-1.0-py3-none-any.whl#sha256={'a' * 64}", "limits.txt line 1: an address is not a constraint"),
+        ("-c limits.txt", "limits.txt includes itself"),
+        ("-r requirements.in", "requirements.in includes itself"),
+        ("numpy=2", r"limits.txt line 1 is not a requirement"),
+    ],
+)
+def test_wrong_constraints(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "limits.txt").write_text(text)
+    with pytest.raises(ConfigurationError, match=complaint):
+        read_requirements(write(tmp_path, "-c limits.txt\n"))
+
+
+def test_a_link_does_not_lead_out_of_the_project(tmp_path: Path) -> None:
+    (tmp_path / "team").mkdir()
+    (tmp_path / "secret.txt").write_text("six\n")
+    (tmp_path / "team/inside.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(ConfigurationError, match="is not in the project's folder"):
+        read_requirements(write(tmp_path / "team", "-r inside.txt\n"))
+
+
+def test_a_wheel_by_address_is_fetched_verified_and_pinned(tmp_path: Path) -> None:
+    fake = FakeIndex()
+    filename = fake.add("thing", "1.0+corp.1", ["six; extra == 'more'"])
+    digest = hashlib.sha256(fake.bodies[filename]).hexdigest()
+    interpreter = make_base().interpreter
+    with fake.serve() as url:
+        address = url.replace("/simple/", f"/files/{filename.replace('+', '%2B')}")
+        line = f"Thing[more] @ {address}#sha256={digest.upper()} ; python_version >= '3'"
+        direct = read_requirements(
+            write(tmp_path, f"{line}\nsix\nother @ {address.replace('thing', 'other')}#sha256={digest} ; python_version < '3'\n")
+        )
+        wheels = fetch_addressed(direct.direct, interpreter.markers, interpreter, tmp_path, ignore)
+        again = fetch_addressed(direct.direct, interpreter.markers, interpreter, tmp_path, ignore)
+        assert len(fake.requests) == 1
+        wrong = read_requirements(write(tmp_path, f"thing @ {address}#sha256={'0' * 64}\n")).direct
+        with pytest.raises(IntegrityError, match="is not the file that was promised"):
+            fetch_addressed(wrong, interpreter.markers, interpreter, tmp_path, ignore)
+        two = read_requirements(write(tmp_path, f"{line}\nthing @ {address}#sha256={'0' * 64}\n")).direct
+        with pytest.raises(ConfigurationError, match="line 2: thing is named by another address"):
+            fetch_addressed(two, interpreter.markers, interpreter, tmp_path, ignore)
+    assert wheels == again
+    (wheel,) = wheels.values()
+    assert wheel.path == wheel_cache_path(tmp_path, digest, filename)
+    assert (wheel.version, wheel.url, wheel.sha256) == ("1.0+corp.1", address, digest)
+    pinned = pin_addressed(direct.direct, wheels)
+    assert [str(item.requirement) for item in pinned] == [
+        'Thing[more]==1.0+corp.1; python_version >= "3"',
+        "six",
+        'other==1.0+corp.1; python_version < "3"',
+    ]
+    assert split_address(direct.direct[0].requirement) == (address, filename, digest)
+
+
+def test_a_wheel_by_address_must_fit_the_base(tmp_path: Path) -> None:
+    interpreter = make_base().interpreter
+    line = f"thing @ https://x.example/thing-1.0-cp39-cp39-win_amd64.whl#sha256={'0' * 64}"
+    direct = read_requirements(write(tmp_path, line)).direct
+    with pytest.raises(LockError, match=r"line 1: thing-1\.0-cp39-cp39-win_amd64\.whl is for cp39 on win_amd64; the base is"):
+        fetch_addressed(direct, interpreter.markers, interpreter, tmp_path, ignore)

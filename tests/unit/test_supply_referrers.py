@@ -1,0 +1,80 @@
+"""The lock and the recipe that travel with an image are those that the image's own annotations prove."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from imagebuild import annotations as names
+from imagebuild.layer.model import Codec
+from imagebuild.lock.file.lockfile import lock_digest
+from imagebuild.lock.file.model import Lock
+from imagebuild.oci.layout import LayoutStore
+from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Digest, RawManifest
+from imagebuild.oci.referrers import Artifact, attach_artifacts
+from imagebuild.recipe import Recipe, make_recipe
+from imagebuild.supply.referrers import LOCK_TYPE, make_lock_artifact, make_recipe_artifact, read_image_lock, read_image_recipe
+from tests.fakes import make_base, make_lock, make_package
+
+
+@pytest.fixture
+def lock() -> Lock:
+    return make_lock(make_base(), make_package("pandas", "2.2.3"))
+
+
+def make_image_recipe(lock: Lock) -> Recipe:
+    return make_recipe(
+        make_base(),
+        lock,
+        lock_digest(lock),
+        engine="direct",
+        codec=Codec(),
+        environment={"A": "1"},
+        personal_constraints=True,
+        title="Consumer science",
+        description="",
+        owners=("ann@example.org",),
+    )
+
+
+def push(store: LayoutStore, notes: dict[str, str]) -> RawManifest:
+    config = {"mediaType": OCI_CONFIG, "digest": str(Digest.of(b"{}")), "size": 2}
+    document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [], "annotations": notes}
+    image = RawManifest(json.dumps(document).encode(), OCI_MANIFEST)
+    store.put_manifest("cosml", image, "1")
+    return image
+
+
+def test_lock_and_recipe_come_back_as_they_were(tmp_path: Path, lock: Lock) -> None:
+    store, recipe = LayoutStore(tmp_path), make_image_recipe(lock)
+    image = push(store, recipe.labels)
+    assert read_image_lock(store, "cosml", image.digest) is None
+    attach_artifacts(store, "cosml", image.descriptor, [make_lock_artifact(lock), make_recipe_artifact(recipe)])
+    assert read_image_lock(store, "cosml", image.digest) == lock
+    assert read_image_recipe(store, "cosml", image.digest) == recipe
+    assert make_lock_artifact(lock) == make_lock_artifact(lock)
+
+
+def test_a_lock_that_the_image_does_not_name_is_passed_over(tmp_path: Path, lock: Lock) -> None:
+    store, recipe = LayoutStore(tmp_path), make_image_recipe(lock)
+    image = push(store, recipe.labels)
+    forged = msgspec.structs.replace(lock, packages=(make_package("pandas", "6.6.6"),))
+    garbage = Artifact(LOCK_TYPE, LOCK_TYPE, b"\xff not TOML")
+    attach_artifacts(store, "cosml", image.descriptor, [make_lock_artifact(forged), garbage])
+    assert read_image_lock(store, "cosml", image.digest) is None
+    attach_artifacts(store, "cosml", image.descriptor, [make_lock_artifact(lock)])
+    assert read_image_lock(store, "cosml", image.digest) == lock
+    changed = msgspec.structs.replace(recipe, engine="docker")
+    attach_artifacts(store, "cosml", image.descriptor, [make_recipe_artifact(changed)])
+    assert read_image_recipe(store, "cosml", image.digest) is None
+
+
+def test_an_image_that_names_no_lock_has_none(tmp_path: Path, lock: Lock) -> None:
+    store = LayoutStore(tmp_path)
+    image = push(store, {names.TEAM: "cosml"})
+    attach_artifacts(store, "cosml", image.descriptor, [make_lock_artifact(lock)])
+    assert read_image_lock(store, "cosml", image.digest) is None
+    assert read_image_lock(store, "cosml", Digest.of(b"no image")) is None

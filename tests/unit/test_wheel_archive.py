@@ -1,0 +1,285 @@
+"""Hostile and damaged wheels: each refused, with the wheel and the entry named."""
+
+from __future__ import annotations
+
+import io
+import stat
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imagebuild.base.model import Entry
+from imagebuild.errors import BuildError, ImagebuildError, IntegrityError
+from imagebuild.layer.member import build_member
+from imagebuild.layer.model import Codec, Member
+from imagebuild.wheel.archive import WheelArchive
+from tests.layer_parts import PURELIB, USUAL, MemoryTree, folder, link, make_interpreter, make_wheel, render_wheel_record
+
+
+def build(wheel: Path, tmp_path: Path, *, tree: tuple[Entry, ...] = (), home: str = "/home/jovyan", version: str = "1.0") -> Member:
+    return build_member(
+        wheel,
+        package="demo",
+        version=version,
+        interpreter=make_interpreter(),
+        tree=MemoryTree((*USUAL, *tree)),
+        codec=Codec(),
+        compiler=None,
+        cache=tmp_path / "cache",
+        home=home,
+    )
+
+
+def refuse(wheel: Path, tmp_path: Path, match: str, kind: type[ImagebuildError] = BuildError, **options: object) -> None:
+    with pytest.raises(kind, match=match) as caught:
+        build(wheel, tmp_path, **options)  # type: ignore[arg-type]
+    assert wheel.name in caught.value.message
+    assert caught.value.hint
+    assert not list((tmp_path / "cache").glob("members/*/index.json"))
+    assert not list((tmp_path / "cache").glob("members/*/member*"))
+
+
+def with_mode(name: str, mode: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("../evil.py", r"'\.\./evil\.py'.*climbs"),
+        ("demo/../../evil.py", "climbs"),
+        ("/etc/passwd", "absolute"),
+        ("demo\\evil.py", "backslash"),
+        ("demo/.wh.__init__.py", r"\.wh\."),
+        (".wh..wh..opq", r"\.wh\."),
+        ("demo/.wh.d/x", r"\.wh\."),
+        ("demo//x.py", "plain form"),
+        ("./demo/x.py", "plain form"),
+        ("demo/a\nb.py", "control character"),
+        ("demo/" + "n" * 256, "longer than"),
+        ("demo/__init__.py/x", "both a file and a folder"),
+        ("demo-1.0.data", "a file where wheels have a folder"),
+        ("other.data/data/x", None),
+        ("second-1.0.dist-info/METADATA", "exactly one .dist-info"),
+        ("unlisted.py", "no hash in the wheel's RECORD"),
+    ],
+)
+def test_names_no_wheel_may_have(tmp_path: Path, name: str, why: str | None) -> None:
+    if why is None:
+        wheel = make_wheel(tmp_path, files={name: b"x", "demo-1.0.data/data/y": b"y"})
+        refuse(wheel, tmp_path, r"more than one \.data folder")
+        return
+    kind = IntegrityError if "RECORD" in why else BuildError
+    refuse(make_wheel(tmp_path, extra=[(name, b"evil")]), tmp_path, why, kind)
+
+
+@pytest.mark.parametrize("climb", ["../x.py", "data/../../x"])
+def test_climbing_out_of_the_data_folder(tmp_path: Path, climb: str) -> None:
+    refuse(make_wheel(tmp_path, files={f"demo-1.0.data/{climb}": b""}), tmp_path, "climbs")
+
+
+@pytest.mark.parametrize("name", ["demo-1.0.data/etc/passwd", "demo-1.0.data/loose"])
+def test_a_data_folder_that_is_no_scheme(tmp_path: Path, name: str) -> None:
+    refuse(make_wheel(tmp_path, files={name: b""}), tmp_path, r"not contained in a valid \.data subdirectory")
+
+
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [
+        (stat.S_IFLNK | 0o777, "symbolic link"),
+        (stat.S_IFREG | 0o4755, "setuid"),
+        (stat.S_IFREG | 0o2755, "setuid, setgid"),
+        (stat.S_IFREG | 0o1644, "sticky"),
+        (stat.S_IFIFO | 0o644, "not a regular file"),
+        (stat.S_IFCHR | 0o644, "not a regular file"),
+        (stat.S_IFDIR | 0o755, "not a regular file"),
+    ],
+)
+def test_modes_no_wheel_may_have(tmp_path: Path, mode: int, why: str) -> None:
+    refuse(make_wheel(tmp_path, extra=[(with_mode("demo/x", mode), b"/etc/passwd")]), tmp_path, f"'demo/x'.*{why}")
+
+
+def test_a_path_twice(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        wheel = make_wheel(tmp_path, extra=[("demo/__init__.py", b"evil")])
+    refuse(wheel, tmp_path, "twice")
+
+
+def test_two_entries_that_land_at_one_place(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, files={"demo.py": b"1", "demo-1.0.data/purelib/demo.py": b"2"})
+    refuse(wheel, tmp_path, "two files of the wheel land at")
+
+
+def patch_names(wheel: Path, old: bytes, new: bytes, *, flags: int | None = None) -> None:
+    """Change a name in the local and the central header, and the general purpose flags if given."""
+    data = wheel.read_bytes().replace(old, new)
+    if flags is not None:
+        at = data.rindex(b"PK\x01\x02", 0, data.rindex(new))
+        data = data[: at + 8] + struct.pack("<H", flags) + data[at + 10 :]
+    wheel.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("raw", "flags", "why"),
+    [
+        (b"demo/nul\0.py", None, "NUL"),
+        (b"demo/\xff\xfe12.py", 0, "not marked as UTF-8"),
+        (b"demo/\xff\xfe12.py", 0x800, "not UTF-8"),
+        (b"demo/plain.py", 0x1, "encrypted"),
+    ],
+)
+def test_names_that_are_not_text_and_entries_that_are_encrypted(tmp_path: Path, raw: bytes, flags: int | None, why: str) -> None:
+    wheel = make_wheel(tmp_path, extra=[("demo/nulX.py"[: len(raw)].ljust(len(raw), "y"), b"evil")])
+    patch_names(wheel, b"demo/nulX.py"[: len(raw)].ljust(len(raw), b"y"), raw, flags=flags)
+    refuse(wheel, tmp_path, why)
+
+
+def test_content_that_is_not_what_record_says(tmp_path: Path) -> None:
+    honest = make_wheel(tmp_path / "honest", files={"demo/__init__.py": b"good = 1\n"})
+    with zipfile.ZipFile(honest) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist() if not name.endswith("RECORD")}
+    record = render_wheel_record({**parts, "demo/__init__.py": b"good = 1\n"}, "demo-1.0.dist-info/RECORD")
+    wheel = make_wheel(tmp_path, files={"demo/__init__.py": b"evil = 1\n"}, record=record)
+    refuse(wheel, tmp_path, r"demo/__init__\.py: the content's sha256 is not", IntegrityError)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda text: text.replace("sha256=", "md5=", 1), "'md5'"),
+        (lambda text: text.replace(",6", ",7", 1), "RECORD says 7 bytes"),
+        (lambda text: text + "demo/__init__.py,sha256=x,1\n", "twice, differently"),
+    ],
+)
+def test_a_record_that_does_not_vouch(tmp_path: Path, change: Callable[[str], str], why: str) -> None:
+    honest = make_wheel(tmp_path / "honest")
+    with zipfile.ZipFile(honest) as archive:
+        text = archive.read("demo-1.0.dist-info/RECORD").decode()
+    refuse(make_wheel(tmp_path, record=change(text).encode()), tmp_path, why, IntegrityError)
+
+
+def find_central(data: bytes, name: bytes) -> int:
+    at = 0
+    while True:
+        at = data.index(b"PK\x01\x02", at + 1)
+        if data[at + 46 : at + 46 + len(name)] == name:
+            return at
+
+
+@pytest.mark.parametrize("declared", [3, 600_000_000])
+def test_a_declared_size_that_is_not_the_content(tmp_path: Path, declared: int) -> None:
+    wheel = make_wheel(tmp_path, files={"demo/bomb.bin": bytes(1 << 20)})
+    data = bytearray(wheel.read_bytes())
+    at = find_central(bytes(data), b"demo/bomb.bin")
+    struct.pack_into("<I", data, at + 24, declared)
+    wheel.write_bytes(data)
+    refuse(wheel, tmp_path, rf"demo/bomb\.bin: the zip declares {declared} bytes", IntegrityError)
+
+
+def test_entries_that_share_bytes(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, files={"demo/a.bin": bytes(1 << 20), "demo/b.bin": bytes(1 << 20)})
+    data = bytearray(wheel.read_bytes())
+    first, second = find_central(bytes(data), b"demo/a.bin"), find_central(bytes(data), b"demo/b.bin")
+    data[second + 42 : second + 46] = data[first + 42 : first + 46]
+    wheel.write_bytes(data)
+    refuse(wheel, tmp_path, "overlaps another entry")
+
+
+def test_damaged_and_cut_data(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, files={"demo/x.bin": bytes(range(256)) * 400})
+    data = bytearray(wheel.read_bytes())
+    at = data.index(b"demo/x.bin") + len("demo/x.bin")
+    data[at + 20 : at + 60] = b"\xff" * 40
+    wheel.write_bytes(data)
+    refuse(wheel, tmp_path, r"demo/x\.bin: ", IntegrityError)
+    wheel.write_bytes(data[:-100])
+    refuse(wheel, tmp_path, "not a zip archive", IntegrityError)
+
+
+def test_the_directory_and_the_local_header_must_agree(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path)
+    data = wheel.read_bytes().replace(b"demo/__init__.py", b"demo/__evil__.py", 1)
+    wheel.write_bytes(data)
+    refuse(wheel, tmp_path, "name different files", IntegrityError)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"metadata": "Metadata-Version: 2.1\nName: other\nVersion: 1.0\n"}, "METADATA says other 1.0"),
+        ({"metadata": "Metadata-Version: 2.1\nName: demo\nVersion: 2.0\n"}, "METADATA says demo 2.0"),
+        ({"info": "demo-3.0.dist-info"}, r"demo-3\.0\.dist-info says demo 3\.0"),
+        ({"info": "evil-1.0.dist-info"}, "says evil 1.0"),
+        ({"tag": "cp27-cp27m-win_amd64"}, "for another platform"),
+    ],
+)
+def test_a_wheel_that_is_not_the_one_locked(tmp_path: Path, options: dict[str, str], why: str) -> None:
+    refuse(make_wheel(tmp_path, **options), tmp_path, why)  # type: ignore[arg-type]
+
+
+def test_the_locks_version_counts(tmp_path: Path) -> None:
+    refuse(make_wheel(tmp_path), tmp_path, "the lock says demo 1.1", version="1.1")
+    assert build(make_wheel(tmp_path), tmp_path, version="1.0.0").package == "demo"
+
+
+@pytest.mark.parametrize(
+    ("tree", "home", "why"),
+    [
+        ((), "/usr/local/share", "would land in /usr/local/share/x.*hidden or emptied"),
+        ((link("/usr/local/share", "/tmp"),), "/", "/tmp/x, outside"),
+        ((link("/usr/local/share", "/usr/local/real"),), "/usr/local/real", "hidden or emptied"),
+        ((folder("/srv"), link("/usr/local/share", "../../srv")), "/", "/srv/x, outside the base's Python"),
+        ((link("/homes", "/usr/local/share"),), "/homes", "hidden or emptied"),
+    ],
+)
+def test_places_no_file_may_land(tmp_path: Path, tree: tuple[Entry, ...], home: str, why: str) -> None:
+    refuse(make_wheel(tmp_path, files={"demo-1.0.data/data/share/x": b""}), tmp_path, why, tree=tree, home=home)
+
+
+def test_volatile_folders_are_refused_even_inside_the_prefix(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="would land in /dev/x"):
+        build_member(
+            make_wheel(tmp_path, files={"demo-1.0.data/data/dev/x": b""}),
+            package="demo",
+            version="1.0",
+            interpreter=make_interpreter("/"),
+            tree=MemoryTree(()),
+            codec=Codec(),
+            compiler=None,
+            cache=tmp_path / "cache",
+            home="/root",
+        )
+
+
+def test_not_a_wheel_and_no_file(tmp_path: Path) -> None:
+    other = tmp_path / "demo-1.0.tar.gz"
+    other.write_bytes(b"")
+    with pytest.raises(BuildError, match="not a wheel"):
+        WheelArchive(other, python="3.11.2")
+    with pytest.raises(BuildError, match="no such"):
+        WheelArchive(tmp_path / "demo-1.0-py3-none-any.whl", python="3.11.2")
+
+
+def test_stored_entries_and_old_spellings_are_fine(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, files={"demo/a.bin": b"abc" * 1000})
+    with zipfile.ZipFile(wheel) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    text = parts["demo-1.0.dist-info/WHEEL"].replace(b"Purelib: true", b"Purelib: True")
+    parts["demo-1.0.dist-info/WHEEL"] = text
+    parts.pop("demo-1.0.dist-info/RECORD")
+    parts["demo-1.0.dist-info/RECORD"] = render_wheel_record(parts, "demo-1.0.dist-info/RECORD")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("demo/", b"")
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    wheel.write_bytes(buffer.getvalue())
+    member = build(wheel, tmp_path)
+    assert f"{PURELIB}/demo/a.bin" in [fact.path for fact in member.files]

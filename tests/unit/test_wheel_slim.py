@@ -1,0 +1,126 @@
+"""What slim leaves out, in both engines, and that RECORD says so."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from imagebuild.layer.member import MemberRequest, build_members
+from imagebuild.layer.model import Codec, Member
+from imagebuild.layer.placement import FolderResolver
+from imagebuild.wheel.slim import SLIM_KINDS, choose_dropped, find_slim_kind, slim_installed
+from tests.layer_parts import PURELIB, USUAL, HostRuntime, MemoryTree, make_interpreter, make_wheel
+
+STUBBED = b"import lazy_loader\n__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)\n"
+FILES = {
+    "demo/__init__.py": b"x = 1\n",
+    "demo/__init__.pyi": b"x: int\n",
+    "demo/lazy/__init__.py": STUBBED,
+    "demo/lazy/__init__.pyi": b"from .a import b\n",
+    "demo/lazy/a.py": b"b = 1\n",
+    "demo/tests/__init__.py": b"",
+    "demo/tests/deep/data.bin": b"d" * 100,
+    "demo/include/demo.h": b"int x;",
+    "demo/libdemo.a": b"!<arch>",
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ("demo/tests/a.py", "tests"),
+        ("tests/a.py", "tests"),
+        ("demo/tests.py", ""),
+        ("demo/test/a.py", ""),  # django.test and others are no tests
+        ("demo/x.pyi", "pyi"),
+        ("demo/py.typed", ""),
+        ("demo/x.pxd", "headers"),
+        ("../../../include/python3.11/demo/x.h", "headers"),
+        ("../../../share/tests/x.json", ""),
+        ("demo/libx.a", "static-libs"),
+        ("demo/libx.so", ""),
+        ("demo-1.0.dist-info/licenses/tests/x.h", ""),
+    ],
+)
+def test_a_file_is_of_one_kind_or_stays(row: str, kind: str) -> None:
+    assert find_slim_kind(row) == kind
+
+
+def test_a_stub_that_is_read_at_run_time_stays() -> None:
+    dropped = choose_dropped(FILES, ["pyi"], FILES.__getitem__)
+    assert dropped == {"demo/__init__.pyi"}
+    assert "demo/lazy/__init__.pyi" not in choose_dropped(FILES, SLIM_KINDS, FILES.__getitem__)
+
+
+def build(wheel: Path, cache: Path, slim: tuple[str, ...]) -> Member:
+    request = MemberRequest(wheel, "demo", "1.0", slim=slim)
+    (member,) = build_members(
+        [request],
+        interpreter=make_interpreter(),
+        folders=FolderResolver(MemoryTree(USUAL)),
+        codec=Codec(),
+        runtime=HostRuntime(),
+        cache=cache,
+        home="/home/jovyan",
+    )
+    return member
+
+
+def test_a_member_holds_neither_the_files_nor_their_bytecode_and_is_another_one(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, files=FILES)
+    whole, slim = (build(wheel, tmp_path / "cache", kinds) for kinds in ((), SLIM_KINDS))
+    assert whole.blob != slim.blob
+    gone = {fact.path for fact in whole.files} - {fact.path for fact in slim.files}
+    bytecode = {path for path in gone if path.endswith(".pyc")}
+    assert {path.removeprefix(f"{PURELIB}/") for path in gone - bytecode} == {
+        "demo/__init__.pyi",
+        "demo/tests/__init__.py",
+        "demo/tests/deep/data.bin",
+        "demo/include/demo.h",
+        "demo/libdemo.a",
+    }
+    assert [path.removeprefix(f"{PURELIB}/demo/tests/__pycache__/").split(".")[0] for path in bytecode] == ["__init__"]
+    assert build(wheel, tmp_path / "cache", ()).sha256 == whole.sha256
+
+
+def install(site: Path, files: dict[str, bytes], name: str = "demo-1.0") -> None:
+    """As pip leaves it."""
+    rows = [*files, f"{name}.dist-info/RECORD"]
+    for path, data in files.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_bytes(data)
+    info = site / f"{name}.dist-info"
+    info.mkdir()
+    with (info / "RECORD").open("w", newline="") as stream:
+        csv.writer(stream).writerows([row, "", ""] for row in rows)
+
+
+def list_all(folder: Path) -> set[str]:
+    return {str(path) for path in (folder, *folder.rglob("*"))}
+
+
+def test_what_pip_installed_is_slimmed_in_place_and_nothing_else(tmp_path: Path) -> None:
+    install(tmp_path, {"old/tests/a.py": b"", "old/__init__.py": b"", "shared/tests/b.py": b"base"}, "old-1.0")
+    before = list_all(tmp_path)
+    install(tmp_path, {**FILES, "shared/tests/b.py": b"base", "shared/tests/c.py": b"new"})
+    install(tmp_path, {"demo/tests/__init__.py": b"", "other/tests/x/y.py": b""}, "other-2.0")
+    slim_installed([str(tmp_path)], before, SLIM_KINDS)
+    left = {path.removeprefix(f"{tmp_path}/") for path in list_all(tmp_path) - before}
+    assert left == {
+        "demo",
+        "demo/__init__.py",
+        "demo/lazy",
+        "demo/lazy/__init__.py",
+        "demo/lazy/__init__.pyi",
+        "demo/lazy/a.py",
+        "demo-1.0.dist-info",
+        "demo-1.0.dist-info/RECORD",
+        "other-2.0.dist-info",
+        "other-2.0.dist-info/RECORD",
+    }
+    assert before <= list_all(tmp_path)
+    with (tmp_path / "demo-1.0.dist-info/RECORD").open(newline="") as stream:
+        rows = {row[0] for row in csv.reader(stream)}
+    assert rows == {"demo/__init__.py", "demo/lazy/__init__.py", "demo/lazy/__init__.pyi", "demo/lazy/a.py", "demo-1.0.dist-info/RECORD"}
