@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from playwright.sync_api import Page, sync_playwright
 
-from imagebuild.emit.page import render_page
+from imagebuild.emit.page import render_catalogue_page
 from imagebuild.oci.registry import RegistryStore
 from tests.catalogue_parts import list_fleet, make_fleet, push_fleet
 from tests.registries import run_registry
@@ -77,7 +77,7 @@ def write_page(folder: Path) -> Path:
         for entry in listing.entries
     ]
     path = folder / "page.html"
-    path.write_text(render_page(msgspec.structs.replace(listing, entries=tuple(entries))), encoding="utf-8")
+    path.write_text(render_catalogue_page(msgspec.structs.replace(listing, entries=tuple(entries))), encoding="utf-8")
     return path
 
 

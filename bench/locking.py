@@ -29,7 +29,7 @@ from imagebuild.lock.compiling import compile_lock
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.index.routing import PackageIndex, default_index
 from imagebuild.lock.proving import check_listing
-from imagebuild.lock.resolve.resolution import find_uv
+from imagebuild.lock.resolve.uv import find_uv
 from imagebuild.oci.model import Platform
 from imagebuild.starter.build import open_root
 from imagebuild.workspace import Workspace

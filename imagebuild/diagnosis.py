@@ -23,7 +23,7 @@ Status = Literal["ok", "note", "problem"]
 _LITTLE = 5 << 30  # bytes; a base of a few GiB is read through, members and wheels are kept
 
 
-class Finding(msgspec.Struct, frozen=True):
+class Diagnosis(msgspec.Struct, frozen=True):
     """One line of the table. ``hint`` says what to do, where something is to be done."""
 
     subject: str
@@ -41,7 +41,7 @@ class Scene(msgspec.Struct, frozen=True):
     starter_needed: bool
 
 
-def diagnose(workspace: Workspace) -> tuple[Finding, ...]:
+def diagnose(workspace: Workspace) -> tuple[Diagnosis, ...]:
     """All findings, in the table's order. A look that fails is a finding, never an error."""
     findings, teams = _read_teams(workspace)
     scene = Scene(workspace, teams, any(_needs_docker(team) for team in teams), _needs_starter(workspace, teams))
@@ -49,25 +49,25 @@ def diagnose(workspace: Workspace) -> tuple[Finding, ...]:
         try:
             findings += list(look(scene))
         except ImagebuildError as error:
-            findings.append(Finding(look.__name__.removeprefix("_look_at_").replace("_", " "), "problem", error.message, error.hint))
+            findings.append(Diagnosis(look.__name__.removeprefix("_look_at_").replace("_", " "), "problem", error.message, error.hint))
     return tuple(findings)
 
 
-def _read_teams(workspace: Workspace) -> tuple[list[Finding], tuple[Team, ...]]:
-    findings: list[Finding] = []
+def _read_teams(workspace: Workspace) -> tuple[list[Diagnosis], tuple[Team, ...]]:
+    findings: list[Diagnosis] = []
     teams: list[Team] = []
     try:
         names = list_teams(workspace.images)
     except ConfigurationError as error:
-        return [Finding("teams", "note", error.message, "begin with: imagebuild init TEAM")], ()
+        return [Diagnosis("teams", "note", error.message, "begin with: imagebuild init TEAM")], ()
     for name in names:
         try:
             teams.append(load_team(workspace.images, name))
         except ImagebuildError as error:
-            findings.append(Finding(f"team {name}", "problem", error.message, error.hint))
+            findings.append(Diagnosis(f"team {name}", "problem", error.message, error.hint))
     missing = [team.name for team in teams if not workspace.lockfile(team.name).is_file()]
     text = f"{len(teams)} can be read" + (f", without a lock: {', '.join(missing)}" if missing else "")
-    return [Finding("teams", "ok", text), *findings], tuple(teams)
+    return [Diagnosis("teams", "ok", text), *findings], tuple(teams)
 
 
 def _needs_docker(team: Team) -> bool:
@@ -84,48 +84,48 @@ def _needs_starter(workspace: Workspace, teams: tuple[Team, ...]) -> bool:
     return any(team.table.base in bases and bases[team.table.base].build for team in teams)
 
 
-def _look_at_machine(scene: Scene) -> Iterator[Finding]:
+def _look_at_machine(scene: Scene) -> Iterator[Diagnosis]:
     from imagebuild.base.runtime import find_network_isolation, runs_here
 
     system = os.uname()
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Finding("machine", "ok", f"{system.sysname} {system.machine}, Python {version}, {os.cpu_count()} processors")
+    yield Diagnosis("machine", "ok", f"{system.sysname} {system.machine}, Python {version}, {os.cpu_count()} processors")
     for platform in sorted({str(team.platform) for team in scene.teams}):
         if not runs_here(next(team.platform for team in scene.teams if str(team.platform) == platform)):
-            yield Finding(
+            yield Diagnosis(
                 "interpreter", "note", f"programs of {platform} do not run here: no bytecode in its layers", "build on that platform"
             )
     if find_network_isolation():
-        yield Finding("namespaces", "ok", "the base's interpreter runs without network")
+        yield Diagnosis("namespaces", "ok", "the base's interpreter runs without network")
     else:
-        yield Finding("namespaces", "note", "none: the base's interpreter runs isolated, and sees the network", "allow user namespaces")
+        yield Diagnosis("namespaces", "note", "none: the base's interpreter runs isolated, and sees the network", "allow user namespaces")
 
 
-def _look_at_cache(scene: Scene) -> Iterator[Finding]:
+def _look_at_cache(scene: Scene) -> Iterator[Diagnosis]:
     folder = scene.workspace.cache
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not os.access(there, os.W_OK | os.X_OK):
-        yield Finding("cache", "problem", f"{there} cannot be written to", "give --cache-dir a folder of yours")
+        yield Diagnosis("cache", "problem", f"{there} cannot be written to", "give --cache-dir a folder of yours")
         return
     free = shutil.disk_usage(there).free
     text = f"{folder}, {format_size(free)} free"
-    yield Finding("cache", "ok" if free > _LITTLE else "note", text, "" if free > _LITTLE else "a large base and its wheels need more")
+    yield Diagnosis("cache", "ok" if free > _LITTLE else "note", text, "" if free > _LITTLE else "a large base and its wheels need more")
 
 
-def _look_at_registry(scene: Scene) -> Iterator[Finding]:
+def _look_at_registry(scene: Scene) -> Iterator[Diagnosis]:
     workspace = scene.workspace
     if not workspace.host:
-        yield Finding("registry", "ok", f"none given: images go to {workspace.layout.label}")
+        yield Diagnosis("registry", "ok", f"none given: images go to {workspace.layout.label}")
         return
     repository = workspace.repository(scene.teams[0].name if scene.teams else "imagebuild-doctor")
     count = sum(1 for _ in workspace.target.list_tags(repository))
     from imagebuild.oci.credentials import Credentials
 
     login = "with a login" if Credentials.load().find(workspace.host) else "without a login"
-    yield Finding("registry", "ok", f"{workspace.host} answers {login}; {repository} has {count} tags; pushing is known when it is done")
+    yield Diagnosis("registry", "ok", f"{workspace.host} answers {login}; {repository} has {count} tags; pushing is known when it is done")
 
 
-def _look_at_bases(scene: Scene) -> Iterator[Finding]:
+def _look_at_bases(scene: Scene) -> Iterator[Diagnosis]:
     from imagebuild.base.pins import load_catalogue
 
     if not scene.teams:
@@ -136,10 +136,10 @@ def _look_at_bases(scene: Scene) -> Iterator[Finding]:
         try:
             base = catalogue.get(name)
             if base.build:
-                yield Finding(subject, "ok", "is built here")
+                yield Diagnosis(subject, "ok", "is built here")
                 continue
             if base.digest is None:
-                yield Finding(subject, "problem", "is not pinned", f"run: imagebuild base pin {name}")
+                yield Diagnosis(subject, "problem", "is not pinned", f"run: imagebuild base pin {name}")
                 continue
             located = base.located(catalogue.mirrors)
             store = scene.workspace.registry_store(located.registry)
@@ -147,14 +147,14 @@ def _look_at_bases(scene: Scene) -> Iterator[Finding]:
             if presence is Presence.UNKNOWN:
                 raise explain_unknown(store, located.name)
             if presence is Presence.EXISTS:
-                yield Finding(subject, "ok", f"{located.name}, as pinned")
+                yield Diagnosis(subject, "ok", f"{located.name}, as pinned")
             else:
-                yield Finding(subject, "problem", f"{located.name} has no {base.digest}", f"run: imagebuild base pin {name}")
+                yield Diagnosis(subject, "problem", f"{located.name} has no {base.digest}", f"run: imagebuild base pin {name}")
         except ImagebuildError as error:
-            yield Finding(subject, "problem", error.message, error.hint)
+            yield Diagnosis(subject, "problem", error.message, error.hint)
 
 
-def _look_at_indexes(scene: Scene) -> Iterator[Finding]:
+def _look_at_indexes(scene: Scene) -> Iterator[Diagnosis]:
     from imagebuild.lock.index.upstream import Upstream
 
     seen: set[str] = set()
@@ -162,7 +162,7 @@ def _look_at_indexes(scene: Scene) -> Iterator[Finding]:
         try:
             indexes = team.indexes
         except ImagebuildError as error:
-            yield Finding(f"indexes of {team.name}", "problem", error.message, error.hint)
+            yield Diagnosis(f"indexes of {team.name}", "problem", error.message, error.hint)
             continue
         for index in indexes:
             if index.address in seen:
@@ -173,12 +173,12 @@ def _look_at_indexes(scene: Scene) -> Iterator[Finding]:
             try:
                 with Upstream(index, scene.workspace.cache) as upstream:
                     upstream.read_project(project)
-                yield Finding(f"index {index.name}", "ok", "answers")
+                yield Diagnosis(f"index {index.name}", "ok", "answers")
             except ImagebuildError as error:
-                yield Finding(f"index {index.name}", "problem", error.message, error.hint)
+                yield Diagnosis(f"index {index.name}", "problem", error.message, error.hint)
 
 
-def _look_at_docker(scene: Scene) -> Iterator[Finding]:
+def _look_at_docker(scene: Scene) -> Iterator[Diagnosis]:
     from imagebuild.engine.buildx import connect_docker
     from imagebuild.engine.dockerd import connect_engine
 
@@ -187,29 +187,29 @@ def _look_at_docker(scene: Scene) -> Iterator[Finding]:
             client = connect()
             if subject == "docker engine":
                 client.close()  # type: ignore[union-attr]
-            yield Finding(subject, "ok", "answers")
+            yield Diagnosis(subject, "ok", "answers")
         except ImagebuildError as error:
             if scene.docker_needed:
-                yield Finding(subject, "problem", error.message, error.hint)
+                yield Diagnosis(subject, "problem", error.message, error.hint)
             else:
-                yield Finding(subject, "note", "none; no team here needs it (smoke, --load and --engine docker do)")
+                yield Diagnosis(subject, "note", "none; no team here needs it (smoke, --load and --engine docker do)")
 
 
-def _look_at_tools(scene: Scene) -> Iterator[Finding]:
+def _look_at_tools(scene: Scene) -> Iterator[Diagnosis]:
     if shutil.which("mmdebstrap"):
-        yield Finding("mmdebstrap", "ok", "is there")
+        yield Diagnosis("mmdebstrap", "ok", "is there")
     elif scene.starter_needed:
-        yield Finding("mmdebstrap", "problem", "is missing, and the starter base is made with it", "apt-get install mmdebstrap")
+        yield Diagnosis("mmdebstrap", "problem", "is missing, and the starter base is made with it", "apt-get install mmdebstrap")
     else:
-        yield Finding("mmdebstrap", "note", "is missing; no team here is on a base that is built here")
+        yield Diagnosis("mmdebstrap", "note", "is missing; no team here is on a base that is built here")
     try:
         done = subprocess.run(["git", "--version"], capture_output=True, text=True, check=False)
-        yield Finding("git", "ok", done.stdout.strip().removeprefix("git version "))
+        yield Diagnosis("git", "ok", done.stdout.strip().removeprefix("git version "))
     except FileNotFoundError:
-        yield Finding("git", "note", "is missing; only imagebuild ci needs it")
+        yield Diagnosis("git", "note", "is missing; only imagebuild ci needs it")
 
 
-_LOOKS: tuple[Callable[[Scene], Iterator[Finding]], ...] = (
+_LOOKS: tuple[Callable[[Scene], Iterator[Diagnosis]], ...] = (
     _look_at_machine,
     _look_at_cache,
     _look_at_registry,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imagebuild import annotations as names
-from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, read_entries
+from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, read_catalogue
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.store import Store
@@ -183,5 +183,5 @@ def list_fleet(fleet: Sequence[Made], folder: Path, host: str = "registry.exampl
     def as_there(entry: CatalogueEntry) -> CatalogueEntry:
         return msgspec.structs.replace(entry, image=f"{host}/{entry.repository}", size=sizes[entry.team, entry.tag])
 
-    listing = read_entries(store)
+    listing = read_catalogue(store)
     return msgspec.structs.replace(listing, entries=tuple(as_there(entry) for entry in listing.entries))

@@ -93,7 +93,7 @@ class User(msgspec.Struct, frozen=True):
     home: str = "/"  # HOME of the image's Env if set, else passwd's
 
 
-class LayerFacts(msgspec.Struct, frozen=True):
+class BaseLayer(msgspec.Struct, frozen=True):
     """One layer of the base."""
 
     digest: str
@@ -113,7 +113,7 @@ class Inventory(msgspec.Struct, frozen=True):
     path: tuple[str, ...]  # PATH, split
     interpreter: Interpreter | None
     distributions: tuple[Distribution, ...]
-    layers: tuple[LayerFacts, ...]
+    layers: tuple[BaseLayer, ...]
     shadowed_interpreters: tuple[str, ...] = ()  # further Pythons later on PATH
 
     def distribution(self, name: str) -> Distribution | None:

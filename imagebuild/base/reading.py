@@ -20,7 +20,7 @@ from typing import BinaryIO
 import msgspec
 
 from imagebuild.base.archive import Header, LayerArchive
-from imagebuild.base.model import INVENTORY_FORMAT, Base, Interpreter, Inventory, LayerFacts, User, compute_fingerprint
+from imagebuild.base.model import INVENTORY_FORMAT, Base, BaseLayer, Interpreter, Inventory, User, compute_fingerprint
 from imagebuild.base.runtime import CutRuntime, Launch, runs_here
 from imagebuild.base.tree import SqliteTree, TreeWriter
 from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
@@ -127,7 +127,7 @@ class _LayerReader:
     def spool_file(self, number: int) -> Path:
         return self._spool / str(number)
 
-    def read(self, store: Store, repository: str, descriptor: Descriptor, diff_id: str) -> LayerFacts:
+    def read(self, store: Store, repository: str, descriptor: Descriptor, diff_id: str) -> BaseLayer:
         """One layer: to the very end, its stored bytes verified by the store and its tar against ``diff_id``."""
         from imagebuild.oci.compression import open_decompressed
 
@@ -146,7 +146,7 @@ class _LayerReader:
                 f"layer {descriptor.digest} unpacks to {found}, but the image config promises {diff_id}",
                 "the base image is damaged; push it again, or pin another digest",
             )
-        return LayerFacts(descriptor.digest, descriptor.size, diff_id, archive.count)
+        return BaseLayer(descriptor.digest, descriptor.size, diff_id, archive.count)
 
     def _read_entries(self, archive: LayerArchive) -> None:
         for header in archive.entries():
@@ -278,7 +278,7 @@ def _describe(
     spool: Callable[[int], Path],
     digest: Digest,
     config: ImageConfig,
-    layers: tuple[LayerFacts, ...],
+    layers: tuple[BaseLayer, ...],
     folder: Path,
     report: Callable[[str], None],
 ) -> tuple[Inventory, Launch | None]:

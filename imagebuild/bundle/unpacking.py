@@ -13,7 +13,7 @@ from imagebuild.bundle.model import Bundle, BundleManifest
 from imagebuild.errors import IntegrityError
 from imagebuild.files import exclusive, explain_os_error, fsync_directory, fsync_tree, scratch_folder, write_atomic
 from imagebuild.lock.index.upstream import wheel_cache_path
-from imagebuild.lock.wheels.fetching import is_kept
+from imagebuild.lock.wheels.fetching import is_cached
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Descriptor, Digest, Manifest, Platform, RawManifest
 from imagebuild.workspace import Workspace
@@ -52,7 +52,7 @@ def unpack_wheels(bundle: Bundle, cache: Path) -> None:
     for name, file in bundle.list_files("wheels").items():
         if name.endswith(".whl") and "/" not in name:
             path = wheel_cache_path(cache, file.sha256, name)
-            if not is_kept(path, file.sha256):
+            if not is_cached(path, file.sha256):
                 bundle.copy_file(f"wheels/{name}", path)
 
 

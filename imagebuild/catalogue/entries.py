@@ -13,7 +13,7 @@ import msgspec
 
 from imagebuild import annotations as names
 from imagebuild.catalogue.manifests import ManifestReader
-from imagebuild.catalogue.tags import is_companion, is_kept, name_kept
+from imagebuild.catalogue.tags import is_companion, is_pinned_tag, name_kept
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.oci.model import Digest, Index, Manifest, RawManifest, Reference
 from imagebuild.oci.store import Store
@@ -88,7 +88,7 @@ class _Document(msgspec.Struct, frozen=True):
     undecided: tuple[str, ...]
 
 
-def read_entries(
+def read_catalogue(
     store: Store, prefix: str = "", teams: Sequence[str] | None = None, *, cache: Path | None = None, as_of: datetime | None = None
 ) -> CatalogueListing:
     """Read every tag of every repository under the namespace ``prefix`` (``""``: all of the store).
@@ -139,9 +139,9 @@ def _collect_entries(store: Store, places: Sequence[tuple[str, str]], manifests:
         if isinstance(manifest, Index):
             raise IntegrityError(f"{where} is an image index with a team's annotations", "team images are single manifests: push it again")
         pushed = notes.get(names.VERSION, "")
-        first = pushed if pushed in named else next((tag for tag in named if not is_kept(tag)), named[0])
+        first = pushed if pushed in named else next((tag for tag in named if not is_pinned_tag(tag)), named[0])
         entry = _describe_image(manifest, notes, where, store.image_name(repository), repository, first, digest)
-        kept = tuple(sorted(name_kept(tag) for tag in named if is_kept(tag)))
+        kept = tuple(sorted(name_kept(tag) for tag in named if is_pinned_tag(tag)))
         entries.append(msgspec.structs.replace(entry, kept=kept, tags=tuple(named)))
     return [
         msgspec.structs.replace(entry, held_by=tuple(sorted(holders.get((entry.repository, entry.digest), ())))) for entry in entries

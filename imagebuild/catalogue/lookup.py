@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from imagebuild.catalogue.entries import read_entries
+from imagebuild.catalogue.entries import read_catalogue
 from imagebuild.catalogue.selection import find_entry
 from imagebuild.config import list_teams
 from imagebuild.errors import ConfigurationError, RemoteError, UsageError
@@ -70,7 +70,7 @@ def find_team_image(workspace: Workspace, team: str, *, quarter: str = "", prefe
     Of several with the newest cutoff, which differ in their settings, the one with the tag that ``prefer`` tells for the team.
     """
     repository = workspace.repository(team)
-    entries = [item for item in read_entries(workspace.target, teams=[repository]).entries if quarter in ("", item.quarter)]
+    entries = [item for item in read_catalogue(workspace.target, teams=[repository]).entries if quarter in ("", item.quarter)]
     if not entries:
         return None
     entry = entries[0]
@@ -108,7 +108,7 @@ def find_named_image(workspace: Workspace, text: str, platform: Platform | None 
     head, slash, _ = text.partition("/")
     if not slash or not ("." in head or ":" in head or head == "localhost"):
         if teams:
-            listing = read_entries(workspace.target, teams=[workspace.repository(team) for team in teams])
+            listing = read_catalogue(workspace.target, teams=[workspace.repository(team) for team in teams])
             with contextlib.suppress(UsageError):
                 entry = find_entry(listing, text)
                 return read_image(workspace.target, entry.repository, str(entry.digest), f"{entry.team}:{entry.tag}", wanted, entry.team)

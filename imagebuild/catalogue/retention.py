@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, read_entries
-from imagebuild.catalogue.tags import ATTESTED, IMAGE_TAG, count_quarters, is_kept
+from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, read_catalogue
+from imagebuild.catalogue.tags import ATTESTED, IMAGE_TAG, count_quarters, is_pinned_tag
 from imagebuild.catalogue.usage import Usage
 from imagebuild.errors import UsageError
 from imagebuild.oci.layout import LayoutStore
@@ -65,7 +65,7 @@ def plan_retirement(store: Store, listing: CatalogueListing, usage: Usage, *, to
 
 
 def _explain_stay(entry: CatalogueEntry, usage: Usage) -> str:
-    foreign = [tag for tag in entry.tags if not is_kept(tag) and not IMAGE_TAG.fullmatch(tag)]
+    foreign = [tag for tag in entry.tags if not is_pinned_tag(tag) and not IMAGE_TAG.fullmatch(tag)]
     if entry.status == "current":
         return "the current image of its team"
     if entry.kept:
@@ -101,7 +101,7 @@ def retire_images(
     images = manifests = 0
     unnamed: set[Digest] = set()
     for repository in dict.fromkeys(entry.repository for entry in plan.goes):
-        again = replan(read_entries(store, teams=[repository], cache=cache))
+        again = replan(read_catalogue(store, teams=[repository], cache=cache))
         still = {entry.digest for entry in again.goes}
         for entry in plan.goes:
             if entry.repository != repository:

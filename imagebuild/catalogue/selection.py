@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
-from imagebuild.catalogue.tags import is_kept, name_kept
+from imagebuild.catalogue.tags import is_pinned_tag, name_kept
 from imagebuild.errors import UsageError
 from imagebuild.toml import suggest
 
@@ -40,7 +40,7 @@ Test = Callable[[CatalogueEntry], bool]
 
 
 def _by_name(text: str) -> Test:
-    name = name_kept(text) if is_kept(text) else text
+    name = name_kept(text) if is_pinned_tag(text) else text
     return lambda entry: name in entry.kept
 
 

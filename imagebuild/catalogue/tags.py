@@ -24,7 +24,7 @@ def kept_tag(name: str) -> str:
     return tag
 
 
-def is_kept(tag: str) -> bool:
+def is_pinned_tag(tag: str) -> bool:
     """Whether ``tag`` is a name for good."""
     return _KEPT.fullmatch(tag) is not None
 

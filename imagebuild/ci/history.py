@@ -8,7 +8,7 @@ from pathlib import Path
 from imagebuild.errors import ConfigurationError, UsageError
 
 
-def list_changes(root: Path, since: str) -> tuple[str, ...]:
+def list_changed_files(root: Path, since: str) -> tuple[str, ...]:
     """Paths below ``root`` that differ between where HEAD and ``since`` parted and HEAD, as git names them."""
     _check_revision(root, since)
     text = _run(root, "diff", "--name-only", "--no-renames", "--relative", "-z", f"{since}...HEAD")

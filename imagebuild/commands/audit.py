@@ -12,7 +12,7 @@ from imagebuild.commands.options import common_options, print_data, read_clock
 from imagebuild.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
-    from imagebuild.supply.osvdata import Dataset
+    from imagebuild.supply.osvdata import OsvDataset
     from imagebuild.supply.packages import Package
     from imagebuild.supply.policy import Policy
     from imagebuild.workspace import Workspace
@@ -81,7 +81,7 @@ def _join_policy(workspace: Workspace, team: str) -> Policy:
     return join_policies(policy, load_team(images, team).table.policy) if team in list_teams(images) else policy
 
 
-def _open_dataset(workspace: Workspace, policy: Policy, osv: Path | None, osv_url: str) -> Dataset:
+def _open_dataset(workspace: Workspace, policy: Policy, osv: Path | None, osv_url: str) -> OsvDataset:
     from imagebuild.supply.osvdata import fetch_dataset, read_dataset
 
     if osv is not None and osv_url:

@@ -51,9 +51,9 @@ def catalogue(
 
         print_data(encode_entries(listing).decode(), nl=False)
     elif form == "html":
-        from imagebuild.emit.page import render_page
+        from imagebuild.emit.page import render_catalogue_page
 
-        print_data(render_page(listing, registry_prefix=pull_from, as_of=as_of), nl=False)
+        print_data(render_catalogue_page(listing, registry_prefix=pull_from, as_of=as_of), nl=False)
     elif form in SPAWNER_FORMS:
         print_form(workspace, form, listing, pull_from, choices)
     else:

@@ -28,7 +28,7 @@ def ci() -> None:
 def ci_teams(workspace: Workspace, since: str, as_json: bool) -> None:
     """The teams, or those whose image a change may make another one."""
     from imagebuild.ci.changes import choose_changed_teams
-    from imagebuild.ci.history import list_changes, read_file
+    from imagebuild.ci.history import list_changed_files, read_file
     from imagebuild.config import list_teams
     from imagebuild.toml import read_toml
 
@@ -37,7 +37,7 @@ def ci_teams(workspace: Workspace, since: str, as_json: bool) -> None:
         bases = {name: str(read_toml(workspace.images / name / "team.toml").get("base", "")) for name in names}
         file = workspace.images / "catalogue.toml"
         before, after = read_file(workspace.root, since, "images/catalogue.toml"), file.read_bytes() if file.is_file() else None
-        names = choose_changed_teams(list_changes(workspace.root, since), bases, before, after)
+        names = choose_changed_teams(list_changed_files(workspace.root, since), bases, before, after)
     if as_json:
         print_data(json.dumps(list(names), separators=(",", ":")))
     else:

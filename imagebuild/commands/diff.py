@@ -26,7 +26,7 @@ def diff(workspace: Workspace, before: str, after: str, form: str, base: str, pl
     Each is TEAM (its newest image), TEAM@2026q3, TEAM:TAG, TEAM@sha256:..., HOST/REPOSITORY:TAG, oci:FOLDER:REPOSITORY:TAG, or a lock file.
     """
     from imagebuild.difference.comparison import compare_sides, encode_difference
-    from imagebuild.difference.rendering import format_markdown, format_text, render_page
+    from imagebuild.difference.rendering import format_markdown, format_text, render_difference_page
     from imagebuild.difference.sides import read_side
     from imagebuild.oci.model import Platform
 
@@ -39,6 +39,6 @@ def diff(workspace: Workspace, before: str, after: str, form: str, base: str, pl
     if form == "json":
         print_data(encode_difference(found), nl=False)
     elif form == "html":
-        print_data(render_page(found), nl=False)
+        print_data(render_difference_page(found), nl=False)
     else:
         print_data(format_markdown(found) if form == "markdown" else format_text(found), nl=False)

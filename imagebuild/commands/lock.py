@@ -109,18 +109,18 @@ def lock(
 def show_comparison(workspace: Workspace, team: Team, options: LockOptions) -> None:
     """Both resolvers, from the lock that is there."""
     from imagebuild.difference.relock import compare_resolvers, render_resolvers
-    from imagebuild.pipeline import find_lock
+    from imagebuild.pipeline import find_team_lock
 
-    print_data(render_resolvers(team.name, compare_resolvers(workspace, team, options, find_lock(workspace, team))))
+    print_data(render_resolvers(team.name, compare_resolvers(workspace, team, options, find_team_lock(workspace, team))))
 
 
 def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, told: bool) -> str:
     """Lock one team: its section of the report, or, ``told``, the packages on stdout."""
     from imagebuild.difference.relock import tell_changes
     from imagebuild.lock.file.changes import render_markdown
-    from imagebuild.pipeline import find_lock, lock_team, open_base
+    from imagebuild.pipeline import find_team_lock, lock_team, open_base
 
-    before = find_lock(workspace, team)
+    before = find_team_lock(workspace, team)
     made = lock_team(workspace, team, open_base(workspace, team.table.base, team.platform), options)
     if not told:
         return render_markdown(tell_changes(workspace, before, made))

@@ -171,12 +171,12 @@ def read_entries_of(workspace: Workspace, *, as_of: str = "", everything: bool =
     By team, not by listing the registry: many have no catalogue to list, or show one only to administrators. ``as_of``: as
     it was at the end of that day.
     """
-    from imagebuild.catalogue.entries import read_entries
+    from imagebuild.catalogue.entries import read_catalogue
     from imagebuild.config import list_teams
 
     moment = parse_moment(as_of) if as_of else None
     teams = None if everything else [workspace.repository(team) for team in list_teams(workspace.images)]
-    listing = read_entries(workspace.target, workspace.namespace, teams, cache=workspace.cache, as_of=moment)
+    listing = read_catalogue(workspace.target, workspace.namespace, teams, cache=workspace.cache, as_of=moment)
     for team in listing.undecided:
         say(f"warning: {team} has two images with the newest cutoff; the one marked current is the first by tag")
     return listing

@@ -49,20 +49,20 @@ def size(workspace: Workspace, subject: str, base: str, platform: str, everythin
     by reading the layers above its base.
     """
     from imagebuild.size.budget import require_budget
-    from imagebuild.size.model import encode_report
-    from imagebuild.size.terminal import format_report
+    from imagebuild.size.model import encode_size_report
+    from imagebuild.size.terminal import format_size_report
 
     report = report_size(workspace, subject, base, platform)
     if html is not None:
         from imagebuild.files import write_atomic
-        from imagebuild.size.page import render_page
+        from imagebuild.size.page import render_size_page
 
-        write_atomic(html, render_page(report))
+        write_atomic(html, render_size_page(report))
         workspace.report(f"wrote {html}")
     if as_json:
-        print_data(encode_report(report), nl=False)
+        print_data(encode_size_report(report), nl=False)
     else:
         terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal else 100
-        print_data(format_report(report, bars=terminal, width=width, everything=everything), nl=False)
+        print_data(format_size_report(report, bars=terminal, width=width, everything=everything), nl=False)
     require_budget(report, "predicted from the lock" if report.source == "predicted" else "measured")

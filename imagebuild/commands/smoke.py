@@ -47,7 +47,7 @@ def smoke(
 
     TEAM is the team's image in the target (of its lock as it is, else the newest), REF an image of the local Docker or of a registry.
     """
-    from imagebuild.check.smoke.checks import encode_report, format_report, smoke_image
+    from imagebuild.check.smoke.checks import encode_smoke_report, format_smoke_report, smoke_image
     from imagebuild.check.smoke.pod import choose_runs
     from imagebuild.check.smoke.subject import find_subject
     from imagebuild.engine.dockerd import connect_engine
@@ -59,5 +59,5 @@ def smoke(
         report = smoke_image(client, subject, runs, timeout=timeout, report=workspace.report)
     finally:
         client.close()
-    print_data(encode_report(report) if as_json else format_report(report), nl=False)
+    print_data(encode_smoke_report(report) if as_json else format_smoke_report(report), nl=False)
     report.raise_failures()

@@ -46,7 +46,7 @@ def verify(
     from functools import partial
 
     from imagebuild.catalogue.lookup import find_named_image
-    from imagebuild.check.verify.checks import Row, encode_report, format_report, verify_evidence
+    from imagebuild.check.verify.checks import VerifyRow, encode_verify_report, format_verify_report, verify_evidence
     from imagebuild.check.verify.evidence import gather_evidence
     from imagebuild.commands.smoke import find_planned_tag
     from imagebuild.oci.model import Platform
@@ -57,9 +57,9 @@ def verify(
     further = []
     if rebuild:
         again = rebuild_image(workspace, evidence, builder=builder)
-        further.append(Row("rebuild", again.status, again.text, again.details))
+        further.append(VerifyRow("rebuild", again.status, again.text, again.details))
     report = verify_evidence(evidence, further)
-    print_data(encode_report(report) if as_json else format_report(report), nl=False)
+    print_data(encode_verify_report(report) if as_json else format_verify_report(report), nl=False)
     report.raise_failures(strict=strict)
 
 

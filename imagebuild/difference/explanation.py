@@ -66,13 +66,13 @@ def _compare_packages(recipe: Recipe, lock: Lock, last: FoundImage, last_recipe:
         reasons.append(Reason("input files", "", "", tuple(f"{name} changed" for name in changed)))
     changes = compare_locks(last_lock, lock)
     if changes.packages:
-        reasons.append(Reason("packages", str(len(last_lock.packages)), str(len(lock.packages)), list_changes(changes)))
+        reasons.append(Reason("packages", str(len(last_lock.packages)), str(len(lock.packages)), list_package_changes(changes)))
     elif old != new and not changed:
         reasons.append(Reason("lock", old, new, tuple(f"{fact.name}: {fact.before} > {fact.after}" for fact in changes.facts)))
     return reasons
 
 
-def list_changes(changes: LockChanges) -> tuple[str, ...]:
+def list_package_changes(changes: LockChanges) -> tuple[str, ...]:
     """A line a package."""
     lines = []
     for item in changes.packages:

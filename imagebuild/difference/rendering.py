@@ -111,7 +111,7 @@ def format_markdown(difference: Difference) -> str:
     return "\n".join([*lines, "", render_markdown(difference.changes)])
 
 
-def render_page(difference: Difference) -> bytes:
+def render_difference_page(difference: Difference) -> bytes:
     """HTML 5 in UTF-8: no script, no request."""
     title = f"{difference.before.name} to {difference.after.name}"
     totals = "".join(

@@ -13,7 +13,7 @@ from imagebuild.errors import ImagebuildError, LockError, UsageError
 from imagebuild.lock.file.lockfile import decode_lock, read_lock
 from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.oci.model import Platform
-from imagebuild.pipeline.sizesubject import find_lock
+from imagebuild.pipeline.sizesubject import find_image_lock
 from imagebuild.size.image import measure_image
 from imagebuild.size.measurement import NO_PACKAGE
 from imagebuild.supply.referrers import BOM_TYPE, read_companions
@@ -69,7 +69,7 @@ def _read_file(workspace: Workspace, path: Path) -> Side:
 
 def _read_image(workspace: Workspace, image: FoundImage, base: str) -> Side:
     notes = image.notes
-    lock = find_lock(workspace, image)
+    lock = find_image_lock(workspace, image)
     name = image.name
     below, below_digest = notes.get(names.BASE, "") or notes.get(names.BASE_NAME, ""), notes.get(names.BASE_DIGEST, "")
     if lock is not None:

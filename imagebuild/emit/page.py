@@ -24,7 +24,7 @@ _LEFT_OUT = ("current", "tags", "held_by", "repository")
 _ALWAYS = ("delta_compressed", "delta_installed", "size")
 
 
-def render_page(listing: CatalogueListing, *, registry_prefix: str = "", as_of: str = "") -> str:
+def render_catalogue_page(listing: CatalogueListing, *, registry_prefix: str = "", as_of: str = "") -> str:
     """The whole HTML document. The same listing gives the same bytes; an empty one is a UsageError."""
     if not listing.entries:
         raise UsageError("there is no team image to show", "run imagebuild image TEAM first")

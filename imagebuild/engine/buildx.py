@@ -116,7 +116,7 @@ def connect_docker() -> DockerClient:
         version = client.buildx.version()
     except DockerException as error:
         if error.stderr and "permission denied" in error.stderr.lower():
-            raise explain_failure(error.stderr.splitlines(), None) from None
+            raise explain_failed_build(error.stderr.splitlines(), None) from None
         raise ConfigurationError(
             "the docker client has no buildx", "install the docker-buildx plugin (docker-buildx or docker-buildx-plugin)"
         ) from None
@@ -208,7 +208,7 @@ def _require_pushing(client: DockerClient, builder: str | None) -> None:
     try:
         driver = client.buildx.inspect(builder).driver
     except DockerException as error:
-        raise explain_failure((error.stderr or "").splitlines(), builder) from None
+        raise explain_failed_build((error.stderr or "").splitlines(), builder) from None
     if driver == "docker":
         raise ConfigurationError(
             "the docker engine's own builder cannot push layers with rewritten timestamps",
@@ -236,10 +236,10 @@ def run_build(client: DockerClient, options: dict[str, Any], builder: str | None
         for line in stream if stream is not None else ():  # type: ignore[union-attr]
             lines.extend(str(line).splitlines())
     except DockerException as error:
-        raise explain_failure(list(lines) or (error.stderr or "").splitlines(), builder, shown) from None
+        raise explain_failed_build(list(lines) or (error.stderr or "").splitlines(), builder, shown) from None
 
 
-def explain_failure(lines: list[str], builder: str | None, shown: int = _SHOWN_LINES) -> ImagebuildError:
+def explain_failed_build(lines: list[str], builder: str | None, shown: int = _SHOWN_LINES) -> ImagebuildError:
     """The builder's output, told as one line: who is at fault decides the error's type."""
     text = "\n".join(lines)
     low = text.lower()

@@ -1,7 +1,7 @@
 """The audit of a layer: read back from its stored bytes with the standard library's tar reader.
 
 The writer is :mod:`imagebuild.layer.tar.header`; nothing of it is used here, so that a defect there is seen.
-:func:`audit_layer` reads a finished blob: one pass checks digest, diff_id and every header. :class:`TarAudit` looks at
+:func:`check_layer` reads a finished blob: one pass checks digest, diff_id and every header. :class:`TarEntries` looks at
 the headers while a layer is assembled, which decompresses and hashes it anyhow.
 """
 
@@ -42,7 +42,7 @@ class Fault(str):
         return found
 
 
-def audit_layer(
+def check_layer(
     layer: Layer,
     *,
     base: Base,
@@ -74,8 +74,8 @@ def audit_layer(
     _refuse(findings)
 
 
-class TarAudit:
-    """The rules on entries, checked on a tar that goes by; options as in :func:`audit_layer`. ``findings`` are lines."""
+class TarEntries:
+    """The rules on entries, checked on a tar that goes by; options as in :func:`check_layer`. ``findings`` are lines."""
 
     def __init__(self, base: Base, extra: Sequence[ExtraFile] = (), whiteouts: frozenset[str] = frozenset()) -> None:
         self._base = base
@@ -213,7 +213,7 @@ def _find_entry_faults(
     yield from deletions.find_clashes(seen)
 
 
-def read_entries(
+def read_tar_entries(
     chunks: Iterator[bytes],
     *,
     tree: Tree,

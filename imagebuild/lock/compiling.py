@@ -26,24 +26,13 @@ from imagebuild.lock.inputs.localpackage import BuildTools, LocalWheel, build_lo
 from imagebuild.lock.inputs.metadata import parse_requires, read_requires
 from imagebuild.lock.inputs.requirements import REQUIREMENTS, DirectRequirement, applies, read_requirements
 from imagebuild.lock.resolve.baserequirements import find_broken_edges, list_edge_constraints, list_edge_owners
-from imagebuild.lock.resolve.candidates import Choice, allows_python, offer_of_local
-from imagebuild.lock.resolve.resolution import (
-    Explanation,
-    Outcome,
-    Pin,
-    check_against_base,
-    explain_failure,
-    find_pins,
-    find_tools,
-    find_uv,
-    make_scratch,
-    parse_pins,
-    run_pip_tools,
-    run_uv,
-    write_inputs,
-)
-from imagebuild.lock.resolve.routedindex import PolicyIndex
+from imagebuild.lock.resolve.candidates import Choice, allows_python, candidates_of_local
+from imagebuild.lock.resolve.explaining import ResolutionFacts, explain_unresolved
+from imagebuild.lock.resolve.piptools import find_tools, run_pip_tools
+from imagebuild.lock.resolve.resolution import Outcome, Pin, check_against_base, find_pins, make_scratch, parse_pins, write_inputs
+from imagebuild.lock.resolve.routedindex import RoutedIndex
 from imagebuild.lock.resolve.stubs import build_stubs
+from imagebuild.lock.resolve.uv import find_uv, run_uv
 from imagebuild.lock.wheels.buildtools import make_build_tools
 from imagebuild.lock.wheels.directurls import fetch_addressed, pin_addressed
 from imagebuild.lock.wheels.fetching import fetch_build_wheels
@@ -119,7 +108,7 @@ def compile_lock(
                 report=report,
                 existing={item.name: item for item in existing.packages} if existing is not None else None,
             )
-        policy = stack.enter_context(PolicyIndex(indexes, upstreams, choice, stubs, unusable, given, cache, report, sources))
+        policy = stack.enter_context(RoutedIndex(indexes, upstreams, choice, stubs, unusable, given, cache, report, sources))
         try:
             scratch = Path(stack.enter_context(make_scratch(cache))).resolve()
             write_inputs(scratch, direct, {name: wheel.version for name, wheel in local.items()}, constraints, kept)
@@ -135,16 +124,18 @@ def compile_lock(
             )
         if not outcome.succeeded:
             edges = list_edge_owners(standing, environment, broken.ignored)
-            known = Explanation(base, held, edges, direct, policy, limits, protect)
-            raise explain_failure(outcome, known)
+            known = ResolutionFacts(base, held, edges, direct, policy, limits, protect)
+            raise explain_unresolved(outcome, known)
         pins = parse_pins(outcome.output)
         satisfied = tuple(f"{pin.name}=={held[pin.name].version}" for pin in pins if pin.name in held)
         wanted = [pin for pin in pins if pin.name not in held]
         _check_wanted(base, wanted, replaced, protect)
         for pin in wanted:
-            offer = policy.find_offer(pin.name)
-            if offer is not None and kept.get(pin.name, pin.version) in offer.yanked:
-                report(f"{pin.name} {kept[pin.name]} was yanked from package index {offer.index!r}: the lock takes {pin.version} instead")
+            candidates = policy.find_candidates(pin.name)
+            if candidates is not None and kept.get(pin.name, pin.version) in candidates.yanked:
+                report(
+                    f"{pin.name} {kept[pin.name]} was yanked from package index {candidates.index!r}: the lock takes {pin.version} instead"
+                )
         packages, built = _choose_wheels(wanted, policy, upstreams, given, sources)
         metadata = _read_metadata([pin.name for pin in wanted], packages, upstreams, given)
     needs = _find_dependencies(direct, local, metadata, held, environment, addressed)
@@ -240,7 +231,7 @@ def _resolve_build_requires(
     """The wheels of a build's own environment: what the base has plays no part in it."""
     direct = tuple(DirectRequirement(number, line, Requirement(line)) for number, line in enumerate(lines, 1))
     with (
-        PolicyIndex(indexes, upstreams, msgspec.structs.replace(choice, pins={}), {}, {}, {}, cache, report) as policy,
+        RoutedIndex(indexes, upstreams, msgspec.structs.replace(choice, pins={}), {}, {}, {}, cache, report) as policy,
         make_scratch(cache) as name,
     ):
         scratch = Path(name).resolve()
@@ -248,7 +239,7 @@ def _resolve_build_requires(
         outcome, _ = _run_resolver(resolver, base, scratch, policy.url, report)
         policy.raise_failure()
         if not outcome.succeeded:
-            error = explain_failure(outcome, Explanation(base, {}, {}, direct, policy))
+            error = explain_unresolved(outcome, ResolutionFacts(base, {}, {}, direct, policy))
             raise LockError(
                 f"what a build from source needs cannot be resolved: {error.message.replace(REQUIREMENTS, '[build-system]')}",
                 "narrow or add a requirement: [source] requires in team.toml",
@@ -265,7 +256,7 @@ def _resolve_build_requires(
 
 def _choose_wheels(
     pins: Sequence[Pin],
-    policy: PolicyIndex,
+    policy: RoutedIndex,
     upstreams: Mapping[str, Upstream],
     local: Mapping[str, LocalWheel],
     sources: SourceWheels | None,
@@ -274,11 +265,11 @@ def _choose_wheels(
     chosen: dict[str, tuple[str, ProjectFile]] = {}
     built: dict[str, SourceArchive] = {}
     for pin in pins:
-        offer = offer_of_local(local[pin.name]) if pin.name in local else policy.ask_offer(pin.name)
-        file = offer.wheels.get(pin.version)
-        archive = offer.sources.get(pin.version)
+        candidates = candidates_of_local(local[pin.name]) if pin.name in local else policy.ask_candidates(pin.name)
+        file = candidates.wheels.get(pin.version)
+        archive = candidates.sources.get(pin.version)
         if file is None and archive is not None and sources is not None:
-            wheel = sources.make_wheel(pin.name, pin.version, archive, upstreams[offer.index])
+            wheel = sources.make_wheel(pin.name, pin.version, archive, upstreams[candidates.index])
             built[pin.name] = wheel.source
             file = msgspec.structs.replace(
                 archive, filename=wheel.filename, url=wheel.path.as_uri(), sha256=wheel.sha256, size=wheel.size, has_metadata=False
@@ -287,7 +278,7 @@ def _choose_wheels(
             raise LockError(
                 f"the resolver chose {pin.name} {pin.version}, which no index offered", "this is a defect: report it with requirements.in"
             )
-        chosen[pin.name] = (offer.index, _complete(file, upstreams.get(offer.index)))
+        chosen[pin.name] = (candidates.index, _complete(file, upstreams.get(candidates.index)))
     return chosen, built
 
 

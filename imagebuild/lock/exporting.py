@@ -12,7 +12,7 @@ from imagebuild.lock.file.lockfile import CREATED_BY, LOCK_VERSION
 from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.lock.index.routing import DEFAULT_NAME, LOCAL_NAME, PackageIndex
 from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
-from imagebuild.lock.wheels.fetching import find_locked_file, is_kept
+from imagebuild.lock.wheels.fetching import find_locked_file, is_cached
 from imagebuild.toml import quote_text
 
 FORMS = ("requirements", "pylock")
@@ -82,7 +82,7 @@ def _find_here(package: LockedPackage, cache: Path, local: Mapping[str, Path]) -
         path = wheel_cache_path(cache, package.sha256, package.filename)
     else:
         return ""
-    if path is None or not is_kept(path, package.sha256):
+    if path is None or not is_cached(path, package.sha256):
         raise LockError(
             f"{package.filename} is on no index, and the one that is built here is not the locked one",
             "build the team's image here first, or lock again",

@@ -11,9 +11,9 @@ from imagebuild.pipeline.building import (
     prepare_bake,
     prepare_context,
 )
+from imagebuild.pipeline.lockuse import LockOptions, build_local_wheels, find_team_lock, lock_team, read_team_lock, resolve_team
 from imagebuild.pipeline.planning import Plan, choose_engine, find_image, plan_image
 from imagebuild.pipeline.pushing import BuildOptions, attested_tag, derive_team_image, run_plan
-from imagebuild.pipeline.teamlock import LockOptions, build_local_wheels, find_lock, lock_team, read_team_lock, resolve_team
 
 __all__ = [
     "BuildOptions",
@@ -28,7 +28,7 @@ __all__ = [
     "derive_team_image",
     "fetch_team_wheels",
     "find_image",
-    "find_lock",
+    "find_team_lock",
     "lock_team",
     "open_base",
     "open_base_store",

@@ -13,9 +13,9 @@ from imagebuild.errors import ConfigurationError
 from imagebuild.files import scratch_folder
 from imagebuild.layer.model import LAYER_MTIME, Layer
 from imagebuild.layer.removal import find_removal
+from imagebuild.pipeline.lockuse import build_local_wheels
 from imagebuild.pipeline.planning import Plan, write_recipe
 from imagebuild.pipeline.sdists import make_source_builder, remake_wheel
-from imagebuild.pipeline.teamlock import build_local_wheels
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def build_docker_layer(
     """The layer by the docker engine, audited; ``folder`` is :func:`prepare_context`'s. ``push``: by the builder, to the target."""
     from imagebuild.engine.aptsources import prepare_apt_secrets
     from imagebuild.engine.buildx import PushTarget, build_layer_with_docker
-    from imagebuild.layer.invariants import audit_layer
+    from imagebuild.layer.invariants import check_layer
 
     base, recipe = plan.base, plan.recipe
     with scratch_folder(workspace.cache) as secrets:
@@ -101,7 +101,7 @@ def build_docker_layer(
             report=workspace.report,
         )
     gone = frozenset(find_removal(base, recipe.replaced).owners)
-    audit_layer(built.layer, base=base, extra=recipe.extra_files, whiteouts=gone, foreign=True, system=built.layer.system)
+    check_layer(built.layer, base=base, extra=recipe.extra_files, whiteouts=gone, foreign=True, system=built.layer.system)
     return built
 
 
@@ -120,12 +120,12 @@ def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
 def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path], out: Path, *, workers: int = 2) -> Layer:
     """The layer by the direct engine, audited."""
     from imagebuild.layer.assembly import build_layer
-    from imagebuild.layer.invariants import TarAudit, audit_layer
+    from imagebuild.layer.invariants import TarEntries, check_layer
 
     single = plan.recipe.codec.single
     removal = find_removal(plan.base, plan.recipe.replaced)
     gone = frozenset(removal.owners)
-    audit = TarAudit(plan.base, plan.recipe.extra_files, gone)
+    audit = TarEntries(plan.base, plan.recipe.extra_files, gone)
     layer = build_layer(
         [(wheels[item.name], item) for item in plan.lock.packages],
         base=plan.base,
@@ -141,7 +141,7 @@ def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path]
         report=workspace.report,
     )
     if single:
-        audit_layer(layer, base=plan.base, extra=plan.recipe.extra_files, whiteouts=gone)
+        check_layer(layer, base=plan.base, extra=plan.recipe.extra_files, whiteouts=gone)
     else:
         audit.finish()
     return layer

@@ -1,10 +1,139 @@
-"""What is done with a team's lock that exists: prove it, and write it in other programs' forms."""
+"""A team's lock in use: made, read, proved, exported, and the wheels of its source trees."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
+
+from imagebuild.base.model import Base
+from imagebuild.base.reading import encode_inventory, require_python
 from imagebuild.config import Team
-from imagebuild.pipeline import build_local_wheels, open_base, read_team_lock
+from imagebuild.errors import LockError, UsageError
+from imagebuild.files import exclusive, explain_os_error, write_atomic
+from imagebuild.lock.file.model import Lock
+from imagebuild.pipeline.bases import open_base
+from imagebuild.pipeline.sdists import make_source_builder
 from imagebuild.workspace import Workspace
+
+
+class LockOptions(msgspec.Struct, frozen=True):
+    """How to lock."""
+
+    cutoff: str  # RFC 3339, UTC
+    explicit_cutoff: bool = False  # asked for: an index that cannot apply it is an error
+    upgrade: bool = False  # everything to the newest
+    upgrade_packages: frozenset[str] = frozenset()  # only these, by normalised name
+    resolver: str = "pip-tools"
+    builder: str | None = None
+    network: str | None = None
+
+
+def find_team_lock(workspace: Workspace, team: Team) -> Lock | None:
+    """The team's lock as it is, None when there is none that can be read: half a merge, a cut file."""
+    from imagebuild.lock.file.lockfile import read_lock
+
+    path = workspace.lockfile(team.name)
+    try:
+        return read_lock(path) if path.is_file() else None
+    except LockError as error:  # locking anew is what repairs it
+        workspace.report(f"{team.name}: {error.message}; locking without it")
+        return None
+
+
+def resolve_team(workspace: Workspace, team: Team, base: Base, before: Lock | None, options: LockOptions) -> Lock:
+    """Compile the team's lock and write nothing; versions of ``before`` stay unless ``options`` say otherwise."""
+    from imagebuild.lock.compiling import compile_lock
+
+    require_python(base)
+    existing = None if options.upgrade else before
+    if existing is not None and options.upgrade_packages:
+        unknown = options.upgrade_packages - {item.name for item in existing.packages}
+        if unknown:
+            raise UsageError(
+                f"the lock of {team.name} has no {', '.join(sorted(unknown))} to upgrade",
+                "--upgrade-package takes names that are locked; what is new comes from requirements.in by itself",
+            )
+        stay = tuple(item for item in existing.packages if item.name not in options.upgrade_packages)
+        existing = msgspec.structs.replace(existing, packages=stay)
+    workspace.report(
+        f"{team.name}: resolving against {base.name} (Python {base.interpreter.version}, {len(base.inventory.distributions)} packages)"
+    )
+    return compile_lock(
+        team=team.name,
+        base=base,
+        requirements=team.requirements,
+        local_packages=team.local_packages,
+        indexes=team.indexes,
+        cutoff=options.cutoff,
+        explicit_cutoff=options.explicit_cutoff,
+        root=workspace.root,
+        cache=workspace.cache,
+        report=workspace.report,
+        existing=existing,
+        resolver=options.resolver,
+        source=team.source,
+        replace=team.table.replace,
+        protect=team.protect,
+        build_source=make_source_builder(workspace, team, base, builder=options.builder, network=options.network),
+    )
+
+
+def lock_team(workspace: Workspace, team: Team, base: Base, options: LockOptions) -> Lock:
+    """Compile and write the team's lock. When nothing it decides has changed, the file (and its cutoff) stays."""
+    from imagebuild.lock.file.lockfile import write_lock
+
+    path = workspace.lockfile(team.name)
+    before = find_team_lock(workspace, team)
+    with exclusive(workspace.cache / f"lock-{team.name}.lock"):
+        lock = resolve_team(workspace, team, base, before, options)
+        # The base's inventory beside the lock: a review sees what a new base changes.
+        inventory = workspace.root / "lockfiles" / "bases" / f"{base.name}.json"
+        text = encode_inventory(base.inventory)
+        if not inventory.is_file() or inventory.read_bytes() != text:
+            write_atomic(inventory, text)
+        if before is not None and not options.explicit_cutoff and msgspec.structs.replace(lock, cutoff=before.cutoff) == before:
+            workspace.report(f"{team.name}: {path.name} is up to date ({len(before.packages)} packages)")
+            return before
+        try:
+            write_lock(path, lock)
+        except OSError as error:
+            raise explain_os_error(error, f"writing {path.name}") from None
+    workspace.report(f"{team.name}: wrote {path.relative_to(workspace.root)} ({len(lock.packages)} packages)")
+    return lock
+
+
+def read_team_lock(workspace: Workspace, team: Team, base: Base) -> Lock:
+    """The team's lock when it is there, whole, this team's, and fresh; else a LockError that says how to get a new one."""
+    from imagebuild.lock.file.lockfile import read_lock
+    from imagebuild.lock.file.replacement import check_replaced
+    from imagebuild.lock.inputs.freshness import check_lock_fresh
+
+    path = workspace.lockfile(team.name)
+    hint = f"run: imagebuild lock {team.name}"
+    if not path.is_file():
+        raise LockError(f"{path.relative_to(workspace.root)} is missing", hint)
+    lock = read_lock(path)
+    if lock.team != team.name:
+        raise LockError(f"{path.relative_to(workspace.root)} is the lock of team {lock.team}", hint)
+    check_lock_fresh(lock, base, team.requirements, team.local_packages, workspace.root)
+    check_replaced(base, lock, team.table.replace, team.protect)
+    return lock
+
+
+def build_local_wheels(workspace: Workspace, team: Team, lock: Lock) -> dict[str, Path]:
+    """The wheels of the team's source trees, by name: those a bundle brought, or built (again)."""
+    from imagebuild.lock.inputs.localpackage import build_local_wheel
+    from imagebuild.lock.wheels.buildtools import make_build_tools
+    from imagebuild.lock.wheels.fetching import find_wheel
+
+    if workspace.offline:
+        brought = {item.name: find_wheel(item, workspace.cache) for item in lock.packages if item.tree}
+        if all(brought.values()):
+            return {name: path for name, path in brought.items() if path is not None}
+    tools = make_build_tools(lambda: team.indexes, lock.cutoff, workspace.cache, workspace.report)
+    wheels = (build_local_wheel(folder, workspace.cache, lock.cutoff, tools) for folder in team.local_packages)
+    return {wheel.name: wheel.path for wheel in wheels}
 
 
 def check_team_lock(workspace: Workspace, team: Team, *, offline: bool = False) -> list[str]:

@@ -55,7 +55,7 @@ def resolve_personal(workspace: Workspace, team: Team, requirements: Path, *, cu
 
     base = open_base(workspace, team.table.base, team.platform)
     lock = read_team_lock(workspace, team, base)
-    image = describe_image(base, lock, lambda item: _read_metadata(item, team.indexes, workspace.cache))
+    image = describe_team_image(base, lock, lambda item: _read_metadata(item, team.indexes, workspace.cache))
     workspace.report(f"{team.name}: resolving {requirements.name} against {len(image.inventory.distributions)} packages")
     try:
         found = compile_lock(
@@ -81,7 +81,7 @@ def resolve_personal(workspace: Workspace, team: Team, requirements: Path, *, cu
     return PersonalLayer(team.name, packages, found.satisfied)
 
 
-def describe_image(base: Base, lock: Lock, read_metadata: Callable[[LockedPackage], bytes]) -> Base:
+def describe_team_image(base: Base, lock: Lock, read_metadata: Callable[[LockedPackage], bytes]) -> Base:
     """The image as if it were a base: what the base has and the lock does not replace, and what the lock adds."""
     locked = {item.name: item for item in lock.packages}
     kept = [item for item in base.inventory.distributions if item.name not in locked]

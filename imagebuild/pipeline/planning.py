@@ -19,7 +19,7 @@ from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Manifest
 from imagebuild.oci.store import Presence, explain_unknown
 from imagebuild.pipeline.bases import open_base
-from imagebuild.pipeline.teamlock import LockOptions, lock_team, read_team_lock
+from imagebuild.pipeline.lockuse import LockOptions, lock_team, read_team_lock
 from imagebuild.recipe import (
     REMOVAL_FILE,
     Recipe,

@@ -19,7 +19,7 @@ from imagebuild.pipeline.building import build_direct_layer, build_docker_layer,
 from imagebuild.pipeline.planning import Plan, find_image, write_recipe
 from imagebuild.pipeline.sizing import find_last_image, measure_size, predict_size
 from imagebuild.size.budget import require_budget, require_prediction
-from imagebuild.size.model import encode_report
+from imagebuild.size.model import encode_size_report
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
         else:
             layer, statements = build_direct_layer(workspace, plan, wheels, scratch / "layer", workers=options.workers), ()
         size = measure_size(plan, layer, last)
-        write_atomic(folder / "size.json", encode_report(size))
+        write_atomic(folder / "size.json", encode_size_report(size))
         for note in size.notes:
             workspace.report(f"{plan.team.name}: {note}")
         require_budget(size)

@@ -70,7 +70,7 @@ def list_indexes(team: Team) -> tuple[PackageIndex, ...]:
 
 def _read_local(workspace: Workspace, team: Team, lock: Lock) -> dict[str, WheelShape]:
     """Shapes of the team's own packages, from the wheels that were built of them here."""
-    from imagebuild.lock.wheels.fetching import is_kept
+    from imagebuild.lock.wheels.fetching import is_cached
     from imagebuild.pipeline import build_local_wheels
 
     local = (item for item in lock.packages if item.index == LOCAL_NAME)
@@ -78,17 +78,17 @@ def _read_local(workspace: Workspace, team: Team, lock: Lock) -> dict[str, Wheel
     found = {}
     for name, path in (build_local_wheels(workspace, team, lock) if wanted else {}).items():
         package = wanted.get(name)
-        if package is not None and is_kept(path, package.sha256):  # sources that changed since give another one
+        if package is not None and is_cached(path, package.sha256):  # sources that changed since give another one
             with path.open("rb") as stream:
                 found[name] = keep_shape(workspace.cache, package.sha256, stream, package.filename)
     return found
 
 
 def _list_images(workspace: Workspace, team: str) -> Iterator[tuple[str, dict[str, str]]]:
-    from imagebuild.catalogue.entries import read_entries
+    from imagebuild.catalogue.entries import read_catalogue
 
     repository = workspace.repository(team)
-    for entry in read_entries(workspace.target, teams=[repository]).entries:
+    for entry in read_catalogue(workspace.target, teams=[repository]).entries:
         raw = workspace.target.get_manifest(repository, str(entry.digest))
         if raw is not None:
             yield entry.tag, raw.parse().annotations
@@ -113,7 +113,7 @@ def _find_images(workspace: Workspace, team: Team, lock: Lock) -> tuple[Comparis
 def measure_named(workspace: Workspace, text: str, *, base: str = "", platform: Platform) -> SizeReport:
     """The account of the image that ``text`` names; of a team's image against that team's budget."""
     image = find_named_image(workspace, text, platform)
-    report = measure_image(workspace, image, base=base, lock=find_lock(workspace, image), report=workspace.report)
+    report = measure_image(workspace, image, base=base, lock=find_image_lock(workspace, image), report=workspace.report)
     if not image.team:
         return report
     rules = load_team(workspace.images, image.team).table.budget.rules
@@ -122,7 +122,7 @@ def measure_named(workspace: Workspace, text: str, *, base: str = "", platform: 
     return msgspec.structs.replace(report, limits=limits)
 
 
-def find_lock(workspace: Workspace, image: FoundImage) -> Lock | None:
+def find_image_lock(workspace: Workspace, image: FoundImage) -> Lock | None:
     """The lock an image was built from: this checkout's when it is the one, else what travels with the image."""
     wanted = image.notes.get(names.LOCK, "")
     team = image.notes.get(names.TEAM, "")

@@ -21,9 +21,9 @@ def find_last_image(workspace: Workspace, plan: Plan) -> LastImage | None:
     """The newest image of the team that is not this one; asked for only where the budget limits growth."""
     if plan.team.table.budget.rules.growth is None:
         return None
-    from imagebuild.catalogue.entries import read_entries
+    from imagebuild.catalogue.entries import read_catalogue
 
-    entries = read_entries(workspace.target, teams=[plan.repository]).entries
+    entries = read_catalogue(workspace.target, teams=[plan.repository]).entries
     entry = next((item for item in entries if item.tag != plan.recipe.tag), None)
     return None if entry is None else LastImage(entry.tag, entry.delta_compressed or None, entry.delta_installed or None)
 

@@ -16,7 +16,7 @@ from imagebuild.oci.model import Descriptor, ImageConfig, Manifest
 from imagebuild.workspace import Workspace
 
 
-class Below(msgspec.Struct, frozen=True):
+class BaseLayers(msgspec.Struct, frozen=True):
     """The base of an image: its lowest ``layers`` layers."""
 
     name: str
@@ -27,7 +27,7 @@ class Below(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-def count_common(image: FoundImage, manifest: Manifest, config: ImageConfig) -> int:
+def count_common_contents(image: FoundImage, manifest: Manifest, config: ImageConfig) -> int:
     """How many of the image's lowest layers are those of another: by content, however they are compressed."""
     own = _pair(image.manifest.layers, image.config)
     other = _pair(manifest.layers, config)
@@ -44,23 +44,23 @@ def _pair(layers: Sequence[Descriptor], config: ImageConfig) -> list[tuple[str, 
     return [(layer.digest, content) for layer, content in zip(layers, contents, strict=True)]
 
 
-def find_below(workspace: Workspace, image: FoundImage, asked: str = "") -> Below:
+def find_base_layers(workspace: Workspace, image: FoundImage, asked: str = "") -> BaseLayers:
     """The base of ``image``; ``asked`` is what ``--base`` names, and must be it: UsageError when its layers are not the lowest."""
     if asked:
         base = find_named_image(workspace, asked, image.config.platform)
-        common = count_common(image, base.manifest, base.config)
+        common = count_common_contents(image, base.manifest, base.config)
         if common != len(base.manifest.layers):
             raise UsageError(
                 f"{asked} is not the base of {image.name}: {common} of its {len(base.manifest.layers)} layers are below it",
                 "leave --base out to see which base the image names",
             )
-        return Below(asked, "--base", common, str(base.digest), base.manifest)
+        return BaseLayers(asked, "--base", common, str(base.digest), base.manifest)
     told: list[str] = []
     own = image.manifest.annotations
     found = _find_noted(workspace, image, own, "annotation", told)
     if found is None and names.FORMAT in own and image.manifest.layers:  # ours: the base and one layer
         name = f"{own.get(names.BASE_NAME, '')}@{own.get(names.BASE_DIGEST, '')}"
-        return Below(name, "annotation", len(image.manifest.layers) - 1, notes=tuple(told))
+        return BaseLayers(name, "annotation", len(image.manifest.layers) - 1, notes=tuple(told))
     if found is None:
         # Labels are inherited: what they say may be true of the base, and not of this image. So the one with more layers counts.
         labels: list[str] = []
@@ -71,10 +71,10 @@ def find_below(workspace: Workspace, image: FoundImage, asked: str = "") -> Belo
     if found is not None:
         return msgspec.structs.replace(found, notes=tuple(told))
     told.append("no base is known: all its layers are counted; name it with --base")
-    return Below("(none known)", "nothing", 0, notes=tuple(told))
+    return BaseLayers("(none known)", "nothing", 0, notes=tuple(told))
 
 
-def _find_noted(workspace: Workspace, image: FoundImage, notes: Mapping[str, str], how: str, told: list[str]) -> Below | None:
+def _find_noted(workspace: Workspace, image: FoundImage, notes: Mapping[str, str], how: str, told: list[str]) -> BaseLayers | None:
     """The base that annotations or labels name, if it is there and its layers are the image's lowest; else ``told`` says why not."""
     name = f"{notes.get(names.BASE_NAME, '')}@{notes.get(names.BASE_DIGEST, '')}"
     try:
@@ -85,24 +85,24 @@ def _find_noted(workspace: Workspace, image: FoundImage, notes: Mapping[str, str
     except ImagebuildError as error:
         told.append(f"the base that the image names, {name}, cannot be read: {error.message}")
         return None
-    common = count_common(image, base.manifest, base.config)
+    common = count_common_contents(image, base.manifest, base.config)
     if common == len(base.manifest.layers):
-        return Below(name, how, common, str(base.digest), base.manifest)
+        return BaseLayers(name, how, common, str(base.digest), base.manifest)
     told.append(f"the image names {name} as its base, and has other layers below")
     return None
 
 
-def _find_known(workspace: Workspace, image: FoundImage) -> Below | None:
+def _find_known(workspace: Workspace, image: FoundImage) -> BaseLayers | None:
     """Of the bases that were read here the one with most layers in common, if all of its own are."""
-    best: Below | None = None
+    best: BaseLayers | None = None
     for folder in sorted((workspace.cache / "bases").glob("*/manifest.json")):
         with contextlib.suppress(OSError, ImagebuildError, msgspec.MsgspecError):
             manifest = check_manifest(folder.read_bytes()).parse()
             if not isinstance(manifest, Manifest):
                 continue
             config = ImageConfig.parse(folder.with_name("config.json").read_bytes())
-            common = count_common(image, manifest, config)
+            common = count_common_contents(image, manifest, config)
             if common == len(manifest.layers) > (best.layers if best else 0):
                 digest = f"sha256:{folder.parent.name}"
-                best = Below(digest, "common layers", common, digest, manifest)
+                best = BaseLayers(digest, "common layers", common, digest, manifest)
     return best

@@ -8,7 +8,7 @@ import msgspec
 
 from imagebuild.config import BudgetRules, format_size
 from imagebuild.errors import BudgetError
-from imagebuild.size.model import Limit, PackageSize, Removal, SizeReport
+from imagebuild.size.model import Limit, PackageRemoval, PackageSize, SizeReport
 
 # A prediction is within 5 % of the layer on the measured sets; one is refused on only when it is over by twice that,
 # or, where wheels could not be looked into, by half.
@@ -85,7 +85,7 @@ def advise(report: SizeReport, over: Sequence[Limit]) -> str:
     stored, unpacked = (excess.get(word, 0) * _NEARLY for word in ("stored", "unpacked"))
     enough = [item for item in report.removals if item.compressed >= stored and item.installed >= unpacked]
     measure = "compressed" if "stored" in excess else "installed"
-    best: Removal | None = min(enough, key=lambda item: getattr(item, measure), default=None)
+    best: PackageRemoval | None = min(enough, key=lambda item: getattr(item, measure), default=None)
     if best is None:
         best = max(report.removals, key=lambda item: getattr(item, measure), default=None)
     if best is None:

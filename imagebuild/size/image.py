@@ -19,8 +19,8 @@ from imagebuild.layer.dpkg import STATUS, is_dpkg_list, read_system_files
 from imagebuild.layer.model import LayerFile
 from imagebuild.layer.reading import is_record, read_record
 from imagebuild.lock.file.model import Lock
-from imagebuild.size.baselayers import Below, find_below
-from imagebuild.size.measurement import FindContents, Package, summarise_files
+from imagebuild.size.baselayers import BaseLayers, find_base_layers
+from imagebuild.size.measurement import FindContents, MeasuredPackage, summarise_files
 from imagebuild.size.model import SizeReport
 from imagebuild.size.needs import SOURCE
 from imagebuild.size.scan import Scan, scan_layers
@@ -89,7 +89,7 @@ def measure_image(
     workspace: Workspace, image: FoundImage, *, base: str = "", lock: Lock | None = None, report: Callable[[str], object] = str
 ) -> SizeReport:
     """Read the image's layers above its base and account for every byte. ``lock``: the image's own, where it is at hand."""
-    below = find_below(workspace, image, base)
+    below = find_base_layers(workspace, image, base)
     contents = _find_base_contents(workspace, below)
     sizes = contents.list_hashed_sizes() if contents is not None else frozenset[int]()
     layers = image.manifest.layers[below.layers :]
@@ -97,7 +97,7 @@ def measure_image(
     return _account(image, below, scan, lock, contents.find_contents if contents is not None else None)
 
 
-def _account(image: FoundImage, below: Below, scan: Scan, lock: Lock | None, find: FindContents | None) -> SizeReport:
+def _account(image: FoundImage, below: BaseLayers, scan: Scan, lock: Lock | None, find: FindContents | None) -> SizeReport:
     owned = find_owners(scan)
     owners = {path: (label, sha256) for label, item in owned.items() for path, sha256 in item.hashes.items() if path in scan.files}
     stored: dict[str, float] = defaultdict(float)
@@ -108,7 +108,9 @@ def _account(image: FoundImage, below: Below, scan: Scan, lock: Lock | None, fin
         files.append(LayerFile(path, file.size, package, classify_path(path), file.sha256))
     via = _find_askers(image, owned, lock)
     present = {label: item for label, item in owned.items() if label in stored}
-    packages = {label: Package(item.version, round(stored[label]), item.needs, via.get(label, ())) for label, item in present.items()}
+    packages = {
+        label: MeasuredPackage(item.version, round(stored[label]), item.needs, via.get(label, ())) for label, item in present.items()
+    }
     compressed = sum(layer.size for layer in image.manifest.layers[below.layers :])
     made = summarise_files(
         files, packages, subject=image.name, compressed=compressed, base=below.name, base_found=below.found, find_contents=find
@@ -135,7 +137,7 @@ def _find_askers(image: FoundImage, owned: Mapping[str, _Owned], lock: Lock | No
     return {name: (*((SOURCE,) if name in direct else ()), *sorted(askers.get(name, ()))) for name in owned}
 
 
-def _find_base_contents(workspace: Workspace, below: Below) -> SqliteTree | None:
+def _find_base_contents(workspace: Workspace, below: BaseLayers) -> SqliteTree | None:
     """What the cache knows of the base's files, without a request."""
     path = workspace.cache / "bases" / below.digest.removeprefix("sha256:") / "tree.sqlite"
     return SqliteTree(path) if below.digest and path.is_file() else None

@@ -13,14 +13,14 @@ from imagebuild.base.tree import SqliteTree
 from imagebuild.layer.model import Layer, LayerFile
 from imagebuild.lock.file.model import Lock
 from imagebuild.size.model import Copy, PackageSize, SizeReport, sum_kinds
-from imagebuild.size.needs import find_chain, measure_removals
+from imagebuild.size.needs import find_needing_chain, measure_removals
 
 MOST = 10
 NO_PACKAGE = "(no package)"
 FindContents = Callable[[Collection[str]], dict[str, str]]  # of SHA-256 in hex: those the base has, with a path
 
 
-class Package(msgspec.Struct, frozen=True):
+class MeasuredPackage(msgspec.Struct, frozen=True):
     """A package of a layer beside its files."""
 
     version: str
@@ -31,7 +31,7 @@ class Package(msgspec.Struct, frozen=True):
 
 def summarise_files(
     files: Iterable[LayerFile],
-    packages: Mapping[str, Package],
+    packages: Mapping[str, MeasuredPackage],
     *,
     subject: str,
     compressed: int,
@@ -56,7 +56,7 @@ def summarise_files(
             installed=sum(kinds[name].values()),
             kinds=dict(kinds[name]),
             files=counts[name],
-            chain=find_chain(name, via),
+            chain=find_needing_chain(name, via),
         )
         for name, item in packages.items()
     ]
@@ -106,7 +106,9 @@ def measure_layer(layer: Layer, lock: Lock, *, subject: str, tree: Tree) -> Size
     packages = {}
     for item in layer.packages:
         entry = locked.get(item.package)
-        packages[item.package] = Package(item.version, item.compressed, entry.dependencies if entry else (), entry.via if entry else ())
+        packages[item.package] = MeasuredPackage(
+            item.version, item.compressed, entry.dependencies if entry else (), entry.via if entry else ()
+        )
     report = summarise_files(
         layer.files,
         packages,

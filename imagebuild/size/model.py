@@ -33,7 +33,7 @@ class Copy(msgspec.Struct, frozen=True):
     of: str
 
 
-class Removal(msgspec.Struct, frozen=True):
+class PackageRemoval(msgspec.Struct, frozen=True):
     """A package that nothing else needs, and what leaving it out would free, with what only it needs."""
 
     name: str
@@ -81,7 +81,7 @@ class SizeReport(msgspec.Struct, frozen=True):
     copies_count: int = -1  # of all such files; -1: the base's contents are not known
     copies_size: int = 0
     hidden: int = 0  # bytes of files that a higher layer replaces or deletes
-    removals: tuple[Removal, ...] = ()
+    removals: tuple[PackageRemoval, ...] = ()
     limits: tuple[Limit, ...] = ()
     built: Comparison | None = None
     notes: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class SizeReport(msgspec.Struct, frozen=True):
     format: int = REPORT_FORMAT
 
 
-def encode_report(report: SizeReport) -> bytes:
+def encode_size_report(report: SizeReport) -> bytes:
     """JSON with sorted keys, indented, a line feed at the end; ``limits`` carry ``over``."""
     document = msgspec.to_builtins(report)
     for item, limit in zip(document["limits"], report.limits, strict=True):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 
-from imagebuild.size.model import PackageSize, Removal
+from imagebuild.size.model import PackageRemoval, PackageSize
 
 SOURCE = "requirements.in"
 
 
-def find_chain(name: str, via: Mapping[str, Collection[str]], root: str = SOURCE) -> tuple[str, ...]:
+def find_needing_chain(name: str, via: Mapping[str, Collection[str]], root: str = SOURCE) -> tuple[str, ...]:
     """The shortest way from ``root`` to ``name`` through who asked for whom; ends at the last name that is known."""
     todo: deque[tuple[str, ...]] = deque([(name,)])
     seen = {name}
@@ -38,7 +38,7 @@ def find_reachable(roots: Iterable[str], needs: Mapping[str, Collection[str]]) -
     return found
 
 
-def measure_removals(packages: Iterable[PackageSize], needs: Mapping[str, Collection[str]]) -> tuple[Removal, ...]:
+def measure_removals(packages: Iterable[PackageSize], needs: Mapping[str, Collection[str]]) -> tuple[PackageRemoval, ...]:
     """For every package that no other needs: what is freed when it is left out, most first.
 
     What a line of requirements.in asks for itself stays, whoever else needs it.
@@ -59,7 +59,7 @@ def measure_removals(packages: Iterable[PackageSize], needs: Mapping[str, Collec
         freed = set(sizes) - find_reachable([name for name in {*roots, *asked} if name != root], graph)
         gone = [sizes[name] for name in sorted(freed)]
         found.append(
-            Removal(
+            PackageRemoval(
                 root,
                 sum(item.compressed for item in gone),
                 sum(item.installed for item in gone),

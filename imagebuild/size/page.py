@@ -27,7 +27,7 @@ KIND_TEXTS = {
 }
 
 
-def render_page(report: SizeReport) -> bytes:
+def render_size_page(report: SizeReport) -> bytes:
     """HTML 5 in UTF-8."""
     notes = "".join(f"<p class=note>{escape(note)}</p>" for note in report.notes)
     return render_document(

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from imagebuild.layer.model import Codec
 from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.size.model import PackageSize, SizeReport, sum_kinds
-from imagebuild.size.needs import find_chain, measure_removals
+from imagebuild.size.needs import find_needing_chain, measure_removals
 from imagebuild.wheel.sizes import ShapeGroup, WheelShape
 
 # Bytes of bytecode per byte of source; test code is denser. CPython 3.11.
@@ -90,7 +90,14 @@ def predict_lock(
         size = predict_package(package, shapes.get(package.name), codec, bytecode=bytecode, slim=slim)
         found.append(
             PackageSize(
-                size.name, size.version, size.compressed, size.installed, size.kinds, size.files, find_chain(size.name, via), size.coarse
+                size.name,
+                size.version,
+                size.compressed,
+                size.installed,
+                size.kinds,
+                size.files,
+                find_needing_chain(size.name, via),
+                size.coarse,
             )
         )
     return tuple(sorted(found, key=lambda item: (-item.installed, item.name)))

@@ -19,7 +19,7 @@ def draw_bar(share: float, width: int) -> str:
     return ("█" * full + (_BLOCKS[rest] if rest else "")).ljust(width)
 
 
-def format_report(report: SizeReport, *, bars: bool = False, width: int = 80, everything: bool = False) -> str:
+def format_size_report(report: SizeReport, *, bars: bool = False, width: int = 80, everything: bool = False) -> str:
     """The whole report. ``bars``: for a terminal of ``width`` columns; ``everything``: every package, not the largest alone."""
     lines = [
         f"{report.subject}: {report.source}, above {report.base} (known by: {report.base_found})",

@@ -13,8 +13,8 @@ from typing import Literal
 import msgspec
 
 from imagebuild.errors import IntegrityError
-from imagebuild.supply.osv import Affected, Match, Record, list_fixes, match_version, parse_version
-from imagebuild.supply.osvdata import Dataset
+from imagebuild.supply.osv import Affected, Match, Record, list_fixes, match_version, parse_public_version
+from imagebuild.supply.osvdata import OsvDataset
 from imagebuild.supply.packages import Origin, Package
 from imagebuild.supply.policy import Policy, find_ignored, judge_licence
 from imagebuild.supply.severity import Severity
@@ -98,7 +98,7 @@ def _count(number: int, one: str, many: str) -> str:
 def audit_packages(
     name: str,
     packages: Sequence[Package],
-    dataset: Dataset | None,
+    dataset: OsvDataset | None,
     policy: Policy,
     *,
     today: datetime.date,
@@ -139,7 +139,7 @@ def audit_packages(
     )
 
 
-def _check_age(dataset: Dataset, policy: Policy, today: datetime.date) -> Iterable[str]:
+def _check_age(dataset: OsvDataset, policy: Policy, today: datetime.date) -> Iterable[str]:
     limit = policy.audit.max_age_days
     try:
         age = (today - datetime.datetime.fromisoformat(dataset.newest).date()).days
@@ -148,7 +148,7 @@ def _check_age(dataset: Dataset, policy: Policy, today: datetime.date) -> Iterab
     return [f"the OSV data is {age} days old, the policy allows {limit}"] if limit and age > limit else []
 
 
-def _audit_package(item: Package, dataset: Dataset, policy: Policy, today: datetime.date, lines: list[str]) -> list[Vulnerability]:
+def _audit_package(item: Package, dataset: OsvDataset, policy: Policy, today: datetime.date, lines: list[str]) -> list[Vulnerability]:
     hits: list[tuple[Record, Affected]] = []
     unknown: list[Record] = []
     for record, affected in dataset.find(item.name):
@@ -159,7 +159,7 @@ def _audit_package(item: Package, dataset: Dataset, policy: Policy, today: datet
             unknown.append(record)
     groups = group_records(hits)
     known = {name for group in groups for record, _ in group for name in record.names}
-    what = f"version {item.version}" if parse_version(item.version) is not None else f"version {item.version}, which is not PEP 440,"
+    what = f"version {item.version}" if parse_public_version(item.version) is not None else f"version {item.version}, which is not PEP 440,"
     lines += [f"{item.name}: {what} cannot be compared with {record.id}" for record in unknown if not record.names & known]
     return [_describe_group(item, group, policy, today) for group in groups]
 
@@ -208,7 +208,7 @@ def _describe_group(item: Package, group: list[tuple[Record, Affected]], policy:
 
 
 def _by_version(text: str) -> tuple[bool, str] | tuple[bool, object]:
-    version = parse_version(text)
+    version = parse_public_version(text)
     return (False, version) if version is not None else (True, text)
 
 

@@ -30,7 +30,7 @@ LOCATION = "dev.imagebuild:location"  # where a base's distribution lies
 INSTALLER = "dev.imagebuild:installer"
 
 
-class Subject(msgspec.Struct, frozen=True):
+class BomSubject(msgspec.Struct, frozen=True):
     """The image and its base, as the BOM's own components."""
 
     repository: str
@@ -43,7 +43,7 @@ class Subject(msgspec.Struct, frozen=True):
     base_pinned: str = ""  # what the base's name names: an index, or the same manifest
 
 
-def render_bom(subject: Subject, packages: Sequence[Package], system: Mapping[str, str] | None = None) -> bytes:
+def render_bom(subject: BomSubject, packages: Sequence[Package], system: Mapping[str, str] | None = None) -> bytes:
     """The BOM's JSON. ``system``: Debian packages of the delta -> version."""
     from cyclonedx.model import Property
     from cyclonedx.model.bom import Bom, BomMetaData

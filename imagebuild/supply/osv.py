@@ -112,7 +112,7 @@ def decode_record(data: bytes) -> Record:
     return msgspec.json.decode(data, type=Record)
 
 
-def parse_version(text: str) -> Version | None:
+def parse_public_version(text: str) -> Version | None:
     """As PEP 440 reads it, without the local part; None for anything else."""
     from packaging.version import InvalidVersion, Version
 
@@ -124,13 +124,13 @@ def parse_version(text: str) -> Version | None:
 
 def match_version(affected: Affected, text: str) -> Match:
     """Whether ``text`` is affected: it is enumerated, or a range holds it (osv-schema, Evaluation)."""
-    version = parse_version(text)
+    version = parse_public_version(text)
     listed = affected.versions or ()
     if text in listed:
         return Match.AFFECTED
     if version is None:
         return Match.UNKNOWN
-    if any(parse_version(item) == version for item in listed):
+    if any(parse_public_version(item) == version for item in listed):
         return Match.AFFECTED
     unknown = False
     comparable = bool(listed)
@@ -152,13 +152,13 @@ def _match_range(item: Range, version: Version) -> Match:
         if event.limit and not event.introduced:
             if event.limit == "*":
                 continue
-            limit = parse_version(event.limit)
+            limit = parse_public_version(event.limit)
             if limit is None:
                 return Match.UNKNOWN
             limits.append(limit)
             continue
         text = event.introduced or event.fixed or event.last_affected
-        border = None if text == "0" and event.introduced else parse_version(text)
+        border = None if text == "0" and event.introduced else parse_public_version(text)
         if border is None and text != "0":
             return Match.UNKNOWN
         # At one version, what ends a range ends it before the next begins.
@@ -187,11 +187,11 @@ def _order(item: tuple[Version | None, int, Event]) -> tuple[bool, Version, int]
 
 def list_fixes(affected: Affected, text: str) -> tuple[str, ...]:
     """The versions after ``text`` in which it is fixed, lowest first."""
-    version = parse_version(text)
+    version = parse_public_version(text)
     found = {}
     for item in affected.ranges or ():
         for event in item.events if item.type != "GIT" else ():
-            fixed = parse_version(event.fixed) if event.fixed else None
+            fixed = parse_public_version(event.fixed) if event.fixed else None
             if fixed is not None and (version is None or fixed > version):
                 found[fixed] = event.fixed
     return tuple(found[key] for key in sorted(found))

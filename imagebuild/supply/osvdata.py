@@ -23,7 +23,7 @@ COUNT_LIMIT = 1_000_000
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
 
 
-class Dataset(msgspec.Struct, frozen=True):
+class OsvDataset(msgspec.Struct, frozen=True):
     """The records that affect PyPI packages, by normalised name."""
 
     source: str
@@ -37,7 +37,7 @@ class Dataset(msgspec.Struct, frozen=True):
         return self.by_name.get(name, ())
 
 
-def read_dataset(path: Path) -> Dataset:
+def read_dataset(path: Path) -> OsvDataset:
     """Read all of it; ConfigurationError when there is nothing of that kind, IntegrityError beyond the limits."""
     from packaging.utils import canonicalize_name
 
@@ -66,7 +66,7 @@ def read_dataset(path: Path) -> Dataset:
             f"{path} holds no OSV record about a {ECOSYSTEM} package",
             "name a folder with PyPI/all.zip, a folder of JSON records, or an all.zip",
         )
-    return Dataset(str(path), count - len(unreadable), tuple(unreadable), newest, {name: tuple(items) for name, items in found.items()})
+    return OsvDataset(str(path), count - len(unreadable), tuple(unreadable), newest, {name: tuple(items) for name, items in found.items()})
 
 
 def _list_files(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:

@@ -13,14 +13,14 @@ from imagebuild import __version__
 from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.oci.model import Digest
 from imagebuild.recipe import Recipe
-from imagebuild.supply.bom import Subject
+from imagebuild.supply.bom import BomSubject
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:imagebuild:notebook-image:v1"  # docs/provenance.md says what its parameters mean
 
 
-def render_provenance(subject: Subject, lock: Lock, recipe: Recipe, lock_digest: str) -> bytes:
+def render_provenance(subject: BomSubject, lock: Lock, recipe: Recipe, lock_digest: str) -> bytes:
     """The statement's JSON: subject is the image by repository and digest."""
     statement = {
         "_type": STATEMENT_TYPE,
@@ -55,7 +55,7 @@ def render_provenance(subject: Subject, lock: Lock, recipe: Recipe, lock_digest:
     return json.dumps(statement, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _list_dependencies(subject: Subject, lock: Lock, lock_digest: str) -> list[dict[str, Any]]:
+def _list_dependencies(subject: BomSubject, lock: Lock, lock_digest: str) -> list[dict[str, Any]]:
     return [
         {"name": "base", "uri": f"oci:{subject.base_name}", "digest": {"sha256": subject.base_digest.hex}},
         {"name": "lock", "uri": f"lockfiles/pylock.{lock.team}.toml", "digest": {"sha256": Digest(lock_digest).hex}},

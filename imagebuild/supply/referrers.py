@@ -20,7 +20,7 @@ from imagebuild.oci.model import Digest, Manifest
 from imagebuild.oci.referrers import Artifact, list_referrers, read_artifact
 from imagebuild.oci.store import Store
 from imagebuild.recipe import Recipe
-from imagebuild.supply.bom import Subject, render_bom
+from imagebuild.supply.bom import BomSubject, render_bom
 from imagebuild.supply.packages import list_packages
 from imagebuild.supply.provenance import PREDICATE_TYPE, render_provenance
 
@@ -35,7 +35,7 @@ def make_companions(
     base: Base, lock: Lock, recipe: Recipe, *, repository: str, digest: Digest, wheels: Mapping[str, Path], system: Mapping[str, str]
 ) -> tuple[Artifact, ...]:
     """All that travels with the image ``digest``: lock, recipe, SBOM, provenance. ``system``: Debian packages of the delta."""
-    subject = Subject(
+    subject = BomSubject(
         repository=repository,
         tag=recipe.tag,
         digest=digest,

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
-from imagebuild.emit.page import render_page
+from imagebuild.emit.page import render_catalogue_page
 from tests.catalogue_parts import list_fleet, make_fleet
 from tests.parts import need
 
@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, listing: CatalogueListing, tmp_path: Path) -> Iterator[Page]:
     file = tmp_path / "page.html"
-    file.write_text(render_page(listing), encoding="utf-8")
+    file.write_text(render_catalogue_page(listing), encoding="utf-8")
     context = browser.new_context(viewport={"width": 1360, "height": 850}, permissions=["clipboard-read", "clipboard-write"])
     page = context.new_page()
     asked: list[str] = []

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from imagebuild import annotations as names
-from imagebuild.catalogue.entries import encode_entries, read_entries
+from imagebuild.catalogue.entries import encode_entries, read_catalogue
 from imagebuild.emit.forms.formats import FORMS, FormOptions, render_form
 from imagebuild.emit.forms.kubeflow import render_spawner_form
 from imagebuild.emit.prewarm.daemonsets import render_prewarm
@@ -102,7 +102,7 @@ def images(store: RegistryStore, crane: Crane) -> dict[str, Digest]:
 
 
 def test_the_catalogue_is_what_crane_finds(store: RegistryStore, images: dict[str, Digest], crane: Crane) -> None:
-    listing = read_entries(store, "ml")
+    listing = read_catalogue(store, "ml")
     repositories = [name for name in crane("catalog", store.label).split() if name.startswith("ml/")]
     tags = {f"{repository}:{tag}" for repository in repositories for tag in crane("ls", f"{store.label}/{repository}").split()}
     companions = {tag for tag in tags if ":sha256-" in tag}  # where referrers are listed
@@ -118,12 +118,12 @@ def test_the_catalogue_is_what_crane_finds(store: RegistryStore, images: dict[st
         "cosml": images["cosml:2026q4-00000000000b"],
         "risk": images["risk"],
     }
-    assert encode_entries(read_entries(store, "ml")) == encode_entries(listing)
+    assert encode_entries(read_catalogue(store, "ml")) == encode_entries(listing)
 
 
 @pytest.mark.usefixtures("images")
 def test_named_repositories_alone(store: RegistryStore) -> None:
-    listing = read_entries(store, teams=["ml/risk", "ml/never-pushed"])
+    listing = read_catalogue(store, teams=["ml/risk", "ml/never-pushed"])
     assert [(entry.team, entry.current) for entry in listing.entries] == [("risk", True)]
 
 
@@ -131,13 +131,13 @@ def test_named_repositories_alone(store: RegistryStore) -> None:
 def test_a_refused_listing_is_no_empty_one(place: tuple[Registry, Path]) -> None:
     anonymous = RegistryStore(place[0].host)
     with pytest.raises(RemoteError):
-        read_entries(anonymous)
+        read_catalogue(anonymous)
     with pytest.raises(RemoteError):
-        read_entries(anonymous, teams=["ml/cosml"])
+        read_catalogue(anonymous, teams=["ml/cosml"])
 
 
 def test_the_form_and_the_nodes_name_images_that_are_there(store: RegistryStore, images: dict[str, Digest], crane: Crane) -> None:
-    entries = read_entries(store, "ml").entries
+    entries = read_catalogue(store, "ml").entries
     rendered = render_spawner_form(entries)
     form = yaml.safe_load(rendered.text)["spawnerFormDefaults"]
     assert len(rendered.warnings) == 1  # the registry has a port
@@ -163,7 +163,7 @@ def test_the_form_and_the_nodes_name_images_that_are_there(store: RegistryStore,
 
 
 def test_every_reference_of_every_form_is_there(store: RegistryStore, images: dict[str, Digest], crane: Crane) -> None:
-    entries = read_entries(store, "ml").entries
+    entries = read_catalogue(store, "ml").entries
     pools = load_pools(ROOT / "images" / "pools.toml").pools
     for name in FORMS:
         text = render_form(name, entries, pools, FormOptions()).text

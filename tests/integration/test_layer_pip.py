@@ -19,7 +19,7 @@ from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 
 from imagebuild.layer.assembly import build_layer
-from imagebuild.layer.invariants import audit_layer
+from imagebuild.layer.invariants import check_layer
 from imagebuild.layer.model import LAYER_MTIME, Codec, Layer
 from imagebuild.oci.compression import open_decompressed
 from tests.layer_parts import HostRuntime, MemoryTree, folder, link, lock_wheel, make_base, make_interpreter, make_wheel
@@ -113,7 +113,7 @@ def test_the_layer_is_what_pip_leaves(tmp_path: Path, wheels: list[Path]) -> Non
         layer = build_layer(
             [(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, codec=Codec(), cache=tmp_path / "cache", out=tmp_path / "layer"
         )
-        audit_layer(layer, base=base)
+        check_layer(layer, base=base)
     ours = {path: value for path, value in read_layer(layer).items() if value[0].isfile()}
     assert sorted(ours) == sorted(piped)
     bytecode = 0
@@ -174,7 +174,7 @@ def test_umoci_skopeo_and_tar_read_the_layer(tmp_path: Path, codec: Codec, wheel
     layer = build_layer(
         [(wheel, lock_wheel(wheel)) for wheel in chosen], base=base, codec=codec, cache=tmp_path / "cache", out=tmp_path / "layer"
     )
-    audit_layer(layer, base=base)
+    check_layer(layer, base=base)
     image = lay_out(tmp_path / "image", layer)
     subprocess.run([skopeo, "copy", "-q", f"oci:{image}", f"oci:{tmp_path / 'copy'}:x"], check=True)
     inspected = json.loads(subprocess.run([skopeo, "inspect", f"oci:{image}"], check=True, capture_output=True).stdout)

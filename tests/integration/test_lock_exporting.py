@@ -20,7 +20,7 @@ from imagebuild.lock.exporting import export_pylock, export_requirements
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.inputs.localpackage import build_local_wheel
-from imagebuild.lock.resolve.resolution import find_uv
+from imagebuild.lock.resolve.uv import find_uv
 from tests.integration.test_lock_resolving import CUTOFF, lock_for
 from tests.lock_parts import FakeIndex, make_index
 from tests.workspaces import Built

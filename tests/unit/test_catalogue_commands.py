@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imagebuild import annotations as names
-from imagebuild.catalogue.entries import read_entries
+from imagebuild.catalogue.entries import read_catalogue
 from imagebuild.catalogue.lookup import find_named_image
 from imagebuild.catalogue.pinnedtags import keep_image
 from imagebuild.catalogue.presence import check_presence
@@ -39,14 +39,14 @@ def store(pushed: Path, tmp_path: Path) -> LayoutStore:
 
 
 def test_every_image_says_what_it_is_and_what_came_after(store: LayoutStore) -> None:
-    entries = [entry for entry in read_entries(store).entries if entry.team == "churn"]
+    entries = [entry for entry in read_catalogue(store).entries if entry.team == "churn"]
     assert [entry.status for entry in entries] == ["current", "previous", *["retired"] * 6]
     assert [entry.successor for entry in entries] == ["", *(entry.tag for entry in entries[:-1])]
     assert all(entry.tags == (entry.tag,) for entry in entries)
 
 
 def test_as_of_is_the_catalogue_of_that_day(store: LayoutStore) -> None:
-    listing = read_entries(store, as_of=parse_moment("2026-03-31"))
+    listing = read_catalogue(store, as_of=parse_moment("2026-03-31"))
     assert {(entry.team, entry.quarter) for entry in listing.entries if entry.current} == {
         ("churn", "2026q1"), ("pricing", "2026q1"), ("risk", "2026q1"),
     }  # fmt: skip
@@ -56,11 +56,11 @@ def test_as_of_is_the_catalogue_of_that_day(store: LayoutStore) -> None:
 
 
 def test_a_name_for_good(store: LayoutStore) -> None:
-    listing = read_entries(store)
+    listing = read_catalogue(store)
     old = find_entry(listing, "churn@2025q3")
     assert keep_image(store, listing, old, "churn-q3")
-    assert not keep_image(store, read_entries(store), old, "churn-q3")  # again: nothing to do
-    listing = read_entries(store)
+    assert not keep_image(store, read_catalogue(store), old, "churn-q3")  # again: nothing to do
+    listing = read_catalogue(store)
     kept = find_entry(listing, "churn-q3")
     assert (kept.digest, kept.tag, kept.status, kept.kept) == (old.digest, old.tag, "kept", ("churn-q3",))
     assert kept.tags == (old.tag, "keep-churn-q3")
@@ -72,7 +72,7 @@ def test_a_name_for_good(store: LayoutStore) -> None:
 
 
 def test_a_name_that_only_the_registry_knows_is_not_moved_either(store: LayoutStore) -> None:
-    listing = read_entries(store)
+    listing = read_catalogue(store)
     entry = find_entry(listing, "churn")
     other = store.get_manifest("churn", find_entry(listing, "churn@2025q1").digest)
     assert other is not None
@@ -91,12 +91,12 @@ def test_an_image_that_lost_its_tag_is_found_by_its_name(tmp_path: Path) -> None
     store = LayoutStore(tmp_path / "registry")
     (made,) = make_fleet(1, ("2026q4",))
     push_image(store, "churn", "keep-paper", made.notes)
-    (entry,) = read_entries(store).entries
+    (entry,) = read_catalogue(store).entries
     assert (entry.tag, entry.kept) == ("keep-paper", ("paper",))
 
 
 def test_every_way_to_name_an_image(store: LayoutStore) -> None:
-    listing = read_entries(store)
+    listing = read_catalogue(store)
     wanted = find_entry(listing, "risk@2026q2")
     assert (wanted.team, wanted.quarter) == ("risk", "2026q2")
     for text in (
@@ -119,7 +119,7 @@ def test_one_tag_of_two_images_is_not_guessed(store: LayoutStore) -> None:
     push_image(store, "churn", "paper", first.notes, [b"one"])
     push_image(store, "risk", "paper", {**second.notes, names.TEAM: "risk"}, [b"two"])
     with pytest.raises(UsageError, match="more than one image"):
-        find_entry(read_entries(store), "paper")
+        find_entry(read_catalogue(store), "paper")
 
 
 def test_companions_are_no_images() -> None:
@@ -132,16 +132,16 @@ def test_companions_are_no_images() -> None:
 
 
 def test_a_foreign_index_holds_what_it_lists(store: LayoutStore) -> None:
-    entry = find_entry(read_entries(store), "churn@2025q1")
+    entry = find_entry(read_catalogue(store), "churn@2025q1")
     item = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": entry.digest, "size": 5}
     store.put_manifest("churn", RawManifest(json.dumps({"schemaVersion": 2, "manifests": [item]}).encode(), OCI_INDEX), "many")
-    listing = read_entries(store)
+    listing = read_catalogue(store)
     assert find_entry(listing, entry.tag).held_by == ("many",)
     assert listing.foreign == 1
 
 
 def test_presence_names_what_is_gone(store: LayoutStore) -> None:
-    entries = read_entries(store).entries
+    entries = read_catalogue(store).entries
     report = check_presence(store, entries)
     assert (report.images, report.missing, report.elsewhere) == (24, (), 0)
     assert report.parts == 24 + 24 + 24 + 3 * 3  # manifests, configs, own layers; three base layers in three repositories
@@ -155,14 +155,14 @@ def test_presence_names_what_is_gone(store: LayoutStore) -> None:
 
 
 def test_unknown_is_not_absent(store: LayoutStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = read_entries(store).entries
+    entries = read_catalogue(store).entries
     monkeypatch.setattr(store, "has_blob", lambda *_: Presence.UNKNOWN)
     with pytest.raises(RemoteError):
         check_presence(store, entries)
 
 
 def test_snippets_name_the_digest_where_a_cluster_can_pull(store: LayoutStore) -> None:
-    entry = find_entry(read_entries(store), "churn")
+    entry = find_entry(read_catalogue(store), "churn")
     (alone,) = list_snippets(entry)
     assert alone[0] == "Docker"
     assert f"docker-daemon:churn:{entry.tag}" in alone[1]
@@ -177,7 +177,7 @@ def test_size_and_diff_know_names_for_good_too(store: LayoutStore, tmp_path: Pat
         (tmp_path / "images" / team / "team.toml").write_text('base = "starter"\n')
     workspace = Workspace(tmp_path)
     shutil.copytree(store.folder, workspace.layout.folder)
-    listing = read_entries(workspace.target)
+    listing = read_catalogue(workspace.target)
     entry = find_entry(listing, "risk@2025q3")
     keep_image(workspace.target, listing, entry, "paper")
     found = find_named_image(workspace, "paper")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imagebuild import annotations as names
-from imagebuild.catalogue.entries import CatalogueEntry, encode_entries, find_reference, read_entries
+from imagebuild.catalogue.entries import CatalogueEntry, encode_entries, find_reference, read_catalogue
 from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_ZSTD, OCI_MANIFEST, Digest, RawManifest
@@ -62,7 +62,7 @@ def test_an_entry_says_what_the_manifest_says(store: LayoutStore) -> None:
         DELTA_INSTALLED="4000",
     )
     digest = push(store, "cosml", "2026q4-0123456789ab", notes)
-    assert read_entries(store).entries == (
+    assert read_catalogue(store).entries == (
         CatalogueEntry(
             team="cosml",
             quarter="2026q4",
@@ -98,7 +98,7 @@ def test_what_is_no_team_image_is_left_out_and_counted(store: LayoutStore) -> No
     push(store, "cosml", digest.replace(":", "-"), describe_image())  # where referrers are listed: neither read nor counted
     push(store, "cosml", digest.replace(":", "-") + ".sig", describe_image())
     store.put_manifest("cosml", make_manifest(None, OCI_INDEX), "many-platforms")
-    listing = read_entries(store)
+    listing = read_catalogue(store)
     assert [entry.tag for entry in listing.entries] == ["2026q4-0123456789ab"]
     assert listing.foreign == 3
 
@@ -110,7 +110,7 @@ def test_the_newest_is_current_by_time_then_quarter_then_tag(store: LayoutStore)
     push(store, "risk", "2026q4-a", describe_image("risk", "2026q4"))
     push(store, "search", "2026q4-a", describe_image("search", PYTHON="3.11"))
     push(store, "search", "2026q4-b", describe_image("search", PYTHON="3.12"))
-    listing = read_entries(store)
+    listing = read_catalogue(store)
     assert [(entry.team, entry.tag, entry.current) for entry in listing.entries] == [
         ("cosml", "2026q4-b", True),
         ("cosml", "2026q4-a", False),
@@ -125,15 +125,15 @@ def test_the_newest_is_current_by_time_then_quarter_then_tag(store: LayoutStore)
 def test_two_tags_of_one_image_are_no_doubt(store: LayoutStore) -> None:
     push(store, "cosml", "2026q4-a", describe_image())
     push(store, "cosml", "paper", describe_image())
-    assert read_entries(store).undecided == ()
+    assert read_catalogue(store).undecided == ()
 
 
 def test_a_namespace_is_whole_path_parts(store: LayoutStore) -> None:
     push(store, "ml/cosml", "2026q4-a", describe_image())
     push(store, "ml2/risk", "2026q4-a", describe_image("risk"))
-    assert [entry.repository for entry in read_entries(store, "ml").entries] == ["ml/cosml"]
-    assert [entry.repository for entry in read_entries(store, "/ml/").entries] == ["ml/cosml"]
-    assert len(read_entries(store).entries) == 2
+    assert [entry.repository for entry in read_catalogue(store, "ml").entries] == ["ml/cosml"]
+    assert [entry.repository for entry in read_catalogue(store, "/ml/").entries] == ["ml/cosml"]
+    assert len(read_catalogue(store).entries) == 2
 
 
 def test_teams_replace_the_list_of_repositories(store: LayoutStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,9 +143,9 @@ def test_teams_replace_the_list_of_repositories(store: LayoutStore, monkeypatch:
     monkeypatch.setattr(store, "list_repositories", refuse)
     push(store, "ml/cosml", "2026q4-a", describe_image())
     push(store, "ml/risk", "2026q4-a", describe_image("risk"))
-    assert [entry.team for entry in read_entries(store, teams=["ml/cosml", "ml/never-pushed"]).entries] == ["cosml"]
+    assert [entry.team for entry in read_catalogue(store, teams=["ml/cosml", "ml/never-pushed"]).entries] == ["cosml"]
     with pytest.raises(RemoteError):
-        read_entries(store, "ml")
+        read_catalogue(store, "ml")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_teams_replace_the_list_of_repositories(store: LayoutStore, monkeypatch:
 def test_an_image_of_ours_that_makes_no_sense_is_an_error(store: LayoutStore, change: dict[str, str], word: str) -> None:
     push(store, "cosml", "2026q4-a", describe_image(**change))
     with pytest.raises(IntegrityError, match=word) as caught:
-        read_entries(store)
+        read_catalogue(store)
     assert "cosml:2026q4-a" in caught.value.message
     assert caught.value.hint
 
@@ -174,7 +174,7 @@ def test_a_missing_annotation_is_named(store: LayoutStore, missing: str) -> None
     del notes[missing]
     push(store, "cosml", "2026q4-a", notes)
     with pytest.raises(IntegrityError, match=missing):
-        read_entries(store)
+        read_catalogue(store)
 
 
 def test_a_manifest_that_cannot_be_read_is_never_skipped(store: LayoutStore) -> None:
@@ -183,18 +183,18 @@ def test_a_manifest_that_cannot_be_read_is_never_skipped(store: LayoutStore) -> 
     blob = store.folder / "blobs" / "sha256" / digest.hex
     blob.write_bytes(b"{}")
     with pytest.raises(IntegrityError):
-        read_entries(store)
+        read_catalogue(store)
     blob.unlink()
     with pytest.raises(RemoteError, match="2026q4-b was listed, and is gone"):
-        read_entries(store)
+        read_catalogue(store)
 
 
 def test_json_is_stable_and_complete(store: LayoutStore) -> None:
     for number in range(20):
         team = f"team{number % 3}"
         push(store, team, f"2026q4-{number:02}", describe_image(team, created=f"2026-10-01T00:00:{number:02}Z"))
-    encoded = encode_entries(read_entries(store))
-    assert encoded == encode_entries(read_entries(store))
+    encoded = encode_entries(read_catalogue(store))
+    assert encoded == encode_entries(read_catalogue(store))
     document = json.loads(encoded)
     assert list(document) == ["entries", "foreign", "format", "undecided"]
     assert document["format"] == 1
@@ -203,12 +203,12 @@ def test_json_is_stable_and_complete(store: LayoutStore) -> None:
 
 
 def test_an_empty_store_has_an_empty_catalogue(store: LayoutStore) -> None:
-    assert json.loads(encode_entries(read_entries(store))) == {"entries": [], "foreign": 0, "format": 1, "undecided": []}
+    assert json.loads(encode_entries(read_catalogue(store))) == {"entries": [], "foreign": 0, "format": 1, "undecided": []}
 
 
 def test_a_folder_has_no_name_to_pull_by(store: LayoutStore) -> None:
     push(store, "cosml", "2026q4-a", describe_image())
-    (entry,) = read_entries(store).entries
+    (entry,) = read_catalogue(store).entries
     with pytest.raises(ConfigurationError) as caught:
         find_reference(entry)
     assert "--registry" in caught.value.hint

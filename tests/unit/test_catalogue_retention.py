@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, read_entries
+from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, read_catalogue
 from imagebuild.catalogue.pinnedtags import keep_image
 from imagebuild.catalogue.presence import check_presence
 from imagebuild.catalogue.retention import RetirementPlan, plan_retirement, retire_images
@@ -36,7 +36,7 @@ def store(pushed: Path, tmp_path: Path) -> LayoutStore:
 
 
 def plan(store: LayoutStore, usage: Usage | None = None, older_than: int = 4, listing: CatalogueListing | None = None) -> RetirementPlan:
-    return plan_retirement(store, listing or read_entries(store), usage or Usage(), today="2026q4", older_than=older_than)
+    return plan_retirement(store, listing or read_catalogue(store), usage or Usage(), today="2026q4", older_than=older_than)
 
 
 def goes(found: RetirementPlan) -> set[tuple[str, str]]:
@@ -61,13 +61,13 @@ def test_age_is_counted_in_whole_quarters(store: LayoutStore) -> None:
 
 
 def test_the_current_image_stays_whatever_its_age(store: LayoutStore) -> None:
-    late = plan_retirement(store, read_entries(store), Usage(), today="2036q1", older_than=4)
+    late = plan_retirement(store, read_catalogue(store), Usage(), today="2036q1", older_than=4)
     assert reasons(late) == {(team, "2026q4"): "the current image of its team" for team in ("churn", "pricing")}
     assert len(late.goes) == 14
 
 
 def test_names_tags_and_indexes_of_others_hold(store: LayoutStore) -> None:
-    listing = read_entries(store)
+    listing = read_catalogue(store)
     first, second, third = (find_entry(listing, f"churn@2025q{number}") for number in (1, 2, 3))
     keep_image(store, listing, first, "paper")
     raw = store.get_manifest("churn", second.digest)
@@ -84,7 +84,7 @@ def test_names_tags_and_indexes_of_others_hold(store: LayoutStore) -> None:
 
 @pytest.mark.parametrize("how", ["digest", "tag", "status", "volume", "annotation", "stopped", "mirror", "attested"])
 def test_what_a_cluster_names_stays(store: LayoutStore, tmp_path: Path, how: str) -> None:
-    entry = find_entry(read_entries(store), "churn@2025q1")
+    entry = find_entry(read_catalogue(store), "churn@2025q1")
     name = f"registry.example.com/ml/churn@{entry.digest}"
     path = tmp_path / "dump.json"
     if how == "attested":
@@ -132,7 +132,7 @@ def test_a_dump_that_is_not_whole_stops_everything(tmp_path: Path, text: str, wo
 
 
 def test_what_cannot_be_said_stops_the_plan(store: LayoutStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    listing = read_entries(store)
+    listing = read_catalogue(store)
     monkeypatch.setattr(store, "head_manifest", lambda *_: (Presence.UNKNOWN, None))
     with pytest.raises(RemoteError):
         plan(store, listing=listing)
@@ -146,7 +146,7 @@ def attach(store: LayoutStore, entry: CatalogueEntry, text: str) -> str:
 
 
 def test_removing_takes_along_what_belongs_to_the_image_and_nothing_else(store: LayoutStore) -> None:
-    listing = read_entries(store)
+    listing = read_catalogue(store)
     entry, other = find_entry(listing, "churn@2025q1"), find_entry(listing, "churn")
     attach(store, entry, "lock")
     attach(store, other, "lock of another")
@@ -159,7 +159,7 @@ def test_removing_takes_along_what_belongs_to_the_image_and_nothing_else(store: 
     found = plan(store)
     lines: list[str] = []
     retire_images(store, found, lambda fresh: plan(store, listing=fresh), cache=None, report=lines.append)
-    left = read_entries(store)
+    left = read_catalogue(store)
     assert {(item.team, item.quarter) for item in left.entries} == {(e.team, e.quarter) for e in listing.entries} - goes(found)
     assert store.head_manifest("churn", referrers_tag(entry.digest))[0] is Presence.ABSENT
     assert len(list_referrers(store, "churn", other.digest)) == 1
@@ -167,17 +167,17 @@ def test_removing_takes_along_what_belongs_to_the_image_and_nothing_else(store: 
 
 
 def test_what_was_kept_in_between_stays(store: LayoutStore) -> None:
-    listing = read_entries(store)
+    listing = read_catalogue(store)
     found = plan(store)
     keep_image(store, listing, find_entry(listing, "churn@2025q1"), "paper")
     lines: list[str] = []
     retire_images(store, found, lambda fresh: plan(store, listing=fresh), cache=None, report=lines.append)
-    assert find_entry(read_entries(store), "paper").quarter == "2025q1"
+    assert find_entry(read_catalogue(store), "paper").quarter == "2025q1"
     assert any("changed since" in line for line in lines)
 
 
 def test_a_stopped_removal_is_finished_by_the_next(store: LayoutStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = find_entry(read_entries(store), "churn@2025q1")
+    entry = find_entry(read_catalogue(store), "churn@2025q1")
     attach(store, entry, "lock")
     delete = store.delete_manifest
 
@@ -196,7 +196,7 @@ def test_a_stopped_removal_is_finished_by_the_next(store: LayoutStore, monkeypat
 
 
 def test_a_layout_forgets_the_image_and_keeps_the_blobs_of_others(store: LayoutStore) -> None:
-    entry = find_entry(read_entries(store), "churn@2025q1")
+    entry = find_entry(read_catalogue(store), "churn@2025q1")
     assert store.delete_manifest("churn", entry.digest)
     assert not store.delete_manifest("churn", entry.digest)
     assert store.head_manifest("churn", entry.tag)[0] is Presence.ABSENT
@@ -204,7 +204,7 @@ def test_a_layout_forgets_the_image_and_keeps_the_blobs_of_others(store: LayoutS
 
 
 def test_a_layout_is_swept_of_what_nothing_names_any_more(store: LayoutStore) -> None:
-    entry, other = find_entry(read_entries(store), "churn@2025q1"), find_entry(read_entries(store), "churn")
+    entry, other = find_entry(read_catalogue(store), "churn@2025q1"), find_entry(read_catalogue(store), "churn")
     attach(store, entry, "lock")
     blobs = {path.name: path.stat().st_size for path in (store.folder / "blobs" / "sha256").iterdir()}
     done = retire_images(store, plan(store), lambda fresh: plan(store, listing=fresh), cache=None, report=lambda _: None)
@@ -215,8 +215,8 @@ def test_a_layout_is_swept_of_what_nothing_names_any_more(store: LayoutStore) ->
     assert Digest.of(entry.tag.encode() * 40).hex not in left  # its own layer
     assert Digest.of(b"lock").hex not in left
     assert Digest.of(other.tag.encode() * 40).hex in left
-    assert check_presence(store, read_entries(store).entries).missing == ()
-    assert check_presence(store, read_entries(store).entries).elsewhere == 0  # base layers that others share
+    assert check_presence(store, read_catalogue(store).entries).missing == ()
+    assert check_presence(store, read_catalogue(store).entries).elsewhere == 0  # base layers that others share
     # What nothing named before is not ours to sweep.
     stray = store.folder / "blobs" / "sha256" / ("0" * 64)
     stray.write_bytes(b"of another")
@@ -225,7 +225,7 @@ def test_a_layout_is_swept_of_what_nothing_names_any_more(store: LayoutStore) ->
 
 
 def test_a_sweep_that_cannot_read_what_is_named_removes_nothing(store: LayoutStore) -> None:
-    entry = find_entry(read_entries(store), "churn")
+    entry = find_entry(read_catalogue(store), "churn")
     (store.folder / "blobs" / "sha256" / entry.digest.hex).write_bytes(b"{}")
     layer = Digest.of(entry.tag.encode() * 40)
     with pytest.raises(IntegrityError):

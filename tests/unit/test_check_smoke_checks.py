@@ -28,18 +28,18 @@ from imagebuild.check.smoke.checks import (
     IMAGE_CHECKS,
     RUN_CHECKS,
     SERVERS,
-    Report,
-    Row,
+    SmokeReport,
+    SmokeRow,
     check_home_layer,
-    check_start,
+    check_start_command,
     check_user,
-    encode_report,
-    format_report,
+    encode_smoke_report,
+    format_smoke_report,
     split_complaints,
 )
 from imagebuild.check.smoke.listing import read_archive
 from imagebuild.check.smoke.pod import OWN, READ_ONLY, RUNS, choose_runs
-from imagebuild.check.smoke.subject import KINDS, Subject
+from imagebuild.check.smoke.subject import KINDS, SmokeSubject
 from imagebuild.engine.dockerd import connect_engine, find_base
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError, UsageError
 from imagebuild.layer.tar.flow import open_chunks
@@ -49,7 +49,7 @@ from imagebuild.oci.model import OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST, Contai
 from imagebuild.workspace import Workspace
 
 
-def make_subject(**changes: Any) -> Subject:
+def make_subject(**changes: Any) -> SmokeSubject:
     facts: dict[str, Any] = {
         "name": "cosml:1",
         "id": "sha256:0",
@@ -64,7 +64,7 @@ def make_subject(**changes: Any) -> Subject:
         "distributions": (),
         "lock": None,
     }
-    return Subject(**{**facts, **changes})
+    return SmokeSubject(**{**facts, **changes})
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
@@ -94,19 +94,19 @@ def test_what_the_kubelet_refuses_fails(user: str, said: str) -> None:
 
 
 def test_a_changed_start_is_told_with_both_values() -> None:
-    found = check_start(make_subject(config=ContainerConfig(user="1000", cmd=("other", "x"), entrypoint=("tini", "--"))))
+    found = check_start_command(make_subject(config=ContainerConfig(user="1000", cmd=("other", "x"), entrypoint=("tini", "--"))))
     assert found.status == "failed"
     assert found.text == 'CMD is ["other", "x"], the base has ["start"]'
-    assert check_start(make_subject()).status == "passed"
+    assert check_start_command(make_subject()).status == "passed"
 
 
 def test_none_and_empty_are_the_same_start() -> None:
     config = ContainerConfig(user="1000", cmd=(), entrypoint=None)
-    assert check_start(make_subject(config=config, base=ContainerConfig(user="1000", cmd=None, entrypoint=()))).status == "passed"
+    assert check_start_command(make_subject(config=config, base=ContainerConfig(user="1000", cmd=None, entrypoint=()))).status == "passed"
 
 
 def test_an_unknown_base_is_skipped_and_says_why() -> None:
-    found = check_start(make_subject(base=None, base_problem="nobody knows"))
+    found = check_start_command(make_subject(base=None, base_problem="nobody knows"))
     assert (found.status, found.text) == ("skipped", "nobody knows")
 
 
@@ -143,17 +143,17 @@ def test_the_tables_are_complete() -> None:
     assert len({run.name for run in (*RUNS, READ_ONLY)}) == 4
 
 
-def make_report() -> Report:
+def make_report() -> SmokeReport:
     rows = (
-        Row("image", "user", "passed", "1000", (), 0.0),
-        Row("own-user", "server", "failed", "no answer", ("log: oh no",), 1.5),
-        Row("own-user", "versions", "skipped", "no lock", (), 0.0),
+        SmokeRow("image", "user", "passed", "1000", (), 0.0),
+        SmokeRow("own-user", "server", "failed", "no answer", ("log: oh no",), 1.5),
+        SmokeRow("own-user", "versions", "skipped", "no lock", (), 0.0),
     )
-    return Report("cosml:1", "sha256:0", "jupyter", 8888, "/notebook/a/b", rows)
+    return SmokeReport("cosml:1", "sha256:0", "jupyter", 8888, "/notebook/a/b", rows)
 
 
 def test_the_table_has_a_line_a_fact_and_failures_are_named() -> None:
-    lines = format_report(make_report()).splitlines()
+    lines = format_smoke_report(make_report()).splitlines()
     assert lines[1].split() == ["run", "check", "result"]
     assert lines[3].split() == ["own-user", "server", "failed", "no", "answer"]
     assert lines[4].strip() == "log: oh no"
@@ -165,7 +165,7 @@ def test_the_table_has_a_line_a_fact_and_failures_are_named() -> None:
 
 
 def test_the_json_has_all_of_it() -> None:
-    document = json.loads(encode_report(make_report()))
+    document = json.loads(encode_smoke_report(make_report()))
     assert document["ok"] is False
     assert [row["status"] for row in document["rows"]] == ["passed", "failed", "skipped"]
     assert document["rows"][1]["details"] == ["log: oh no"]

@@ -10,7 +10,7 @@ import pytest
 
 from imagebuild.base.model import Distribution, Entry
 from imagebuild.catalogue.lookup import find_named_image
-from imagebuild.check.verify.checks import CHECKS, Report, encode_report, format_report, verify_evidence
+from imagebuild.check.verify.checks import CHECKS, VerifyReport, encode_verify_report, format_verify_report, verify_evidence
 from imagebuild.check.verify.evidence import _find_replaced, gather_evidence
 from imagebuild.errors import IntegrityError
 from imagebuild.oci.model import Digest
@@ -23,20 +23,20 @@ TOKEN = "ghp" + "_" + "a1B2" * 9  # put together here, so that no scanner takes 
 KEY = "-----BEGIN " + "PRIVATE KEY-----\n" + "MIIE" * 16 + "\n"
 
 
-def verify(image: HandMade) -> Report:
+def verify(image: HandMade) -> VerifyReport:
     return verify_evidence(gather_evidence(image.workspace, find_named_image(image.workspace, f"oci:{image.store.folder}:cosml:1")))
 
 
-def outcome(report: Report) -> dict[str, str]:
+def outcome(report: VerifyReport) -> dict[str, str]:
     return {row.check: row.status for row in report.rows}
 
 
-def details(report: Report, check: str) -> str:
+def details(report: VerifyReport, check: str) -> str:
     row = next(row for row in report.rows if row.check == check)
     return "\n".join((row.text, *row.details))
 
 
-def failed(report: Report) -> list[str]:
+def failed(report: VerifyReport) -> list[str]:
     return [row.check for row in report.rows if row.status == "failed"]
 
 
@@ -44,10 +44,10 @@ def test_a_sound_image_passes_every_check(tmp_path: Path) -> None:
     image = HandMade(tmp_path)
     image.push()
     report = verify(image)
-    assert set(outcome(report).values()) == {"passed"}, format_report(report)
+    assert set(outcome(report).values()) == {"passed"}, format_verify_report(report)
     report.raise_failures(strict=True)
-    assert json.loads(encode_report(report))["ok"] is True
-    assert "16 passed" in format_report(report)
+    assert json.loads(encode_verify_report(report))["ok"] is True
+    assert "16 passed" in format_verify_report(report)
 
 
 def add_layer(image: HandMade) -> None:
@@ -194,9 +194,9 @@ def test_every_seeded_defect_is_named_by_its_own_check(
     image.push()
     report = verify(image)
     allowed = {"layer rules", "RECORD"}  # some defects break the layer's form as well: a missing parent, a file without RECORD
-    assert set(checks) <= set(failed(report)) <= {*checks, *allowed}, format_report(report)
+    assert set(checks) <= set(failed(report)) <= {*checks, *allowed}, format_verify_report(report)
     assert named in details(report, checks[0])
-    assert TOKEN not in format_report(report)
+    assert TOKEN not in format_verify_report(report)
     with pytest.raises(IntegrityError) as error:
         report.raise_failures()
     assert all(check in error.value.message for check in checks)
@@ -275,7 +275,7 @@ def test_apt_may_install_what_verify_still_names(tmp_path: Path) -> None:
     ]  # fmt: skip
     image.push()
     report = verify(image)
-    assert failed(report) == ["setuid"], format_report(report)
+    assert failed(report) == ["setuid"], format_verify_report(report)
     assert "/usr/bin/ping: setuid or setgid (4755)" in details(report, "setuid")
 
 

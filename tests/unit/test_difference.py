@@ -12,7 +12,7 @@ from imagebuild import annotations as names
 from imagebuild.catalogue.lookup import FoundImage, find_named_image
 from imagebuild.difference.comparison import compare_sides, encode_difference
 from imagebuild.difference.explanation import explain_recipe, format_explanation
-from imagebuild.difference.rendering import format_change, format_markdown, format_text, render_page
+from imagebuild.difference.rendering import format_change, format_markdown, format_text, render_difference_page
 from imagebuild.difference.sides import Side, read_side
 from imagebuild.errors import LockError, UsageError
 from imagebuild.layer.model import Codec
@@ -68,7 +68,7 @@ def test_packages_bytes_and_licences() -> None:
     assert [line.split()[:2] for line in text.splitlines() if "asked for" in line] == [["upgraded", "a"]]
     assert json.loads(encode_difference(found))["changes"]["packages"][0]["after"]["version"] == "2.0"
     assert "| stored | 1.0 MiB | 3.0 MiB | +2.0 MiB |" in format_markdown(found)
-    page = render_page(found).decode()
+    page = render_difference_page(found).decode()
     assert "default-src 'none'" in page
     assert "<script" not in page
     assert page.count("class=over") == 1  # the licence

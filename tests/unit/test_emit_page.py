@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
-from imagebuild.emit.page import render_page
+from imagebuild.emit.page import render_catalogue_page
 from imagebuild.errors import UsageError
 from imagebuild.oci.model import Digest
 from tests.catalogue_parts import list_fleet, make_fleet
@@ -59,14 +59,14 @@ def make_entry(**changes: object) -> CatalogueEntry:
 @given(st.text())
 def test_no_text_leaves_the_data_block(text: str) -> None:
     for title in (text, f"</script><script>alert(1)</script>{text}", f"<!--<script>{text}", f"{text}\u2028\u2029&lt;"):
-        page = Scripts(render_page(CatalogueListing((make_entry(title=title),), 0)))
+        page = Scripts(render_catalogue_page(CatalogueListing((make_entry(title=title),), 0)))
         assert [attributes.get("type") for attributes, _ in page.found] == ["application/json", None]
         (entry,) = json.loads(page.found[0][1])["entries"]
         assert entry.get("title", "") == title
 
 
 def test_the_policy_lets_run_what_is_there_and_nothing_else() -> None:
-    text = render_page(CatalogueListing((make_entry(),), 0))
+    text = render_catalogue_page(CatalogueListing((make_entry(),), 0))
     page = Scripts(text)
     script = base64.b64encode(hashlib.sha256(page.found[1][1].encode()).digest()).decode()
     assert f"script-src 'sha256-{script}'" in page.policy
@@ -80,21 +80,21 @@ def test_the_policy_lets_run_what_is_there_and_nothing_else() -> None:
 
 def test_four_hundred_images_are_a_small_file(tmp_path: Path) -> None:
     listing = list_fleet(make_fleet(5), tmp_path)
-    text = render_page(listing)
-    assert text == render_page(listing)
+    text = render_catalogue_page(listing)
+    assert text == render_catalogue_page(listing)
     assert len(text.encode()) < 40_000 + 1100 * len(listing.entries)
     assert 'id="data"' in text
 
 
 def test_an_image_of_a_folder_has_a_path_and_no_reference() -> None:
-    text = render_page(CatalogueListing((make_entry(image="oci:/data/registry:cosml"),), 0))
+    text = render_catalogue_page(CatalogueListing((make_entry(image="oci:/data/registry:cosml"),), 0))
     (entry,) = json.loads(Scripts(text).found[0][1])["entries"]
     assert "pull" not in entry
-    text = render_page(CatalogueListing((make_entry(),), 0), registry_prefix="mirror.example.com")
+    text = render_catalogue_page(CatalogueListing((make_entry(),), 0), registry_prefix="mirror.example.com")
     (entry,) = json.loads(Scripts(text).found[0][1])["entries"]
     assert entry["pull"] == "mirror.example.com/ml/cosml:2026q4-0123456789ab"
 
 
 def test_nothing_to_show() -> None:
     with pytest.raises(UsageError, match="no team image"):
-        render_page(CatalogueListing((), 3))
+        render_catalogue_page(CatalogueListing((), 3))

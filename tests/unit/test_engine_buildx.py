@@ -17,7 +17,7 @@ from imagebuild.base.model import Base, Entry
 from imagebuild.config import load_team
 from imagebuild.engine.aptsources import has_apt_sources, prepare_apt_secrets, rewrite_sources
 from imagebuild.engine.bake import BakeTarget, render_bake
-from imagebuild.engine.buildx import _find_image, _take_layer, compression_options, explain_failure, make_build_inputs
+from imagebuild.engine.buildx import _find_image, _take_layer, compression_options, explain_failed_build, make_build_inputs
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, RemoteError
 from imagebuild.layer.dpkg import SystemFiles, read_status, read_system_files
 from imagebuild.layer.invariants import find_faults
@@ -465,7 +465,7 @@ RUN = '#7 ERROR: process "/bin/sh -c set -eu; very long" did not complete succes
     ],
 )
 def test_failures_are_one_line(lines: list[str], kind: type[ImagebuildError], message: str) -> None:
-    error = explain_failure(lines, "far")
+    error = explain_failed_build(lines, "far")
     assert type(error) is kind
     with pytest.raises(kind, match=message):
         raise error

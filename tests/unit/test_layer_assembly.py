@@ -15,7 +15,7 @@ import zstandard
 from imagebuild.base.model import Base, Entry
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.layer.assembly import build_layer, find_exclusions
-from imagebuild.layer.invariants import TarAudit, audit_layer
+from imagebuild.layer.invariants import TarEntries, check_layer
 from imagebuild.layer.model import Codec, ExtraFile, FileFact, Layer, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.header import encode_header
@@ -42,7 +42,7 @@ def build(tmp_path: Path, wheels: list[Path], *, base: Base | None = None, **cha
     options: dict[str, Any] = {"codec": Codec(), "cache": tmp_path / "cache", "mtime": 9, "out": tmp_path / "layer"}
     base = base or make_base(runtime=HostRuntime())
     layer = build_layer([(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, **{**options, **changes})
-    audit_layer(layer, base=base, extra=options.get("extra", changes.get("extra", ())))
+    check_layer(layer, base=base, extra=options.get("extra", changes.get("extra", ())))
     return layer
 
 
@@ -236,7 +236,7 @@ def test_an_extra_file_may_take_the_place_of_an_older_one(tmp_path: Path) -> Non
 def test_a_defect_is_seen_while_the_layer_is_written(tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = [make_wheel(tmp_path, "one", files={"one.py": b"x = 1\n" * 300_000}), make_wheel(tmp_path, "two", files={"two.py": b""})]
     base = make_base(runtime=HostRuntime())
-    good = TarAudit(base)
+    good = TarEntries(base)
     build(tmp_path, wheels, base=base, codec=codec, inspect=good.read)
     good.finish()
 
@@ -244,10 +244,10 @@ def test_a_defect_is_seen_while_the_layer_is_written(tmp_path: Path, codec: Code
         return encode_header(path, **{**facts, "mode": 0o4755 if path.endswith("/two.py") else facts["mode"]})
 
     monkeypatch.setattr("imagebuild.layer.member.encode_header", encode_wrongly)
-    seen = TarAudit(base)
+    seen = TarEntries(base)
     options: dict[str, Any] = {"codec": codec, "cache": tmp_path / "other", "out": tmp_path / "layer"}
     layer = build_layer([(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, inspect=seen.read, **options)
-    for audit in (seen.finish, lambda: audit_layer(layer, base=base)):
+    for audit in (seen.finish, lambda: check_layer(layer, base=base)):
         with pytest.raises(IntegrityError, match=r"breaks 1 rule: .*/two\.py: setuid, setgid or sticky \(4755\)"):
             audit()
 

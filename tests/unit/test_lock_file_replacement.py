@@ -11,7 +11,7 @@ from imagebuild.lock.file.replacement import (
     check_replace,
     check_replaced,
     check_stack,
-    find_chain,
+    find_asking_chain,
     find_replaced,
     match_protected,
     suggest_replacement,
@@ -70,7 +70,7 @@ def test_a_long_way_is_told_whole() -> None:
     with pytest.raises(LockError, match=r"^a 1 would add triton 9") as caught:
         check_stack(make_base(held("torch")), {"a": "1", "b": "2", "triton": "9"}, via, PROTECTED)
     assert caught.value.details == ("triton <- b <- a <- requirements.in",)
-    assert find_chain("x", {"x": ("y",), "y": ("x",)}) == ("x",)
+    assert find_asking_chain("x", {"x": ("y",), "y": ("x",)}) == ("x",)
 
 
 def test_a_lock_under_another_replace_is_stale() -> None:

@@ -11,7 +11,8 @@ from imagebuild.errors import ConfigurationError, LockError
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.inputs.freshness import check_lock_fresh, hash_inputs
 from imagebuild.lock.inputs.requirements import read_requirements
-from imagebuild.lock.resolve.resolution import Pin, check_against_base, find_causes, find_pins, parse_pins
+from imagebuild.lock.resolve.explaining import find_causes
+from imagebuild.lock.resolve.resolution import Pin, check_against_base, find_pins, parse_pins
 from tests.lock_parts import make_base
 
 

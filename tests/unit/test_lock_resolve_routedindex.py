@@ -18,7 +18,7 @@ from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.upstream import Upstream
 from imagebuild.lock.resolve.baserequirements import list_edge_constraints, list_edge_owners
 from imagebuild.lock.resolve.candidates import Choice, describe_tags, select_wheels
-from imagebuild.lock.resolve.routedindex import PolicyIndex
+from imagebuild.lock.resolve.routedindex import RoutedIndex
 from imagebuild.lock.resolve.stubs import build_stub, build_stubs
 from tests.lock_parts import FakeIndex, ignore, make_index, wait_for
 
@@ -148,7 +148,7 @@ def test_the_server_shows_pages_metadata_and_bodies(tmp_path: Path) -> None:
         index = make_index(url)
         with (
             Upstream(index, tmp_path) as upstream,
-            PolicyIndex([index], {"default": upstream}, choose(explicit=False), stubs, odd, {}, tmp_path, ignore) as policy,
+            RoutedIndex([index], {"default": upstream}, choose(explicit=False), stubs, odd, {}, tmp_path, ignore) as policy,
             requests.Session() as session,
         ):
             answer = session.get(policy.url + "thing/")
@@ -163,7 +163,7 @@ def test_the_server_shows_pages_metadata_and_bodies(tmp_path: Path) -> None:
             assert stub["filename"] == stubs["torch"].filename
             assert session.get(requests.compat.urljoin(policy.url + "torch/", stub["url"])).content == stubs["torch"].data
             assert session.get(policy.url + "nothing/").status_code == 404
-            offer = policy.find_offer("nothing")
+            offer = policy.find_candidates("nothing")
             assert offer is not None
             assert offer.absent
             assert session.get(policy.url.replace("/simple/", "x/simple/") + "thing/").status_code == 404
@@ -188,10 +188,10 @@ def test_what_a_served_package_needs_is_read_ahead(tmp_path: Path) -> None:
         with contextlib.ExitStack() as stack:
             upstreams = {item.name: stack.enter_context(Upstream(item, tmp_path, pause=ignore_pause)) for item in indexes}
             choice = msgspec.structs.replace(choose(explicit=False), markers=ENVIRONMENT)
-            policy = stack.enter_context(PolicyIndex(indexes, upstreams, choice, stubs, odd, {}, tmp_path, ignore))
+            policy = stack.enter_context(RoutedIndex(indexes, upstreams, choice, stubs, odd, {}, tmp_path, ignore))
             assert policy.metadata_of("thing", "thing-1.0-py3-none-any.whl") is not None
             wait_for(lambda: {"/simple/next/", "/simple/last/", "/simple/gone/"} <= {path for path, _ in fake.requests})
-            wait_for(lambda: policy.find_offer("last") is not None)
+            wait_for(lambda: policy.find_candidates("last") is not None)
             policy.raise_failure()  # the private index is down, and nobody has asked for anything of it
     asked = {path for path, _ in fake.requests if path.startswith("/simple/")}
     assert asked == {"/simple/thing/", "/simple/next/", "/simple/last/", "/simple/gone/"}
@@ -210,7 +210,7 @@ def test_an_error_while_serving_is_kept(tmp_path: Path) -> None:
         index = make_index(url)
         with (
             Upstream(index, tmp_path) as upstream,
-            PolicyIndex([index], {"default": upstream}, choose(), {}, {}, {}, tmp_path, ignore) as policy,
+            RoutedIndex([index], {"default": upstream}, choose(), {}, {}, {}, tmp_path, ignore) as policy,
         ):
             assert requests.get(policy.url + "thing/", headers={"Connection": "close"}).status_code == 404
             with pytest.raises(RemoteError, match="answered 403 for the page of thing"):

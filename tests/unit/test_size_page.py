@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from imagebuild.config import BudgetRules
 from imagebuild.size.budget import LastImage, compute_limits
-from imagebuild.size.model import Comparison, PackageSize, Removal, SizeReport
-from imagebuild.size.page import render_page
+from imagebuild.size.model import Comparison, PackageRemoval, PackageSize, SizeReport
+from imagebuild.size.page import render_size_page
 from imagebuild.size.treemap import Rectangle, lay_out
 
 
@@ -69,7 +69,8 @@ def make_report() -> SizeReport:
     )
     return SizeReport(
         HOSTILE, "predicted", HOSTILE, "lock", 10_010, 50_001_000, packages, {"code": 20_000_000, "tests": 30_000_000, "library": 1000},
-        removals=(Removal(HOSTILE, 1, 2, (HOSTILE,)),), limits=limits, built=Comparison(HOSTILE, 10_000, 50_000_000), notes=(HOSTILE,),
+        removals=(PackageRemoval(HOSTILE, 1, 2, (HOSTILE,)),), limits=limits, built=Comparison(HOSTILE, 10_000, 50_000_000),
+        notes=(HOSTILE,),
     )  # fmt: skip
 
 
@@ -85,7 +86,7 @@ class _Reader(HTMLParser):
 
 
 def test_the_page_loads_nothing_and_takes_names_as_text() -> None:
-    text = render_page(make_report()).decode()
+    text = render_size_page(make_report()).decode()
     reader = _Reader()
     reader.feed(text)
     assert "script" not in reader.tags
@@ -98,4 +99,4 @@ def test_the_page_loads_nothing_and_takes_names_as_text() -> None:
     assert "over budget" in text
     assert "unknown of" in text
     assert "the prediction is off by +0.1 % and +0.0 %" in text
-    assert render_page(make_report()) == text.encode()
+    assert render_size_page(make_report()) == text.encode()

@@ -13,7 +13,7 @@ from imagebuild.errors import IntegrityError
 from imagebuild.layer.model import Codec
 from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.lock.wheels.shapes import find_shapes
-from imagebuild.size.needs import find_chain, measure_removals
+from imagebuild.size.needs import find_needing_chain, measure_removals
 from imagebuild.size.prediction import compare_codec, find_unknown, predict_package, predict_report
 from imagebuild.wheel.sizes import classify_file, classify_path, keep_shape, read_shape, recall_shape, remember_shape
 from tests.lock_parts import FakeIndex, make_index
@@ -169,10 +169,10 @@ def test_a_size_the_lock_does_not_tell_is_found() -> None:
 
 def test_the_chain_is_the_shortest_way_from_requirements_in() -> None:
     via = {"c": ("b", "z"), "b": ("a",), "a": ("requirements.in",), "z": ("y",), "y": ("z",)}
-    assert find_chain("c", via) == ("requirements.in", "a", "b", "c")
-    assert find_chain("a", via) == ("requirements.in", "a")
-    assert find_chain("lonely", via) == ("lonely",)
-    assert find_chain("y", via) == ("z", "y")  # a circle ends
+    assert find_needing_chain("c", via) == ("requirements.in", "a", "b", "c")
+    assert find_needing_chain("a", via) == ("requirements.in", "a")
+    assert find_needing_chain("lonely", via) == ("lonely",)
+    assert find_needing_chain("y", via) == ("z", "y")  # a circle ends
 
 
 def test_leaving_a_package_out_frees_what_only_it_needs() -> None:

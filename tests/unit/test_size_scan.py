@@ -18,10 +18,10 @@ from imagebuild.catalogue.lookup import find_named_image
 from imagebuild.errors import IntegrityError, UsageError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, RawManifest
-from imagebuild.size.baselayers import find_below
+from imagebuild.size.baselayers import find_base_layers
 from imagebuild.size.image import measure_image
-from imagebuild.size.model import encode_report
-from imagebuild.size.terminal import draw_bar, format_report
+from imagebuild.size.model import encode_size_report
+from imagebuild.size.terminal import draw_bar, format_size_report
 from imagebuild.workspace import Workspace
 
 SITE = "usr/lib/python3/dist-packages"
@@ -103,14 +103,14 @@ def test_every_stored_byte_is_somebodys(workspace: Workspace, codec: str) -> Non
     assert sum(item.compressed for item in report.packages) == pytest.approx(report.compressed, abs=2000)
     assert [(item.name, item.along) for item in report.removals] == [("light", ("heavy",))]
     assert report.largest[0].path == f"/{SITE}/heavy/data.bin"
-    assert json.loads(encode_report(report))["kinds"]["data"] == len(heavy) + 1000
+    assert json.loads(encode_size_report(report))["kinds"]["data"] == len(heavy) + 1000
 
 
 def test_the_base_is_found_by_the_layers_whatever_their_compression(workspace: Workspace) -> None:
     push(workspace.layout, "base", [BASE], "gzip")
     push(workspace.layout, "app", [BASE, make_tar({"x": b"1"})], "zstd")
     image = find_named_image(workspace, f"oci:{workspace.layout.folder}:app:1")
-    below = find_below(workspace, image)
+    below = find_base_layers(workspace, image)
     assert (below.found, below.layers) == ("nothing", 0)
     assert "name it with --base" in below.notes[-1]
     base = find_named_image(workspace, f"oci:{workspace.layout.folder}:base:1")
@@ -118,7 +118,7 @@ def test_the_base_is_found_by_the_layers_whatever_their_compression(workspace: W
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_bytes(base.raw.data)
     (folder / "config.json").write_bytes(base.config_data)
-    below = find_below(workspace, image)
+    below = find_base_layers(workspace, image)
     assert (below.found, below.layers, below.digest) == ("common layers", 1, str(base.digest))
 
 
@@ -126,13 +126,13 @@ def test_the_base_is_found_by_annotation_and_a_wrong_one_is_told(workspace: Work
     digest = push(workspace.layout, "bases/b", [BASE])
     notes = {names.BASE_NAME: "layout:bases/b:1", names.BASE_DIGEST: str(digest)}
     push(workspace.layout, "app", [BASE, make_tar({"x": b"1"})], notes=notes)
-    below = find_below(workspace, find_named_image(workspace, f"oci:{workspace.layout.folder}:app:1"))
+    below = find_base_layers(workspace, find_named_image(workspace, f"oci:{workspace.layout.folder}:app:1"))
     assert (below.found, below.layers) == ("annotation", 1)
     push(workspace.layout, "app", [make_tar({"x": b"1"})], notes=notes)
     image = find_named_image(workspace, f"oci:{workspace.layout.folder}:app:1")
-    assert "has other layers below" in find_below(workspace, image).notes[0]
+    assert "has other layers below" in find_base_layers(workspace, image).notes[0]
     with pytest.raises(UsageError, match="is not the base of"):
-        find_below(workspace, image, f"oci:{workspace.layout.folder}:bases/b:1")
+        find_base_layers(workspace, image, f"oci:{workspace.layout.folder}:bases/b:1")
 
 
 def test_what_a_higher_layer_hides_is_still_pulled(workspace: Workspace) -> None:
@@ -143,7 +143,7 @@ def test_what_a_higher_layer_hides_is_still_pulled(workspace: Workspace) -> None
     assert report.hidden == 100 + 1000 + 50 + 7
     assert {item.path for item in report.largest} == {"/a/kept", "/b/new", "/c", "/d"}
     assert report.installed == 10 + 1 + 5 + 1
-    assert "still pulled" in format_report(report)
+    assert "still pulled" in format_size_report(report)
 
 
 def test_a_layer_that_unpacks_to_very_much_takes_little_memory(workspace: Workspace) -> None:

@@ -150,12 +150,12 @@ def test_the_order_of_hashes_changes_nothing(tmp_path: Path) -> None:
     code = """
 import sys
 from imagebuild.oci.model import Digest
-from imagebuild.supply.bom import Subject, render_bom
+from imagebuild.supply.bom import BomSubject, render_bom
 from imagebuild.supply.licences import Licence
 from imagebuild.supply.packages import Package
 needs = [tuple(f"p{m}" for m in range(n)) for n in range(9)]
 packages = [Package(f"p{n}", "1", "base", Licence("MIT"), needs[n], "ab" * 32, index="i", direct=True) for n in range(9)]
-subject = Subject("cosml", "t", Digest.of(b"i"), "2026-10-01T00:00:00Z", "reg.example/base:1", Digest.of(b"b"), "linux/amd64")
+subject = BomSubject("cosml", "t", Digest.of(b"i"), "2026-10-01T00:00:00Z", "reg.example/base:1", Digest.of(b"b"), "linux/amd64")
 sys.stdout.buffer.write(render_bom(subject, packages, {"graphviz": "1"}))
 """
     found = set()

@@ -14,7 +14,7 @@ from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.supply.audit import AuditReport, audit_packages, encode_audit, format_audit
 from imagebuild.supply.licences import Licence
 from imagebuild.supply.osv import decode_record
-from imagebuild.supply.osvdata import Dataset
+from imagebuild.supply.osvdata import OsvDataset
 from imagebuild.supply.packages import Package
 from imagebuild.supply.policy import AuditRules, Ignored, LicenceRules, Policy, join_policies, judge_licence, read_policy
 from tests.unit.test_supply_osv import make_record
@@ -103,17 +103,19 @@ def test_a_team_says_it_in_team_toml(tmp_path: Path) -> None:
 # --- the report ---------------------------------------------------------------------------------------------------------
 
 
-def make_dataset(*records: dict[str, Any], unreadable: tuple[str, ...] = ()) -> Dataset:
+def make_dataset(*records: dict[str, Any], unreadable: tuple[str, ...] = ()) -> OsvDataset:
     found: dict[str, Any] = {}
     for document in records:
         record = decode_record(json.dumps(document).encode())
         for affected in record.affected or ():
             assert affected.package is not None
             found.setdefault(affected.package.name, []).append((record, affected))
-    return Dataset("osv", len(records), unreadable, "2026-11-01T00:00:00Z", {name: tuple(items) for name, items in found.items()})
+    return OsvDataset("osv", len(records), unreadable, "2026-11-01T00:00:00Z", {name: tuple(items) for name, items in found.items()})
 
 
-def run(dataset: Dataset | None, *packages: Package, audit: AuditRules | None = None, licences: LicenceRules | None = None) -> AuditReport:
+def run(
+    dataset: OsvDataset | None, *packages: Package, audit: AuditRules | None = None, licences: LicenceRules | None = None
+) -> AuditReport:
     return audit_packages("cosml", packages, dataset, Policy(licences or LicenceRules(), audit or AuditRules()), today=TODAY)
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from imagebuild.check.finding import Finding, Status
 from imagebuild.check.smoke.pod import Pod, Run, start_pod
-from imagebuild.check.smoke.subject import Kind, Subject
+from imagebuild.check.smoke.subject import Kind, SmokeSubject
 from imagebuild.errors import BuildError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ SERVERS: dict[Kind, Server] = {
 }
 
 
-def check_user(subject: Subject) -> Finding:
+def check_user(subject: SmokeSubject) -> Finding:
     """The kubelet refuses a root user, and a name it cannot look up, where the pod says runAsNonRoot."""
     user = subject.config.user.partition(":")[0]
     if user.isdecimal() and int(user) != 0:
@@ -63,7 +63,7 @@ def check_user(subject: Subject) -> Finding:
     return Finding("failed", f"{subject.config.user}: a name, which runAsNonRoot refuses; the kubelet can only tell a number from root")
 
 
-def check_start(subject: Subject) -> Finding:
+def check_start_command(subject: SmokeSubject) -> Finding:
     """ENTRYPOINT, CMD and USER are the base's."""
     if subject.base is None:
         return Finding("skipped", subject.base_problem)
@@ -81,7 +81,7 @@ def _show(value: object) -> str:
     return json.dumps(list(value)) if isinstance(value, tuple) else str(value or "(none)")
 
 
-def check_home_layer(subject: Subject) -> Finding:
+def check_home_layer(subject: SmokeSubject) -> Finding:
     """Nothing of what was added to the base lies where the volume will hide it."""
     if not subject.home:
         return Finding("skipped", "the image names no home")
@@ -92,7 +92,7 @@ def check_home_layer(subject: Subject) -> Finding:
     return Finding("passed", f"nothing under {subject.home}")
 
 
-def check_server(subject: Subject, pod: Pod) -> Finding:
+def check_server(subject: SmokeSubject, pod: Pod) -> Finding:
     """The server answers, under the prefix, on the container's own address."""
     server = SERVERS[subject.kind]
     before = pod.prefix if server.prefixed else ""
@@ -112,7 +112,7 @@ def check_server(subject: Subject, pod: Pod) -> Finding:
     return Finding("passed", f"200 on {paths}{' under the prefix' if before else ''}, port {subject.port}, after {answer['seconds']:.1f} s")
 
 
-def check_home(subject: Subject, pod: Pod) -> Finding:
+def check_home_files(subject: SmokeSubject, pod: Pod) -> Finding:
     """The user can work in the empty volume over the home."""
     if not subject.home:
         return Finding("failed", "the image names no home: neither HOME nor its user's in /etc/passwd")
@@ -124,7 +124,7 @@ def check_home(subject: Subject, pod: Pod) -> Finding:
     return Finding("passed", f"{subject.home} by uid {facts['user']}, gid {facts['group']}")
 
 
-def check_shared_memory(_: Subject, pod: Pod) -> Finding:
+def check_shared_memory(_: SmokeSubject, pod: Pod) -> Finding:
     """/dev/shm is as large as was asked for (PyTorch's data loaders need that), and writable."""
     facts = pod.ask("memory", folder="/dev/shm")
     if facts["size"] != pod.run.shm or not facts["writable"]:
@@ -132,7 +132,7 @@ def check_shared_memory(_: Subject, pod: Pod) -> Finding:
     return Finding("passed", f"{facts['size'] // _MIB} MiB")
 
 
-def check_pip(subject: Subject, pod: Pod) -> Finding:
+def check_pip(subject: SmokeSubject, pod: Pod) -> Finding:
     """``pip check``, as far as it is about what was added: what the base brought broken is told, not held against the team."""
     answer = pod.ask("pip", 180)
     if answer["missing"]:
@@ -156,7 +156,7 @@ def split_complaints(lines: Sequence[str], distributions: Sequence[str]) -> tupl
     return ours, theirs
 
 
-def check_versions(subject: Subject, pod: Pod) -> Finding:
+def check_versions(subject: SmokeSubject, pod: Pod) -> Finding:
     """What the lock pins is what is installed."""
     if subject.lock is None:
         return Finding("skipped", "the image's lock is not here")
@@ -168,7 +168,7 @@ def check_versions(subject: Subject, pod: Pod) -> Finding:
     return Finding("passed", f"{len(found)} packages, as locked")
 
 
-def check_imports(subject: Subject, pod: Pod) -> Finding:
+def check_imports(subject: SmokeSubject, pod: Pod) -> Finding:
     """Every top-level module of every package that was added can be imported."""
     answer = _ask_imports(subject, pod)
     failed = [f"{name}: import {module}: {why}" for name, module, why in answer["failed"]]
@@ -179,7 +179,7 @@ def check_imports(subject: Subject, pod: Pod) -> Finding:
     return Finding("passed", f"{answer['modules']} modules of {len(answer['versions'])} packages")
 
 
-def check_bytecode(subject: Subject, pod: Pod) -> Finding:
+def check_bytecode(subject: SmokeSubject, pod: Pod) -> Finding:
     """The modules just imported came from bytecode in the layer: no kernel compiles them again."""
     answer = _ask_imports(subject, pod)
     if answer["stale"]:
@@ -190,7 +190,7 @@ def check_bytecode(subject: Subject, pod: Pod) -> Finding:
     return Finding("passed", f"{answer['loaded']} modules came from it")
 
 
-def check_writable(subject: Subject, pod: Pod) -> Finding:
+def check_writable_folders(subject: SmokeSubject, pod: Pod) -> Finding:
     """The notebook's user cannot change what was locked."""
     answer = _ask_imports(subject, pod)
     if answer["writable"]:
@@ -200,7 +200,7 @@ def check_writable(subject: Subject, pod: Pod) -> Finding:
     return Finding("passed", "not writable by the user")
 
 
-def _ask_imports(subject: Subject, pod: Pod) -> dict[str, Any]:
+def _ask_imports(subject: SmokeSubject, pod: Pod) -> dict[str, Any]:
     """The four checks that look at the packages share one answer."""
     locked = [item.name for item in subject.lock.packages] if subject.lock else []
     wanted = sorted({*locked, *subject.distributions})
@@ -217,38 +217,38 @@ class ImageCheck(msgspec.Struct, frozen=True):
     """A fact about the image itself."""
 
     name: str
-    find: Callable[[Subject], Finding]
+    find: Callable[[SmokeSubject], Finding]
 
 
 class RunCheck(msgspec.Struct, frozen=True):
     """A fact about the running container; ``packages``: only where the run looks at those."""
 
     name: str
-    find: Callable[[Subject, Pod], Finding]
+    find: Callable[[SmokeSubject, Pod], Finding]
     packages: bool = False
 
 
 IMAGE_CHECKS = (
     ImageCheck("user", check_user),
-    ImageCheck("start command", check_start),
+    ImageCheck("start command", check_start_command),
     ImageCheck("home in the layer", check_home_layer),
 )
 RUN_CHECKS = (
     RunCheck("server", check_server),
-    RunCheck("home", check_home),
+    RunCheck("home", check_home_files),
     RunCheck("/dev/shm", check_shared_memory),
     RunCheck("pip check", check_pip, packages=True),
     RunCheck("versions", check_versions, packages=True),
     RunCheck("imports", check_imports, packages=True),
     RunCheck("bytecode", check_bytecode, packages=True),
-    RunCheck("read-only files", check_writable, packages=True),
+    RunCheck("read-only files", check_writable_folders, packages=True),
 )
 
 
 # --- running ------------------------------------------------------------------------------------------------------------
 
 
-class Row(msgspec.Struct, frozen=True):
+class SmokeRow(msgspec.Struct, frozen=True):
     """One line of the table."""
 
     run: str  # a run's name, or "image"
@@ -259,7 +259,7 @@ class Row(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Report(msgspec.Struct, frozen=True):
+class SmokeReport(msgspec.Struct, frozen=True):
     """All of it."""
 
     image: str
@@ -267,7 +267,7 @@ class Report(msgspec.Struct, frozen=True):
     kind: Kind
     port: int
     prefix: str
-    rows: tuple[Row, ...]
+    rows: tuple[SmokeRow, ...]
 
     def count(self, status: Status) -> int:
         """How many ended so."""
@@ -284,8 +284,8 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def smoke_image(
-    client: DockerClient, subject: Subject, runs: Sequence[Run], *, timeout: float, report: Callable[[str], None], prefix: str = ""
-) -> Report:
+    client: DockerClient, subject: SmokeSubject, runs: Sequence[Run], *, timeout: float, report: Callable[[str], None], prefix: str = ""
+) -> SmokeReport:
     """Do the runs one after another. ``timeout`` is the seconds a server has to come up, in each; ``prefix`` is random unless given."""
     prefix = prefix or f"/notebook/team-{secrets.token_hex(3)}/nb-{secrets.token_hex(3)}"
     rows = [_look("image", item.name, partial(item.find, subject)) for item in IMAGE_CHECKS]
@@ -301,20 +301,20 @@ def smoke_image(
                     find = partial(Finding, "skipped", ended) if ended else partial(item.find, subject, pod)
                     rows.append(_look(run.name, item.name, find))
         except BuildError as error:  # it did not start, so nothing else can be said about it
-            rows.append(Row(run.name, "start", "failed", error.message, error.details, round(time.monotonic() - started, 2)))
-    return Report(subject.name, subject.id, subject.kind, subject.port, prefix, tuple(rows))
+            rows.append(SmokeRow(run.name, "start", "failed", error.message, error.details, round(time.monotonic() - started, 2)))
+    return SmokeReport(subject.name, subject.id, subject.kind, subject.port, prefix, tuple(rows))
 
 
-def _look(run: str, name: str, find: Callable[[], Finding]) -> Row:
+def _look(run: str, name: str, find: Callable[[], Finding]) -> SmokeRow:
     started = time.monotonic()
     try:
         found = find()
     except BuildError as error:
         found = Finding("failed", error.message, error.details)
-    return Row(run, name, found.status, found.text, found.details, round(time.monotonic() - started, 2))
+    return SmokeRow(run, name, found.status, found.text, found.details, round(time.monotonic() - started, 2))
 
 
-def format_report(report: Report) -> str:
+def format_smoke_report(report: SmokeReport) -> str:
     """The table, one line a fact, and a line that sums it up."""
     heads = ("run", "check", "result")
     cells = [(row.run, row.check, row.status) for row in report.rows]
@@ -329,7 +329,7 @@ def format_report(report: Report) -> str:
     return "\n".join([*lines, counts]) + "\n"
 
 
-def encode_report(report: Report) -> str:
+def encode_smoke_report(report: SmokeReport) -> str:
     """The report as JSON: its fields, and ``ok``."""
     document = {**msgspec.to_builtins(report), "ok": not report.count("failed")}
     return json.dumps(document, indent=2) + "\n"

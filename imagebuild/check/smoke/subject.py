@@ -27,7 +27,7 @@ Kind = Literal["jupyter", "vscode", "rstudio"]
 KINDS: tuple[Kind, ...] = ("jupyter", "vscode", "rstudio")
 
 
-class Subject(msgspec.Struct, frozen=True):
+class SmokeSubject(msgspec.Struct, frozen=True):
     """The image, as the local Docker has it, and what is known about it from elsewhere."""
 
     name: str
@@ -47,7 +47,7 @@ class Subject(msgspec.Struct, frozen=True):
 # --- finding out what the image is ---------------------------------------------------------------------------------------
 
 
-def find_subject(workspace: Workspace, client: DockerClient, asked: str, kind: Kind | None = None, tag: str = "") -> Subject:
+def find_subject(workspace: Workspace, client: DockerClient, asked: str, kind: Kind | None = None, tag: str = "") -> SmokeSubject:
     """What ``asked`` means: a team (its image ``tag`` in the target, or the current one), else an image of the local Docker, else
     a registry's, pulled."""
     team = ""
@@ -71,7 +71,7 @@ def find_subject(workspace: Workspace, client: DockerClient, asked: str, kind: K
     chosen = kind or notes.get(names.KIND, "jupyter")
     if chosen not in KINDS:
         raise UsageError(f"{name} says it is of kind {chosen!r}", f"give --kind: one of {', '.join(KINDS)}")
-    return Subject(
+    return SmokeSubject(
         name=name,
         id=str(found["Id"]),
         config=config,
@@ -95,10 +95,10 @@ def _count_common(one: Sequence[str], other: Sequence[str]) -> int:
 
 def _bring_team(workspace: Workspace, client: DockerClient, team: str, tag: str) -> str:
     """The team's image ``tag`` (or its current one) into the local Docker, unless it is there: loaded from the layout folder, or pulled."""
-    from imagebuild.catalogue.entries import read_entries
+    from imagebuild.catalogue.entries import read_catalogue
 
     repository = workspace.repository(team)
-    entries = read_entries(workspace.target, teams=[repository]).entries
+    entries = read_catalogue(workspace.target, teams=[repository]).entries
     entry = next((item for item in entries if (item.tag == tag if tag else item.current)), None)
     if entry is None:
         raise UsageError(f"{workspace.target.image_name(repository)} has no image of team {team}", f"run: imagebuild image {team}")

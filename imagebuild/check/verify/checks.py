@@ -234,7 +234,7 @@ CHECKS = (
 )
 
 
-class Row(msgspec.Struct, frozen=True):
+class VerifyRow(msgspec.Struct, frozen=True):
     """One answer, with the check's name."""
 
     check: str
@@ -243,12 +243,12 @@ class Row(msgspec.Struct, frozen=True):
     details: tuple[str, ...] = ()
 
 
-class Report(msgspec.Struct, frozen=True):
+class VerifyReport(msgspec.Struct, frozen=True):
     """All of it."""
 
     image: str
     digest: str
-    rows: tuple[Row, ...]
+    rows: tuple[VerifyRow, ...]
 
     def count(self, status: Status) -> int:
         """How many ended so."""
@@ -264,16 +264,16 @@ class Report(msgspec.Struct, frozen=True):
             )
 
 
-def verify_evidence(evidence: Evidence, further: Sequence[Row] = ()) -> Report:
+def verify_evidence(evidence: Evidence, further: Sequence[VerifyRow] = ()) -> VerifyReport:
     """Ask everything in the table; ``further`` rows come after."""
     rows = []
     for item in CHECKS:
         found = item.find(evidence)
-        rows.append(Row(item.name, found.status, found.text, found.details))
-    return Report(evidence.image.name, str(evidence.image.digest), (*rows, *further))
+        rows.append(VerifyRow(item.name, found.status, found.text, found.details))
+    return VerifyReport(evidence.image.name, str(evidence.image.digest), (*rows, *further))
 
 
-def format_report(report: Report) -> str:
+def format_verify_report(report: VerifyReport) -> str:
     """The table, one line a check, and a line that sums it up."""
     width = max(len(row.check) for row in report.rows)
     lines = [f"{report.image}", f"  digest  {report.digest}"]
@@ -284,6 +284,6 @@ def format_report(report: Report) -> str:
     return "\n".join([*lines, counts]) + "\n"
 
 
-def encode_report(report: Report) -> str:
+def encode_verify_report(report: VerifyReport) -> str:
     """The report as JSON: its fields, and ``ok``."""
     return json.dumps({**msgspec.to_builtins(report), "ok": not report.count("failed")}, indent=2) + "\n"

@@ -9,8 +9,8 @@ import msgspec
 
 from imagebuild.base.model import Base, Tree
 from imagebuild.catalogue.lookup import FoundImage
-from imagebuild.check.verify.layerscan import LayerFacts, NoTree, scan_layer
-from imagebuild.check.verify.namedbase import NamedBase, count_common, is_ours, read_named_base
+from imagebuild.check.verify.layerscan import NoTree, ScannedLayer, scan_layer
+from imagebuild.check.verify.namedbase import NamedBase, count_common_digests, is_ours, read_named_base
 from imagebuild.check.verify.records import RecordAudit, audit_records
 from imagebuild.errors import ConfigurationError
 from imagebuild.layer.dpkg import SystemFiles
@@ -29,7 +29,7 @@ class Evidence(msgspec.Struct):
     image: FoundImage
     base: NamedBase
     common: int  # layers that the image begins with and the base has
-    facts: LayerFacts  # of all layers above, one over the other
+    facts: ScannedLayer  # of all layers above, one over the other
     diff_ids: tuple[tuple[str, str], ...]  # of each of them: promised, found
     records: RecordAudit
     lock: Lock | None
@@ -59,7 +59,7 @@ def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
     """Read it all. IntegrityError when a layer's bytes are not what the manifest says."""
     named = read_named_base(workspace, image)
     # Of an unknown base: all layers but the last are taken to be it.
-    common = count_common(image, named.layers) if named.manifest is not None else max(len(image.manifest.layers) - 1, 0)
+    common = count_common_digests(image, named.layers) if named.manifest is not None else max(len(image.manifest.layers) - 1, 0)
     lock = read_image_lock(image.store, image.repository, image.digest)
     recipe = read_image_recipe(image.store, image.repository, image.digest)
     replaced = _find_replaced(named.base, lock)
@@ -67,13 +67,13 @@ def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
     extra = frozenset({CONSTRAINTS_PATH})
     home = named.base.inventory.user.home if named.base is not None else image.config.container.environment.get("HOME", "")
     tree: Tree = named.base.tree if named.base is not None else NoTree()
-    merged, diff_ids = LayerFacts(), []
+    merged, diff_ids = ScannedLayer(), []
     system: SystemFiles | None = None
     for number in range(common, len(image.manifest.layers)):
         descriptor = image.manifest.layers[number]
         workspace.report(f"reading layer {number + 1} of {len(image.manifest.layers)} of the image ({descriptor.size / 1e6:.1f} MB)")
 
-        def scan(known: SystemFiles | None, descriptor: Any = descriptor, number: int = number) -> LayerFacts:
+        def scan(known: SystemFiles | None, descriptor: Any = descriptor, number: int = number) -> ScannedLayer:
             return scan_layer(
                 image.store,
                 image.repository,
@@ -125,7 +125,7 @@ def _find_replaced(base: Base | None, lock: Lock | None) -> dict[str, tuple[str,
     return {name: tuple(paths) for name, paths in found.items()}
 
 
-def _merge(into: LayerFacts, facts: LayerFacts) -> None:
+def _merge(into: ScannedLayer, facts: ScannedLayer) -> None:
     into.size += facts.size
     into.uncompressed += facts.uncompressed
     into.entries += facts.entries

@@ -18,7 +18,7 @@ from imagebuild.base.model import Entry, Tree
 from imagebuild.check.verify.secrets import OVERLAP, find_secret_name, find_secrets, find_setting, is_settings, is_text
 from imagebuild.errors import IntegrityError
 from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system_files
-from imagebuild.layer.invariants import Fault, read_entries
+from imagebuild.layer.invariants import Fault, read_tar_entries
 from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, read_ahead
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.model import Descriptor
@@ -47,14 +47,14 @@ class NoTree:
         return None
 
 
-class LayerFile(msgspec.Struct, frozen=True, gc=False):
+class ScannedEntry(msgspec.Struct, frozen=True, gc=False):
     """A regular file of the layer."""
 
     sha256: bytes  # 32 bytes
     size: int
 
 
-class LayerFacts(msgspec.Struct):
+class ScannedLayer(msgspec.Struct):
     """What one pass found. Paths are absolute."""
 
     size: int = 0  # bytes as stored
@@ -63,7 +63,7 @@ class LayerFacts(msgspec.Struct):
     entries: int = 0
     texts: int = 0  # bytes of what is kept of them
     faults: list[Fault] = []
-    files: dict[str, LayerFile] = {}
+    files: dict[str, ScannedEntry] = {}
     records: dict[str, bytes] = {}  # path of a RECORD -> its text
     metadata: dict[str, bytes] = {}  # path of a METADATA -> its text
     path_files: dict[str, bytes] = {}  # *.pth directly in a site folder -> text
@@ -91,9 +91,9 @@ def scan_layer(
     replaceable: frozenset[str] = frozenset(),
     whiteouts: frozenset[str] = frozenset(),
     system: SystemFiles | None = None,
-) -> LayerFacts:
+) -> ScannedLayer:
     """Stream one layer, to its end. IntegrityError when its bytes are not the descriptor's, or no compressed tar."""
-    facts = LayerFacts(size=descriptor.size)
+    facts = ScannedLayer(size=descriptor.size)
     digest = BackgroundDigest()
     try:
         with (
@@ -102,7 +102,7 @@ def scan_layer(
             read_ahead(open_decompressed(stored, descriptor.compression)) as chunks,
         ):
             facts.faults = list(
-                read_entries(
+                read_tar_entries(
                     _watch(chunks, feed),
                     tree=tree,
                     home=home,
@@ -132,7 +132,7 @@ def _watch(chunks: Iterator[bytes], feed: object) -> Iterator[bytes]:
         yield chunk
 
 
-def _visit(facts: LayerFacts, archive: tarfile.TarFile, entry: tarfile.TarInfo, path: str) -> None:
+def _visit(facts: ScannedLayer, archive: tarfile.TarFile, entry: tarfile.TarInfo, path: str) -> None:
     facts.entries += 1
     if reason := find_secret_name(path):
         facts.secrets.setdefault(path, []).append(reason)
@@ -163,7 +163,7 @@ def _visit(facts: LayerFacts, archive: tarfile.TarFile, entry: tarfile.TarInfo, 
             tail = piece[-OVERLAP:] if len(piece) == CHUNK else b""
         if keep is not None or settings:
             kept.append(piece)
-    facts.files[path] = LayerFile(digest.digest(), entry.size)
+    facts.files[path] = ScannedEntry(digest.digest(), entry.size)
     facts.unread += searched is False
     text = b"".join(kept)
     if keep is not None:
@@ -176,7 +176,7 @@ def _visit(facts: LayerFacts, archive: tarfile.TarFile, entry: tarfile.TarInfo, 
         facts.secrets.setdefault(path, []).extend(sorted(found))
 
 
-def _keeper(facts: LayerFacts, path: str) -> dict[str, bytes] | None:
+def _keeper(facts: ScannedLayer, path: str) -> dict[str, bytes] | None:
     """Where the text of ``path`` is kept, if it is one of the files that are read."""
     match = _INFO.fullmatch(path)
     if match is not None and _is_site(match["site"]):

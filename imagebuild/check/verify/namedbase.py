@@ -54,7 +54,7 @@ def read_named_base(workspace: Workspace, image: FoundImage) -> NamedBase:
         )
     except ImagebuildError as error:
         return NamedBase(f"the base cannot be read: {error.message}")
-    if not is_ours(image) and count_common(image, base.manifest.layers) < len(base.manifest.layers):
+    if not is_ours(image) and count_common_digests(image, base.manifest.layers) < len(base.manifest.layers):
         return NamedBase(f"its labels name {base.reference} as the base, and other layers are below")
     return NamedBase("", base.manifest, base.config, base)
 
@@ -64,7 +64,7 @@ def is_ours(image: FoundImage) -> bool:
     return names.FORMAT in image.manifest.annotations
 
 
-def count_common(image: FoundImage, layers: tuple[Descriptor, ...]) -> int:
+def count_common_digests(image: FoundImage, layers: tuple[Descriptor, ...]) -> int:
     """How many layers, from the lowest, are the same bytes."""
     pairs = zip(image.manifest.layers, layers, strict=False)
     same = next((number for number, (mine, its) in enumerate(pairs) if mine.digest != its.digest), None)

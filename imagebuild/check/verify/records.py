@@ -10,7 +10,7 @@ import posixpath
 import msgspec
 
 from imagebuild.base.model import Tree
-from imagebuild.check.verify.layerscan import LayerFacts, is_in_site
+from imagebuild.check.verify.layerscan import ScannedLayer, is_in_site
 from imagebuild.layer.dpkg import SystemFiles
 from imagebuild.supply.packages import parse_metadata
 
@@ -24,7 +24,7 @@ class RecordAudit(msgspec.Struct):
     unhashed: int = 0  # files listed without a hash: bytecode, RECORD itself
 
 
-def list_distributions(facts: LayerFacts) -> dict[str, str]:
+def list_distributions(facts: ScannedLayer) -> dict[str, str]:
     """Normalised name -> version of every distribution whose metadata is in the layer."""
     from packaging.utils import canonicalize_name
 
@@ -35,7 +35,7 @@ def list_distributions(facts: LayerFacts) -> dict[str, str]:
     return found
 
 
-def audit_records(facts: LayerFacts, tree: Tree, system: SystemFiles | None = None) -> RecordAudit:
+def audit_records(facts: ScannedLayer, tree: Tree, system: SystemFiles | None = None) -> RecordAudit:
     """Every file that a RECORD of the layer lists, and every file of the layer under a site folder, against each other.
 
     A listed file that is not in the layer may be the base's own, with the same content. ``system`` owns what apt installed.
@@ -63,7 +63,7 @@ def audit_records(facts: LayerFacts, tree: Tree, system: SystemFiles | None = No
     return audit
 
 
-def _check_row(audit: RecordAudit, facts: LayerFacts, tree: Tree, resolved: dict[str, str], site: str, dist: str, row: list[str]) -> None:
+def _check_row(audit: RecordAudit, facts: ScannedLayer, tree: Tree, resolved: dict[str, str], site: str, dist: str, row: list[str]) -> None:
     wanted = posixpath.normpath(posixpath.join(site, row[0]))
     folder, name = posixpath.split(wanted)
     if folder not in resolved:

@@ -53,7 +53,7 @@ class TwinEntry(msgspec.Struct, frozen=True):
     offset: int = -1
 
 
-class Difference(msgspec.Struct, frozen=True):
+class TwinDifference(msgspec.Struct, frozen=True):
     """One thing in which the layers differ."""
 
     path: str
@@ -74,7 +74,7 @@ class TwinReport(msgspec.Struct, frozen=True):
     bytecode: int
     records: int
     count: int
-    differences: tuple[Difference, ...]
+    differences: tuple[TwinDifference, ...]
 
 
 def compare_layers(direct: Layer, docker: Layer, *, base: Base, scratch: Path) -> TwinReport:
@@ -88,7 +88,7 @@ def compare_layers(direct: Layer, docker: Layer, *, base: Base, scratch: Path) -
             if left.offset >= 0:
                 found += _compare_kept(path, left, right, one, other, bytecode)
             elif left.sha256 != right.sha256:
-                found.append(Difference(path, "content", f"sha256 {left.sha256[:12]}", f"sha256 {right.sha256[:12]}"))
+                found.append(TwinDifference(path, "content", f"sha256 {left.sha256[:12]}", f"sha256 {right.sha256[:12]}"))
     found += compare_bytecode(base, kept, [(path, sides[0][path], sides[1][path]) for path in bytecode])
     found.sort(key=lambda item: (item.path, item.what))
     files = [item for item in sides[0].values() if item.type != "folder"]
@@ -157,7 +157,7 @@ def _is_record(path: str) -> bool:
     return path.endswith(".dist-info/RECORD")
 
 
-def _compare_entries(direct: dict[str, TwinEntry], docker: dict[str, TwinEntry], tree: Tree) -> Iterator[Difference]:
+def _compare_entries(direct: dict[str, TwinEntry], docker: dict[str, TwinEntry], tree: Tree) -> Iterator[TwinDifference]:
     """Everything but the contents of files that both have."""
     for path in sorted(direct.keys() | docker.keys()):
         left, right = direct.get(path), docker.get(path)
@@ -165,24 +165,24 @@ def _compare_entries(direct: dict[str, TwinEntry], docker: dict[str, TwinEntry],
             below = _describe_base(tree, path) if "folder" in ((left or right or _NOTHING).type) else None
             left, right = left or below, right or below
         if left is None or right is None:
-            yield Difference(path, "presence", *("-" if item is None else item.type for item in (left, right)))
+            yield TwinDifference(path, "presence", *("-" if item is None else item.type for item in (left, right)))
         elif left.type != right.type:
-            yield Difference(path, "type", left.type, right.type)
+            yield TwinDifference(path, "type", left.type, right.type)
         else:
             yield from _compare_facts(path, left, right)
 
 
-def _compare_facts(path: str, left: TwinEntry, right: TwinEntry) -> Iterator[Difference]:
+def _compare_facts(path: str, left: TwinEntry, right: TwinEntry) -> Iterator[TwinDifference]:
     if left.mode != right.mode:
-        yield Difference(path, "mode", f"{left.mode:04o}", f"{right.mode:04o}")
+        yield TwinDifference(path, "mode", f"{left.mode:04o}", f"{right.mode:04o}")
     if (left.uid, left.gid) != (right.uid, right.gid):
-        yield Difference(path, "owner", f"{left.uid}:{left.gid}", f"{right.uid}:{right.gid}")
+        yield TwinDifference(path, "owner", f"{left.uid}:{left.gid}", f"{right.uid}:{right.gid}")
     if left.link != right.link:
-        yield Difference(path, "target", repr(left.link), repr(right.link))
+        yield TwinDifference(path, "target", repr(left.link), repr(right.link))
     if left.attributes != right.attributes:
-        yield Difference(path, "extended attributes", str(dict(left.attributes)), str(dict(right.attributes)))
+        yield TwinDifference(path, "extended attributes", str(dict(left.attributes)), str(dict(right.attributes)))
     if left.size != right.size and left.offset < 0:  # sizes of RECORDs and bytecode follow from what is compared of them
-        yield Difference(path, "size", str(left.size), str(right.size))
+        yield TwinDifference(path, "size", str(left.size), str(right.size))
 
 
 _NOTHING = TwinEntry("", 0, 0, 0)
@@ -202,7 +202,7 @@ def _pair_files(direct: dict[str, TwinEntry], docker: dict[str, TwinEntry]) -> d
 
 def _compare_kept(
     path: str, left: TwinEntry, right: TwinEntry, one: BinaryIO, other: BinaryIO, bytecode: list[str]
-) -> Iterator[Difference]:
+) -> Iterator[TwinDifference]:
     """Compare a RECORD, or the header of bytecode; bytecode whose code has other bytes is added to ``bytecode``."""
     if left.sha256 == right.sha256:
         return
@@ -210,15 +210,15 @@ def _compare_kept(
         sides = [_read_rows(_read_kept(entry, file)) for entry, file in ((left, one), (right, other))]
         for only in sorted(sides[0] ^ sides[1])[:SHOWN]:
             row = ",".join(only)
-            yield Difference(path, "row", *(row if only in side else "-" for side in sides))
+            yield TwinDifference(path, "row", *(row if only in side else "-" for side in sides))
         return
     heads = [_read_kept(entry, file, _PYC_HEADER) for entry, file in ((left, one), (right, other))]
     if heads[0][:4] != heads[1][:4]:
-        yield Difference(path, "bytecode magic", heads[0][:4].hex(), heads[1][:4].hex())
+        yield TwinDifference(path, "bytecode magic", heads[0][:4].hex(), heads[1][:4].hex())
         return  # another version's marshal data
     # Both must be valid whatever the time of the source is; whether an import looks at the source is left to the engine.
     if not all(head[4] & 1 for head in heads) or heads[0][8:] != heads[1][8:]:
-        yield Difference(path, "bytecode header", heads[0][4:].hex(), heads[1][4:].hex())
+        yield TwinDifference(path, "bytecode header", heads[0][4:].hex(), heads[1][4:].hex())
     bytecode.append(path)
 
 
@@ -296,7 +296,7 @@ print("done")
 """
 
 
-def compare_bytecode(base: Base, kept: tuple[Path, Path], pairs: list[tuple[str, TwinEntry, TwinEntry]]) -> Iterator[Difference]:
+def compare_bytecode(base: Base, kept: tuple[Path, Path], pairs: list[tuple[str, TwinEntry, TwinEntry]]) -> Iterator[TwinDifference]:
     """The first difference of every pair of code objects, found by the base's own interpreter in one child process."""
     if not pairs:
         return
@@ -320,4 +320,4 @@ def compare_bytecode(base: Base, kept: tuple[Path, Path], pairs: list[tuple[str,
         )
     for answer in answers[:-1]:
         number, where, left, right = json.loads(answer)
-        yield Difference(pairs[number][0], f"bytecode {where}", left, right)
+        yield TwinDifference(pairs[number][0], f"bytecode {where}", left, right)

@@ -27,7 +27,7 @@ _REWRITE = {"notebooks.kubeflow.org/http-rewrite-uri": "/"}
 _GROUPS: dict[Kind, str] = {"jupyter": "jupyter", "vscode": "group-one", "rstudio": "group-two"}
 
 
-class Dataset(msgspec.Struct, frozen=True):
+class NotebookDataset(msgspec.Struct, frozen=True):
     """A claim that is mounted beside the home."""
 
     claim: str
@@ -48,19 +48,19 @@ class NotebookPlan(msgspec.Struct, frozen=True):
     home_size: str = ""  # "": the claim is there already
     home_access: str = "ReadWriteOnce"
     storage_class: str = ""
-    datasets: tuple[Dataset, ...] = ()
+    datasets: tuple[NotebookDataset, ...] = ()
     pool: Pool | None = None
     service_account: str = ""
     pull_secret: str = ""
 
 
-def parse_dataset(text: str) -> Dataset:
+def parse_dataset(text: str) -> NotebookDataset:
     """``CLAIM:/PATH`` or ``CLAIM:/PATH:rw``; UsageError for anything else."""
     claim, _, rest = text.partition(":")
     path, _, mode = rest.partition(":")
     if not _OBJECT.fullmatch(claim) or not _is_path(path) or mode not in ("", "ro", "rw"):
         raise UsageError(f"not a dataset: {text!r}", "write CLAIM:/PATH, or CLAIM:/PATH:rw to write there, as in datasets:/datasets")
-    return Dataset(claim, path.rstrip("/"), mode == "rw")
+    return NotebookDataset(claim, path.rstrip("/"), mode == "rw")
 
 
 def name_mig(profile: str) -> str:

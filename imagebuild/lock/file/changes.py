@@ -15,7 +15,7 @@ Kind = Literal["added", "removed", "upgraded", "downgraded", "rebuilt"]
 _ORDER: dict[Kind, int] = {"upgraded": 0, "downgraded": 1, "rebuilt": 2, "added": 3, "removed": 4}
 
 
-class Side(msgspec.Struct, frozen=True):
+class LockedSide(msgspec.Struct, frozen=True):
     """A package in one of the two locks. Sizes are in bytes."""
 
     version: str
@@ -31,8 +31,8 @@ class PackageChange(msgspec.Struct, frozen=True):
     name: str
     kind: Kind  # rebuilt: the same version from another file
     direct: bool  # the team's own requirement (in the newer lock that has it), not a dependency
-    before: Side | None
-    after: Side | None
+    before: LockedSide | None
+    after: LockedSide | None
 
     @property
     def licence_changed(self) -> bool:
@@ -110,10 +110,10 @@ def _judge(before: LockedPackage | None, after: LockedPackage | None) -> Kind | 
     return None if before.sha256 == after.sha256 and before.index == after.index else "rebuilt"
 
 
-def _describe(package: LockedPackage | None, licences: Mapping[str, str]) -> Side | None:
+def _describe(package: LockedPackage | None, licences: Mapping[str, str]) -> LockedSide | None:
     if package is None:
         return None
-    return Side(package.version, package.size, package.installed_size, package.index, licences.get(package.sha256, ""))
+    return LockedSide(package.version, package.size, package.installed_size, package.index, licences.get(package.sha256, ""))
 
 
 def _list_facts(before: Lock, after: Lock) -> tuple[Fact, ...]:
@@ -188,7 +188,7 @@ def _render_row(item: PackageChange) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _show(side: Side | None) -> str:
+def _show(side: LockedSide | None) -> str:
     return _escape(side.licence) if side is not None and side.licence else "unknown"
 
 

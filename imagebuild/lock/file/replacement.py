@@ -73,9 +73,9 @@ def check_stack(
     more = sorted(name for name in added if match_protected(name, patterns) and name not in replaced)
     if not stack or not more:
         return
-    chains = tuple(" <- ".join(find_chain(name, via)) for name in more)
+    chains = tuple(" <- ".join(find_asking_chain(name, via)) for name in more)
     rest = f" and {len(more) - 1} more" if len(more) > 1 else ""
-    root = _find_root(find_chain(more[0], via), added)
+    root = _find_root(find_asking_chain(more[0], via), added)
     raise LockError(
         f"{root} would add {more[0]} {added[more[0]]}{rest} to the base {base.name}, which has {_describe(stack)}",
         f"ask for a version that works with what the base has, or choose another base; {_MEANT}",
@@ -96,7 +96,7 @@ def _find_root(chain: Sequence[str], added: Mapping[str, str]) -> str:
     return f"{named[-1]} {added[named[-1]]}" if named[-1] != chain[0] else chain[-1]
 
 
-def find_chain(name: str, via: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+def find_asking_chain(name: str, via: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """The shortest way from ``name`` over those who asked for it to one that no other package asked for."""
     ways: list[tuple[str, ...]] = [(name,)]
     seen = {name}

@@ -19,7 +19,7 @@ from imagebuild.lock.index.routing import LOCAL_NAME, URL_NAME
 from imagebuild.lock.inputs.localpackage import LocalWheel
 
 
-class Offer(msgspec.Struct, frozen=True):
+class Candidates(msgspec.Struct, frozen=True):
     """What the resolver is shown of one project, and what was left out (versions, or tags by version)."""
 
     name: str
@@ -46,7 +46,7 @@ class Choice(msgspec.Struct, frozen=True):
     markers: Mapping[str, str] = {}  # of the base; with them, what a served package needs is read before it is asked for
 
 
-def select_wheels(page: ProjectPage, index: str, choice: Choice) -> Offer:
+def select_wheels(page: ProjectPage, index: str, choice: Choice) -> Candidates:
     """Judge every file of a project page. An explicit cutoff on an index without upload times raises LockError."""
     ranks = {tag: rank for rank, tag in enumerate(choice.tags)}
     best: dict[Version, tuple[int, BuildTag, ProjectFile]] = {}
@@ -91,7 +91,7 @@ def select_wheels(page: ProjectPage, index: str, choice: Choice) -> Offer:
             "lock without --as-of, or use an index that serves upload times (PEP 700)",
         )
     judged = set(best) | set(other_tags) | set(other_python) | too_new | yanked
-    return Offer(
+    return Candidates(
         page.name,
         index,
         wheels={str(version): best[version][2] for version in sorted(best)},
@@ -141,9 +141,9 @@ def stand_in_name(name: str, version: str) -> str:
     return f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
 
 
-def offer_of_local(wheel: LocalWheel) -> Offer:
-    """A wheel that no index offers, as an offer, for code that treats both alike."""
-    return Offer(
+def candidates_of_local(wheel: LocalWheel) -> Candidates:
+    """A wheel that no index offers, as an candidates, for code that treats both alike."""
+    return Candidates(
         wheel.name,
         URL_NAME if wheel.url else LOCAL_NAME,
         wheels={wheel.version: ProjectFile(wheel.filename, wheel.url or wheel.path.as_uri(), sha256=wheel.sha256, size=wheel.size)},

@@ -27,7 +27,7 @@ from imagebuild.lock.index.routing import PackageIndex, UnroutedError, route_nam
 from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
 from imagebuild.lock.inputs.localpackage import LocalWheel
 from imagebuild.lock.inputs.metadata import read_requires, strip_addresses
-from imagebuild.lock.resolve.candidates import Choice, Offer, select_wheels, stand_in_name
+from imagebuild.lock.resolve.candidates import Candidates, Choice, select_wheels, stand_in_name
 from imagebuild.lock.resolve.serving import LoopbackServer
 from imagebuild.lock.resolve.stubs import Stub
 
@@ -47,7 +47,7 @@ class Sources(Protocol):
         """METADATA of the wheel that an archive gives."""
 
 
-class PolicyIndex:
+class RoutedIndex:
     """The server. Use as a context manager; give :attr:`url` to a resolver; then :meth:`raise_failure`."""
 
     def __init__(
@@ -72,7 +72,7 @@ class PolicyIndex:
         self._cache = cache
         self._report = report
         self._guard = threading.Lock()
-        self._offers: dict[str, Future[Offer]] = {}
+        self._candidates: dict[str, Future[Candidates]] = {}
         self._failures: list[Exception] = []
         self._server: LoopbackServer | None = None
         self._told: set[str] = set()
@@ -84,7 +84,7 @@ class PolicyIndex:
 
     # -- life
 
-    def __enter__(self) -> PolicyIndex:
+    def __enter__(self) -> RoutedIndex:
         self._server = LoopbackServer(self)
         self._ahead = ThreadPoolExecutor(_AHEAD, "ahead") if self._choice.markers else None
         return self
@@ -124,42 +124,44 @@ class PolicyIndex:
 
     # -- answers
 
-    def find_offer(self, name: str) -> Offer | None:
+    def find_candidates(self, name: str) -> Candidates | None:
         """What the resolver was shown of a project, None when it never asked."""
         with self._guard:
-            future = self._offers.get(canonicalize_name(name))
+            future = self._candidates.get(canonicalize_name(name))
         return future.result() if future is not None and future.done() and future.exception() is None else None
 
-    def ask_offer(self, name: str) -> Offer:
-        """The offer of a normalised name, read once."""
+    def ask_candidates(self, name: str) -> Candidates:
+        """The candidates of a normalised name, read once."""
         with self._guard:
-            future = self._offers.get(name)
+            future = self._candidates.get(name)
             mine = future is None
             if future is None:
-                future = self._offers[name] = Future()
+                future = self._candidates[name] = Future()
         if mine:
             try:
-                future.set_result(self._make_offer(name))
+                future.set_result(self._make_candidates(name))
             except BaseException as error:
                 future.set_exception(error)
         return future.result()
 
-    def _make_offer(self, name: str) -> Offer:
+    def _make_candidates(self, name: str) -> Candidates:
         index = route_name(name, self._indexes)
         page = self._upstreams[index.name].read_project(name)
         if page is None:
-            return Offer(name, index.name, absent=True)
-        offer = select_wheels(page, index.name, self._choice)
+            return Candidates(name, index.name, absent=True)
+        candidates = select_wheels(page, index.name, self._choice)
         if self._sources is not None and self._sources.may_build(name):
             archives = self._sources.find_archives(page, self._choice)
-            offer = msgspec.structs.replace(offer, sources={key: file for key, file in archives.items() if key not in offer.wheels})
-        if offer.undated and not self._choice.explicit_cutoff:
+            candidates = msgspec.structs.replace(
+                candidates, sources={key: file for key, file in archives.items() if key not in candidates.wheels}
+            )
+        if candidates.undated and not self._choice.explicit_cutoff:
             with self._guard:
                 fresh = index.name not in self._told
                 self._told.add(index.name)
             if fresh:
                 self._report(f"package index {index.name!r} tells no upload times for some files: the cutoff is not applied to those")
-        return offer
+        return candidates
 
     def page_of(self, name: str) -> list[dict[str, Any]] | None:
         """The file entries of a project page, None for 404."""
@@ -188,11 +190,11 @@ class PolicyIndex:
                     "core-metadata": True,
                 }
             ]
-        offer = self.ask_offer(name)
-        if offer.absent:
+        candidates = self.ask_candidates(name)
+        if candidates.absent:
             return None
         entries: list[dict[str, Any]] = []
-        for file in offer.wheels.values():
+        for file in candidates.wheels.values():
             entry: dict[str, Any] = {
                 "filename": file.filename,
                 "url": self._file_url(name, file.filename),
@@ -207,7 +209,7 @@ class PolicyIndex:
             if file.upload_time:
                 entry["upload-time"] = file.upload_time
             entries.append(entry)
-        for version, file in offer.sources.items():
+        for version, file in candidates.sources.items():
             filename = stand_in_name(name, version)
             entries.append(
                 {
@@ -225,10 +227,10 @@ class PolicyIndex:
         return f"../../files/{name}/{quote(filename)}"
 
     def _find_file(self, name: str, filename: str) -> tuple[ProjectFile, str] | None:
-        offer = self.ask_offer(name)
-        for file in offer.wheels.values():
+        candidates = self.ask_candidates(name)
+        for file in candidates.wheels.values():
             if file.filename == filename:
-                return file, offer.index
+                return file, candidates.index
         return None
 
     def metadata_of(self, name: str, filename: str) -> bytes | None:
@@ -261,10 +263,10 @@ class PolicyIndex:
         if name in self._local or name in self._stubs or name in self._unusable:
             return
         with contextlib.suppress(Exception):
-            offer = self.ask_offer(name)
-            fitting = [version for version in offer.wheels if specifier.contains(version)]
+            candidates = self.ask_candidates(name)
+            fitting = [version for version in candidates.wheels if specifier.contains(version)]
             if fitting:
-                self.read_ahead(read_requires(self._upstreams[offer.index].read_metadata(offer.wheels[fitting[-1]])))
+                self.read_ahead(read_requires(self._upstreams[candidates.index].read_metadata(candidates.wheels[fitting[-1]])))
 
     def _find_metadata(self, name: str, filename: str) -> bytes | None:
         if name in self._local:
@@ -278,10 +280,10 @@ class PolicyIndex:
         found = self._find_file(name, filename)
         if found is not None:
             return self._upstreams[found[1]].read_metadata(found[0])
-        offer = self.ask_offer(name)
-        for version, file in offer.sources.items():
+        candidates = self.ask_candidates(name)
+        for version, file in candidates.sources.items():
             if self._sources is not None and filename == stand_in_name(name, version):
-                return self._sources.read_metadata(name, version, file, self._upstreams[offer.index])
+                return self._sources.read_metadata(name, version, file, self._upstreams[candidates.index])
         return None
 
     def body_of(self, name: str, filename: str) -> bytes | Path | None:

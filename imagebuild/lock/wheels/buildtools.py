@@ -25,9 +25,11 @@ from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
 from imagebuild.lock.inputs.localpackage import BuildTools
 from imagebuild.lock.inputs.requirements import DirectRequirement
 from imagebuild.lock.resolve.candidates import Choice
-from imagebuild.lock.resolve.resolution import find_causes, find_uv, make_scratch, parse_pins, run_uv, write_inputs
-from imagebuild.lock.resolve.routedindex import PolicyIndex
-from imagebuild.lock.wheels.fetching import is_kept
+from imagebuild.lock.resolve.explaining import find_causes
+from imagebuild.lock.resolve.resolution import make_scratch, parse_pins, write_inputs
+from imagebuild.lock.resolve.routedindex import RoutedIndex
+from imagebuild.lock.resolve.uv import find_uv, run_uv
+from imagebuild.lock.wheels.fetching import is_cached
 
 _SECONDS = 300
 
@@ -94,7 +96,7 @@ def _fetch_wheels(
     choice = Choice(python.tags, python.version, cutoff)
     with contextlib.ExitStack() as stack:
         upstreams = {index.name: stack.enter_context(Upstream(index, cache)) for index in indexes}
-        policy = stack.enter_context(PolicyIndex(indexes, upstreams, choice, {}, {}, {}, cache, report))
+        policy = stack.enter_context(RoutedIndex(indexes, upstreams, choice, {}, {}, {}, cache, report))
         scratch = Path(stack.enter_context(make_scratch(cache))).resolve()
         write_inputs(scratch, _parse(label, lines), {}, (), {})
         outcome = run_uv(program, python, platform.machine(), scratch, policy.url)
@@ -107,11 +109,11 @@ def _fetch_wheels(
             )
         paths = []
         for pin in parse_pins(outcome.output):
-            offer = policy.ask_offer(pin.name)
-            upstream = upstreams[offer.index]
-            file = upstream.complete(offer.wheels[pin.version])
+            candidates = policy.ask_candidates(pin.name)
+            upstream = upstreams[candidates.index]
+            file = upstream.complete(candidates.wheels[pin.version])
             path = wheel_cache_path(cache, file.sha256, file.filename)
-            if not is_kept(path, file.sha256):
+            if not is_cached(path, file.sha256):
                 upstream.download(file, path)
             paths.append(path)
         return paths

@@ -89,7 +89,7 @@ def _check_local(package: LockedPackage, local_wheels: Mapping[str, Path]) -> Pa
     return path
 
 
-def is_kept(path: Path, sha256: str) -> bool:
+def is_cached(path: Path, sha256: str) -> bool:
     """Whether a file of the cache is there and what it was: hashed again, since disks rot."""
     return path.is_file() and _hash_file(path) == sha256
 
@@ -175,7 +175,7 @@ def fetch_build_wheels(wheels: Sequence[BuildWheel], upstreams: Mapping[str, Ups
     paths = []
     for wheel in wheels:
         path = wheel_cache_path(cache, wheel.sha256, wheel.filename)
-        if not is_kept(path, wheel.sha256):
+        if not is_cached(path, wheel.sha256):
             wanted = find_locked_file(wheel.name, wheel, upstreams[wheel.index], "imagebuild lock TEAM --upgrade")
             upstreams[wheel.index].download(wanted, path)
         paths.append(path)

@@ -31,7 +31,7 @@ from imagebuild.lock.index.ranges import read_wheel_file
 from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
 from imagebuild.lock.inputs.localpackage import repack_wheel
 from imagebuild.lock.resolve.candidates import Choice, allows_python
-from imagebuild.lock.wheels.fetching import find_locked_file, is_kept
+from imagebuild.lock.wheels.fetching import find_locked_file, is_cached
 
 _FORMAT = 1  # of a build: raise it when the same order would give other bytes
 _MEMBER_LIMIT = 4 << 20  # bytes of pyproject.toml or PKG-INFO
@@ -214,7 +214,7 @@ class SourceWheels:
         assert source is not None
         with self._guard:
             archive = wheel_cache_path(self._cache, source.sha256, source.filename)
-            if not is_kept(archive, source.sha256):
+            if not is_cached(archive, source.sha256):
                 upstream.download(find_locked_file(package.name, source, upstream, "imagebuild lock TEAM --upgrade"), archive)
             made = self._make(package.name, package.version, archive, source, _read_epoch(package.upload_time))
         if (made.sha256, made.filename) != (package.sha256, package.filename):
@@ -230,7 +230,7 @@ class SourceWheels:
         if not file.sha256:
             file = upstream.complete(file)
         path = wheel_cache_path(self._cache, file.sha256, file.filename)
-        if not is_kept(path, file.sha256):
+        if not is_cached(path, file.sha256):
             upstream.download(file, path)
         return path, file.sha256
 
@@ -261,7 +261,7 @@ class SourceWheels:
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
             found = msgspec.json.decode(note.read_bytes(), type=_Note)
             path = wheel_cache_path(self._cache, found.sha256, found.filename)
-            if is_kept(path, found.sha256):
+            if is_cached(path, found.sha256):
                 return SourceWheel(path, found.filename, found.sha256, found.size, source)
         return None
 
