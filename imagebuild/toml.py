@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 
+from imagebuild.decoding import Converter
 from imagebuild.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ def decode_toml(path: Path, kind: type[T]) -> T:
     raw = read_toml(path)
     _check_keys(raw, kind, path, "")
     try:
-        return msgspec.convert(raw, kind)
+        return Converter(kind).convert(raw)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{path}: {_translate(str(error))}", "see docs/formats.md for what each key takes") from None
 

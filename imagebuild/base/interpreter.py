@@ -18,6 +18,7 @@ import msgspec
 from imagebuild.base.cutout import FoundPython
 from imagebuild.base.model import Interpreter, Runtime
 from imagebuild.base.tree import SqliteTree
+from imagebuild.decoding import make_decoder
 from imagebuild.errors import BuildError, ConfigurationError
 
 _VOLATILE_MARKERS = ("platform_release", "platform_version")  # the kernel's, which is not the base's
@@ -88,6 +89,9 @@ class _Report(msgspec.Struct, frozen=True):
     folders: tuple[str, ...]
 
 
+_REPORT = make_decoder(_Report)
+
+
 def link_packaging(folder: Path) -> Path:
     """A folder for sys.path that holds our ``packaging`` and nothing else of this program's environment."""
     spec = importlib.util.find_spec("packaging")
@@ -124,7 +128,7 @@ def describe_interpreter(
     layout = {key: value for key, value in environment.items() if key == "DEB_PYTHON_INSTALL_LAYOUT"}
     done = runtime.run(_PROBE, json.dumps(facts), path=[tools], environment=layout, timeout=60)
     try:
-        report = msgspec.json.decode(done.stdout, type=_Report) if done.returncode == 0 else None
+        report = _REPORT.decode(done.stdout) if done.returncode == 0 else None
     except msgspec.DecodeError:
         report = None
     if report is None:

@@ -23,10 +23,13 @@ from imagebuild.base.archive import Header, LayerArchive
 from imagebuild.base.model import INVENTORY_FORMAT, Base, BaseLayer, Interpreter, Inventory, User, compute_fingerprint
 from imagebuild.base.runtime import CutRuntime, Launch, runs_here
 from imagebuild.base.tree import SqliteTree, TreeWriter
+from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
 from imagebuild.files import exclusive, explain_os_error, fsync_directory, fsync_tree, write_atomic
 from imagebuild.oci.model import Descriptor, Digest, ImageConfig, Index, Manifest, Platform, RawManifest
 from imagebuild.oci.store import Store
+
+_INVENTORY = make_decoder(Inventory)
 
 CACHE_FORMAT = 2  # of the folder; raise it when what is kept changes
 HASHED_LIMIT = 1 << 20  # bytes: larger files in site-packages get no sha256
@@ -54,7 +57,7 @@ def encode_inventory(inventory: Inventory) -> bytes:
 def decode_inventory(data: bytes) -> Inventory:
     """Malformed JSON or another format is a :class:`ConfigurationError`."""
     try:
-        inventory = msgspec.json.decode(data, type=Inventory)
+        inventory = _INVENTORY.decode(data)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise ConfigurationError(f"not an inventory of a base: {error}", "remove the file; the next run writes it again") from None
     if inventory.format != INVENTORY_FORMAT:
@@ -239,6 +242,9 @@ class _Facts(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(plain, check=hashlib.sha256(msgspec.json.encode(plain)).hexdigest())
 
 
+_FACTS = make_decoder(_Facts)
+
+
 def _read_aside(store: Store, repository: str, raw: RawManifest, config_data: bytes, folder: Path, report: Callable[[str], None]) -> None:
     """Fill ``folder`` with all that is kept about the image."""
     manifest = raw.parse()
@@ -342,7 +348,7 @@ def _load(bases: Path, digest: Digest, media_type: str) -> _Cached | None:
     """The finished folder of ``digest``, or None: not there, of an older format, or damaged (then it is read again)."""
     folder = bases / digest.hex
     try:
-        facts = msgspec.json.decode((folder / "facts.json").read_bytes(), type=_Facts)
+        facts = _FACTS.decode((folder / "facts.json").read_bytes())
         if facts.format != CACHE_FORMAT or facts != facts.sealed() or _hash_file(folder / "tree.sqlite") != facts.tree:
             return None
         if facts.launch is not None and not (folder / "rootfs" / facts.launch.executable).is_file():

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.files import replacing
 from imagebuild.oci.model import Digest
@@ -58,6 +59,9 @@ class BundleManifest(msgspec.Struct, frozen=True):
         return msgspec.json.format(msgspec.json.encode(self, order="sorted"), indent=1) + b"\n"
 
 
+_MANIFEST = make_decoder(BundleManifest)
+
+
 def describe_file(path: Path) -> BundledFile:
     """The entry of a file on this disk."""
     with path.open("rb") as stream:
@@ -87,7 +91,7 @@ class Bundle:
                 (f"expected {expected}", f"got      {self.digest}"),
             )
         try:
-            self.manifest = msgspec.json.decode(data, type=BundleManifest)
+            self.manifest = _MANIFEST.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise IntegrityError(f"{path} cannot be read: {error}", "get the bundle again") from None
         if self.manifest.format != FORMAT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -14,9 +14,14 @@ import msgspec
 from imagebuild import annotations as names
 from imagebuild.catalogue.manifests import ManifestReader
 from imagebuild.catalogue.tags import is_companion, is_pinned_tag, name_kept
+from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.oci.model import Digest, Index, Manifest, RawManifest, Reference
 from imagebuild.oci.store import Store
+
+_NUMBER = make_decoder(int)
+_PACKAGES = make_decoder(dict[str, str])
+_OWNERS = make_decoder(tuple[str, ...])
 
 Kind = Literal["jupyter", "vscode", "rstudio"]
 Status = Literal["current", "kept", "previous", "retired"]
@@ -185,14 +190,13 @@ def _describe_image(
 ) -> CatalogueEntry:
     """The entry that the annotations describe; what cannot be understood is an IntegrityError that names it."""
 
-    def note(name: str, kind: type[T], default: T | None = None) -> T:
+    def note(name: str, decode: Callable[[str], T], default: T | None = None) -> T:
         if name not in notes and default is not None:
             return default
         if name not in notes:
             raise IntegrityError(f"{where} has no annotation {name}", "push the image again")
         try:
-            text = notes[name]
-            return msgspec.convert(text, kind) if kind is str else msgspec.json.decode(text, type=kind)
+            return decode(notes[name])
         except msgspec.MsgspecError:
             raise IntegrityError(f"{where}: annotation {name} is {notes[name][:60]!r}", "push the image again") from None
 
@@ -214,12 +218,12 @@ def _describe_image(
         base=note(names.BASE, str, ""),
         base_name=note(names.BASE_NAME, str, ""),
         base_digest=note(names.BASE_DIGEST, str, ""),
-        port=note(names.PORT, int, 0),
+        port=note(names.PORT, _NUMBER.decode, 0),
         python=note(names.PYTHON, str, ""),
-        packages=dict(sorted(note(names.PACKAGES, dict[str, str], {}).items())),
-        owners=note(names.OWNERS, tuple[str, ...], ()),
-        delta_compressed=note(names.DELTA_COMPRESSED, int, 0),
-        delta_installed=note(names.DELTA_INSTALLED, int, 0),
+        packages=dict(sorted(note(names.PACKAGES, _PACKAGES.decode, dict[str, str]()).items())),
+        owners=note(names.OWNERS, _OWNERS.decode, ()),
+        delta_compressed=note(names.DELTA_COMPRESSED, _NUMBER.decode, 0),
+        delta_installed=note(names.DELTA_INSTALLED, _NUMBER.decode, 0),
         size=manifest.config.size + sum(layer.size for layer in manifest.layers),
     )
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry
+from imagebuild.decoding import make_decoder
 from imagebuild.errors import IntegrityError, RemoteError
 from imagebuild.oci.model import Descriptor, Manifest
 from imagebuild.oci.store import Store
@@ -25,6 +26,9 @@ class _InventoryFile(msgspec.Struct, frozen=True):
     """What matters here of ``lockfiles/bases/NAME.json``."""
 
     layers: tuple[_LayerFact, ...] = ()
+
+
+_INVENTORY = make_decoder(_InventoryFile)
 
 
 def read_layers(store: Store, entries: Sequence[CatalogueEntry]) -> dict[str, tuple[Descriptor, ...]]:
@@ -50,7 +54,7 @@ def read_unpacked_sizes(folder: Path) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            found = msgspec.json.decode(path.read_bytes(), type=_InventoryFile)
+            found = _INVENTORY.decode(path.read_bytes())
         except (OSError, msgspec.MsgspecError):
             continue  # an inventory that cannot be read only makes a size an estimate, and that is said
         sizes.update({layer.digest: layer.uncompressed for layer in found.layers})

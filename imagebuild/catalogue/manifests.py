@@ -14,6 +14,7 @@ from types import TracebackType
 
 import msgspec
 
+from imagebuild.decoding import make_decoder
 from imagebuild.errors import IntegrityError, RemoteError
 from imagebuild.files import write_atomic
 from imagebuild.oci.content import check_manifest
@@ -27,6 +28,9 @@ class _Kept(msgspec.Struct, frozen=True):
 
     media_type: str
     data: bytes
+
+
+_LISTING = make_decoder(tuple[dict[str, str], dict[str, _Kept]])
 
 
 class ManifestReader:
@@ -48,7 +52,7 @@ class ManifestReader:
         if self._file is not None:
             # A file that is damaged or gone is a cold start, and nothing worse: every manifest in it is checked.
             with contextlib.suppress(OSError, msgspec.MsgspecError):
-                self._seen, self._kept = msgspec.json.decode(self._file.read_bytes(), type=tuple[dict[str, str], dict[str, _Kept]])
+                self._seen, self._kept = _LISTING.decode(self._file.read_bytes())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

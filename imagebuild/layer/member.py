@@ -30,6 +30,7 @@ from installer.utils import Scheme
 
 from imagebuild import __version__
 from imagebuild.base.model import Interpreter, Runtime, Tree
+from imagebuild.decoding import make_decoder
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.files import exclusive, explain_os_error, replacing, sweep_temporaries, write_atomic
 from imagebuild.layer.bytecode import BytecodeCompiler, locate_bytecode
@@ -73,6 +74,9 @@ class _Index(msgspec.Struct, frozen=True):
 
     def compute_check(self) -> str:
         return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, check=""))).hexdigest()
+
+
+_INDEX = make_decoder(_Index)
 
 
 class _Entry(msgspec.Struct):
@@ -400,7 +404,7 @@ def _load(store: Path, request: MemberRequest, codec: Codec) -> Member | None:
     """The cached member if it is whole by its sizes; its bytes are checked when they are put into a layer."""
     blob = store / _name_blob(codec)
     try:
-        index = msgspec.json.decode((store / "index.json").read_bytes(), type=_Index)
+        index = _INDEX.decode((store / "index.json").read_bytes())
         if index.check != index.compute_check() or blob.stat().st_size != index.compressed:
             return None
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.oci.compression import CHUNK
 from imagebuild.oci.model import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest, Reference
@@ -48,6 +49,9 @@ class _Envelope(msgspec.Struct, rename="camel"):
     manifests: msgspec.Raw = msgspec.Raw()
 
 
+_ENVELOPE = make_decoder(_Envelope)
+
+
 def check_manifest(data: bytes, served_type: str = "") -> RawManifest:
     """Manifest bytes with the media type they have.
 
@@ -58,7 +62,7 @@ def check_manifest(data: bytes, served_type: str = "") -> RawManifest:
     """
     digest = Digest.of(data)
     try:
-        envelope = msgspec.json.decode(data, type=_Envelope)
+        envelope = _ENVELOPE.decode(data)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise IntegrityError(f"malformed manifest {digest}: {error}", "push the image again") from None
     if envelope.schema_version == 1:

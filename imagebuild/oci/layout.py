@@ -37,7 +37,7 @@ from imagebuild.oci.content import (
     open_verified,
     parse_reference,
 )
-from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
+from imagebuild.oci.model import DESCRIPTOR, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.store import Presence
 
 LAYOUT_VERSION = "1.0.0"
@@ -272,7 +272,7 @@ class LayoutStore:
         for item in self._read_index()["manifests"]:
             if _name_of(item) == wanted:
                 try:
-                    descriptor = msgspec.convert(item, Descriptor)
+                    descriptor = DESCRIPTOR.convert(item)
                     Digest(descriptor.digest)
                 except (msgspec.ValidationError, IntegrityError) as error:
                     raise self._bad_index(f"its entry {wanted} is not a descriptor ({error})") from None

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from imagebuild.decoding import Converter, make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -169,6 +170,9 @@ class _Document(msgspec.Struct, frozen=True, rename="camel"):
     artifact_type: str = ""
 
 
+_DOCUMENT = make_decoder(_Document)
+
+
 class RawManifest(msgspec.Struct, frozen=True):
     """A manifest or index, byte for byte, with the media type it was served under."""
 
@@ -193,7 +197,7 @@ class RawManifest(msgspec.Struct, frozen=True):
     def parse(self) -> Manifest | Index:
         """The typed view; malformed JSON or a missing part raises :class:`IntegrityError`."""
         try:
-            document = msgspec.json.decode(self.data, type=_Document)
+            document = _DOCUMENT.decode(self.data)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise IntegrityError(f"malformed manifest {self.digest}: {error}", "push the image again") from None
         if document.schema_version != 2:
@@ -288,10 +292,14 @@ class ImageConfig(msgspec.Struct, frozen=True):
         """What the config says it runs on."""
         return Platform(self.os or "linux", self.architecture or "amd64", self.variant)
 
-    @classmethod
-    def parse(cls, data: bytes) -> ImageConfig:
+    @staticmethod
+    def parse(data: bytes) -> ImageConfig:
         """Malformed JSON raises :class:`IntegrityError`."""
         try:
-            return msgspec.json.decode(data, type=cls)
+            return _CONFIG.decode(data)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise IntegrityError(f"malformed image config {Digest.of(data)}: {error}", "push the image again") from None
+
+
+_CONFIG = make_decoder(ImageConfig)
+DESCRIPTOR = Converter(Descriptor)

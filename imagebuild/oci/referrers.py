@@ -18,7 +18,7 @@ import msgspec
 from imagebuild.errors import IntegrityError, RemoteError
 from imagebuild.files import exclusive
 from imagebuild.oci.layout import LayoutStore
-from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, Manifest, RawManifest
+from imagebuild.oci.model import DESCRIPTOR, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, Manifest, RawManifest
 from imagebuild.oci.store import Store
 
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"  # image-spec, manifest.md: "Guidance for an Empty Descriptor"
@@ -114,7 +114,7 @@ def list_referrers(store: Store, repository: str, digest: Digest, artifact_type:
     found: dict[str, Referrer] = {}
     for entry in raw:
         try:
-            descriptor = msgspec.convert(entry, Descriptor)
+            descriptor = DESCRIPTOR.convert(entry)
         except msgspec.ValidationError as error:
             raise IntegrityError(
                 f"{store.image_name(repository)}: the list of what refers to {digest} is malformed: {error}", "remove or correct it"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from imagebuild.decoding import make_decoder
 from imagebuild.supply.severity import Severity, read_severity
 
 if TYPE_CHECKING:
@@ -99,6 +100,9 @@ class Record(msgspec.Struct, frozen=True):
         return read_severity(vectors, words)
 
 
+_RECORD = make_decoder(Record)
+
+
 class Match(enum.Enum):
     """Whether a version is affected; UNKNOWN when the record's own versions cannot be compared."""
 
@@ -109,7 +113,7 @@ class Match(enum.Enum):
 
 def decode_record(data: bytes) -> Record:
     """msgspec.MsgspecError (or UnicodeDecodeError) for what is no OSV record."""
-    return msgspec.json.decode(data, type=Record)
+    return _RECORD.decode(data)
 
 
 def parse_public_version(text: str) -> Version | None:

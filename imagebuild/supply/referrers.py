@@ -13,6 +13,7 @@ import msgspec
 
 from imagebuild import annotations as names
 from imagebuild.base.model import Base
+from imagebuild.decoding import make_decoder
 from imagebuild.errors import ImagebuildError
 from imagebuild.lock.file.lockfile import decode_lock, format_lock, lock_digest
 from imagebuild.lock.file.model import Lock
@@ -23,6 +24,8 @@ from imagebuild.recipe import Recipe
 from imagebuild.supply.bom import BomSubject, render_bom
 from imagebuild.supply.packages import list_packages
 from imagebuild.supply.provenance import PREDICATE_TYPE, render_provenance
+
+_RECIPE = make_decoder(Recipe)
 
 LOCK_TYPE = "application/vnd.imagebuild.lock.v1+toml"
 RECIPE_TYPE = "application/vnd.imagebuild.recipe.v1+json"
@@ -99,7 +102,7 @@ def read_image_recipe(store: Store, repository: str, digest: Digest) -> Recipe |
     for data in read_companions(store, repository, digest, RECIPE_TYPE):
         if Digest.of(data) == wanted:
             try:
-                return msgspec.json.decode(data, type=Recipe)
+                return _RECIPE.decode(data)
             except msgspec.MsgspecError:
                 return None  # of a newer version
     return None

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from imagebuild.decoding import make_decoder
 from imagebuild.errors import IntegrityError
 from imagebuild.files import explain_os_error, write_atomic
 from imagebuild.wheel.slim import find_slim_kind
@@ -69,6 +70,9 @@ class WheelShape(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, check=hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest())
 
 
+_SHAPE = make_decoder(WheelShape)
+
+
 _STORED = {"code": 0.27, "library": 0.42, "tests": 0.25}  # what deflate makes of a file, where a wheel does not compress
 
 
@@ -111,7 +115,7 @@ def _locate(cache: Path, sha256: str) -> Path:
 def recall_shape(cache: Path, sha256: str) -> WheelShape | None:
     """The shape kept for a wheel; None without one, or when it is damaged."""
     with contextlib.suppress(OSError, UnicodeDecodeError, msgspec.MsgspecError):
-        found = msgspec.json.decode(_locate(cache, sha256).read_bytes(), type=WheelShape)
+        found = _SHAPE.decode(_locate(cache, sha256).read_bytes())
         if found.format == SHAPE_FORMAT and found == found.sealed():
             return found
     return None

@@ -13,12 +13,15 @@ import msgspec
 from imagebuild import annotations as names
 from imagebuild.check.smoke.listing import LayerListing, read_archive
 from imagebuild.check.smoke.pod import LABEL, remove_container
+from imagebuild.decoding import Converter
 from imagebuild.engine.dockerd import explain_engine_error, find_base, find_local_image, load_image
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, RemoteError, UsageError
 from imagebuild.layer.tar.flow import open_chunks
 from imagebuild.lock.file.model import Lock
 from imagebuild.oci.model import ContainerConfig, ImageConfig, Index, Platform, Reference
 from imagebuild.workspace import Workspace
+
+_CONFIG = Converter(ContainerConfig)
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -147,7 +150,7 @@ def _pull(client: DockerClient, name: str) -> None:
 
 def _read_config(raw: Mapping[str, Any]) -> ContainerConfig:
     """Docker's inspect spells the config as image-spec does."""
-    return msgspec.convert({key: value for key, value in raw.items() if value is not None}, ContainerConfig)
+    return _CONFIG.convert({key: value for key, value in raw.items() if value is not None})
 
 
 def _find_port(config: ContainerConfig, notes: Mapping[str, str]) -> int:

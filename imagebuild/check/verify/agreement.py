@@ -10,6 +10,7 @@ from imagebuild import annotations as names
 from imagebuild.check.finding import Finding, judge_culprits
 from imagebuild.check.verify.evidence import Evidence
 from imagebuild.check.verify.records import list_distributions
+from imagebuild.decoding import Converter
 from imagebuild.supply.bom import ORIGIN
 
 
@@ -67,8 +68,8 @@ def check_bom(evidence: Evidence) -> Finding:
 
 def _compare_bom(evidence: Evidence, document: dict[str, object]) -> list[str]:
     try:
-        components = msgspec.convert(document.get("components") or [], list[_Component])
-        about = msgspec.convert(document.get("metadata") or {}, _Metadata).component.hashes
+        components = _COMPONENTS.convert(document.get("components") or [])
+        about = _METADATA.convert(document.get("metadata") or {}).component.hashes
     except msgspec.ValidationError as error:
         return [f"the SBOM is malformed: {error}"]
     lines = [] if evidence.image.digest.hex in {item.content for item in about} else ["the SBOM is about another image"]
@@ -105,6 +106,10 @@ class _Component(msgspec.Struct):
 
 class _Metadata(msgspec.Struct):
     component: _Component = msgspec.field(default_factory=lambda: _Component())
+
+
+_COMPONENTS = Converter(list[_Component])
+_METADATA = Converter(_Metadata)
 
 
 def check_provenance(evidence: Evidence) -> Finding:

@@ -14,7 +14,7 @@ from imagebuild.emit.forms.offers import Offer, SpawnerForm, list_offers
 from imagebuild.emit.forms.wording import clip
 from imagebuild.emit.manifest.merging import EditedFile, append_items, drop_key, get_list, get_mapping, merge_items, set_value
 from imagebuild.emit.manifest.naming import make_name
-from imagebuild.emit.manifest.schemas import ImageStream, check_shape
+from imagebuild.emit.manifest.schemas import IMAGE_STREAM, check_shape
 from imagebuild.emit.manifest.yaml import Document, convert_value, render_documents
 from imagebuild.emit.prewarm.pools import Pool
 from imagebuild.errors import ConfigurationError
@@ -103,7 +103,7 @@ def _merge_streams(file: EditedFile, streams: Sequence[dict[str, Any]]) -> None:
     found = {}
     for document in file.documents:
         if document.get("kind") == "ImageStream":
-            check_shape(document, ImageStream, file.name)
+            check_shape(document, IMAGE_STREAM, file.name)
             found[str(document["metadata"].get("name"))] = document
     for stream in streams:
         name = stream["metadata"]["name"]

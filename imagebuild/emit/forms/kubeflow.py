@@ -11,7 +11,7 @@ from typing import Any
 from imagebuild.catalogue.entries import CatalogueEntry
 from imagebuild.emit.forms.offers import Offer, SpawnerForm, list_offers, warn_of_ports
 from imagebuild.emit.manifest.merging import EditedFile, append_items, drop_key, get_list, get_mapping, keep_items, merge_items, set_value
-from imagebuild.emit.manifest.schemas import SpawnerDefaults, check_shape
+from imagebuild.emit.manifest.schemas import SPAWNER_DEFAULTS, check_shape
 from imagebuild.emit.manifest.yaml import Document, Note, render_documents
 from imagebuild.emit.prewarm.pools import Pool
 from imagebuild.emit.prewarm.scheduling import describe_affinity, describe_tolerations, explain_pool, name_pool
@@ -145,7 +145,7 @@ def _merge_form(file: EditedFile, offers: Sequence[Offer], pools: Sequence[Pool]
 
 def _merge_defaults(form: Any, offers: Sequence[Offer], pools: Sequence[Pool], ours: set[str], where: str) -> None:
     """Switches that are set stay set. Of the images only those of the teams' own repositories are touched."""
-    check_shape(form, SpawnerDefaults, f"{where}: spawnerFormDefaults")
+    check_shape(form, SPAWNER_DEFAULTS, f"{where}: spawnerFormDefaults")
     for key, value in (("allowCustomImage", False), ("hideRegistry", True), ("hideTag", False)):
         if key not in form:
             set_value(form, key, value)

@@ -13,7 +13,7 @@ from imagebuild.catalogue.entries import CatalogueEntry
 from imagebuild.emit.forms.offers import Offer, SpawnerForm, list_offers
 from imagebuild.emit.forms.wording import clip, join_parts
 from imagebuild.emit.manifest.merging import EditedFile, append_items, get_list, get_mapping, merge_items, set_value
-from imagebuild.emit.manifest.schemas import Profile, check_shape
+from imagebuild.emit.manifest.schemas import PROFILES, check_shape
 from imagebuild.emit.manifest.yaml import Document, Note, render_documents
 from imagebuild.emit.prewarm.pools import Pool
 from imagebuild.emit.prewarm.quantities import parse_quantity
@@ -137,7 +137,7 @@ def _merge_profiles(file: EditedFile, profiles: Sequence[dict[str, Any]]) -> Non
             set_value(held, profile["slug"], profile)
         return
     get_list(parent, key, file.name)
-    check_shape(parent[key], list[Profile], f"{file.name}: {key}")
+    check_shape(parent[key], PROFILES, f"{file.name}: {key}")
     present = {profile.get("slug") for profile in parent[key] if isinstance(profile, dict)}
     merge_items(parent, key, [profile for profile in profiles if profile["slug"] in present], "slug")
     append_items(parent, key, [profile for profile in profiles if profile["slug"] not in present])

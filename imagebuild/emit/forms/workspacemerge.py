@@ -29,7 +29,7 @@ from imagebuild.emit.manifest.merging import (
     set_value,
     strip_types,
 )  # fmt: skip
-from imagebuild.emit.manifest.schemas import WorkspaceKind, check_shape
+from imagebuild.emit.manifest.schemas import WORKSPACE_KIND, check_shape
 from imagebuild.emit.prewarm.pools import Pool
 from imagebuild.errors import ConfigurationError
 
@@ -39,7 +39,7 @@ def merge_workspace_kinds(file: EditedFile, offers: Sequence[Offer], pools: Sequ
     found = {}
     for document in file.documents:
         if document.get("kind") == "WorkspaceKind":
-            check_shape(document, WorkspaceKind, file.name)
+            check_shape(document, WORKSPACE_KIND, file.name)
             found[str(document["metadata"].get("name"))] = document
     if not found:
         raise ConfigurationError(f"{file.name} has no WorkspaceKind", "leave --merge out for new ones")

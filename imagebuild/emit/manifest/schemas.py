@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from imagebuild.decoding import Converter
 from imagebuild.emit.manifest.merging import strip_types
 from imagebuild.errors import ConfigurationError
 
@@ -119,9 +120,15 @@ class SpawnerDefaults(msgspec.Struct, rename="camel"):
     affinity_config: _Affinities | None = None
 
 
-def check_shape(value: Any, shape: Any, where: str) -> None:
+IMAGE_STREAM = Converter(ImageStream)
+PROFILES = Converter(list[Profile])
+SPAWNER_DEFAULTS = Converter(SpawnerDefaults)
+WORKSPACE_KIND = Converter(WorkspaceKind)
+
+
+def check_shape(value: Any, shape: Converter[Any], where: str) -> None:
     """ConfigurationError that names the place where ``value`` is something else than ``shape``."""
     try:
-        msgspec.convert(strip_types(value), shape)
+        shape.convert(strip_types(value))
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{where}: {error}", "mend it as kubectl or the form's own program would want it") from None

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import msgspec
 
+from imagebuild.decoding import make_msgpack_decoder
 from imagebuild.files import explain_os_error, write_sealed
 from imagebuild.lock.index.pages import ProjectFile, ProjectPage
+
+_FILE = make_msgpack_decoder(ProjectFile)
 
 _FORMAT = b"1 "  # raise it when parsing a page gives something else
 
@@ -30,11 +33,14 @@ class KeptPage(msgspec.Struct, frozen=True, array_like=True):
     def find_file(self, filename: str) -> ProjectFile | None:
         """One file's entry."""
         raw = self.files.get(filename)
-        return None if raw is None else msgspec.msgpack.decode(raw, type=ProjectFile)
+        return None if raw is None else _FILE.decode(raw)
 
     def read_page(self, name: str) -> ProjectPage:
         """The whole page."""
-        return ProjectPage(name, tuple(msgspec.msgpack.decode(raw, type=ProjectFile) for raw in self.files.values()))
+        return ProjectPage(name, tuple(_FILE.decode(raw) for raw in self.files.values()))
+
+
+_PAGE = make_msgpack_decoder(KeptPage)
 
 
 def keep_page(page: ProjectPage, etag: str, address: str, sha256: str) -> KeptPage:
@@ -57,7 +63,7 @@ class PageCache:
         with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
             data = self._path(name).read_bytes()
             if hashlib.sha256(data[32:]).digest() == data[:32]:
-                return msgspec.msgpack.decode(data[32:], type=KeptPage)
+                return _PAGE.decode(data[32:])
         return None
 
     def remember(self, name: str, kept: KeptPage) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import msgspec
 from packaging.utils import canonicalize_name
 
+from imagebuild.decoding import make_decoder
 from imagebuild.errors import ImagebuildError, IntegrityError, LockError, RemoteError
 from imagebuild.files import explain_os_error, replacing, write_sealed
 from imagebuild.lock.index.client import ATTEMPTS, PAGE_LIMIT, Body, CutShortError, IndexClient, compute_pause
@@ -40,10 +41,13 @@ class _CachedMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
         return _CachedMetadata(self.metadata, self.installed_size, digest.hexdigest())
 
 
+_METADATA = make_decoder(_CachedMetadata)
+
+
 def recall_metadata(cache: Path, sha256: str) -> bytes:
     """The METADATA kept of the wheel with this hash; empty where none is, or it is damaged."""
     with contextlib.suppress(OSError, UnicodeDecodeError, msgspec.DecodeError):
-        found = msgspec.json.decode((cache / "metadata" / f"{sha256}.json").read_bytes(), type=_CachedMetadata)
+        found = _METADATA.decode((cache / "metadata" / f"{sha256}.json").read_bytes())
         if found == found.sealed():
             return found.metadata.encode("utf-8", "surrogateescape")
     return b""
@@ -198,7 +202,7 @@ class Upstream:
         path = self._memory(file)
         if path is not None:
             with contextlib.suppress(OSError, UnicodeDecodeError, msgspec.DecodeError):
-                found = msgspec.json.decode(path.read_bytes(), type=_CachedMetadata)
+                found = _METADATA.decode(path.read_bytes())
                 if found == found.sealed():
                     return found
         return _CachedMetadata()

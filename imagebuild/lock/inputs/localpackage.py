@@ -30,6 +30,7 @@ import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, LockError
 from imagebuild.files import exclusive, explain_os_error, replacing, write_atomic
 
@@ -179,9 +180,12 @@ class _Note(msgspec.Struct, frozen=True):
     tree: str
 
 
+_NOTE = make_decoder(_Note)
+
+
 def _recall(note: Path) -> LocalWheel | None:
     with contextlib.suppress(FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
-        found = msgspec.json.decode(note.read_bytes(), type=_Note)
+        found = _NOTE.decode(note.read_bytes())
         path = note.parent / found.filename
         if path.is_file() and _hash_file(path).hex() == found.sha256:
             return LocalWheel(path, found.filename, found.sha256, found.size, found.name, found.version, found.tree)

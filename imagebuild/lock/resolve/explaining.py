@@ -13,12 +13,15 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from imagebuild.base.model import Base, Distribution
+from imagebuild.decoding import make_decoder
 from imagebuild.errors import ImagebuildError, LockError
 from imagebuild.lock.file.replacement import PROTECTED, suggest_replacement
 from imagebuild.lock.inputs.requirements import REQUIREMENTS, DirectRequirement, applies
 from imagebuild.lock.resolve.candidates import Candidates, describe_tags
 from imagebuild.lock.resolve.resolution import Outcome, join_ways
 from imagebuild.lock.resolve.stubs import parse_version
+
+_CAUSE = make_decoder(tuple[str, str, str])
 
 
 class KnownCandidates(Protocol):
@@ -88,7 +91,7 @@ def find_causes(log: str) -> tuple[Cause, ...]:
 
     for match in re.finditer(r"^imagebuild-cause: (\[.*\])$", log, re.MULTILINE):
         with contextlib.suppress(msgspec.DecodeError, msgspec.ValidationError):
-            parent, version, text = msgspec.json.decode(match[1], type=tuple[str, str, str])
+            parent, version, text = _CAUSE.decode(match[1])
             add(f"{parent} {version}", text)
     if not found:
         for match in re.finditer(

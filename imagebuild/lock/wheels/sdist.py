@@ -23,6 +23,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, canonicalize_name, parse_sdist_filename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from imagebuild.decoding import make_decoder
 from imagebuild.errors import BuildError, IntegrityError, LockError
 from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_atomic
 from imagebuild.lock.file.model import BuildWheel, LockedPackage, SourceArchive, SourceRules
@@ -64,6 +65,9 @@ class _Note(msgspec.Struct, frozen=True):
     filename: str
     sha256: str
     size: int
+
+
+_NOTE = make_decoder(_Note)
 
 
 BuildSource = Callable[[SourceOrder, Path], Path]  # (order, an empty folder) -> the wheel, in that folder
@@ -259,7 +263,7 @@ class SourceWheels:
 
     def _recall(self, note: Path, source: SourceArchive) -> SourceWheel | None:
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
-            found = msgspec.json.decode(note.read_bytes(), type=_Note)
+            found = _NOTE.decode(note.read_bytes())
             path = wheel_cache_path(self._cache, found.sha256, found.filename)
             if is_cached(path, found.sha256):
                 return SourceWheel(path, found.filename, found.sha256, found.size, source)
