@@ -12,7 +12,7 @@ from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.layer.model import Codec
 from imagebuild.lock.file.model import SourceRules
 from imagebuild.lock.index.routing import PackageIndex
-from imagebuild.lock.index.tables import IndexTable, check_tables, combine_indexes, load_shared_indexes
+from imagebuild.lock.index.tables import IndexTable, check_tables, combine_indexes, list_indexes, load_shared_indexes
 from imagebuild.oci.model import Platform
 from imagebuild.supply.policy import AuditRules, LicenceRules, Policy, check_policy
 from imagebuild.toml import decode_toml, suggest
@@ -213,6 +213,7 @@ def load_team(images: Path, name: str) -> Team:
             f'{path}: [system] packages need the docker engine, and engine is "direct"', 'set engine = "auto", or leave [system] out'
         )
     check_tables(path, table.index)
+    list_indexes(path, table.index, load_shared_indexes(images))  # what is wrong with them is said before anything is built
     for line in table.source.requires:
         from packaging.requirements import InvalidRequirement, Requirement
 

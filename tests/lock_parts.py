@@ -322,8 +322,11 @@ def wait_for(condition: Callable[[], bool], seconds: float = 5) -> None:
 
 
 @contextlib.contextmanager
-def run_pypiserver(folder: Path, user: str, password: str) -> Iterator[str]:
-    """A real private index (pypiserver) over the wheels in ``folder``, behind htpasswd; the address of its simple API."""
+def run_pypiserver(folder: Path, user: str, password: str, *, fallback: str = "") -> Iterator[str]:
+    """A real private index (pypiserver) over the wheels in ``folder``, behind htpasswd; the address of its simple API.
+
+    ``fallback``: the index it redirects what it lacks to, as it does by default.
+    """
     digest = base64.b64encode(hashlib.sha1(password.encode(), usedforsecurity=False).digest()).decode()
     secrets = folder.parent / "htpasswd"
     secrets.write_text(f"{user}:{{SHA}}{digest}\n")
@@ -333,7 +336,8 @@ def run_pypiserver(folder: Path, user: str, password: str) -> Iterator[str]:
     command = [
         sys.executable, "-W", "ignore", "-m", "pypiserver", "run", "--interface", "127.0.0.1", "--port", str(port),
         "--passwords", str(secrets),
-        "--authenticate", "list,download,update", "--hash-algo", "sha256", "--disable-fallback", "--server", "wsgiref", str(folder),
+        "--authenticate", "list,download,update", "--hash-algo", "sha256",
+        *(["--fallback-url", fallback] if fallback else ["--disable-fallback"]), "--server", "wsgiref", str(folder),
     ]  # fmt: skip
     with (folder.parent / "pypiserver.log").open("wb") as log, Popen(command, stdout=log, stderr=log) as process:
         try:

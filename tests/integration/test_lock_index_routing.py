@@ -98,6 +98,42 @@ def test_a_private_index_behind_a_password_and_a_hostile_public_one(world: World
     assert (result["built"], result["packages"]) == (True, 4)
 
 
+@pytest.mark.parametrize("resolver", RESOLVERS)
+def test_a_private_index_that_redirects_what_it_lacks(world: World, resolver: str) -> None:
+    """pypiserver as it is installed: what it does not have it redirects to the public index, where a stranger has the name."""
+    world.public.add("cosml-gone", "99.0")
+    with run_pypiserver(world.private, "joe", PASSWORD, fallback=world.addresses[0]) as own:
+        world.checkout.edit("images/indexes.toml", world.addresses[1], own)
+        world.checkout.run("lock", "alpha", "--resolver", resolver).succeeded()
+        assert world.packages()["cosml-core"] == ("1.0", "corp")
+        good = world.lock
+        world.checkout.write("images/alpha/requirements.in", "cosml-gone\nfront\n")
+        done = world.checkout.run("lock", "alpha", "--resolver", resolver).refused(
+            4,
+            "requirements.in line 1 asks cosml-gone; package index 'corp' redirects cosml-gone to another host, 127.0.0.1: ",
+            hint="name it in its redirects",
+        )
+        assert done.err.count("warning: package index 'corp' redirects cosml-gone to another host") == 1
+        assert world.lock == good
+        assert not any("cosml" in path for path, _ in world.public.requests)
+        # A lock that an earlier version made through the redirect does not pass.
+        world.checkout.write("images/alpha/requirements.in", "cosml-utils\nfront\n")
+        stranger = next(name for name in world.public.bodies if name.startswith("cosml_core-99"))
+        sha256 = hashlib.sha256(world.public.bodies[stranger]).hexdigest()
+        old = next(item for item in tomllib.loads(good)["packages"] if item["name"] == "cosml-core")["wheels"][0]
+        text = good.replace(old["path"], stranger).replace(old["hashes"]["sha256"], sha256)
+        text = text.replace(f"size = {old['size']}", f"size = {len(world.public.bodies[stranger])}")
+        text = text.replace('name = "cosml-core"\nversion = "1.0"', 'name = "cosml-core"\nversion = "99.0"')
+        world.checkout.write("lockfiles/pylock.alpha.toml", text)
+        (world.private / old["path"]).unlink()
+        world.checkout.run("lock", "alpha", "--check").refused(
+            8,
+            r"cosml_core-99\.0-py3-none-any\.whl \(corp\) is gone: its page redirects to another host, 127\.0\.0\.1, which",
+        )
+        world.checkout.run("image", "alpha").refused(4, r"cosml_core-99\.0-py3-none-any\.whl is no longer on package index 'corp'")
+        assert not any("cosml" in path for path, _ in world.public.requests)
+
+
 def test_a_wrong_password_and_none(world: World) -> None:
     world.checkout.settings["CORP_PASSWORD"] = "guess"
     world.checkout.run("lock", "alpha").refused(6, r"package index 'corp' answered 40[13] for the page of cosml-utils", hint="credentials")

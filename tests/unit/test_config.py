@@ -55,15 +55,27 @@ def test_local_packages_are_found_in_order(tmp_path: Path) -> None:
         ('base = "x"\n[[index]]\nname = "url"\nurl = "b"\n', "cannot be called 'url'", "another"),
         (
             'base = "x"\n[[index]]\nname = "a"\nurl = "https://joe:s3cret@pypi.corp.example/simple/"\n',
-            "the url of index 'a' holds a password",
+            "[[index]] 'a': its url holds a password",
             "env:USER,PASSWORD",
         ),
-        ('base = "x"\n[[index]]\nname = "a"\nurl = "https://[/"\n', "the url of index 'a' is none", "correct"),
+        ('base = "x"\n[[index]]\nname = "a"\nurl = "https://[/"\n', "[[index]] 'a': its url is not a URL", "correct"),
         (
             'base = "x"\n[[index]]\nname = "a"\nurl = "https://pypi.corp.example/simple/"\ncredentials = "joe:s3cret"\n',
-            "index 'a': credentials must say where they are, not what they are",
+            "[[index]] 'a': credentials must say where they are, not what they are",
             "env:USER,PASSWORD",
         ),
+        (
+            'base = "x"\n[[index]]\nname = "a"\nurl = "https://a.example/"\nnames = ["x"]\nredirects = ["https://b.example"]\n',
+            "[[index]] 'a': not a host: 'https://b.example'",
+            "files.corp.example",
+        ),
+        (
+            'base = "x"\n[[index]]\nname = "a"\nurl = "https://a.example/"\nnames = ["cosml-*"]\n'
+            '[[index]]\nname = "b"\nurl = "https://b.example/"\ndefault = true\nnames = ["Cosml_Core"]\n',
+            "cosml-core is claimed by two package indexes: a, b",
+            "narrow the names",
+        ),
+        ('base = "x"\n[[index]]\nname = "a"\nurl = "ftp://a.example/"\nnames = ["x"]\n', "index 'a' is not http, https or file", "url"),
         ("base = \n", "not valid TOML", "correct that line"),
     ],
 )
@@ -148,13 +160,23 @@ def test_the_machines_own_index_can_be_ruled_out(tmp_path: Path, shared: str, ow
     [
         (SHARED, OWN.replace('"own"', '"corp"'), "images/indexes.toml has an index 'corp' too"),
         (SHARED + "default = true\n", OWN + "default = true\n", "two package indexes are the default: own and corp"),
-        (SHARED.replace("//", "//u:p@"), OWN, "indexes.toml: the url of index 'corp' holds a password"),
+        (SHARED.replace("//", "//u:p@"), OWN, "indexes.toml: .*'corp': its url holds a password"),
         (SHARED + SHARED, OWN, "two indexes have the same name"),
         ("machine_index = false\n", OWN, "unknown key machine_index"),
     ],
 )
 def test_what_is_wrong_between_the_two(tmp_path: Path, shared: str, own: str, message: str) -> None:
     (tmp_path / "indexes.toml").write_text(shared)
-    team = load_team(write_team(tmp_path, 'base = "starter"\n' + own), "alpha")
     with pytest.raises(ConfigurationError, match=message):
-        _ = team.indexes
+        load_team(write_team(tmp_path, 'base = "starter"\n' + own), "alpha")
+
+
+def test_indexes_of_all_teams_are_checked_when_a_team_is_read(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    images = write_team(tmp_path / "images", 'base = "x"\n')
+    (images / "indexes.toml").write_text('[[index]]\nname = "corp"\nurl = "https://a.example/"\nnames = ["x"]\nredirects = ["a b"]\n')
+    with pytest.raises(ConfigurationError, match=r"indexes\.toml: \[\[index\]\] 'corp': not a host"):
+        load_team(images, "alpha")
+    (images / "indexes.toml").write_text('[[index]]\nname = "corp"\nurl = "https://a.example/"\n')
+    with pytest.raises(ConfigurationError, match=r"images/indexes\.toml: package index 'corp' serves no names"):
+        load_team(images, "alpha")

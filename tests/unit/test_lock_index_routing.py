@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from imagebuild.errors import ConfigurationError
-from imagebuild.lock.index.routing import PackageIndex, UnroutedError, default_index, parse_pip_settings, route_name, validate_indexes
+from imagebuild.lock.index.routing import (
+    PackageIndex,
+    UnroutedError,
+    default_index,
+    find_shared_claim,
+    parse_pip_settings,
+    route_name,
+    validate_indexes,
+)
 
 PUBLIC = PackageIndex("default", "https://index.example/simple", default=True)
 PRIVATE = PackageIndex("internal", "https://joe:p%40ss@pkgs.example/simple/", ("cosml-*", "Acme_*"))
@@ -37,6 +46,60 @@ def test_two_claims_on_a_name_are_refused() -> None:
     other = PackageIndex("other", "https://other.example/", ("cosml-utils",))
     with pytest.raises(ConfigurationError, match="cosml-utils is claimed by two package indexes: internal, other"):
         route_name("cosml-utils", (PUBLIC, PRIVATE, other))
+
+
+def test_the_default_index_claims_names_as_any_other() -> None:
+    """Before, ``names`` of the default index were ignored without a word."""
+    public = PackageIndex("pub", "https://index.example/simple", ("cosml-core",), default=True)
+    with pytest.raises(ConfigurationError, match=r"cosml-core is claimed by two package indexes: internal, pub"):
+        route_name("cosml-core", (PRIVATE, public))
+    with pytest.raises(ConfigurationError, match="cosml-core is claimed by two package indexes"):
+        validate_indexes((PRIVATE, public))
+    assert route_name("cosml-other", (PRIVATE, public)).name == "internal"
+    assert route_name("numpy", (PRIVATE, public)).name == "pub"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        (("cosml-*",), ("Cosml_*",), "cosml-*"),
+        (("cosml-*",), ("cosml-core",), "cosml-core"),
+        (("a", "b"), ("c", "b"), "b"),
+        (("cosml-*",), ("*-utils",), ""),  # seen when a name matches both
+        (("cosml",), ("cosml-*",), ""),
+    ],
+)
+def test_what_two_indexes_both_claim(one: tuple[str, ...], other: tuple[str, ...], shared: str) -> None:
+    first, second = PackageIndex("a", "https://a.example/", one), PackageIndex("b", "https://b.example/", other)
+    assert find_shared_claim(first, second) == find_shared_claim(second, first) == shared
+
+
+@pytest.mark.parametrize(
+    ("url", "redirects", "allowed"),
+    [
+        ("https://pkgs.example/other/", (), True),
+        ("https://PKGS.example:443/x/", (), True),
+        ("https://pkgs.example./x/", (), True),
+        ("https://joe:x@pkgs.example/x/", (), True),
+        ("https://pkgs.example:8443/x/", (), False),
+        ("http://pkgs.example/x/", (), False),
+        ("http://pkgs.example/x/", ("pkgs.example",), False),  # named or not: never from https to http
+        ("https://pkgs.example.evil.example/x/", (), False),
+        ("https://pkgs.example@evil.example/x/", (), False),
+        ("https://index.example/simple/x/", (), False),
+        ("https://index.example/simple/x/", ("index.example",), True),
+        ("https://index.example:8443/simple/x/", ("index.example",), False),
+        ("https://index.example:8443/simple/x/", ("index.example:8443",), True),
+        ("https://index.example:443/simple/x/", ("index.example:443",), True),
+        ("file:///etc/passwd", (), False),
+        ("ftp://pkgs.example/", ("pkgs.example",), False),
+        ("https://[/", (), False),
+        ("https:///x", (), False),
+        ("//", (), False),
+    ],
+)
+def test_where_a_page_may_redirect_to(url: str, redirects: tuple[str, ...], allowed: bool) -> None:
+    assert msgspec.structs.replace(PRIVATE, redirects=redirects).may_redirect(url) is allowed
 
 
 def test_without_a_default_some_names_have_no_index() -> None:

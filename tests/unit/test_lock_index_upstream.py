@@ -6,12 +6,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagebuild.errors import IntegrityError, LockError, RemoteError
 from imagebuild.lock.index import upstream as upstream_module
+from imagebuild.lock.index.client import IndexClient
 from imagebuild.lock.index.pages import ProjectFile, ProjectPage, parse_html_page, parse_json_page, parse_time
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
@@ -184,24 +187,67 @@ def test_credentials_are_sent_to_the_index(fake: FakeIndex, tmp_path: Path) -> N
     assert all(text.startswith("Basic ") for text in fake.authorizations)
 
 
-@pytest.mark.parametrize("kind", ["page", "file"])
-def test_a_redirect_to_another_host_drops_the_credentials(fake: FakeIndex, tmp_path: Path, kind: str) -> None:
+def test_a_file_that_redirects_to_another_host_goes_without_credentials(fake: FakeIndex, tmp_path: Path) -> None:
     fake.password = "x"
     other = FakeIndex()
     filename = other.add("thing", "1.0", ["other>=1"], extra=b"y" * 300_000)
     with fake.serve() as url, other.serve() as elsewhere:
-        fake.moved = {
-            "page": {"/simple/thing/": elsewhere + "thing/"},
-            "file": {f"/files/{filename}": elsewhere.replace("/simple/", f"/files/{filename}")},
-        }[kind]
+        fake.moved = {f"/files/{filename}": elsewhere.replace("/simple/", f"/files/{filename}")}
         with Upstream(PackageIndex("default", url.replace("//", "//joe:x@"), default=True), tmp_path) as upstream:
             file = read_file(upstream)
             upstream.download(file, tmp_path / "got.whl")
-            assert file.url.startswith(elsewhere.removesuffix("simple/") if kind == "page" else url.removesuffix("simple/"))
+            assert file.url.startswith(url.removesuffix("simple/"))
     assert (tmp_path / "got.whl").read_bytes() == other.bodies[filename]
     assert all(text.startswith("Basic ") for text in fake.authorizations)
     assert other.authorizations
     assert not any(other.authorizations)
+
+
+def test_a_page_that_redirects_to_another_host_is_not_there(fake: FakeIndex, tmp_path: Path) -> None:
+    """Another port is another host: the other one is never asked, whatever it would say."""
+    other = FakeIndex()
+    other.add("thing", "99.0")
+    with fake.serve() as url, other.serve() as elsewhere:
+        fake.moved = {"/simple/thing/": elsewhere + "thing/"}
+        with Upstream(make_index(url), tmp_path) as upstream:
+            assert upstream.read_project("thing") is None
+            assert upstream.find_redirect("thing") == "127.0.0.1"
+            assert upstream.find_file("thing", "thing-99.0-py3-none-any.whl") is None
+            assert other.requests == []
+        port = elsewhere.split(":")[2].partition("/")[0]
+        named = msgspec.structs.replace(make_index(url), redirects=(f"127.0.0.1:{port}",))
+        with Upstream(named, tmp_path) as upstream:
+            page = upstream.read_project("thing")
+            assert page is not None
+            assert [file.filename for file in page.files] == ["thing-99.0-py3-none-any.whl"]
+        asked = len(other.requests)
+        with Upstream(make_index(url), tmp_path) as upstream:  # the page that was kept came from there
+            assert upstream.read_project("thing") is None
+        assert len(other.requests) == asked
+
+
+def test_a_page_may_redirect_within_its_index(fake: FakeIndex, tmp_path: Path) -> None:
+    with fake.serve() as url, Upstream(make_index(url), tmp_path) as upstream:
+        fake.files["moved"] = fake.files.pop("thing")
+        fake.moved = {"/simple/thing/": "/simple/hop/", "/simple/hop/": "../moved/"}
+        page = upstream.read_project("thing")
+        assert page is not None
+        assert page.files[0].filename == "thing-1.0-py3-none-any.whl"
+        fake.moved["/simple/hop/"] = "//elsewhere.example/simple/thing/"
+        assert upstream.read_project("thing") is None
+        assert upstream.find_redirect("thing") == "elsewhere.example"
+        fake.moved["/simple/hop/"] = "/simple/thing/"
+        with pytest.raises(RemoteError, match="redirects in a circle"):
+            upstream.read_project("thing")
+
+
+def test_a_redirect_from_https_to_http_is_not_followed() -> None:
+    session = IndexClient(make_index("https://index.example/simple/"))._connect()
+    answer = requests.Response()
+    answer.status_code, answer.url = 302, "https://files.example/a"
+    for target, followed in (("http://files.example/a", None), ("https://cdn.example/a", "https://cdn.example/a"), ("/b", "/b")):
+        answer.headers["Location"] = target
+        assert session.get_redirect_target(answer) == followed
 
 
 @pytest.mark.parametrize("form", ["json", "html"])

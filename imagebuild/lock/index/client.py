@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
 from imagebuild import __version__
 from imagebuild.errors import RemoteError
 from imagebuild.lock.index.credentials import find_credentials
-from imagebuild.lock.index.routing import PackageIndex
+from imagebuild.lock.index.routing import PackageIndex, split_origin
 
 if TYPE_CHECKING:
     import requests
@@ -26,6 +26,7 @@ PAGE_LIMIT = 256 << 20
 _CONNECT_ATTEMPTS = 3  # where nothing answers at all: no network should not take long to say so
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds between bytes
 _LONGEST_PAUSE = 30.0
+_REDIRECTS = 10
 _PASSING = frozenset({429, 500, 502, 503, 504})
 _CHUNK = 1 << 20
 _PIECE = 128 << 10  # of a body: small enough to stop soon where the network is slow
@@ -45,11 +46,19 @@ class Body(msgspec.Struct, frozen=True):
     unchanged: bool = False
 
 
+class Elsewhere(msgspec.Struct, frozen=True):
+    """A page that redirects to a host the index may not redirect to."""
+
+    host: str
+
+
 class IndexClient:
     """HTTP to one index and to wherever its files are. Safe to share between threads.
 
     Credentials go to the index's own scheme, host and port; a redirect to another one drops them (there netrc, which goes by
-    host, has its say).
+    host, has its say). A *page* that redirects elsewhere is never followed: whoever answers there decides what is installed, and it is not
+    the index that the name was routed to (pypiserver, as installed, redirects what it lacks to the public index). A *file* may come from
+    another host, as content delivery networks have it: its hash is on the page.
     """
 
     def __init__(self, index: PackageIndex, pause: Callable[[float], object] | None = None) -> None:
@@ -69,12 +78,29 @@ class IndexClient:
     def read_body(self, url: str, headers: Mapping[str, str], limit: int, what: str) -> Body | None:
         """The whole answer to a GET; None for 404 or 410."""
         with self.send(url, headers, what, body=True, limit=limit) as answer:
-            if answer.status_code in (404, 410):
-                return None
-            if answer.status_code not in (200, 304) or (answer.status_code == 304 and "If-None-Match" not in headers):
-                raise self.explain_refusal(answer.status_code, what)
-            content_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-            return Body(answer.content, content_type, answer.url, answer.headers, answer.status_code == 304)
+            return self._read_answer(answer, headers, what)
+
+    def _read_answer(self, answer: requests.Response, headers: Mapping[str, str], what: str) -> Body | None:
+        if answer.status_code in (404, 410):
+            return None
+        if answer.status_code not in (200, 304) or (answer.status_code == 304 and "If-None-Match" not in headers):
+            raise self.explain_refusal(answer.status_code, what)
+        content_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        return Body(answer.content, content_type, answer.url, answer.headers, answer.status_code == 304)
+
+    def read_page(self, url: str, headers: Mapping[str, str], what: str) -> Body | Elsewhere | None:
+        """A project page: the whole answer, None for 404 or 410, or where it redirects to, if it may not."""
+        for _ in range(_REDIRECTS):
+            with self.send(url, headers, what, body=True, follow=False) as answer:
+                if answer.is_redirect:
+                    target = urljoin(url, answer.headers["Location"])
+                    if not self.index.may_redirect(target):
+                        origin = split_origin(target)
+                        return Elsewhere(origin[1] if origin is not None and origin[1] else "something that is not a host")
+                    url = target
+                    continue
+                return self._read_answer(answer, headers, what)
+        raise RemoteError(f"package index {self.index.name!r} redirects in a circle for {what}", "tell its owners")
 
     def read_blocks(self, answer: requests.Response) -> Iterator[bytes]:
         """A body piece by piece; CutShortError when it ends early."""
@@ -86,8 +112,13 @@ class IndexClient:
         except (requests.RequestException, HTTPError, ConnectionError, TimeoutError) as error:
             raise CutShortError(type(error).__name__) from None
 
-    def send(self, url: str, headers: Mapping[str, str], what: str, *, body: bool = False, limit: int = PAGE_LIMIT) -> requests.Response:
-        """GET with bounded retries on what passes by itself. With ``body``, the body has been read when this returns."""
+    def send(
+        self, url: str, headers: Mapping[str, str], what: str, *, body: bool = False, limit: int = PAGE_LIMIT, follow: bool = True
+    ) -> requests.Response:
+        """GET with bounded retries on what passes by itself. With ``body``, the body has been read when this returns.
+
+        ``follow``: redirects to any host, but never from https to http.
+        """
         import requests
         from urllib3.exceptions import HTTPError
 
@@ -101,7 +132,9 @@ class IndexClient:
                 self.pause(compute_pause(attempt, after))
             after = ""
             try:
-                answer = self._connect().get(url, headers=headers, stream=True, timeout=_TIMEOUT, auth=self._credentials_for(url))
+                answer = self._connect().get(
+                    url, headers=headers, stream=True, timeout=_TIMEOUT, auth=self._credentials_for(url), allow_redirects=follow
+                )
                 if answer.status_code in _PASSING:
                     problem, after = self.explain_refusal(answer.status_code, what), answer.headers.get("Retry-After", "")
                     answer.close()
@@ -147,10 +180,9 @@ class IndexClient:
 
     def _connect(self) -> requests.Session:
         if self._session is None:
-            import requests
             from requests.adapters import HTTPAdapter
 
-            session = requests.Session()
+            session = _make_session()
             session.headers["User-Agent"] = f"imagebuild/{__version__}"
             adapter = HTTPAdapter(pool_connections=8, pool_maxsize=32)
             session.mount("https://", adapter)
@@ -177,6 +209,19 @@ class IndexClient:
             429: "it asks for patience: try again later",
         }.get(status, "try again later; if it stays, tell its owners")
         return RemoteError(f"package index {self.index.name!r} answered {status} for {what}", hint)
+
+
+def _make_session() -> requests.Session:
+    """A session that does not follow a redirect from https to http: the answer is the redirect itself, which no caller takes."""
+    import requests
+
+    class Session(requests.Session):
+        def get_redirect_target(self, resp: requests.Response) -> str | None:
+            target = super().get_redirect_target(resp)
+            secure = urlsplit(resp.url).scheme == "https"
+            return None if target is not None and secure and urlsplit(urljoin(resp.url, target)).scheme != "https" else target
+
+    return Session()
 
 
 def compute_pause(attempt: int, after: str) -> float:

@@ -23,6 +23,7 @@ LOCAL_NAME = "local"  # what a lock says of a wheel built from the team's own so
 URL_NAME = "url"  # what a lock says of a wheel that requirements.in names by its address
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 _CONFIGURATION_SECONDS = 60
+_PORTS = {"http": 80, "https": 443}
 
 
 class PackageIndex(msgspec.Struct, frozen=True):
@@ -35,7 +36,9 @@ class PackageIndex(msgspec.Struct, frozen=True):
     username: str = ""
     password: str = ""
     certificate: str = ""  # file of the authorities to trust, "" for the machine's own
-    reference: str = ""  # where the credentials are: netrc, env:USER,PASSWORD, keyring:USER (lock/credentials.py)
+    reference: str = ""  # where the credentials are: netrc, env:USER,PASSWORD, keyring:USER (lock/index/credentials.py)
+    redirects: tuple[str, ...] = ()  # other hosts (``host`` or ``host:port``) that its pages may redirect to
+    local: bool = False  # source trees and wheels by URL may have names that this index claims
 
     def __repr__(self) -> str:
         return f"PackageIndex(name={self.name!r}, names={self.names!r}, default={self.default})"
@@ -64,6 +67,33 @@ class PackageIndex(msgspec.Struct, frozen=True):
         """Whether one of this index's patterns matches a normalised name."""
         return any(fnmatchcase(name, normalize_pattern(pattern)) for pattern in self.names)
 
+    def may_redirect(self, url: str) -> bool:
+        """Whether a page of this index may come from ``url``: the index's own scheme, host and port, or a host named in ``redirects``.
+
+        A host that is named may not take an index from https to http.
+        """
+        own, other = split_origin(self.address), split_origin(url)
+        if other is None or own is None:
+            return False
+        if own == other:
+            return True
+        scheme, host, port = other
+        if scheme not in ("http", "https") or (own[0] == "https" and scheme == "http"):
+            return False
+        standard = port == _PORTS.get(scheme)
+        return f"{host}:{port}" in self.redirects or (standard and host in self.redirects)
+
+
+def split_origin(url: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port of a URL (RFC 6454: lower case, the scheme's own port where none is given); None for what has none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port if parts.port is not None else _PORTS.get(parts.scheme.lower(), 0)
+        host = (parts.hostname or "").rstrip(".").encode("idna").decode() if parts.hostname else ""
+    except (ValueError, UnicodeError):
+        return None
+    return parts.scheme.lower(), host, port
+
 
 # Stands for no index: what a lock names by address has its own, and only netrc, which goes by host, has credentials for it.
 ADDRESSES = PackageIndex(URL_NAME, "https://localhost/")
@@ -87,7 +117,7 @@ class UnroutedError(LockError):
 
 
 def validate_indexes(indexes: Sequence[PackageIndex]) -> None:
-    """ConfigurationError unless names are unique and fit, at most one is the default, and addresses are usable."""
+    """ConfigurationError unless names are unique and fit, at most one is the default, URLs are usable, and no two claim the same."""
     seen: set[str] = set()
     for index in indexes:
         if not _NAME.fullmatch(index.name) or index.name in (LOCAL_NAME, URL_NAME):
@@ -105,16 +135,35 @@ def validate_indexes(indexes: Sequence[PackageIndex]) -> None:
     defaults = [index.name for index in indexes if index.default]
     if len(defaults) > 1:
         raise ConfigurationError(f"two package indexes are the default: {' and '.join(defaults)}", "leave default = true to one of them")
+    for number, index in enumerate(indexes):
+        for other in indexes[number + 1 :]:
+            if shared := find_shared_claim(index, other):
+                raise _doubly_claimed(shared, (index, other))
+
+
+def find_shared_claim(one: PackageIndex, other: PackageIndex) -> str:
+    """A pattern of one index that the other claims as well: the same one, or a plain name within a pattern; "" for none that is seen.
+
+    Two patterns that merely overlap are found when a name matches both (:func:`route_name`).
+    """
+    for index, second in ((one, other), (other, one)):
+        for pattern in map(normalize_pattern, index.names):
+            if pattern in map(normalize_pattern, second.names) or (not set("*?[") & set(pattern) and second.claims(pattern)):
+                return pattern
+    return ""
+
+
+def _doubly_claimed(name: str, indexes: Sequence[PackageIndex]) -> ConfigurationError:
+    return ConfigurationError(
+        f"{name} is claimed by two package indexes: {', '.join(index.name for index in indexes)}", "narrow the names of one of them"
+    )
 
 
 def route_name(name: str, indexes: Sequence[PackageIndex]) -> PackageIndex:
     """The one index that a normalised name may come from. Two that claim it is a ConfigurationError, none a LockError."""
-    claiming = [index for index in indexes if not index.default and index.claims(name)]
+    claiming = [index for index in indexes if index.claims(name)]
     if len(claiming) > 1:
-        raise ConfigurationError(
-            f"{name} is claimed by two package indexes: {', '.join(index.name for index in claiming)}",
-            "narrow the names of one of them",
-        )
+        raise _doubly_claimed(name, claiming)
     if claiming:
         return claiming[0]
     for index in indexes:

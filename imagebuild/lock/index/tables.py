@@ -6,6 +6,7 @@ from. Addresses may be here, passwords never.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from imagebuild.lock.index.routing import DEFAULT_NAME, LOCAL_NAME, URL_NAME, Pa
 from imagebuild.toml import decode_toml
 
 FILE_NAME = "indexes.toml"
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?")
 _RESERVED = (DEFAULT_NAME, LOCAL_NAME, URL_NAME)
 
 
@@ -29,6 +31,8 @@ class IndexTable(msgspec.Struct, frozen=True, rename="kebab"):
     names: tuple[str, ...] = ()
     default: bool = False
     credentials: str = "netrc"  # a reference: netrc, env:USER,PASSWORD, env:TOKEN, keyring:USER
+    redirects: tuple[str, ...] = ()  # hosts besides its own that its pages may redirect to: host, or host:port
+    local: bool = False  # a source tree of a team may have a name that this index claims
 
 
 class SharedIndexes(msgspec.Struct, frozen=True, rename="kebab"):
@@ -59,27 +63,28 @@ def check_tables(path: Path, tables: Sequence[IndexTable]) -> None:
     if len(set(names)) != len(names):
         raise ConfigurationError(f"{path}: two indexes have the same name", "give each [[index]] a name of its own")
     for item in tables:
+        where = f"{path}: [[index]] {item.name!r}"
+        for host in item.redirects:
+            if not _HOST.fullmatch(host):
+                raise ConfigurationError(f"{where}: not a host: {host!r}", 'write redirects = ["files.corp.example"], or with its port')
         try:
             password = urlsplit(item.url).password
         except ValueError:
-            raise ConfigurationError(f"{path}: the url of index {item.name!r} is none", "correct it") from None
+            raise ConfigurationError(f"{where}: its url is not a URL", "correct it") from None
         if password is not None:
             raise ConfigurationError(
-                f"{path}: the url of index {item.name!r} holds a password",
+                f"{where}: its url holds a password",
                 'remove it (and change it: it is in the history now); write credentials = "env:USER,PASSWORD", or use netrc',
             )
         if not is_reference(item.credentials):
             raise ConfigurationError(
-                f"{path}: index {item.name!r}: credentials must say where they are, not what they are",
+                f"{where}: credentials must say where they are, not what they are",
                 'write "netrc", "env:USER,PASSWORD" (two environment variables), "env:TOKEN" or "keyring:USER"',
             )
 
 
-def combine_indexes(path: Path, own: Sequence[IndexTable], shared: SharedIndexes, machine_index: bool | None) -> tuple[PackageIndex, ...]:
-    """All indexes of a team: its own, the shared ones and, unless one is the default or it is not to be used, the machine's.
-
-    ``path`` is the team's file, for messages. ``machine_index``: the team's word, None leaves it to the shared file.
-    """
+def list_indexes(path: Path, own: Sequence[IndexTable], shared: SharedIndexes) -> tuple[PackageIndex, ...]:
+    """A team's own indexes and the shared ones, checked together; ConfigurationError names the file. ``path`` is the team's."""
     taken = {item.name for item in shared.index}
     for item in own:
         if item.name in taken:
@@ -88,11 +93,31 @@ def combine_indexes(path: Path, own: Sequence[IndexTable], shared: SharedIndexes
             )
     tables = (*own, *shared.index)
     indexes = tuple(
-        PackageIndex(item.name, item.url, item.names, item.default, reference="" if item.credentials == "netrc" else item.credentials)
+        PackageIndex(
+            item.name,
+            item.url,
+            item.names,
+            item.default,
+            reference="" if item.credentials == "netrc" else item.credentials,
+            redirects=tuple(host.lower() for host in item.redirects),
+            local=item.local,
+        )
         for item in tables
     )
-    allowed = shared.machine_index if machine_index is None else machine_index
-    if allowed and not any(item.default for item in tables):
-        indexes = (*indexes, default_index())
-    validate_indexes(indexes)
+    try:
+        validate_indexes(indexes)
+    except ConfigurationError as error:
+        files = [str(path)] if own else []
+        files += [f"{path.parent.parent.name}/{FILE_NAME}"] if shared.index else []
+        raise ConfigurationError(f"{' and '.join(files)}: {error.message}", error.hint) from None
     return indexes
+
+
+def combine_indexes(path: Path, own: Sequence[IndexTable], shared: SharedIndexes, machine_index: bool | None) -> tuple[PackageIndex, ...]:
+    """All indexes of a team: its own, the shared ones and, unless one is the default or it is not to be used, the machine's.
+
+    ``path`` is the team's file, for messages. ``machine_index``: the team's word, None leaves it to the shared file.
+    """
+    indexes = list_indexes(path, own, shared)
+    allowed = shared.machine_index if machine_index is None else machine_index
+    return (*indexes, default_index()) if allowed and not any(item.default for item in indexes) else indexes

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import ImagebuildError, IntegrityError, LockError, RemoteError
 from imagebuild.files import explain_os_error, replacing, write_sealed
-from imagebuild.lock.index.client import ATTEMPTS, PAGE_LIMIT, Body, CutShortError, IndexClient, compute_pause
+from imagebuild.lock.index.client import ATTEMPTS, Body, CutShortError, Elsewhere, IndexClient, compute_pause
 from imagebuild.lock.index.pagecache import KeptPage, PageCache, keep_page
 from imagebuild.lock.index.pages import HTML_TYPE, JSON_TYPE, ProjectFile, ProjectPage, parse_html_page, parse_json_page
 from imagebuild.lock.index.ranges import BLOCK, METADATA_LIMIT, RangeFile, WheelMetadata, read_content_range, read_wheel_file
@@ -66,6 +66,7 @@ class Upstream:
         self.cache = cache
         self.client = IndexClient(index, pause)
         self._pages = PageCache(cache, index.address)
+        self._elsewhere: dict[str, str] = {}
 
     def stop(self) -> None:
         """Make downloads of other threads end at their next piece: one has failed, or the user has had enough."""
@@ -84,11 +85,15 @@ class Upstream:
     # -- project pages
 
     def read_project(self, name: str) -> ProjectPage | None:
-        """The files of a project, None when the index does not have it (404)."""
+        """The files of a project, None when the index does not have it: 404, or a redirect to another host (:meth:`find_redirect`)."""
         if self.index.address.startswith("file:"):
             return self._read_local_page(name)
         kept = self._read_kept(name)
         return kept.read_page(name) if kept is not None else None
+
+    def find_redirect(self, name: str) -> str:
+        """The host that the page of a project redirected to, if that was refused and so counts as absent; else ""."""
+        return self._elsewhere.get(name, "")
 
     def find_file(self, name: str, filename: str) -> ProjectFile | None:
         """One file of a project, None when the index does not list it."""
@@ -110,9 +115,14 @@ class Upstream:
     def _read_kept(self, name: str) -> KeptPage | None:
         """The page as the server has it now; what was kept of it saves sending it (ETag) or parsing it (hash of the body)."""
         kept = self._pages.recall(name)
+        if kept is not None and not self.index.may_redirect(kept.address):
+            kept = None  # an older version followed the redirect that led there
         headers = {"Accept": _ACCEPT, **({"If-None-Match": kept.etag} if kept and kept.etag else {})}
         url = urljoin(self.index.address, f"{canonicalize_name(name)}/")
-        answer = self.client.read_body(url, headers, PAGE_LIMIT, f"the page of {name}")
+        answer = self.client.read_page(url, headers, f"the page of {name}")
+        if isinstance(answer, Elsewhere):
+            self._elsewhere[name] = answer.host
+            return None
         if answer is None or (answer.unchanged and kept is not None):
             return kept if answer is not None else None
         sha256, etag = hashlib.sha256(answer.data).hexdigest(), answer.headers.get("ETag", "")

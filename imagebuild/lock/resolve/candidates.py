@@ -25,7 +25,8 @@ class Candidates(msgspec.Struct, frozen=True):
     name: str
     index: str
     wheels: dict[str, ProjectFile] = {}  # version -> the best wheel
-    absent: bool = False  # 404
+    absent: bool = False  # 404, or a page that redirects to another host
+    elsewhere: str = ""  # that host
     sdist_only: tuple[str, ...] = ()
     other_tags: dict[str, tuple[str, ...]] = {}  # versions with wheels, none of which fits the base: their tags
     other_python: dict[str, str] = {}  # version -> its Requires-Python

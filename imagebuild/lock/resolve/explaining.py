@@ -174,6 +174,12 @@ def _explain_missing(cause: Cause, known: ResolutionFacts, details: tuple[str, .
     name, index = cause.name, f"package index {candidates.index!r}"
     asker = _describe_cause(cause, known)
     base, interpreter = known.base.name, known.base.interpreter
+    if candidates.elsewhere:
+        return LockError(
+            f"{asker}; {index} redirects {name} to another host, {candidates.elsewhere}: that is not followed, and counts as not there",
+            f"publish {name} there, narrow the names of that [[index]], or, if the host is the index's own, name it in its redirects",
+            details,
+        )
     if candidates.absent:
         hint = "check the spelling, or which index serves that name (names in team.toml)"
         return LockError(f"{asker}; there is no project {name} on {index}", hint, details)

@@ -148,20 +148,29 @@ class RoutedIndex:
         index = route_name(name, self._indexes)
         page = self._upstreams[index.name].read_project(name)
         if page is None:
-            return Candidates(name, index.name, absent=True)
+            host = self._upstreams[index.name].find_redirect(name)
+            if host and self._is_news(f"redirect {index.name}"):
+                self._report(
+                    f"warning: package index {index.name!r} redirects {name} to another host, {host}: that is not followed, and counts as "
+                    "not there (redirects in its [[index]] names hosts that are meant)"
+                )
+            return Candidates(name, index.name, absent=True, elsewhere=host)
         candidates = select_wheels(page, index.name, self._choice)
         if self._sources is not None and self._sources.may_build(name):
             archives = self._sources.find_archives(page, self._choice)
             candidates = msgspec.structs.replace(
                 candidates, sources={key: file for key, file in archives.items() if key not in candidates.wheels}
             )
-        if candidates.undated and not self._choice.explicit_cutoff:
-            with self._guard:
-                fresh = index.name not in self._told
-                self._told.add(index.name)
-            if fresh:
-                self._report(f"package index {index.name!r} tells no upload times for some files: the cutoff is not applied to those")
+        if candidates.undated and not self._choice.explicit_cutoff and self._is_news(f"undated {index.name}"):
+            self._report(f"package index {index.name!r} tells no upload times for some files: the cutoff is not applied to those")
         return candidates
+
+    def _is_news(self, fact: str) -> bool:
+        """Whether a fact has not been told yet; from then on it has."""
+        with self._guard:
+            fresh = fact not in self._told
+            self._told.add(fact)
+        return fresh
 
     def page_of(self, name: str) -> list[dict[str, Any]] | None:
         """The file entries of a project page, None for 404."""
