@@ -8,7 +8,6 @@ import csv
 import hashlib
 import io
 import posixpath
-import re
 import tarfile
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,9 +18,9 @@ from imagebuild.errors import IntegrityError
 from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system_files
 from imagebuild.layer.model import Layer, LayerFile, PackageBytes
 from imagebuild.oci.compression import CHUNK, open_decompressed
+from imagebuild.wheel.installed import is_record, parse_info_path
 from imagebuild.wheel.sizes import classify_path
 
-_RECORD = re.compile(r"(?P<site>/.+)/(?P<name>[^/]+)-(?P<version>[^/-]+)\.dist-info/RECORD")
 _TEXT_LIMIT = 64 << 20  # a RECORD, a package's list or dpkg's status is never larger
 
 
@@ -82,7 +81,7 @@ def read_foreign_layer(blob: Path, media_type: str) -> ForeignLayer:
                         continue
                     path = "/" + entry.name.removeprefix("./")
                     sizes[path] = entry.size
-                    if entry.size <= _TEXT_LIMIT and (path == STATUS or is_dpkg_list(path) or _RECORD.fullmatch(path)):
+                    if entry.size <= _TEXT_LIMIT and (path == STATUS or is_dpkg_list(path) or is_record(path)):
                         text = cast("BinaryIO", archive.extractfile(entry)).read().decode("utf-8", "replace")
                         if path == STATUS:
                             status = text
@@ -136,20 +135,15 @@ class InstalledRecord(msgspec.Struct, frozen=True):
     hashes: dict[str, str]
 
 
-def is_record(path: str) -> bool:
-    """Whether ``path`` is the RECORD of an installed distribution."""
-    return _RECORD.fullmatch(path) is not None
-
-
 def read_record(path: str, text: str) -> InstalledRecord:
-    """The RECORD at ``path`` (:func:`is_record`); rows that make no sense have no hash."""
-    match = _RECORD.fullmatch(path)
-    assert match is not None
+    """The RECORD at ``path`` (:func:`imagebuild.wheel.installed.is_record`); rows that make no sense have no hash."""
+    info = parse_info_path(path)
+    assert info is not None
     hashes: dict[str, str] = {}
     for row in csv.reader(text.splitlines()):
         if row:
-            hashes[posixpath.normpath(posixpath.join(match["site"], row[0]))] = _decode_hash(row[1] if len(row) > 1 else "")
-    return InstalledRecord(re.sub(r"[-_.]+", "-", match["name"]).lower(), match["version"], hashes)
+            hashes[posixpath.normpath(posixpath.join(info.site, row[0]))] = _decode_hash(row[1] if len(row) > 1 else "")
+    return InstalledRecord(info.name, info.version, hashes)
 
 
 def _decode_hash(text: str) -> str:

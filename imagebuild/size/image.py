@@ -17,13 +17,14 @@ from imagebuild.base.tree import SqliteTree
 from imagebuild.catalogue.lookup import FoundImage
 from imagebuild.layer.dpkg import STATUS, is_dpkg_list, read_system_files
 from imagebuild.layer.model import LayerFile
-from imagebuild.layer.reading import is_record, read_record
+from imagebuild.layer.reading import read_record
 from imagebuild.lock.file.model import Lock
 from imagebuild.size.baselayers import BaseLayers, find_base_layers
 from imagebuild.size.measurement import FindContents, MeasuredPackage, summarise_files
 from imagebuild.size.model import SizeReport
 from imagebuild.size.needs import SOURCE
 from imagebuild.size.scan import Scan, scan_layers
+from imagebuild.wheel.installed import is_record
 from imagebuild.wheel.sizes import classify_path
 from imagebuild.workspace import Workspace
 

@@ -17,10 +17,10 @@ from imagebuild.base.archive import LayerArchive
 from imagebuild.base.tree import decode_path
 from imagebuild.errors import ImagebuildError, IntegrityError
 from imagebuild.layer.dpkg import STATUS, is_dpkg_list
-from imagebuild.layer.reading import is_record
 from imagebuild.layer.tar.flow import open_chunks, read_ahead
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Store
+from imagebuild.wheel.installed import is_metadata, is_record
 
 # Stored bytes decompressed at a time: how finely they are told apart, and a bound on what a hostile layer unpacks to at once
 # (gzip gives at most 1032 bytes for one, zstd 128 KiB for a block of four).
@@ -60,9 +60,9 @@ class Scan(msgspec.Struct):
 
 def wants_text(path: str) -> bool:
     """Files that say which package others are of, and what packages need."""
-    if is_record(path) or path == STATUS or is_dpkg_list(path):
+    if is_record(path) or is_metadata(path) or path == STATUS or is_dpkg_list(path):
         return True
-    return path.endswith(".dist-info/METADATA") or ("/conda-meta/" in path and path.endswith(".json"))
+    return "/conda-meta/" in path and path.endswith(".json")
 
 
 def scan_layers(

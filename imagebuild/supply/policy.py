@@ -52,7 +52,7 @@ class AuditRules(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True
 
 
 class VerifyRules(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
-    """``[verify]`` of images/policy.toml. ``allow_pth``: names of ``.pth`` files that may run code, as in ``"coverage.pth"``."""
+    """``[verify]`` of images/policy.toml. ``allow_pth``: names of ``.pth`` and ``.start`` files that may run code: ``"coverage.pth"``."""
 
     allow_pth: tuple[str, ...] = ()
 

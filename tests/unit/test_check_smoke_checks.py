@@ -296,8 +296,8 @@ def compress_members(data: bytes) -> bytes:
 @pytest.mark.parametrize("pack", [bytes, compress_frames, compress_members], ids=["none", "zstd", "gzip"])
 def test_the_upper_layers_are_listed_whatever_the_order(pack: Any) -> None:
     lower = make_layer("home/jovyan/of-the-base")
-    middle = make_layer("usr/lib/x/Foo_Bar-1.0.dist-info/METADATA", "home/jovyan/", "home/other/file")
-    upper = make_layer("./home/jovyan/.cache/", "home/jovyan/.wh.gone", "usr/lib/x/baz-2.dist-info/RECORD")
+    middle = make_layer("usr/lib/site-packages/Foo_Bar-1.0.dist-info/METADATA", "home/jovyan/", "home/other/file")
+    upper = make_layer("./home/jovyan/.cache/", "home/jovyan/.wh.gone", "usr/lib/site-packages/baz-2.dist-info/RECORD")
     blobs = {
         "blobs/sha256/c": pack(upper),
         "blobs/sha256/m": b'{"config": 1}',

@@ -262,13 +262,13 @@ def pack(*entries: tuple[str, bytes | None] | tarfile.TarInfo, mtime: int = 1790
 
 
 LAYER = pack(
-    ("usr/", None),
-    ("usr/My_Pkg-1.2.dist-info/", None),
-    ("usr/My_Pkg-1.2.dist-info/RECORD", b'my/a.py,,\n"my/a,b.py",,\n../opt,,\nMy_Pkg-1.2.dist-info/RECORD,,\n'),
-    ("usr/my/", None),
-    ("usr/my/a.py", b"12345"),
-    ("usr/my/a,b.py", b"123"),
-    ("usr/my/stray.py", b"1"),
+    ("site-packages/", None),
+    ("site-packages/My_Pkg-1.2.dist-info/", None),
+    ("site-packages/My_Pkg-1.2.dist-info/RECORD", b'my/a.py,,\n"my/a,b.py",,\n../opt,,\nMy_Pkg-1.2.dist-info/RECORD,,\n'),
+    ("site-packages/my/", None),
+    ("site-packages/my/a.py", b"12345"),
+    ("site-packages/my/a,b.py", b"123"),
+    ("site-packages/my/stray.py", b"1"),
 )
 
 

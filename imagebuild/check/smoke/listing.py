@@ -11,6 +11,7 @@ import msgspec
 
 from imagebuild.errors import BuildError
 from imagebuild.oci.compression import open_decompressed
+from imagebuild.wheel.installed import parse_info_path
 
 
 class LayerListing(msgspec.Struct, frozen=True):
@@ -50,8 +51,6 @@ def read_archive(stream: BinaryIO, home: str, *, count: int, known: frozenset[st
 
 def list_layer(file: io.BufferedReader, home: str) -> LayerListing | None:
     """List a layer's tar, compressed or not; None for a blob that is no layer (a manifest, a config)."""
-    from packaging.utils import canonicalize_name
-
     head = file.peek(4)[:4]
     if head[:1] == b"{":
         return None
@@ -64,7 +63,7 @@ def list_layer(file: io.BufferedReader, home: str) -> LayerListing | None:
             path = member.name.removeprefix("./").strip("/")
             if len(inside) > 1 and path.startswith(inside):
                 at_home.append(f"/{path}")
-            folder, _, name = path.rpartition("/")
-            if name == "METADATA" and folder.endswith(".dist-info"):
-                distributions.add(canonicalize_name(folder.rpartition("/")[2].removesuffix(".dist-info").split("-")[0]))
+            info = parse_info_path(f"/{path}")
+            if info is not None and info.file == "METADATA":
+                distributions.add(info.name)
     return LayerListing(tuple(at_home), tuple(sorted(distributions)))

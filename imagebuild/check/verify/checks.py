@@ -7,7 +7,6 @@ what is asked. What cannot be known of an image is skipped with the reason.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import get_args
 
@@ -18,6 +17,7 @@ from imagebuild.check.finding import SHOWN, Finding, Status, judge_culprits
 from imagebuild.check.verify.agreement import check_bom, check_lock, check_provenance, check_recipe
 from imagebuild.check.verify.evidence import Evidence
 from imagebuild.check.verify.secrets import find_secrets
+from imagebuild.check.verify.startup import judge_startup_files
 from imagebuild.errors import IntegrityError
 
 # --- the image ----------------------------------------------------------------------------------------------------------
@@ -171,37 +171,12 @@ def check_secrets(evidence: Evidence) -> Finding:
     return Finding("passed", f"none in {searched} texts; {evidence.facts.unread} binaries not searched", tuple(sorted(told)[:SHOWN]))
 
 
-# What setuptools writes: its own switch, and the namespace packages of old. Whole lines, so that nothing can be added to one.
-_KNOWN_PTH = re.compile(
-    r"import os; ?var = 'SETUPTOOLS_USE_DISTUTILS'; ?enabled = os\.environ\.get\(var, '(?:local|stdlib)'\) == 'local'; ?"
-    r"enabled and __import__\('_distutils_hack'\)(?:\.add_shim\(\))?; ?"
-    r"|import sys, types, os;has_mfs = sys\.version_info > \(3, 5\);p = os\.path\.join\(sys\._getframe\(1\)\.f_locals\['sitedir'\], "
-    r"\*\('[\w', ]+\)\);importlib = has_mfs and __import__\('importlib\.util'\);has_mfs and __import__\('importlib\.machinery'\);"
-    r"m = has_mfs and sys\.modules\.setdefault\('[\w.]+', importlib\.util\.module_from_spec\(importlib\.machinery\.PathFinder\.find_spec"
-    r"\('[\w.]+', \[os\.path\.dirname\(p\)\]\)\)\);m = m or sys\.modules\.setdefault\('[\w.]+', types\.ModuleType\('[\w.]+'\)\);"
-    r"mp = \(m or \[\]\) and m\.__dict__\.setdefault\('__path__',\[\]\);\(p not in mp\) and mp\.append\(p\)"
-    r"(?:;m and setattr\(sys\.modules\['[\w.]+'\], '\w+', m\))?"
-)
-
-
-def check_path_files(evidence: Evidence) -> Finding:
-    """No ``.pth`` that runs code at every start of Python, or that adds a folder from elsewhere (docs.python.org, site).
-
-    Lines that setuptools itself writes, and files that images/policy.toml names, are told.
-    """
-    culprits: list[str] = []
-    told: list[str] = []
-    for path, data in evidence.facts.path_files.items():
-        named = path.rpartition("/")[2] in evidence.allowed_pth
-        for line in data.decode("utf-8", "replace").splitlines():
-            if line.startswith(("import ", "import\t")):
-                known = _KNOWN_PTH.fullmatch(line.rstrip()) is not None
-                (told if named or known else culprits).append(f"{path}: runs code: {line[:80]}")
-            elif line.startswith("/") or ".." in line.split("/"):
-                (told if named else culprits).append(f"{path}: adds {line[:80]}")
-    if culprits:
-        return judge_culprits(culprits, "", "{count} lines")
-    return Finding("passed", f"{len(evidence.facts.path_files)} such files, none that surprises", tuple(sorted(told)[:SHOWN]))
+def check_startup_files(evidence: Evidence) -> Finding:
+    """See :func:`imagebuild.check.verify.startup.judge_startup_files`; the Python is the base's, else the lock's."""
+    base = evidence.base.base
+    interpreter = base.inventory.interpreter if base is not None else None
+    python = interpreter.version if interpreter is not None else evidence.lock.python if evidence.lock is not None else ""
+    return judge_startup_files(evidence.facts.startup_files, python, evidence.allowed_startup)
 
 
 # --- the table ----------------------------------------------------------------------------------------------------------
@@ -224,7 +199,7 @@ CHECKS = (
     Check("secrets", check_secrets),
     Check("setuid", check_privileges),
     Check("world-writable", check_writable),
-    Check(".pth", check_path_files),
+    Check(".pth", check_startup_files),
     Check("user and start command", check_start),
     Check("environment", check_environment),
     Check("lock", check_lock),

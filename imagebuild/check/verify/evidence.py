@@ -38,7 +38,7 @@ class Evidence(msgspec.Struct):
     statements: list[dict[str, Any]]
     replaced: dict[str, tuple[str, ...]]  # distributions of the base that the lock replaces -> their files
     system: SystemFiles | None
-    allowed_pth: frozenset[str] = frozenset()  # by the company's policy
+    allowed_startup: frozenset[str] = frozenset()  # by the company's policy
 
     @property
     def ours(self) -> bool:
@@ -104,11 +104,11 @@ def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
         statements=_read_documents(image, STATEMENT_TYPE),
         replaced=replaced,
         system=system,
-        allowed_pth=_read_allowed_pth(workspace),
+        allowed_startup=_read_allowed_startup(workspace),
     )
 
 
-def _read_allowed_pth(workspace: Workspace) -> frozenset[str]:
+def _read_allowed_startup(workspace: Workspace) -> frozenset[str]:
     try:
         images = workspace.images
     except ConfigurationError:  # an image may be verified outside a checkout
@@ -131,7 +131,7 @@ def _merge(into: ScannedLayer, facts: ScannedLayer) -> None:
     into.entries += facts.entries
     into.unread += facts.unread
     into.faults += facts.faults
-    for name in ("files", "records", "metadata", "path_files", "secrets", "privileged", "lists"):
+    for name in ("files", "records", "metadata", "startup_files", "secrets", "privileged", "lists"):
         getattr(into, name).update(getattr(facts, name))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-import re
 import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, cast
@@ -16,6 +15,7 @@ import msgspec
 
 from imagebuild.base.model import Entry, Tree
 from imagebuild.check.verify.secrets import OVERLAP, find_secret_name, find_secrets, find_setting, is_settings, is_text
+from imagebuild.check.verify.startup import SUFFIXES
 from imagebuild.errors import IntegrityError
 from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system_files
 from imagebuild.layer.invariants import Fault, read_tar_entries
@@ -23,12 +23,11 @@ from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, read_ahead
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Store
+from imagebuild.wheel.installed import is_site_folder, parse_info_path
 
 TEXT_LIMIT = 64 << 20  # bytes; a RECORD, a package's list or dpkg's status is never larger
 TEXTS_LIMIT = 512 << 20  # bytes of all of them, in one layer
 _CAPABILITY = "SCHILY.xattr.security.capability"  # capabilities(7), as tar archives of layers carry them
-_SITE = re.compile(r"/(?:site|dist)-packages/")
-_INFO = re.compile(r"(?P<site>/.+)/(?P<folder>[^/]+\.dist-info)/(?P<file>RECORD|METADATA)")
 
 
 class NoTree:
@@ -66,7 +65,7 @@ class ScannedLayer(msgspec.Struct):
     files: dict[str, ScannedEntry] = {}
     records: dict[str, bytes] = {}  # path of a RECORD -> its text
     metadata: dict[str, bytes] = {}  # path of a METADATA -> its text
-    path_files: dict[str, bytes] = {}  # *.pth directly in a site folder -> text
+    startup_files: dict[str, bytes] = {}  # *.pth and *.start directly in a site folder -> text
     secrets: dict[str, list[str]] = {}  # path -> what it looks like
     privileged: dict[str, str] = {}  # path of a file with a setuid or setgid bit or a capability, whoever brought it -> which
     unread: int = 0  # files whose content was not searched: binaries
@@ -178,19 +177,9 @@ def _visit(facts: ScannedLayer, archive: tarfile.TarFile, entry: tarfile.TarInfo
 
 def _keeper(facts: ScannedLayer, path: str) -> dict[str, bytes] | None:
     """Where the text of ``path`` is kept, if it is one of the files that are read."""
-    match = _INFO.fullmatch(path)
-    if match is not None and _is_site(match["site"]):
-        return facts.records if match["file"] == "RECORD" else facts.metadata
-    if path.endswith(".pth") and _is_site(posixpath.dirname(path)):
-        return facts.path_files
+    info = parse_info_path(path)
+    if info is not None and info.file in ("RECORD", "METADATA"):
+        return facts.records if info.file == "RECORD" else facts.metadata
+    if path.endswith(SUFFIXES) and is_site_folder(posixpath.dirname(path)):
+        return facts.startup_files
     return facts.lists if is_dpkg_list(path) else None
-
-
-def _is_site(folder: str) -> bool:
-    """Whether ``folder`` is where distributions are installed, and not what one of them brings along inside itself."""
-    return folder.endswith(("/site-packages", "/dist-packages"))
-
-
-def is_in_site(path: str) -> bool:
-    """Whether ``path`` is below such a folder."""
-    return _SITE.search(path) is not None

@@ -10,9 +10,10 @@ import posixpath
 import msgspec
 
 from imagebuild.base.model import Tree
-from imagebuild.check.verify.layerscan import ScannedLayer, is_in_site
+from imagebuild.check.verify.layerscan import ScannedLayer
 from imagebuild.layer.dpkg import SystemFiles
 from imagebuild.supply.packages import parse_metadata
+from imagebuild.wheel.installed import is_in_site
 
 
 class RecordAudit(msgspec.Struct):
