@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from imagebuild.errors import ImagebuildError
 
 pytest_plugins = ("tests.workspaces",)  # one build of the main job for all modules
 
@@ -14,6 +18,31 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 _skipped: list[str] = []
+_LONGEST = 500  # of one line for people
+_REPR = re.compile(r"\b[A-Z]\w*\(\w+=|\b\w+=\(|<[\w.]+ object at 0x|\bStruct\b")
+
+
+def find_repr(text: str) -> str:
+    """Why a line is not one for people: too long, or an object's repr in it; "" when it is."""
+    if len(text) > _LONGEST:
+        return f"{len(text)} characters: {text[:200]}"
+    found = _REPR.search(text)
+    return f"an object's repr: {text[max(0, found.start() - 40) : found.end() + 80]}" if found else ""
+
+
+@pytest.fixture(autouse=True)
+def _errors_are_for_people(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every error that a test makes us raise, with the values it has there, is checked as it is made."""
+    faults: list[str] = []
+    plain = ImagebuildError.__init__
+
+    def checked(self: ImagebuildError, message: str, hint: str = "", details: tuple[str, ...] = ()) -> None:
+        faults.extend(f"{type(self).__name__}: {fault}" for line in (message, hint) if (fault := find_repr(line)))
+        plain(self, message, hint, details)
+
+    monkeypatch.setattr(ImagebuildError, "__init__", checked)
+    yield
+    assert not faults, faults[0]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -299,7 +299,10 @@ def _build(
         try:
             installer.install(archive, collector, _METADATA)
         except (InstallerError, InvalidRecordEntry, KeyError, ValueError) as error:
-            raise BuildError(f"{label}: {error}", "the wheel is malformed; pin another version") from None
+            said = next(
+                (text for text in reversed(error.args) if isinstance(text, str)), type(error).__name__
+            )  # others hold the wheel itself
+            raise BuildError(f"{label}: {said}", "the wheel is malformed; pin another version") from None
         if request.slim:
             _drop_slim(collector.entries, request.slim)
         key = _compute_key(request, sha256, interpreter, collector, codec, compiler is not None, mtime)

@@ -60,7 +60,7 @@ def check_against_base(
         if item.requirement.url:
             raise LockError(
                 f"{item.where} asks {item.name} from an address; the base {base.name} has {held.name} {held.version}",
-                f"remove the line, or choose another base than {base}",
+                f"remove the line, or choose another base than {base.name}",
             )
         if version is None or not item.requirement.specifier.contains(version, prereleases=True):
             shown = str(item.requirement).partition(";")[0].strip()

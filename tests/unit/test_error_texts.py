@@ -1,0 +1,97 @@
+"""No object's repr in a text for people: every interpolated name is a text, a number, or has words of its own.
+
+What the tests raise is checked as it is raised (``tests/conftest.py``); this looks at what they may not reach.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from imagebuild.errors import LockError
+from tests.conftest import find_repr
+
+PACKAGE = Path(__file__).parents[2] / "imagebuild"
+
+
+def list_mute_classes(sources: dict[str, str]) -> set[str]:
+    """Structs and dataclasses without a ``__str__``: formatted, they are a repr of all they hold."""
+    found: set[str] = set()
+    speaking: set[str] = set()
+    for source in sources.values():
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            bases = {ast.unparse(base) for base in node.bases}
+            decorated = any("dataclass" in ast.unparse(item) for item in node.decorator_list)
+            methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+            if "__str__" in methods:
+                speaking.add(node.name)
+            elif "msgspec.Struct" in bases or bases & found or decorated:
+                found.add(node.name)
+    return found - speaking
+
+
+def find_offenders(source: str, mute: set[str]) -> list[str]:
+    """f-strings that format a parameter, or a variable made by a constructor, of one of these classes."""
+    offenders = []
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+        typed = {item.arg for item in arguments if item.annotation is not None and ast.unparse(item.annotation).split(" | ")[0] in mute}
+        for node in ast.walk(function):
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) in mute:
+                typed |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        for node in ast.walk(function):
+            if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Name) and node.value.id in typed:
+                offenders.append(f"line {node.lineno}: {{{node.value.id}}}")
+    return offenders
+
+
+SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def test_no_text_formats_a_whole_object() -> None:
+    mute = list_mute_classes(SOURCES)
+    assert {"Base", "Lock", "LockedPackage", "Recipe", "CatalogueEntry"} <= mute
+    assert {name: found for name, source in SOURCES.items() if (found := find_offenders(source, mute))} == {}
+
+
+@pytest.mark.parametrize(
+    "text", ['def f(base: Base) -> str:\n    return f"than {base}"', 'def f():\n    x = Base(1)\n    raise E(f"{x!r}")']
+)
+def test_the_check_finds_an_object(text: str) -> None:
+    assert find_offenders(text, {"Base"})
+    assert not find_offenders(text.replace("{base}", "{base.name}").replace("{x!r}", "{x.name}"), {"Base"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "than Base(name='starter', kind='jupyter')",
+        "Digest(x=1)",
+        "tags=('cp311',)",
+        "<imagebuild.base.tree.SqliteTree object at 0x7f>",
+        "x" * 501,
+    ],
+)
+def test_a_repr_is_seen_when_it_is_raised(text: str) -> None:
+    assert find_repr(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'replace = ["six"] in team.toml',
+        "line 1 asks pandas[excel]==2.2.* (extra)",
+        'write names = ["a"]',
+        "cp311 (glibc 2.36)",
+        "f(x) is text",
+    ],
+)
+def test_plain_sentences_pass(text: str) -> None:
+    assert find_repr(text) == ""
+    LockError(text, text, (text,))
