@@ -13,7 +13,7 @@ import msgspec
 
 from imagebuild import annotations as names
 from imagebuild.catalogue.manifests import ManifestReader
-from imagebuild.catalogue.tags import is_companion, is_pinned_tag, name_kept
+from imagebuild.catalogue.tags import is_companion, is_pinned_tag, name_kept, parse_retired
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.oci.model import Digest, Index, Manifest, RawManifest, Reference
@@ -109,7 +109,13 @@ def read_catalogue(
         try:
             tags = list(pool.map(lambda repository: sorted(set(store.list_tags(repository))), repositories))
             # Tags for what refers to an image (SBOM, lock, signatures) are its companions, and no images.
-            places = [(repo, tag) for repo, found in zip(repositories, tags, strict=True) for tag in found if not is_companion(tag, found)]
+            # What is retired is no image any more: it waits for its removal under another tag.
+            places = [
+                (repo, tag)
+                for repo, found in zip(repositories, tags, strict=True)
+                for tag in found
+                if not is_companion(tag, found) and not parse_retired(tag)
+            ]
             manifests = list(pool.map(lambda place: reader.read(*place), places))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # the first failure decides; don't ask for the rest

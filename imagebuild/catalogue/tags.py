@@ -11,6 +11,7 @@ from imagebuild.oci.referrers import REFERRERS_TAG
 IMAGE_TAG = re.compile(r"([0-9]{4})q([1-4])-[0-9a-f]{12}")
 _KEPT = re.compile(r"keep-([a-z0-9]+(?:-[a-z0-9]+)*)")
 _QUARTER = re.compile(r"([0-9]{4})q([1-4])")
+_RETIRED = "retired-"
 ATTESTED = "-attested"  # docker's attestations beside an image (pipeline.attested_tag)
 
 
@@ -34,9 +35,23 @@ def name_kept(tag: str) -> str:
     return tag.removeprefix("keep-")
 
 
+def retired_tag(tag: str) -> str:
+    """What an image's tag becomes for the days before it is removed."""
+    return f"{_RETIRED}{tag}"
+
+
+def parse_retired(tag: str) -> str:
+    """The tag that ``tag`` was before the image was retired; "" when it does not say that."""
+    was = tag.removeprefix(_RETIRED)
+    return was if was != tag and IMAGE_TAG.fullmatch(was) else ""
+
+
 def is_companion(tag: str, beside: Collection[str]) -> bool:
     """Whether ``tag`` holds what belongs to an image (referrers, signatures, attestations) and is none itself."""
-    return REFERRERS_TAG.fullmatch(tag) is not None or (tag.endswith(ATTESTED) and tag.removesuffix(ATTESTED) in beside)
+    if REFERRERS_TAG.fullmatch(tag) is not None:
+        return True
+    image = tag.removesuffix(ATTESTED)
+    return image != tag and (image in beside or retired_tag(image) in beside)
 
 
 def count_quarters(quarter: str) -> int | None:

@@ -1,4 +1,4 @@
-"""``imagebuild retire``: old images, planned first."""
+"""``imagebuild retire``: old images, planned first, their tags taken away, and days later the rest."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from imagebuild.commands.options import common_options, print_data, read_clock, 
 from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+    from imagebuild.catalogue.entries import CatalogueListing
+    from imagebuild.catalogue.retention import RetirementPlan
+    from imagebuild.catalogue.usage import Usage
     from imagebuild.workspace import Workspace
 
 
@@ -24,57 +29,144 @@ if TYPE_CHECKING:
     "dumps",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="What a cluster uses: kubectl get notebooks,pods,daemonsets -A -o json. Repeat for each cluster that pulls from here.",
+    help="What a cluster uses, as the command of --print-kubectl writes it. Repeat for each cluster that pulls from here; also the users "
+    "of a JupyterHub (GET /hub/api/users), or a list of references.",
 )
-@click.option("--no-cluster", is_flag=True, help="No cluster pulls from here: --yes without --in-use.")
-@click.option("--yes", "confirmed", is_flag=True, help="Remove what the plan says. Without it nothing is changed.")
+@click.option(
+    "--without", metavar="KIND", multiple=True, help="With --in-use: the cluster has no such kind of object (CronJob); repeatable."
+)
+@click.option("--print-kubectl", is_flag=True, help="Print the command that gathers what a cluster uses, and do nothing else.")
+@click.option("--no-cluster", is_flag=True, help="No cluster pulls from here: --yes without a cluster's dump.")
+@click.option("--grace", metavar="Nd", default="14d", show_default=True, help="How long a retired image can be brought back.")
+@click.option("--undo", metavar="TAG", help="Bring a retired image back: TAG, or TEAM:TAG.")
+@click.option("--yes", "confirmed", is_flag=True, help="Do what the plan says. Without it nothing is changed.")
 @everything_option
 @common_options
-def retire(workspace: Workspace, older_than: str, dumps: tuple[Path, ...], no_cluster: bool, confirmed: bool, everything: bool) -> None:
-    """Plan which old images may go, and with --yes remove them. Never what is current, kept, or named in a cluster."""
-    from imagebuild.catalogue.entries import CatalogueListing
-    from imagebuild.catalogue.retention import RetirementPlan, plan_retirement, retire_images, sum_layers
-    from imagebuild.catalogue.usage import read_usage
-    from imagebuild.config import format_size, list_teams
-    from imagebuild.files import exclusive
+def retire(
+    workspace: Workspace,
+    older_than: str,
+    dumps: tuple[Path, ...],
+    without: tuple[str, ...],
+    print_kubectl: bool,
+    no_cluster: bool,
+    grace: str,
+    undo: str | None,
+    confirmed: bool,
+    everything: bool,
+) -> None:
+    """Plan which old images may go; with --yes take their tags away, and remove those retired more than --grace days ago.
 
-    match = re.fullmatch(r"([1-9][0-9]?)q", older_than)
-    if match is None:
+    Never what is current, kept, or named in a cluster.
+    """
+    from datetime import datetime, timedelta
+
+    from imagebuild.catalogue.clusterdump import render_command
+    from imagebuild.catalogue.usage import read_usage
+
+    if print_kubectl:
+        print_data(render_command(), nl=False)
+        return
+    if undo is not None:
+        bring_back(workspace, undo, everything)
+        return
+    quarters, days = re.fullmatch(r"([1-9][0-9]?)q", older_than), re.fullmatch(r"([0-9]{1,3})d", grace)
+    if quarters is None:
         raise UsageError(f"not a number of quarters: {older_than!r}", "write --older-than 4q")
-    if no_cluster and dumps:
-        raise UsageError("--no-cluster and --in-use contradict each other", "leave one out")
+    if days is None:
+        raise UsageError(f"not a number of days: {grace!r}", "write --grace 14d")
     if confirmed and not dumps and not no_cluster:
         raise UsageError(
             "nothing says what the clusters use",
             "add --in-use FILE of every cluster that pulls from here, or --no-cluster where none does",
         )
-    usage = read_usage(dumps)
+    clock = read_clock()
+    now = datetime.fromisoformat(clock)
+    usage = read_usage(dumps, now, without, alone=no_cluster)
+    if no_cluster and usage.kinds.get("Pod"):
+        raise UsageError("--no-cluster and a cluster's dump contradict each other", "leave one out")
     if dumps:
         say("in use: " + ", ".join(f"{count} {kind}" for kind, count in usage.kinds.items()))
-        for kind in ("Notebook", "DaemonSet"):
-            if kind not in usage.kinds:
-                say(f"warning: no {kind} in {', '.join(map(str, dumps))}: a stopped notebook has no pod, and would not be seen")
-    clock = read_clock()
     today = f"{clock[:4]}q{(int(clock[5:7]) + 2) // 3}"
-    target = workspace.target
+    carry_out(workspace, usage, today, int(quarters[1]), timedelta(days=int(days[1])), now, confirmed, everything)
+
+
+def carry_out(
+    workspace: Workspace,
+    usage: Usage,
+    today: str,
+    older_than: int,
+    grace: timedelta,
+    now: datetime,
+    confirmed: bool,
+    everything: bool,
+) -> None:
+    """Show the plan, and with ``confirmed`` do it."""
+    from imagebuild.catalogue.retention import plan_retirement, sum_layers
+    from imagebuild.catalogue.retirement import explain_wait, find_retired, remove_retired, restore_interrupted, retire_images
+    from imagebuild.config import format_size
+
+    target, journal = workspace.target, workspace.state / "retiring"
 
     def plan_of(listing: CatalogueListing) -> RetirementPlan:
-        return plan_retirement(target, listing, usage, today=today, older_than=int(match[1]))
+        return plan_retirement(target, listing, usage, today=today, older_than=older_than)
 
-    plan = plan_of(read_entries_of(workspace, everything=everything))
-    for stay in plan.stays:
-        print_data(f"stays   {stay.entry.team:<16} {stay.entry.tag:<22} {stay.reason}")
-    for entry in plan.goes:
-        print_data(f"goes    {entry.team:<16} {entry.tag:<22} {entry.created[:10]}  {format_size(entry.delta_compressed):>10}")
-    summary = f"{len(plan.goes)} images, {format_size(sum_layers(plan))} in their own layers"
-    if not confirmed:
-        say(f"{summary}, may go; nothing was changed" + (": add --yes to remove them" if plan.goes else ""))
-        return
     with contextlib.ExitStack() as stack:
-        if not workspace.host:  # builds write into the folder: none may run (image.py takes the same locks)
-            workspace.prepare()
-            for team in list_teams(workspace.images):
-                stack.enter_context(exclusive(workspace.state / f"image-{team}.lock"))
-        done = retire_images(target, plan, plan_of, cache=workspace.cache, report=workspace.report)
-    bytes_ = f"{format_size(done.freed)} freed" if not workspace.host else "the bytes go with the registry's next garbage collection"
-    say(f"{done.images} of {len(plan.goes)} images are gone: {done.manifests} manifests removed; {bytes_}")
+        if confirmed:
+            hold_builds(workspace, stack)
+            restore_interrupted(target, journal, workspace.report)
+        listing = read_entries_of(workspace, everything=everything)
+        plan = plan_of(listing)
+        waiting = find_retired(target, list_repositories(workspace, listing, everything), listing)
+        for stay in plan.stays:
+            print_data(f"stays   {stay.entry.team:<16} {stay.entry.tag:<22} {stay.reason}")
+        for entry in plan.goes:
+            print_data(f"goes    {entry.team:<16} {entry.tag:<22} {entry.created[:10]}  {format_size(entry.delta_compressed):>10}")
+        for image in waiting:
+            reason = explain_wait(image, usage, now=now, grace=grace)
+            print_data(f"{'retired' if reason else 'removed'} {image.team:<16} {image.tag:<22} {reason or f'since {image.since:%Y-%m-%d}'}")
+        summary = f"{len(plan.goes)} images, {format_size(sum_layers(plan))} in their own layers"
+        if not confirmed:
+            say(f"{summary}, may go; nothing was changed" + (": add --yes to retire them" if plan.goes else ""))
+            return
+        removed = remove_retired(target, waiting, usage, now=now, grace=grace, report=workspace.report)
+        count = retire_images(target, plan, plan_of, now=now, journal=journal, cache=workspace.cache, report=workspace.report)
+    bytes_ = f"{format_size(removed.freed)} freed" if not workspace.host else "the bytes go with the registry's next garbage collection"
+    say(f"{count} of {len(plan.goes)} images are retired, and can be brought back for {grace.days} days: imagebuild retire --undo TEAM:TAG")
+    say(f"{removed.images} images that were retired before are gone: {removed.manifests} manifests removed; {bytes_}")
+
+
+def bring_back(workspace: Workspace, name: str, everything: bool) -> None:
+    """``--undo``."""
+    from imagebuild.catalogue.retirement import find_retired, restore_interrupted, undo_retirement
+
+    target, journal = workspace.target, workspace.state / "retiring"
+    with contextlib.ExitStack() as stack:
+        hold_builds(workspace, stack)
+        restore_interrupted(target, journal, workspace.report)
+        listing = read_entries_of(workspace, everything=everything)
+        retired = find_retired(target, list_repositories(workspace, listing, everything), listing)
+        image = undo_retirement(target, retired, name, journal=journal)
+    print_data(f"{target.image_name(image.repository)}:{image.tag}@{image.digest}")
+    say(f"{image.team}:{image.tag} is back")
+
+
+def hold_builds(workspace: Workspace, stack: contextlib.ExitStack) -> None:
+    """One run of this command at a time; and of builds into the layout folder, none (image.py takes the same locks)."""
+    from imagebuild.config import list_teams
+    from imagebuild.files import exclusive
+
+    workspace.prepare()
+    stack.enter_context(exclusive(workspace.state / "retire.lock"))
+    if not workspace.host:
+        for team in list_teams(workspace.images):
+            stack.enter_context(exclusive(workspace.state / f"image-{team}.lock"))
+
+
+def list_repositories(workspace: Workspace, listing: CatalogueListing, everything: bool) -> set[str]:
+    """Those of the listing's images and of this checkout's teams, whose images may all be retired; with ``everything``, all there are."""
+    from imagebuild.config import list_teams
+
+    found = {entry.repository for entry in listing.entries} | {workspace.repository(team) for team in list_teams(workspace.images)}
+    if everything:
+        found |= set(workspace.target.list_repositories(workspace.namespace))
+    return found

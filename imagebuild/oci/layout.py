@@ -139,6 +139,18 @@ class LayoutStore:
                 files.write_atomic(self.folder / "index.json", _encode(document))
         return removed
 
+    def delete_tag(self, repository: str, tag: str) -> bool:
+        """Remove the tag's entry from ``index.json``; a manifest that no entry names any more stays under its digest."""
+        check_name(repository, tag)
+        wanted = f"{repository}:{tag}"
+        with self._writing("taking a tag from"), files.exclusive(self.folder / ".lock"):
+            document = self._read_index()
+            gone = [item for item in document["manifests"] if _name_of(item) == wanted]
+            if gone:
+                document["manifests"] = [item for item in document["manifests"] if _name_of(item) != wanted]
+                files.write_atomic(self.folder / "index.json", _encode(document))
+        return True
+
     def sweep_blobs(self, candidates: Iterable[Digest]) -> int:
         """Remove those of ``candidates`` that nothing in the folder names any more; bytes freed.
 

@@ -44,6 +44,10 @@ class OfflineStore:
         """Refused."""
         self._refuse(f"{repository}@{digest}")
 
+    def delete_tag(self, repository: str, tag: str) -> bool:
+        """Refused."""
+        self._refuse(f"{repository}:{tag}")
+
     def has_blob(self, repository: str, digest: Digest) -> Presence:
         """Refused."""
         self._refuse(f"{repository}@{digest}")

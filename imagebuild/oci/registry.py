@@ -160,6 +160,26 @@ class RegistryStore:
                 ) from error
             raise
 
+    def delete_tag(self, repository: str, tag: str) -> bool:
+        """DELETE by tag (distribution-spec v1.1, Deleting tags): a registry may answer that it does not do so.
+
+        distribution before version 3 takes the tag for a wrong digest (400, DIGEST_INVALID).
+        """
+        check_name(repository, tag)
+        try:
+            with self._transport.request(
+                "DELETE",
+                f"/v2/{repository}/manifests/{tag}",
+                scopes=(f"repository:{repository}:pull,delete",),
+                doing=f"{repository}: delete tag {tag}",
+                accept=frozenset({200, 202, 204, 404}),
+            ):
+                return True
+        except RegistryError as error:
+            if error.status in (400, 405, 501) or "UNSUPPORTED" in error.codes:
+                return False
+            raise
+
     # --- blobs -----------------------------------------------------------------------------------------------------
 
     def has_blob(self, repository: str, digest: Digest) -> Presence:

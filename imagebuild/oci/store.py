@@ -55,6 +55,10 @@ class Store(Protocol):
         """Remove a manifest from the repository, and with it all its tags there; False when it was gone. RemoteError where
         nothing can be deleted. Blobs are left to the store's own sweep."""
 
+    def delete_tag(self, repository: str, tag: str) -> bool:
+        """Take a tag away and leave the manifest; False where this place can only delete a manifest with all its tags. A tag that is not
+        there is no error."""
+
     def has_blob(self, repository: str, digest: Digest) -> Presence:
         """Whether the blob is there."""
 

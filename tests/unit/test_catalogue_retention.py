@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, read_catalogue
 from imagebuild.catalogue.pinnedtags import keep_image
 from imagebuild.catalogue.presence import check_presence
-from imagebuild.catalogue.retention import RetirementPlan, plan_retirement, retire_images
+from imagebuild.catalogue.retention import RetirementPlan, plan_retirement
+from imagebuild.catalogue.retirement import (
+    Removed,
+    explain_wait,
+    find_retired,
+    remove_retired,
+    restore_interrupted,
+    retire_images,
+    undo_retirement,
+)
 from imagebuild.catalogue.selection import find_entry
 from imagebuild.catalogue.usage import Usage, read_usage
-from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
+from imagebuild.errors import IntegrityError, RemoteError, UsageError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts, list_referrers, referrers_tag
 from imagebuild.oci.store import Presence
-from tests.catalogue_parts import make_fleet, push_fleet
+from tests.catalogue_parts import make_fleet, push_fleet, write_cluster
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+GRACE = timedelta(days=14)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +62,8 @@ def reasons(found: RetirementPlan) -> dict[tuple[str, str], str]:
 
 
 def write_dump(path: Path, *images: str, kind: str = "Pod", **more: Any) -> Path:
-    pod = {"kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [{"image": "busybox"}]}}
     users = [{"kind": kind, "spec": {"template": {"spec": {"containers": [{"image": image}]}}}} for image in images]
-    path.write_text(json.dumps({"kind": "List", "apiVersion": "v1", "items": [pod, *users], "metadata": {"resourceVersion": ""}, **more}))
-    return path
+    return write_cluster(path, more.get("items", users), NOW)
 
 
 def test_age_is_counted_in_whole_quarters(store: LayoutStore) -> None:
@@ -102,33 +114,10 @@ def test_what_a_cluster_names_stays(store: LayoutStore, tmp_path: Path, how: str
         write_dump(path, name, kind="Notebook")
     else:
         write_dump(path, {"digest": name, "tag": f"registry.example.com/ml/churn:{entry.tag}", "mirror": f"other:5000/x:{entry.tag}"}[how])
-    found = plan(store, read_usage([path]))
+    found = plan(store, read_usage([path], NOW))
     assert ("churn", "2025q1") not in goes(found)
     assert "in use" in reasons(found)["churn", "2025q1"]
     assert ("churn", "2025q2") in goes(found)
-
-
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("", "not JSON"),
-        ('{"kind": "List", "items": [{"kind": "Pod"', "not JSON"),
-        ("[]", "not a list of objects"),
-        ('{"kind": "Pod", "items": []}', "not a list of objects"),
-        ('{"kind": "List", "items": []}', "empty"),
-        ('{"kind": "List", "items": ["x"]}', "empty"),
-        ('{"kind": "List", "items": [{"kind": "Notebook"}]}', "no pod"),
-        ('{"kind": "PodList", "items": [{}], "metadata": {"continue": "abc"}}', "one page"),
-        ('{"kind": "PodList", "items": [{}], "metadata": {"remainingItemCount": 3}}', "one page"),
-    ],
-)
-def test_a_dump_that_is_not_whole_stops_everything(tmp_path: Path, text: str, word: str) -> None:
-    path = tmp_path / "dump.json"
-    path.write_text(text)
-    with pytest.raises(ConfigurationError, match=word):
-        read_usage([write_dump(tmp_path / "good.json"), path])
-    with pytest.raises(ConfigurationError, match="cannot read"):
-        read_usage([tmp_path / "none.json"])
 
 
 def test_what_cannot_be_said_stops_the_plan(store: LayoutStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +134,149 @@ def attach(store: LayoutStore, entry: CatalogueEntry, text: str) -> str:
     return digest
 
 
-def test_removing_takes_along_what_belongs_to_the_image_and_nothing_else(store: LayoutStore) -> None:
+def retire(store: LayoutStore, folder: Path, *, at: datetime = NOW, lines: list[str] | None = None) -> int:
+    told = [] if lines is None else lines
+    return retire_images(
+        store, plan(store), lambda fresh: plan(store, listing=fresh), now=at, journal=folder / "journal", cache=None, report=told.append
+    )
+
+
+def remove(store: LayoutStore, *, at: datetime, usage: Usage | None = None) -> Removed:
+    waiting = find_retired(store, store.list_repositories(), read_catalogue(store))
+    return remove_retired(store, waiting, usage or Usage(), now=at, grace=GRACE, report=lambda _: None)
+
+
+def test_retiring_takes_the_tag_and_leaves_the_image_for_the_days_of_grace(store: LayoutStore, tmp_path: Path) -> None:
+    entry = find_entry(read_catalogue(store), "churn@2025q1")
+    assert retire(store, tmp_path) == 6
+    left = read_catalogue(store)
+    assert ("churn", "2025q1") not in {(item.team, item.quarter) for item in left.entries}
+    assert left.foreign == 0
+    assert store.head_manifest("churn", entry.tag)[0] is Presence.ABSENT
+    assert store.get_manifest("churn", f"retired-{entry.tag}") is not None
+    assert store.get_manifest("churn", entry.digest) is not None  # pulls by digest go on
+    assert remove(store, at=NOW + timedelta(days=13)) == Removed(0, 0, 0)
+    assert goes(plan(store)) == set()  # nothing is retired twice
+    done = remove(store, at=NOW + timedelta(days=14))
+    assert (done.images, done.freed > 0) == (6, True)
+    assert find_retired(store, store.list_repositories(), read_catalogue(store)) == ()
+    assert store.head_manifest("churn", f"retired-{entry.tag}")[0] is Presence.ABSENT
+
+
+@pytest.mark.parametrize("name", ["{tag}", "churn:{tag}", "retired-{tag}", "churn:retired-{tag}"])
+def test_a_retired_image_is_brought_back(store: LayoutStore, tmp_path: Path, name: str) -> None:
+    before = read_catalogue(store)
+    entry = find_entry(before, "churn@2025q1")
+    retire(store, tmp_path)
+    waiting = find_retired(store, ["churn", "pricing"], read_catalogue(store))
+    image = undo_retirement(store, waiting, name.format(tag=entry.tag), journal=tmp_path / "journal")
+    assert (image.team, image.tag, image.digest) == ("churn", entry.tag, entry.digest)
+    assert find_entry(read_catalogue(store), "churn@2025q1").digest == entry.digest
+    assert store.head_manifest("churn", f"retired-{entry.tag}")[0] is Presence.ABSENT
+    later = NOW + timedelta(days=30)
+    assert retire(store, tmp_path, at=later) == 1  # retired again: its grace starts anew
+    remove(store, at=later + timedelta(days=13))
+    assert store.get_manifest("churn", f"retired-{entry.tag}") is not None
+
+
+def test_nothing_of_that_name_is_retired(store: LayoutStore, tmp_path: Path) -> None:
+    retire(store, tmp_path)
+    waiting = find_retired(store, ["churn", "pricing"], read_catalogue(store))
+    with pytest.raises(UsageError, match="no retired image is called 'churn:2026q4-000000000000'") as caught:
+        undo_retirement(store, waiting, "churn:2026q4-000000000000", journal=tmp_path)
+    assert "churn:2025q1-" in caught.value.hint
+    twins = [msgspec.structs.replace(waiting[0], repository=name) for name in ("a/churn", "b/pricing")]
+    with pytest.raises(UsageError, match="is retired in churn and pricing"):
+        undo_retirement(store, twins, waiting[0].tag, journal=tmp_path)
+
+
+def test_what_comes_into_use_in_its_grace_is_not_removed(store: LayoutStore, tmp_path: Path) -> None:
+    entry = find_entry(read_catalogue(store), "churn@2025q1")
+    retire(store, tmp_path)
+    later = NOW + timedelta(days=20)
+    job = {"kind": "CronJob", "metadata": {"namespace": "alice", "name": "train"}, "image": f"r.example/churn@{entry.digest}"}
+    usage = read_usage([write_cluster(tmp_path / "dump.json", [job], later)], later)
+    (image,) = [item for item in find_retired(store, ["churn"], read_catalogue(store)) if item.tag == entry.tag]
+    assert explain_wait(image, usage, now=later, grace=GRACE).startswith("in use in a cluster: CronJob alice/train; bring it back:")
+    assert remove(store, at=later, usage=usage).images == 5
+    assert store.get_manifest("churn", f"retired-{entry.tag}") is not None
+
+
+def test_what_was_built_again_in_its_grace_stays(store: LayoutStore, tmp_path: Path) -> None:
+    entry = find_entry(read_catalogue(store), "churn@2025q1")
+    raw = store.get_manifest("churn", entry.digest)
+    assert raw is not None
+    retire(store, tmp_path)
+    store.put_manifest("churn", raw, entry.tag)
+    remove(store, at=NOW + timedelta(days=20))
+    assert find_entry(read_catalogue(store), "churn@2025q1").digest == entry.digest
+    assert store.head_manifest("churn", f"retired-{entry.tag}")[0] is Presence.ABSENT
+
+
+def test_without_a_marker_the_grace_starts_when_that_is_seen(store: LayoutStore) -> None:
+    entry = find_entry(read_catalogue(store), "churn@2025q1")
+    raw = store.get_manifest("churn", entry.digest)
+    assert raw is not None
+    store.put_manifest("churn", raw, f"retired-{entry.tag}")
+    store.delete_tag("churn", entry.tag)
+    later = NOW + timedelta(days=400)
+    assert remove(store, at=later).images == 0
+    assert remove(store, at=later + timedelta(days=13)).images == 0
+    assert remove(store, at=later + timedelta(days=14)).images == 1
+
+
+class OldRegistry(LayoutStore):
+    """A store that can only delete a manifest with all its tags, as distribution before version 3."""
+
+    killed = ""  # dies when this method is called after a manifest was deleted
+    deleted = False
+
+    def delete_tag(self, repository: str, tag: str) -> bool:  # noqa: ARG002
+        return False
+
+    def delete_manifest(self, repository: str, digest: Digest) -> bool:
+        self.deleted = True
+        return super().delete_manifest(repository, digest)
+
+    def put_manifest(self, repository: str, manifest: RawManifest, tag: str = "") -> Digest:
+        if self.killed and self.deleted:
+            raise KeyboardInterrupt
+        return super().put_manifest(repository, manifest, tag)
+
+
+def test_a_registry_that_cannot_take_a_tag_away_gets_the_manifest_back_under_the_other(store: LayoutStore, tmp_path: Path) -> None:
+    old, journal = OldRegistry(store.folder), tmp_path / "journal"
+    entry = find_entry(read_catalogue(store), "churn@2025q1")
+    assert retire(old, tmp_path) == 6
+    assert set(store.list_tags("churn")) >= {f"retired-{entry.tag}"}
+    assert entry.tag not in set(store.list_tags("churn"))
+    assert list(journal.iterdir()) == []
+    waiting = find_retired(old, ["churn"], read_catalogue(old))
+    undo_retirement(old, waiting, entry.tag, journal=journal)
+    assert find_entry(read_catalogue(store), "churn@2025q1").digest == entry.digest
+
+
+def test_a_run_that_is_killed_with_a_manifest_in_its_hands_loses_nothing(store: LayoutStore, tmp_path: Path) -> None:
+    old, journal = OldRegistry(store.folder), tmp_path / "journal"
+    before = {(item.team, item.digest) for item in read_catalogue(store).entries}
+    old.killed = "put"
+    with pytest.raises(KeyboardInterrupt):
+        retire(old, tmp_path)
+    (note,) = journal.iterdir()
+    fresh = OldRegistry(store.folder)
+    lines: list[str] = []
+    restore_interrupted(fresh, journal, lines.append)
+    assert [line.partition("-")[0] for line in lines] == ["put back churn:retired"]
+    assert not note.exists()
+    waiting = find_retired(fresh, ["churn", "pricing"], read_catalogue(fresh))
+    now = {(item.team, item.digest) for item in read_catalogue(fresh).entries} | {(item.team, item.digest) for item in waiting}
+    assert now == before
+    note.write_bytes(b"{}")
+    with pytest.raises(IntegrityError, match="is damaged"):
+        restore_interrupted(fresh, journal, lines.append)
+
+
+def test_removing_takes_along_what_belongs_to_the_image_and_nothing_else(store: LayoutStore, tmp_path: Path) -> None:
     listing = read_catalogue(store)
     entry, other = find_entry(listing, "churn@2025q1"), find_entry(listing, "churn")
     attach(store, entry, "lock")
@@ -158,7 +289,8 @@ def test_removing_takes_along_what_belongs_to_the_image_and_nothing_else(store: 
     store.put_manifest("churn", RawManifest(json.dumps(document).encode(), OCI_INDEX), referrers_tag(entry.digest))
     found = plan(store)
     lines: list[str] = []
-    retire_images(store, found, lambda fresh: plan(store, listing=fresh), cache=None, report=lines.append)
+    retire(store, tmp_path, lines=lines)
+    remove(store, at=NOW + GRACE)
     left = read_catalogue(store)
     assert {(item.team, item.quarter) for item in left.entries} == {(e.team, e.quarter) for e in listing.entries} - goes(found)
     assert store.head_manifest("churn", referrers_tag(entry.digest))[0] is Presence.ABSENT
@@ -166,19 +298,20 @@ def test_removing_takes_along_what_belongs_to_the_image_and_nothing_else(store: 
     assert len(lines) == 6
 
 
-def test_what_was_kept_in_between_stays(store: LayoutStore) -> None:
+def test_what_was_kept_in_between_stays(store: LayoutStore, tmp_path: Path) -> None:
     listing = read_catalogue(store)
     found = plan(store)
     keep_image(store, listing, find_entry(listing, "churn@2025q1"), "paper")
     lines: list[str] = []
-    retire_images(store, found, lambda fresh: plan(store, listing=fresh), cache=None, report=lines.append)
+    retire_images(store, found, lambda fresh: plan(store, listing=fresh), now=NOW, journal=tmp_path, cache=None, report=lines.append)
     assert find_entry(read_catalogue(store), "paper").quarter == "2025q1"
     assert any("changed since" in line for line in lines)
 
 
-def test_a_stopped_removal_is_finished_by_the_next(store: LayoutStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_removal_is_finished_by_the_next(store: LayoutStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = find_entry(read_catalogue(store), "churn@2025q1")
     attach(store, entry, "lock")
+    retire(store, tmp_path)
     delete = store.delete_manifest
 
     def fail(repository: str, digest: Any) -> bool:
@@ -188,11 +321,13 @@ def test_a_stopped_removal_is_finished_by_the_next(store: LayoutStore, monkeypat
 
     monkeypatch.setattr(store, "delete_manifest", fail)
     with pytest.raises(RemoteError):
-        retire_images(store, plan(store), lambda fresh: plan(store, listing=fresh), cache=None, report=lambda _: None)
+        remove(store, at=NOW + GRACE)
     monkeypatch.undo()
-    assert ("churn", "2025q1") in goes(plan(store))
-    retire_images(store, plan(store), lambda fresh: plan(store, listing=fresh), cache=None, report=lambda _: None)
-    assert goes(plan(store)) == set()
+    assert entry.tag in {image.tag for image in find_retired(store, ["churn"], read_catalogue(store))}
+    # What was about it went first, the time too: it waits once more.
+    assert remove(store, at=NOW + GRACE).images == 5
+    assert remove(store, at=NOW + 2 * GRACE).images == 1
+    assert find_retired(store, ["churn", "pricing"], read_catalogue(store)) == ()
 
 
 def test_a_layout_forgets_the_image_and_keeps_the_blobs_of_others(store: LayoutStore) -> None:
@@ -203,11 +338,12 @@ def test_a_layout_forgets_the_image_and_keeps_the_blobs_of_others(store: LayoutS
     assert store.has_blob("churn", Descriptor("", entry.digest, 0).id) is Presence.EXISTS
 
 
-def test_a_layout_is_swept_of_what_nothing_names_any_more(store: LayoutStore) -> None:
+def test_a_layout_is_swept_of_what_nothing_names_any_more(store: LayoutStore, tmp_path: Path) -> None:
     entry, other = find_entry(read_catalogue(store), "churn@2025q1"), find_entry(read_catalogue(store), "churn")
     attach(store, entry, "lock")
+    retire(store, tmp_path)
     blobs = {path.name: path.stat().st_size for path in (store.folder / "blobs" / "sha256").iterdir()}
-    done = retire_images(store, plan(store), lambda fresh: plan(store, listing=fresh), cache=None, report=lambda _: None)
+    done = remove(store, at=NOW + GRACE)
     left = {path.name for path in (store.folder / "blobs" / "sha256").iterdir()}
     assert done.images == 6
     assert done.freed == sum(size for name, size in blobs.items() if name not in left)
@@ -220,7 +356,7 @@ def test_a_layout_is_swept_of_what_nothing_names_any_more(store: LayoutStore) ->
     # What nothing named before is not ours to sweep.
     stray = store.folder / "blobs" / "sha256" / ("0" * 64)
     stray.write_bytes(b"of another")
-    retire_images(store, plan(store), lambda fresh: plan(store, listing=fresh), cache=None, report=lambda _: None)
+    remove(store, at=NOW + GRACE)
     assert stray.exists()
 
 
