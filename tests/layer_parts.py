@@ -211,8 +211,12 @@ def make_wheel(
     info: str | None = None,
     extra: Sequence[tuple[zipfile.ZipInfo | str, bytes]] = (),
     purelib: bool = True,
+    stored: bool = False,
 ) -> Path:
-    """A wheel in folder ``target``; ``extra`` entries go into the zip as they are, behind the others, outside RECORD."""
+    """A wheel in folder ``target``; ``extra`` entries go into the zip as they are, behind the others, outside RECORD.
+
+    ``stored``: not compressed, so that its bytes are the same whatever library this Python compresses with.
+    """
     info = info or f"{name}-{version}.dist-info"
     content = dict(files or {f"{name}/__init__.py": b"x = 1\n"})
     content[f"{info}/METADATA"] = (metadata or f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n").encode()
@@ -226,7 +230,7 @@ def make_wheel(
         for entry, data in content.items():
             header = zipfile.ZipInfo(entry)
             header.external_attr = (modes or {}).get(entry, 0o100644) << 16
-            header.compress_type = zipfile.ZIP_DEFLATED
+            header.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
             archive.writestr(header, data)
         for item, data in extra:
             archive.writestr(item, data)

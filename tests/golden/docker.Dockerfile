@@ -1,0 +1,32 @@
+# Team golden, 2026q4-5a9ee5321c19. Rendered by imagebuild from the team's lock; do not edit.
+# Build it by hand, from this folder: docker buildx build --build-context wheels=wheels .
+FROM registry.example/bases/tiny@sha256:3abc8aed447a0742456421aeb7db08a97e60f970d17de29a49d44562cb4523f6
+USER root
+RUN --network=none --mount=type=bind,from=wheels,target=/run/imagebuild \
+    set -eu; \
+    export HOME=/run/imagebuild-home TMPDIR=/dev/shm SOURCE_DATE_EPOCH=1790812800 PIP_CONFIG_FILE=/dev/null PYTHONDONTWRITEBYTECODE=1; \
+    unset PIP_CONSTRAINT PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_REQUIREMENT PIP_TARGET PIP_USER; \
+    umask 022; \
+    /usr/bin/python3 /run/imagebuild/install.py --removal=/run/imagebuild/removal.json --slim=headers,tests /usr/include/python3.11 /usr/local -- --isolated --no-cache-dir --disable-pip-version-check install --no-index --find-links /run/imagebuild --no-deps --require-hashes --only-binary :all: --break-system-packages --root-user-action ignore --no-warn-script-location --ignore-installed -r /run/imagebuild/requirements.txt; \
+    mkdir -p /etc/imagebuild; \
+    cp /run/imagebuild/constraints.txt /etc/imagebuild/constraints.txt; \
+    chmod 0644 /etc/imagebuild/constraints.txt
+ENV PIP_CONSTRAINT="/etc/imagebuild/constraints.txt"
+LABEL dev.imagebuild.base="tiny"
+LABEL dev.imagebuild.format="1"
+LABEL dev.imagebuild.key="sha256:5a9ee5321c194250fb47fda1a2ba40c15ea0991bd850d232e92accb7d49d8c59"
+LABEL dev.imagebuild.kind="jupyter"
+LABEL dev.imagebuild.lock="sha256:151aece5090e016b40311ce340aca4af7f5b754ef0176653722872e7d629038b"
+LABEL dev.imagebuild.owners="[\"ml@golden.example\"]"
+LABEL dev.imagebuild.packages="{\"demo\":\"1.0\",\"oldlib\":\"2.0\"}"
+LABEL dev.imagebuild.port="8888"
+LABEL dev.imagebuild.python="3.11.2"
+LABEL dev.imagebuild.quarter="2026q4"
+LABEL dev.imagebuild.team="golden"
+LABEL org.opencontainers.image.base.digest="sha256:3abc8aed447a0742456421aeb7db08a97e60f970d17de29a49d44562cb4523f6"
+LABEL org.opencontainers.image.base.name="registry.example/bases/tiny:1"
+LABEL org.opencontainers.image.created="2026-10-01T00:00:00Z"
+LABEL org.opencontainers.image.description="One tiny image"
+LABEL org.opencontainers.image.title="Golden"
+LABEL org.opencontainers.image.version="2026q4-5a9ee5321c19"
+USER 1000
