@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from imagebuild.base.model import INVENTORY_FORMAT, Base, Distribution, Entry, Interpreter, Inventory, User, compute_fingerprint
-from imagebuild.layer.model import Codec, Layer
-from imagebuild.lock.inputs import hash_inputs
-from imagebuild.lock.lockfile import format_lock, lock_digest, write_lock
-from imagebuild.lock.model import Lock, LockedPackage
+from imagebuild.base.model import INVENTORY_FORMAT, Base, Distribution, Interpreter, Inventory, User, compute_fingerprint
+from imagebuild.layer.model import Layer
+from imagebuild.lock.file.lockfile import format_lock, lock_digest, write_lock
+from imagebuild.lock.file.model import Lock, LockedPackage
+from imagebuild.lock.inputs.freshness import hash_inputs
 from imagebuild.oci.model import (
     OCI_CONFIG,
     OCI_LAYER_GZIP,
@@ -37,7 +37,7 @@ from imagebuild.pipeline import planning
 from imagebuild.pipeline.building import build_direct_layer
 from imagebuild.pipeline.planning import Plan, plan_image, write_recipe
 from imagebuild.pipeline.pushing import derive_team_image
-from imagebuild.slim import RULES, find_slim_kind
+from imagebuild.wheel.slim import RULES, find_slim_kind
 from imagebuild.workspace import Workspace
 from tests.layer_parts import HostRuntime, MemoryTree, file, folder, link, make_wheel
 
@@ -65,7 +65,8 @@ BYTECODE = "bytecode"  # the image of TEAMS["zstd"] where the base's Python is t
 # What slim says of each: whole names as RECORD has them.
 SLIM_NAMES = (
     "demo/__init__.py", "demo/__init__.pyi", "demo/py.typed", "demo/tests/__init__.py", "demo/tests/data/x.bin", "tests/test_x.py",
-    "demo/test/x.py", "demo/tests.py", "demo/testing/x.py", "demo/Tests/x.py", "demo/conftest.py", "demo/test_x.py", "demo/x.h", "demo/x.hh",
+    "demo/test/x.py", "demo/tests.py", "demo/testing/x.py", "demo/Tests/x.py", "demo/conftest.py", "demo/test_x.py", "demo/x.h",
+    "demo/x.hh",
     "demo/x.hpp", "demo/x.hxx", "demo/x.cuh", "demo/x.pxd", "demo/x.pyx", "demo/x.c", "demo/x.cu", "demo/x.H", "demo/x.a", "demo/x.la",
     "demo/x.lib", "demo/x.o", "demo/x.so", "demo/x.so.1", "demo/x.dll", "demo/docs/x.rst", "demo/examples/x.py", "demo/include/x.inc",
     "../../../include/python3.11/demo/x.h", "../../../share/tests/x.json", "../../../bin/demo", "demo-1.0.dist-info/tests/x.py",
@@ -110,7 +111,8 @@ def make_base(runtime: HostRuntime | None = None) -> Base:
     config = json.dumps(
         {
             "architecture": "amd64", "os": "linux", "created": "2026-09-01T00:00:00Z",
-            "config": {"User": "1000", "Env": ["PATH=/usr/local/bin:/usr/bin", "A=base"], "Entrypoint": ["tini", "--"], "Labels": {"of": "base"}},
+            "config": {"User": "1000", "Env": ["PATH=/usr/local/bin:/usr/bin", "A=base"], "Entrypoint": ["tini", "--"],
+            "Labels": {"of": "base"}},
             "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(b"layer"))]},
             "history": [{"created_by": "ADD"}, {"created_by": "ENV", "empty_layer": True}],
         }
@@ -118,7 +120,8 @@ def make_base(runtime: HostRuntime | None = None) -> Base:
     digest = Digest.of(b"golden base")
     return Base(
         name="tiny", kind="jupyter", reference="registry.example/bases/tiny:1", registry="registry.example", repository="bases/tiny",
-        pinned=Digest.of(b"golden index"), manifest=Manifest(OCI_MANIFEST, Descriptor(OCI_CONFIG, Digest.of(config), len(config)), (layer,), {}),
+        pinned=Digest.of(b"golden index"), manifest=Manifest(OCI_MANIFEST, Descriptor(OCI_CONFIG, Digest.of(config), len(config)),
+        (layer,), {}),
         config=ImageConfig.parse(config), config_data=config,
         inventory=Inventory(
             format=INVENTORY_FORMAT, digest=str(digest), platform=Platform(), fingerprint=str(compute_fingerprint(interpreter, (oldlib,))),
@@ -134,8 +137,10 @@ def make_wheels(target: Path) -> dict[str, Path]:
     stub = b"import lazy_loader\n__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)\n"
     long = "/".join(["demo", *(f"{'long' * 15}{number}" for number in range(5)), "end.txt"])
     demo = {
-        "demo/__init__.py": b"x = 1\n\n\ndef main():\n    return x\n", "demo/__init__.pyi": b"x: int\n", "demo/lazy.py": stub, "demo/lazy.pyi": b"",
-        "demo/tests/__init__.py": b"", "demo/x.h": b"int x;\n", "demo/libx.a": b"!<arch>\n", "demo/x.cpython-311-x86_64-linux-gnu.so": b"\x7fELF",
+        "demo/__init__.py": b"x = 1\n\n\ndef main():\n    return x\n", "demo/__init__.pyi": b"x: int\n", "demo/lazy.py": stub,
+        "demo/lazy.pyi": b"",
+        "demo/tests/__init__.py": b"", "demo/x.h": b"int x;\n", "demo/libx.a": b"!<arch>\n",
+        "demo/x.cpython-311-x86_64-linux-gnu.so": b"\x7fELF",
         "demo/caf\N{LATIN SMALL LETTER E WITH ACUTE}.txt": b"name\n", long: b"far\n", "demo/big.bin": bytes(range(256)) * 2048,
         "common/__init__.py": b"", "both/__init__.py": b"# shared\n",
         "demo-1.0.data/scripts/greet": b"#!python\nprint('hello')\n", "demo-1.0.data/data/etc/demo.conf": b"a=1\n",
