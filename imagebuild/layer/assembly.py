@@ -42,6 +42,7 @@ def build_layer(
     mtime: int = LAYER_MTIME,
     slim: tuple[str, ...] = (),
     workers: int = 2,
+    strict: bool = False,
     inspect: Callable[[Iterator[bytes]], None] | None = None,
     removal: Removal = NOTHING,
     report: Callable[[str], object] = str,
@@ -51,9 +52,10 @@ def build_layer(
     ``inspect`` reads the tar as it is decompressed again from the bytes that are stored, on a thread of its own; it is
     called anew when the layer is begun anew, and must read to the end. Not for a layer of a single stream.
 
-    Files that two wheels, or a wheel and the base, have in common byte for byte are in the layer once, or not at all;
-    files that differ are a BuildError; but of the files in ``removal`` nothing is left: they are replaced, or deleted. ``slim``
-    leaves kinds of files out (imagebuild.wheel.slim). The bytes do not depend on ``workers``, on the cache or on the order of ``wheels``.
+    Files that two wheels, or a wheel and the base, have in common byte for byte are in the layer once, or not at all; files that differ
+    are a BuildError; but of the files in ``removal`` nothing is left: they are replaced, or deleted. ``slim`` leaves kinds of files out
+    (imagebuild.wheel.slim). ``strict`` refuses a wheel whose RECORD is wrong. The bytes do not depend on ``workers``, on the cache or on
+    the order of ``wheels``.
     """
     if base.inventory.interpreter is None:
         raise BuildError(f"base {base.name} has no Python, so no package can be installed", "choose a base with Python")
@@ -62,7 +64,7 @@ def build_layer(
     folders = FolderResolver(ReducedTree(base.tree, removal.owners) if removal.owners else base.tree)
     home = base.inventory.user.home
     requests = [
-        MemberRequest(path, package.name, package.version, package.sha256, package.filename, slim=slim)
+        MemberRequest(path, package.name, package.version, package.sha256, package.filename, slim=slim, strict=strict)
         for path, package in sorted(wheels, key=lambda item: item[1].name)
     ]
 
@@ -264,6 +266,7 @@ def assemble_layer(
         media_type=MEDIA_TYPES[codec.name],
         packages=packages,
         files=_list_files(ordered, extra),
+        repaired={member.package: member.repaired for member in ordered if member.repaired},
     )
 
 

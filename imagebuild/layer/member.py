@@ -7,10 +7,7 @@ the layer format decides a member's bytes.
 
 from __future__ import annotations
 
-import base64
-import csv
 import hashlib
-import io
 import os
 import posixpath
 import re
@@ -39,6 +36,7 @@ from imagebuild.layer.placement import FolderResolver, Placement
 from imagebuild.layer.tar.frame import FrameWriter, check_codec, describe_compressor
 from imagebuild.layer.tar.header import count_entry, count_padding, encode_header
 from imagebuild.wheel.archive import Content, WheelArchive
+from imagebuild.wheel.record import Promise, describe_faults, render_record
 from imagebuild.wheel.scripts import render_script, rewrite_script
 from imagebuild.wheel.slim import RULES, choose_dropped
 
@@ -61,9 +59,10 @@ class MemberRequest(msgspec.Struct, frozen=True):
     filename: str = ""
     exclude: frozenset[str] = frozenset()  # final paths that RECORD lists and somebody else provides
     slim: tuple[str, ...] = ()  # kinds of files that are left out, of RECORD too (imagebuild.wheel.slim)
+    strict: bool = False  # a wheel whose RECORD is wrong is refused
 
 
-class _Index(msgspec.Struct, frozen=True):
+class _Index(msgspec.Struct, frozen=True, omit_defaults=True):
     """``index.json`` of a cached member. ``check`` is the SHA-256 of the index without it: files rot too."""
 
     sha256: str
@@ -71,6 +70,7 @@ class _Index(msgspec.Struct, frozen=True):
     uncompressed: int
     files: tuple[FileFact, ...]
     check: str
+    repaired: int = 0  # rows of the wheel's RECORD that were wrong
 
     def compute_check(self) -> str:
         return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, check=""))).hexdigest()
@@ -80,10 +80,7 @@ _INDEX = make_decoder(_Index)
 
 
 class _Entry(msgspec.Struct):
-    """One file on its way into the member. ``open`` may be called again and again.
-
-    A ``sha256`` that is there from the start is one that ``open`` itself holds the content to.
-    """
+    """One file on its way into the member. ``open`` may be called again and again; ``sha256`` is known when it was read once."""
 
     path: str
     row: str
@@ -92,6 +89,7 @@ class _Entry(msgspec.Struct):
     kind: str
     open: Callable[[], Iterable[bytes]]
     sha256: str = ""
+    promise: Promise | None = None  # the wheel's RECORD on it, where its bytes go into the image as they are
 
 
 class _Collector(WheelDestination):
@@ -101,6 +99,8 @@ class _Collector(WheelDestination):
         self.entries: dict[str, _Entry] = {}
         self.record_path = ""
         self.record_row = ""
+        self.read: list[_Entry] = []  # all that came from the wheel, whatever becomes of it
+        self.faults = set(archive.record.faults)  # rows that are wrong by themselves
         self._archive = archive
         self._placement = placement
         self._interpreter = interpreter
@@ -119,7 +119,7 @@ class _Collector(WheelDestination):
             return self._add(name, scheme, name, len(data), mode, lambda: [data])
         content = cast(Content, stream)
         if scheme != "scripts":
-            return self._add(name, scheme, name, content.size, mode, content.chunks, content.sha256)
+            return self._add(name, scheme, name, content.size, mode, content.chunks, content.promise)
         size = content.size + self._measure_rewriting(content)
         return self._add(name, scheme, name, size, mode, lambda: rewrite_script(content.chunks(), self._interpreter.path, content.label))
 
@@ -148,13 +148,22 @@ class _Collector(WheelDestination):
         return len(b"#!" + self._interpreter.path.encode() + b"\n") - old
 
     def _add(
-        self, name: str, scheme: str, path: str, size: int, mode: int, opener: Callable[[], Iterable[bytes]], sha256: str = ""
+        self,
+        name: str,
+        scheme: str,
+        path: str,
+        size: int,
+        mode: int,
+        opener: Callable[[], Iterable[bytes]],
+        promise: Promise | None = None,
     ) -> RecordEntry:
         label = f"{self._archive.filename}: {name}"
         final, row = self._placement.place(scheme, path, label)
         if final in self.entries:
             raise BuildError(f"{label}: two files of the wheel land at {final}", "the wheel is malformed; pin another version")
-        self.entries[final] = _Entry(final, row, size, mode, _classify(scheme, row, self._archive.dist_info_dir), opener, sha256)
+        kind = _classify(scheme, row, self._archive.dist_info_dir)
+        entry = self.entries[final] = _Entry(final, row, size, mode, kind, opener, promise=promise)
+        self.read.append(entry)
         return RecordEntry(row, None, None)
 
 
@@ -168,19 +177,6 @@ def _classify(scheme: str, row: str, info_dir: str) -> str:
     if row.endswith(".py"):
         return "code"
     return "library" if _LIBRARY.fullmatch(posixpath.basename(row)) else "data"
-
-
-def render_record(rows: Iterable[tuple[str, str, int | None]]) -> bytes:
-    """RECORD as pip writes it: CSV with CRLF, sorted; (name, sha256 in hex or empty, size or None) each.
-
-    ``importlib.metadata`` and ``csv.reader`` give back the same names.
-    """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    for name, digest, size in sorted((name, digest, size) for name, digest, size in rows):
-        encoded = base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=")
-        writer.writerow((name, f"sha256={encoded}" if digest else "", "" if size is None else str(size)))
-    return text.getvalue().encode("utf-8")
 
 
 def build_member(
@@ -261,6 +257,9 @@ def build_members(
     built = sum(fresh for _, fresh in results)
     if built:
         report(f"{built} of {len(results)} packages prepared, {len(results) - built} from the cache")
+    for member, fresh in results:
+        if member.repaired and fresh:
+            report(f"note: {member.package} {member.version}: {describe_faults(member.repaired)}; the image's is made of the true bytes")
     return [member for member, _ in results]
 
 
@@ -412,7 +411,12 @@ def _load(store: Path, request: MemberRequest, codec: Codec) -> Member | None:
             return None
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return Member(request.package, request.version, blob, index.compressed, index.uncompressed, index.files, index.sha256)
+    if request.strict and index.repaired:
+        raise IntegrityError(
+            f"{request.filename or request.wheel.name}: {describe_faults(index.repaired)}, and images/policy.toml has strict-record = true",
+            "pin another version, or ask the package's maintainers",
+        )
+    return Member(request.package, request.version, blob, index.compressed, index.uncompressed, index.files, index.sha256, index.repaired)
 
 
 def _write(
@@ -454,16 +458,25 @@ def _write(
                 )
             )
             frame.finish()
-        index = _Index(frame.sha256, frame.compressed, total, tuple(sorted(facts, key=lambda fact: fact.path)), "")
+        repaired = _count_faults(collector)
+        index = _Index(frame.sha256, frame.compressed, total, tuple(sorted(facts, key=lambda fact: fact.path)), "", repaired)
         write_atomic(store / "index.json", msgspec.json.encode(msgspec.structs.replace(index, check=index.compute_check())))
+
+
+def _count_faults(collector: _Collector) -> int:
+    """Rows of the wheel's RECORD that are wrong, once every file was read."""
+    differing = set()
+    for entry in collector.read:
+        promise = entry.promise
+        if promise is None or not entry.sha256:  # made here, or left out and never read
+            continue
+        if (promise.sha256 or entry.sha256) != entry.sha256 or (promise.size or str(entry.size)) != str(entry.size):
+            differing.add(entry.row)
+    return len(differing | collector.faults)
 
 
 def _read_entry(entry: _Entry, sink: Callable[[bytes], None]) -> None:
     """Hand the content on; its hash is known afterwards."""
-    if entry.sha256:
-        for chunk in entry.open():
-            sink(chunk)
-        return
     digest = hashlib.sha256()
     for chunk in entry.open():
         digest.update(chunk)

@@ -38,6 +38,7 @@ class Member(msgspec.Struct, frozen=True):
     uncompressed: int  # bytes of tar
     files: tuple[FileFact, ...]
     sha256: str = ""  # of blob, in hex: checked whenever the bytes go into a layer
+    repaired: int = 0  # rows of the wheel's RECORD that were wrong
 
 
 class ExtraFile(msgspec.Struct, frozen=True):
@@ -79,3 +80,4 @@ class Layer(msgspec.Struct, frozen=True):
     media_type: str
     packages: tuple[PackageBytes, ...]  # by compressed size, largest first
     files: tuple[LayerFile, ...] = ()  # no folders, no links
+    repaired: dict[str, int] = {}  # package -> rows of its wheel's RECORD that were wrong

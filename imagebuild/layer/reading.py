@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import csv
 import hashlib
 import io
@@ -19,6 +17,7 @@ from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system
 from imagebuild.layer.model import Layer, LayerFile, PackageBytes
 from imagebuild.oci.compression import CHUNK, open_decompressed
 from imagebuild.wheel.installed import is_record, parse_info_path
+from imagebuild.wheel.record import decode_hash
 from imagebuild.wheel.sizes import classify_path
 
 _TEXT_LIMIT = 64 << 20  # a RECORD, a package's list or dpkg's status is never larger
@@ -142,13 +141,5 @@ def read_record(path: str, text: str) -> InstalledRecord:
     hashes: dict[str, str] = {}
     for row in csv.reader(text.splitlines()):
         if row:
-            hashes[posixpath.normpath(posixpath.join(info.site, row[0]))] = _decode_hash(row[1] if len(row) > 1 else "")
+            hashes[posixpath.normpath(posixpath.join(info.site, row[0]))] = decode_hash(row[1] if len(row) > 1 else "")
     return InstalledRecord(info.name, info.version, hashes)
-
-
-def _decode_hash(text: str) -> str:
-    algorithm, _, value = text.partition("=")
-    with contextlib.suppress(ValueError):
-        digest = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)) if algorithm == "sha256" else b""
-        return digest.hex() if len(digest) == 32 else ""
-    return ""

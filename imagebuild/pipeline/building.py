@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagebuild.errors import ConfigurationError
+from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.files import scratch_folder
 from imagebuild.layer.model import LAYER_MTIME, Layer
 from imagebuild.layer.removal import find_removal
@@ -121,6 +121,7 @@ def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path]
     """The layer by the direct engine, audited."""
     from imagebuild.layer.assembly import build_layer
     from imagebuild.layer.invariants import TarEntries, check_layer
+    from imagebuild.supply.policy import read_policy
 
     single = plan.recipe.codec.single
     removal = find_removal(plan.base, plan.recipe.replaced)
@@ -135,6 +136,7 @@ def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path]
         mtime=LAYER_MTIME,
         slim=plan.recipe.slim,
         workers=workers,
+        strict=read_policy(workspace.images).policy.strict_record,
         out=out,
         inspect=None if single else audit.read,
         removal=removal,
@@ -145,6 +147,28 @@ def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path]
     else:
         audit.finish()
     return layer
+
+
+def find_repaired(workspace: Workspace, plan: Plan, wheels: dict[str, Path]) -> dict[str, int]:
+    """Package -> wrong rows of its wheel's RECORD, told; for the docker engine, whose pip writes RECORD anew without a word.
+
+    IntegrityError where images/policy.toml has ``strict-record``.
+    """
+    from imagebuild.supply.policy import read_policy
+    from imagebuild.wheel.archive import count_record_faults
+    from imagebuild.wheel.record import describe_faults
+
+    python = plan.base.interpreter.version
+    found = {name: count for name, path in sorted(wheels.items()) if (count := count_record_faults(path, python=python))}
+    strict = read_policy(workspace.images).policy.strict_record
+    for name, count in found.items():
+        if strict:
+            raise IntegrityError(
+                f"{wheels[name].name}: {describe_faults(count)}, and images/policy.toml has strict-record = true",
+                "pin another version, or ask the package's maintainers",
+            )
+        workspace.report(f"note: {name}: {describe_faults(count)}; the image's is made of the true bytes")
+    return found
 
 
 def build_twins(workspace: Workspace, plan: Plan, *, builder: str | None = None) -> TwinReport:

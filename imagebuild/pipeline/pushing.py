@@ -15,7 +15,7 @@ from imagebuild.files import scratch_folder, write_atomic
 from imagebuild.layer.model import Layer
 from imagebuild.oci.model import Digest, Platform
 from imagebuild.pipeline.bases import open_base_store
-from imagebuild.pipeline.building import build_direct_layer, build_docker_layer, prepare_context
+from imagebuild.pipeline.building import build_direct_layer, build_docker_layer, find_repaired, prepare_context
 from imagebuild.pipeline.planning import Plan, find_image, write_recipe
 from imagebuild.pipeline.sizing import find_last_image, measure_size, predict_size
 from imagebuild.size.budget import require_budget, require_prediction
@@ -72,6 +72,7 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
         system: dict[str, str] = {}
         layer: Layer
         if recipe.engine == "docker":
+            repaired = find_repaired(workspace, plan, wheels)
             made = build_docker_layer(
                 workspace,
                 plan,
@@ -88,6 +89,7 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
                 found[names.SYSTEM] = msgspec.json.encode(system, order="sorted").decode()
         else:
             layer, statements = build_direct_layer(workspace, plan, wheels, scratch / "layer", workers=options.workers), ()
+            repaired = layer.repaired
         size = measure_size(plan, layer, last)
         write_atomic(folder / "size.json", encode_size_report(size))
         for note in size.notes:
@@ -104,7 +106,7 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     if statements:
         _push_attested(workspace, plan, image, statements)
     if options.companions:
-        attach_companions(workspace, plan, image, wheels, system)
+        attach_companions(workspace, plan, image, wheels, system, repaired)
     digest = target.put_manifest(plan.repository, image.manifest, recipe.tag)
     return image, digest, sparse
 
@@ -125,14 +127,18 @@ def derive_team_image(plan: Plan, layer: Layer, found: dict[str, str]) -> Derive
     )
 
 
-def attach_companions(workspace: Workspace, plan: Plan, image: DerivedImage, wheels: dict[str, Path], system: dict[str, str]) -> None:
+def attach_companions(
+    workspace: Workspace, plan: Plan, image: DerivedImage, wheels: dict[str, Path], system: dict[str, str], repaired: dict[str, int]
+) -> None:
     """What travels with the image, before the tag: whoever finds an image by its tag finds these as well."""
     from imagebuild.oci.referrers import attach_artifacts
     from imagebuild.supply.referrers import make_companions
 
     target, repository = workspace.target, plan.repository
     digest = target.put_manifest(repository, image.manifest)
-    artifacts = make_companions(plan.base, plan.lock, plan.recipe, repository=repository, digest=digest, wheels=wheels, system=system)
+    artifacts = make_companions(
+        plan.base, plan.lock, plan.recipe, repository=repository, digest=digest, wheels=wheels, system=system, repaired=repaired
+    )
     try:
         attach_artifacts(target, repository, image.manifest.descriptor, artifacts)
     except RemoteError as error:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cyclonedx.model.component import Component
     from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
 
+REPAIRED = "dev.imagebuild:record-repaired"  # how many rows of the wheel's RECORD were wrong
 ORIGIN = "dev.imagebuild:origin"  # base | added
 INDEX = "dev.imagebuild:index"  # the package index, by name
 WHEEL = "dev.imagebuild:wheel"  # the wheel's file name
@@ -43,8 +44,13 @@ class BomSubject(msgspec.Struct, frozen=True):
     base_pinned: str = ""  # what the base's name names: an index, or the same manifest
 
 
-def render_bom(subject: BomSubject, packages: Sequence[Package], system: Mapping[str, str] | None = None) -> bytes:
-    """The BOM's JSON. ``system``: Debian packages of the delta -> version."""
+def render_bom(
+    subject: BomSubject,
+    packages: Sequence[Package],
+    system: Mapping[str, str] | None = None,
+    repaired: Mapping[str, int] | None = None,
+) -> bytes:
+    """The BOM's JSON. ``system``: Debian packages of the delta -> version; ``repaired``: package -> wrong rows of its wheel's RECORD."""
     from cyclonedx.model import Property
     from cyclonedx.model.bom import Bom, BomMetaData
     from cyclonedx.model.component import Component, ComponentType
@@ -58,7 +64,7 @@ def render_bom(subject: BomSubject, packages: Sequence[Package], system: Mapping
     if subject.base_pinned and subject.base_pinned != subject.base_digest:
         base.properties.add(Property(name="dev.imagebuild:pinned", value=subject.base_pinned))
     base.properties.add(Property(name=ORIGIN, value="base"))
-    components = {item.name: _describe_package(item) for item in packages}
+    components = {item.name: _describe_package(item, (repaired or {}).get(item.name, 0)) for item in packages}
     system_components = [
         Component(
             name=name,
@@ -117,7 +123,7 @@ def _describe_image(name: str, tag: str, digest: Digest, platform: str) -> Compo
     )
 
 
-def _describe_package(item: Package) -> Component:
+def _describe_package(item: Package, repaired: int) -> Component:
     from cyclonedx.model import HashAlgorithm, HashType, Property
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
@@ -131,6 +137,7 @@ def _describe_package(item: Package) -> Component:
         DIRECT: "true" if item.direct else "",
         LOCATION: item.location,
         INSTALLER: item.installer,
+        REPAIRED: str(repaired or ""),
     }
     return Component(
         name=item.name,

@@ -57,12 +57,19 @@ class VerifyRules(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=Tru
     allow_pth: tuple[str, ...] = ()
 
 
+class PolicyRules(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
+    """``[policy]`` of images/policy.toml. ``strict_record``: a wheel whose RECORD is wrong is refused; pip and uv install such wheels."""
+
+    strict_record: bool = False
+
+
 class Policy(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
     """All tables."""
 
     licences: LicenceRules = LicenceRules()
     audit: AuditRules = AuditRules()
     verify: VerifyRules = VerifyRules()
+    policy: PolicyRules = PolicyRules()
 
     @property
     def threshold(self) -> Severity:

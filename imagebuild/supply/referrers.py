@@ -35,9 +35,19 @@ _PREDICATE = "in-toto.io/predicate-type"  # the annotation by which buildx and c
 
 
 def make_companions(
-    base: Base, lock: Lock, recipe: Recipe, *, repository: str, digest: Digest, wheels: Mapping[str, Path], system: Mapping[str, str]
+    base: Base,
+    lock: Lock,
+    recipe: Recipe,
+    *,
+    repository: str,
+    digest: Digest,
+    wheels: Mapping[str, Path],
+    system: Mapping[str, str],
+    repaired: Mapping[str, int] | None = None,
 ) -> tuple[Artifact, ...]:
-    """All that travels with the image ``digest``: lock, recipe, SBOM, provenance. ``system``: Debian packages of the delta."""
+    """All that travels with the image ``digest``: lock, recipe, SBOM, provenance. ``system``: Debian packages of the delta; ``repaired``:
+    see :func:`~imagebuild.supply.bom.render_bom`.
+    """
     subject = BomSubject(
         repository=repository,
         tag=recipe.tag,
@@ -48,7 +58,7 @@ def make_companions(
         platform=recipe.platform,
         base_pinned=str(base.pinned),
     )
-    bom = render_bom(subject, list_packages(base, lock, wheels), system)
+    bom = render_bom(subject, list_packages(base, lock, wheels), system, repaired)
     statement = render_provenance(subject, lock, recipe, lock_digest(lock))
     predicate = {_PREDICATE: PREDICATE_TYPE}
     return (

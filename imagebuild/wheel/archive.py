@@ -1,15 +1,14 @@
-"""Reading a wheel that nobody vouches for: every name checked, every byte compared with the wheel's own RECORD.
+"""Reading a wheel that nobody vouches for: every name checked, every byte compared with the zip's own sizes and CRCs.
 
-:class:`WheelArchive` is a :class:`installer.sources.WheelSource`, so pypa/installer decides what goes where. What it
-refuses, and how: a *shape* no wheel may have is a :class:`~imagebuild.errors.BuildError`, bytes that are not what the
-archive or its RECORD promise an :class:`~imagebuild.errors.IntegrityError`. Both name the wheel and the entry.
-(Specifications: PEP 427 and packaging.python.org "Binary distribution format"; PKWARE APPNOTE for the zip.)
+:class:`WheelArchive` is a :class:`installer.sources.WheelSource`, so pypa/installer decides what goes where. What it refuses, and how: a
+*shape* no wheel may have is a :class:`~imagebuild.errors.BuildError`, bytes that are not what the archive promises an
+:class:`~imagebuild.errors.IntegrityError`. Both name the wheel and the entry. A RECORD that is wrong is counted, as pip and uv install
+such wheels; whoever reads the content compares it (:mod:`imagebuild.wheel.record`). (Specifications: PEP 427 and packaging.python.org
+"Binary distribution format"; PKWARE APPNOTE for the zip.)
 """
 
 from __future__ import annotations
 
-import base64
-import csv
 import hashlib
 import os
 import stat
@@ -26,12 +25,13 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 
 from imagebuild.errors import BuildError, IntegrityError
+from imagebuild.wheel.record import Promise, read_wheel_record
 from imagebuild.wheel.scripts import is_wrapper, parse_entry_points, version_entry_points
 
 CHUNK = 256 << 10
-_HASHES = ("sha256", "sha384", "sha512")  # PEP 427: sha256 or better
 _UTF8_NAME = 0x800
-_ENCRYPTED = 0x1
+_UNREADABLE = {0x1: "encrypted", 0x20: "a patch", 0x40: "encrypted strongly", 0x2000: "hidden"}  # APPNOTE 4.4.4
+_LONGEST_PATH = 4096  # bytes; Linux' PATH_MAX
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _REPLACED = frozenset({"INSTALLER", "REQUESTED", "RECORD"})  # the installer's own, whatever the wheel brings
 _SMALL = 16 << 20  # no metadata file is larger
@@ -41,45 +41,28 @@ _BAD_WHEEL = "the wheel is malformed or hostile; pin another version, or ask the
 class Content:
     """The bytes of one entry, checked while they are read."""
 
-    def __init__(self, archive: WheelArchive, info: zipfile.ZipInfo, promised: tuple[str, str]) -> None:
+    def __init__(self, archive: WheelArchive, info: zipfile.ZipInfo, promise: Promise) -> None:
         self.size = info.file_size
         self.label = f"{archive.filename}: {info.filename}"
+        self.promise = promise  # RECORD's word on it
         self._archive = archive
         self._info = info
-        self._promised = promised  # RECORD's hash and size columns
 
     def chunks(self) -> Iterator[bytes]:
-        """The content in pieces of at most 256 KiB; IntegrityError at the end when a size, CRC or hash is wrong."""
+        """The content in pieces of at most 256 KiB; IntegrityError at the end when a size or CRC is wrong."""
         from isal import isal_zlib
 
-        algorithm, _, expected = self._promised[0].partition("=")
-        digest = hashlib.new(algorithm) if algorithm else None
         crc = seen = 0
         for piece in self._archive.inflate(self._info, self.label):
             seen += len(piece)
             if seen > self.size:
                 break
             crc = isal_zlib.crc32(piece, crc)
-            if digest is not None:
-                digest.update(piece)
             yield piece
         if seen != self.size:
             raise IntegrityError(f"{self.label}: the zip declares {self.size} bytes and holds other content", _BAD_WHEEL)
         if crc != self._info.CRC:
             raise IntegrityError(f"{self.label}: the zip's CRC does not match its content", _BAD_WHEEL)
-        if self._promised[1] and self._promised[1] != str(seen):
-            raise IntegrityError(f"{self.label}: RECORD says {self._promised[1][:20]} bytes, the content has {seen}", _BAD_WHEEL)
-        if digest is not None and base64.urlsafe_b64encode(digest.digest()).decode().rstrip("=") != expected.rstrip("="):
-            raise IntegrityError(f"{self.label}: the content's {algorithm} is not the one in the wheel's RECORD", _BAD_WHEEL)
-
-    @property
-    def sha256(self) -> str:
-        """The hash that :meth:`chunks` holds the content to, in hex; empty when RECORD promises another kind, or nonsense."""
-        algorithm, _, value = self._promised[0].partition("=")
-        try:
-            return base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).hex() if algorithm == "sha256" else ""
-        except ValueError:
-            return ""
 
     def read(self, _limit: int = -1) -> bytes:
         """The whole content, checked; for small files."""
@@ -105,7 +88,7 @@ class WheelArchive(WheelSource):
         try:
             self._files = self._check_entries()
             self._info_dir, self._data_dir = self._find_folders()
-            self._promises = self._read_record()
+            self.record = read_wheel_record(self._read_text(f"{self._info_dir}/RECORD"), self._files, self._info_dir)
             self._check_metadata()
             self.root_is_purelib, self._wheel_text = self._read_wheel_text()
             self._console = self._read_entry_points(python)
@@ -237,10 +220,9 @@ class WheelArchive(WheelSource):
             raise IntegrityError(f"{label}: the compressed data is longer than its content", _BAD_WHEEL)
 
     def _offer(self, name: str, info: zipfile.ZipInfo) -> WheelContentElement:
-        promised = self._promises.get(name, ("", ""))
         mode = info.external_attr >> 16
         executable = bool(mode and stat.S_ISREG(mode) and mode & 0o111)
-        return (name, *promised), cast(BinaryIO, Content(self, info, promised)), executable
+        return (name, "", ""), cast(BinaryIO, Content(self, info, self.record.promises.get(name, Promise()))), executable
 
     def _is_bytecode(self, name: str) -> bool:
         return "__pycache__" in name.split("/")[:-1]
@@ -258,48 +240,17 @@ class WheelArchive(WheelSource):
 
     def _check_entries(self) -> dict[str, zipfile.ZipInfo]:
         """The zip's files by name, in its order, after the checks on names, modes and places in the file."""
+        self._check_overlaps()
         files: dict[str, zipfile.ZipInfo] = {}
-        end = 0
-        for info in sorted(self._zip.infolist(), key=lambda item: item.header_offset):
-            # Entries that share bytes are how a small zip unpacks to petabytes.
-            if info.header_offset < end:
-                raise self._refuse(info.filename, "it overlaps another entry")
-            end = info.header_offset + _LOCAL_HEADER.size + len(_raw_name(info)) + info.compress_size
         for info in self._zip.infolist():
+            if fault := _find_name_fault(info) or _find_kind_fault(info):
+                raise self._refuse(info.orig_filename, fault)
             name = info.orig_filename
-            if not info.flag_bits & _UTF8_NAME and not name.isascii():
-                raise self._refuse(name, "its name is not marked as UTF-8")
-            if "\0" in name or name != info.filename or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-                raise self._refuse(name, "its name holds a NUL or another control character")
-            if "\\" in name:
-                raise self._refuse(name, "its name holds a backslash")
-            if name.startswith("/"):
-                raise self._refuse(name, "its path is absolute")
-            parts = name.removesuffix("/").split("/")
-            if ".." in parts:
-                raise self._refuse(name, "its path climbs with '..'")
-            if "" in parts or "." in parts:
-                raise self._refuse(name, "its path is not in plain form")
-            if any(len(part.encode()) > 255 for part in parts):
-                raise self._refuse(name, "a part of its path is longer than a file system takes")
-            if any(part.startswith(".wh.") for part in parts):
-                raise self._refuse(name, "a name beginning with .wh. would delete a file of the image")
-            mode = info.external_attr >> 16
-            if stat.S_ISLNK(mode):
-                raise self._refuse(name, "it is a symbolic link")
-            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR) or (stat.S_ISDIR(mode) and not name.endswith("/")):
-                raise self._refuse(name, "it is not a regular file")
-            if mode & 0o7000:
-                raise self._refuse(name, "it has a setuid, setgid or sticky bit")
-            if info.flag_bits & _ENCRYPTED:
-                raise self._refuse(name, "it is encrypted")
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise self._refuse(name, f"compression method {info.compress_type} is none that wheels use")
             if name.endswith("/"):
                 continue
-            if name in files:
-                raise self._refuse(name, "the path is in the wheel twice")
-            files[name] = info
+            if name in files and not self._is_same(files[name], info):
+                raise self._refuse(name, "the path is in the wheel twice, with different content")
+            files.setdefault(name, info)
         for name in files:
             folder = name.rpartition("/")[0]
             while folder:
@@ -307,6 +258,21 @@ class WheelArchive(WheelSource):
                     raise self._refuse(folder, "it is both a file and a folder")
                 folder = folder.rpartition("/")[0]
         return files
+
+    def _check_overlaps(self) -> None:
+        """Entries that share bytes are how a small zip unpacks to petabytes."""
+        end = 0
+        for info in sorted(self._zip.infolist(), key=lambda item: item.header_offset):
+            if info.header_offset < end:
+                raise self._refuse(info.filename, "it overlaps another entry")
+            end = info.header_offset + _LOCAL_HEADER.size + len(_raw_name(info)) + info.compress_size
+
+    def _is_same(self, one: zipfile.ZipInfo, other: zipfile.ZipInfo) -> bool:
+        """Whether two entries of one path are the same file, byte for byte."""
+        facts = [(item.CRC, item.file_size, bool(item.external_attr >> 16 & 0o111)) for item in (one, other)]
+        if facts[0] != facts[1] or one.file_size > _SMALL:
+            return False
+        return Content(self, one, Promise()).read() == Content(self, other, Promise()).read()
 
     def _find_folders(self) -> tuple[str, str]:
         top = {name.split("/", 1)[0] for name in self._files}
@@ -317,9 +283,9 @@ class WheelArchive(WheelSource):
         datas = sorted(name for name in top if name.endswith(".data"))
         if len(datas) > 1:
             raise BuildError(f"{self.filename}: more than one .data folder: {', '.join(datas)}", _BAD_WHEEL)
-        for folder in (*infos, *datas):
-            if folder in self._files:
-                raise self._refuse(folder, "a file where wheels have a folder")
+        for name in self._files:
+            if name in (*infos, *datas) or (datas and name.startswith(f"{datas[0]}/") and name.count("/") == 1):
+                raise self._refuse(name, "a file where wheels have a folder")
         return infos[0], datas[0] if datas else infos[0].removesuffix(".dist-info") + ".data"
 
     def _read_text(self, name: str) -> str:
@@ -328,36 +294,10 @@ class WheelArchive(WheelSource):
             raise BuildError(f"{self.filename}: {name} is missing", _BAD_WHEEL)
         if info.file_size > _SMALL:
             raise self._refuse(name, "metadata of more than 16 MiB")
-        promised = getattr(self, "_promises", {}).get(name, ("", ""))
         try:
-            return Content(self, info, promised).read().decode("utf-8")
+            return Content(self, info, Promise()).read().decode("utf-8")
         except UnicodeDecodeError:
             raise BuildError(f"{self.filename}: {name} is not UTF-8", _BAD_WHEEL) from None
-
-    def _read_record(self) -> dict[str, tuple[str, str]]:
-        """RECORD's hash and size by path. Every file but RECORD and its signatures must have a hash that counts."""
-        record = f"{self._info_dir}/RECORD"
-        exempt = {record, f"{record}.jws", f"{record}.p7s"}
-        promises: dict[str, tuple[str, str]] = {}
-        try:
-            rows = list(csv.reader(self._read_text(record).splitlines()))
-        except csv.Error as error:
-            raise BuildError(f"{self.filename}: {record} is not CSV: {error}", _BAD_WHEEL) from None
-        for row in rows:
-            if not row or row[0] in exempt:
-                continue
-            promise = (row[1] if len(row) > 1 else "", row[2] if len(row) > 2 else "")
-            if promises.setdefault(row[0], promise) != promise:
-                raise IntegrityError(f"{self.filename}: RECORD lists {row[0]!r} twice, differently", _BAD_WHEEL)
-        for name in self._files:
-            if name in exempt:
-                continue
-            algorithm, _, value = promises.get(name, ("", ""))[0].partition("=")
-            if name not in promises or not value:
-                raise IntegrityError(f"{self.filename}: {name} has no hash in the wheel's RECORD", _BAD_WHEEL)
-            if algorithm not in _HASHES:
-                raise IntegrityError(f"{self.filename}: RECORD vouches for {name} by {algorithm!r}", "sha256 or better is required")
-        return promises
 
     def _check_metadata(self) -> None:
         raw, _ = parse_email(self._read_text(f"{self._info_dir}/METADATA"))
@@ -383,6 +323,59 @@ class WheelArchive(WheelSource):
         console = version_entry_points(console, python)
         # Where both sections have a name, pip writes the graphical one last.
         return {"console_scripts": {n: v for n, v in console.items() if n not in gui}, "gui_scripts": gui}
+
+
+def count_record_faults(path: Path, *, python: str) -> int:
+    """Rows of a wheel's RECORD that are wrong, its files' hashes compared; for a wheel that another program installs."""
+    with WheelArchive(path, python=python) as archive:
+        faults = set(archive.record.faults)
+        for (name, _, _), stream, _ in (*archive.get_contents(), *archive.get_bytecode()):
+            content = cast(Content, stream)
+            digest = hashlib.sha256()
+            for piece in content.chunks():
+                digest.update(piece)
+            promise = content.promise
+            if (promise.sha256 or digest.hexdigest()) != digest.hexdigest() or (promise.size or str(content.size)) != str(content.size):
+                faults.add(name)
+        return len(faults)
+
+
+def _find_name_fault(info: zipfile.ZipInfo) -> str:
+    """Why an entry's name is none that may become a path in an image; "" when it may."""
+    name = info.orig_filename
+    parts = name.removesuffix("/").split("/")
+    rules = (
+        (not info.flag_bits & _UTF8_NAME and not name.isascii(), "its name is not marked as UTF-8"),
+        (
+            "\0" in name or name != info.filename or any(ord(letter) < 32 or ord(letter) == 127 for letter in name),
+            "its name holds a NUL or another control character",
+        ),
+        ("\\" in name, "its name holds a backslash"),
+        (name.startswith("/"), "its path is absolute"),
+        (".." in parts, "its path climbs with '..'"),
+        ("" in parts or "." in parts, "its path is not in plain form"),
+        (any(len(part.encode()) > 255 for part in parts), "a part of its path is longer than a file system takes"),
+        (len(name.encode()) > _LONGEST_PATH, "its path is longer than a system takes"),
+        (any(part.startswith(".wh.") for part in parts), "a name beginning with .wh. would delete a file of the image"),
+    )
+    return next((why for wrong, why in rules if wrong), "")
+
+
+def _find_kind_fault(info: zipfile.ZipInfo) -> str:
+    """Why an entry is none of a wheel's, by its mode, flags or compression; "" when it may be."""
+    mode = info.external_attr >> 16
+    if stat.S_ISLNK(mode):
+        return "it is a symbolic link"
+    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR) or (stat.S_ISDIR(mode) and not info.orig_filename.endswith("/")):
+        return "it is not a regular file"
+    if mode & 0o7000:
+        return "it has a setuid, setgid or sticky bit"
+    for flag, what in _UNREADABLE.items():
+        if info.flag_bits & flag:
+            return f"it is {what}"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"compression method {info.compress_type} is none that wheels use"
+    return ""
 
 
 def _raw_name(info: zipfile.ZipInfo) -> bytes:

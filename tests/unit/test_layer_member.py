@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError
 from imagebuild.layer.bytecode import BytecodeCompiler
-from imagebuild.layer.member import MemberRequest, build_member, build_members, render_record
+from imagebuild.layer.member import MemberRequest, build_member, build_members
 from imagebuild.layer.model import Codec, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.header import END_OF_ARCHIVE
+from imagebuild.wheel.record import render_record
 from tests.layer_parts import PURELIB, USUAL, HostRuntime, MemoryTree, folder, link, lock_wheel, make_interpreter, make_wheel
 
 TAG = sys.implementation.cache_tag

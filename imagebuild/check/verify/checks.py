@@ -7,6 +7,7 @@ what is asked. What cannot be known of an image is skipped with the reason.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import get_args
 
@@ -19,6 +20,8 @@ from imagebuild.check.verify.evidence import Evidence
 from imagebuild.check.verify.secrets import find_secrets
 from imagebuild.check.verify.startup import judge_startup_files
 from imagebuild.errors import IntegrityError
+from imagebuild.supply.bom import REPAIRED
+from imagebuild.wheel.record import describe_faults
 
 # --- the image ----------------------------------------------------------------------------------------------------------
 
@@ -144,7 +147,26 @@ def check_records(evidence: Evidence) -> Finding:
     if not evidence.facts.records and not audit.faults:
         return Finding("skipped", "no distribution with a RECORD was added")
     text = f"{audit.checked} files of {len(evidence.facts.records)} distributions have their RECORD's hash"
-    return judge_culprits(audit.faults, f"{text}; {audit.unhashed} have none to have (bytecode)", "{count} files are not as recorded")
+    found = judge_culprits(audit.faults, f"{text}; {audit.unhashed} have none to have (bytecode)", "{count} files are not as recorded")
+    return (
+        msgspec.structs.replace(found, details=(*found.details, *_list_repaired(evidence)[:SHOWN])) if found.status == "passed" else found
+    )
+
+
+def _list_repaired(evidence: Evidence) -> list[str]:
+    """The wheels whose own RECORD was wrong, as the SBOM has it."""
+    lines = []
+    for document in evidence.boms:  # what travels with an image is anybody's JSON
+        for component in _list_mappings(document.get("components")):
+            for item in _list_mappings(component.get("properties")):
+                if item.get("name") == REPAIRED and re.fullmatch(r"[1-9][0-9]{0,6}", str(item.get("value"))):
+                    count = describe_faults(int(str(item["value"])))
+                    lines.append(f"the wheel of {component.get('name')} {component.get('version')}: {count}; the image's is right")
+    return lines
+
+
+def _list_mappings(value: object) -> list[dict[str, object]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def check_secrets(evidence: Evidence) -> Finding:

@@ -6,7 +6,6 @@ canonical form: entries sorted with ``*.dist-info`` last, stored, dated 1980-01-
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import csv
 import hashlib
@@ -33,6 +32,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, LockError
 from imagebuild.files import exclusive, explain_os_error, replacing, write_atomic
+from imagebuild.wheel.record import encode_hash
 
 _FORMAT = 1  # of the repacked wheel: raise it when the same tree would give other bytes
 _LEFT_OUT = (
@@ -365,7 +365,7 @@ def repack_wheel(data: bytes, label: str) -> bytes:
     writer = csv.writer(table, lineterminator="\n")
     for name in order:
         content = files[name][0]
-        writer.writerow((name, "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode(), len(content)))
+        writer.writerow((name, encode_hash(hashlib.sha256(content).hexdigest()), len(content)))
     writer.writerow((f"{info}/RECORD", "", ""))
     files[f"{info}/RECORD"] = (table.getvalue().encode(), False)
     buffer = io.BytesIO()

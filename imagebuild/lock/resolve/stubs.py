@@ -6,7 +6,6 @@ requirements only those that an extra asks for: the rest is the base's own affai
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import zipfile
@@ -19,6 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from imagebuild.base.model import Distribution
+from imagebuild.wheel.record import encode_hash
 
 _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 
@@ -56,7 +56,10 @@ def build_stub(distribution: Distribution, environment: Mapping[str, str]) -> St
         f"{folder}/METADATA": metadata,
         f"{folder}/WHEEL": b"Wheel-Version: 1.0\nGenerator: imagebuild\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    record = "".join(f"{path},sha256={_encode_hash(data)},{len(data)}\n" for path, data in files.items()) + f"{folder}/RECORD,,\n"
+    record = (
+        "".join(f"{path},{encode_hash(hashlib.sha256(data).hexdigest())},{len(data)}\n" for path, data in files.items())
+        + f"{folder}/RECORD,,\n"
+    )
     files[f"{folder}/RECORD"] = record.encode()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -103,7 +106,3 @@ def parse_line(line: str) -> Requirement | None:
         return Requirement(line)
     except InvalidRequirement:
         return None  # what pip itself tolerates in an installed distribution
-
-
-def _encode_hash(data: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
