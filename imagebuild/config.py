@@ -128,6 +128,7 @@ class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     machine_index: bool | None = None  # whether names that no [[index]] claims come from this machine's own; None: as indexes.toml says
     system: SystemTable = SystemTable()
     source: SourceTable = SourceTable()
+    files: dict[str, str] = {}  # path or pattern below site-packages -> the package that owns it, where several bring it
     licences: LicenceRules = LicenceRules()
     audit: AuditRules = AuditRules()
 
@@ -164,6 +165,13 @@ class Team(msgspec.Struct, frozen=True):
         from imagebuild.lock.file.replacement import PROTECTED
 
         return PROTECTED if self.table.protect is None else self.table.protect
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Who owns a path that several packages bring: as written, the names normalised."""
+        from packaging.utils import canonicalize_name
+
+        return {row: canonicalize_name(owner) for row, owner in self.table.files.items()}
 
     @property
     def indexes(self) -> tuple[PackageIndex, ...]:

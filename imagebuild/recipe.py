@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from collections.abc import Mapping
 from importlib import resources
 
 import msgspec
@@ -47,6 +48,7 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     slim: tuple[str, ...] = ()  # what is left out of the wheels, sorted
     slim_rules: int = 0  # which files that are (imagebuild.wheel.slim); set with ``slim`` only
     replace: tuple[str, ...] = ()  # name==version of the base's distributions that give way to the lock's, sorted
+    files: dict[str, str] = {}  # path or pattern below site-packages -> the package whose file it is, where several bring one
 
     @property
     def key(self) -> str:
@@ -100,6 +102,7 @@ def make_recipe(
     owners: tuple[str, ...],
     system: tuple[str, ...] = (),
     slim: tuple[str, ...] = (),
+    files: dict[str, str] | None = None,
 ) -> Recipe:
     """The recipe of one team's image. ``environment`` is the team's own; PIP_CONSTRAINT joins it here."""
     added = dict(environment)
@@ -144,12 +147,14 @@ def make_recipe(
         slim=tuple(sorted(set(slim))),
         slim_rules=RULES if slim else 0,
         replace=tuple(f"{item.name}=={item.version}" for item in base.inventory.distributions if item.name in replaced),
+        files=dict(files or {}),
     )
 
 
-def render_requirements(lock: Lock) -> str:
-    """The lock as pip reads it with ``--require-hashes``."""
-    return "".join(f"{item.name}=={item.version} --hash=sha256:{item.sha256}\n" for item in lock.packages)
+def render_requirements(lock: Lock, hashes: Mapping[str, str] | None = None) -> str:
+    """The lock as pip reads it with ``--require-hashes``. ``hashes``: by name, of wheels that are not those of the lock (hex)."""
+    found = hashes or {}
+    return "".join(f"{item.name}=={item.version} --hash=sha256:{found.get(item.name, item.sha256)}\n" for item in lock.packages)
 
 
 def render_installer() -> str:

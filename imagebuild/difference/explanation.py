@@ -112,6 +112,7 @@ _NAMES = {
     "layer_format": "layer format",
     "format": "recipe format",
     "slim_rules": "rules of slim",
+    "files": "owners of files",
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -25,10 +26,12 @@ from imagebuild.layer.tar.frame import MEDIA_TYPES, FrameWriter, check_codec, co
 from imagebuild.layer.tar.header import END_OF_ARCHIVE, count_padding, encode_header
 from imagebuild.lock.file.model import LockedPackage
 from imagebuild.oci.compression import open_decompressed
+from imagebuild.wheel.ownership import Collision, explain_collisions, find_owner
 from imagebuild.wheel.sizes import classify_path
 
 _SHOWN = 20  # conflicts listed in one error
 NO_WHITEOUTS: Mapping[str, str] = {}
+NO_FILES: Mapping[str, str] = {}
 
 
 def build_layer(
@@ -41,6 +44,7 @@ def build_layer(
     extra: Sequence[ExtraFile] = (),
     mtime: int = LAYER_MTIME,
     slim: tuple[str, ...] = (),
+    files: Mapping[str, str] = NO_FILES,
     workers: int = 2,
     strict: bool = False,
     inspect: Callable[[Iterator[bytes]], None] | None = None,
@@ -85,8 +89,13 @@ def build_layer(
 
     def prepare() -> list[Member]:
         members = make(requests)
-        exclusions = find_exclusions(members, folders, cache_tag=base.interpreter.cache_tag)
-        again = [msgspec.structs.replace(item, exclude=exclusions[item.package]) for item in requests if item.package in exclusions]
+        site = base.interpreter.paths.get("purelib", "")
+        shared, yielded = find_exclusions(members, folders, cache_tag=base.interpreter.cache_tag, files=files, site=site)
+        again = [
+            msgspec.structs.replace(item, exclude=shared.get(item.package, frozenset()), yields=yielded.get(item.package, frozenset()))
+            for item in requests
+            if item.package in shared or item.package in yielded
+        ]
         remade = {member.package: member for member in make(again)} if again else {}
         return [remade.get(member.package, member) for member in members]
 
@@ -113,13 +122,18 @@ def build_layer(
         return assemble(prepare())
 
 
-def find_exclusions(members: Sequence[Member], folders: FolderResolver, *, cache_tag: str) -> dict[str, frozenset[str]]:
-    """Per package the paths it must leave out, because an earlier package or the base has the same file.
+def find_exclusions(
+    members: Sequence[Member], folders: FolderResolver, *, cache_tag: str, files: Mapping[str, str] = NO_FILES, site: str = ""
+) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
+    """Per package the paths it leaves out, because an earlier package or the base has the same file; and those that are another's.
 
-    Earlier is by name. Different content at one path, or a file where another needs a folder, is a BuildError that
-    names the packages and the paths. Bytecode follows its source.
+    Earlier is by name. Different content at one path belongs to the package that ``files`` names (paths relative to ``site``); without
+    one, or where a file is in the place of another's folder, it is a BuildError that names the packages and the paths. Bytecode follows
+    its source.
     """
     excluded: dict[str, set[str]] = {}
+    yielded: dict[str, set[str]] = {}
+    collisions: list[Collision] = []
     owners: dict[str, tuple[str, FileFact]] = {}
     conflicts: list[str] = []
     ordered = sorted(members, key=lambda member: member.package)
@@ -129,8 +143,16 @@ def find_exclusions(members: Sequence[Member], folders: FolderResolver, *, cache
         if owner[1] is not fact:
             if follows or (owner[1].sha256, owner[1].mode) == (fact.sha256, fact.mode):
                 excluded.setdefault(package, set()).add(fact.path)
+                return
+            row = posixpath.relpath(fact.path, site) if site else fact.path
+            wanted = find_owner(files, row)
+            if wanted == owner[0]:
+                yielded.setdefault(package, set()).add(fact.path)
+            elif wanted == package:
+                yielded.setdefault(owner[0], set()).add(fact.path)
+                owners[fact.path] = (package, fact)
             else:
-                conflicts.append(f"{owner[0]} and {package} both bring {fact.path}, with different content")
+                collisions.append(Collision(row, owner[0], package))
             return
         entry = folders.get(fact.path)
         if entry is None:
@@ -147,17 +169,23 @@ def find_exclusions(members: Sequence[Member], folders: FolderResolver, *, cache
             for fact in member.files:
                 if (fact.kind == "bytecode") is bytecode:
                     source = locate_source(fact.path) if bytecode and fact.path.endswith(suffix) else ""
+                    if source in yielded.get(member.package, ()):
+                        yielded[member.package].add(fact.path)
+                        continue
                     judge(member.package, fact, source in excluded.get(member.package, ()))
     for folder, user in _find_folder_owners((fact.path, package) for package, fact in owners.values()).items():
         if folder in owners:
             conflicts.append(f"{owners[folder][0]} brings {folder} as a file, {user} needs a folder there")
+    if collisions:
+        raise explain_collisions(collisions)
     if conflicts:
         raise BuildError(
             conflicts[0],
             "leave one of them out, pin versions that agree, or choose a base without the clash",
             tuple(conflicts[1:_SHOWN]) + ((f"and {len(conflicts) - _SHOWN} more",) if len(conflicts) > _SHOWN else ()),
         )
-    return {package: frozenset(paths) for package, paths in excluded.items()}
+    shared = {package: frozenset(paths) for package, paths in excluded.items()}
+    return shared, {package: frozenset(paths) for package, paths in yielded.items()}
 
 
 def _find_folder_owners(paths: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -59,6 +59,7 @@ class MemberRequest(msgspec.Struct, frozen=True):
     filename: str = ""
     exclude: frozenset[str] = frozenset()  # final paths that RECORD lists and somebody else provides
     slim: tuple[str, ...] = ()  # kinds of files that are left out, of RECORD too (imagebuild.wheel.slim)
+    yields: frozenset[str] = frozenset()  # final paths that are another's file: neither in the image nor in RECORD
     strict: bool = False  # a wheel whose RECORD is wrong is refused
 
 
@@ -366,6 +367,7 @@ def _compute_key(
         "exclude": sorted(request.exclude),
         "mtime": mtime,
         **({"slim": [RULES, *request.slim]} if request.slim else {}),
+        **({"yields": sorted(request.yields)} if request.yields else {}),
     }
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
@@ -379,7 +381,7 @@ def _locate_note(
     facts = [
         __version__, LAYER_FORMAT, request.sha256, request.filename, request.package, request.version, sorted(request.exclude),
         base, home, interpreter, bytecode, mtime, codec.name, codec.level, describe_compressor(codec),
-        *([RULES, *request.slim] if request.slim else []),
+        *([RULES, *request.slim] if request.slim else []), *(["yields", *sorted(request.yields)] if request.yields else []),
     ]  # fmt: skip
     return cache / "member-keys" / hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()
 
@@ -434,23 +436,25 @@ def _write(
         for path in compiled:
             entries.pop(path, None)  # as pip does, what was compiled here replaces what the wheel ships
         total = 0
-        rows: list[tuple[str, str, int | None]] = [(entry.row, "", None) for entry in compiled.values()]
+        left_out = request.exclude | request.yields
+        listed = [entry for entry in entries.values() if entry.path not in request.yields]
+        rows: list[tuple[str, str, int | None]] = [(entry.row, "", None) for path, entry in compiled.items() if path not in request.yields]
         for entry in (*entries.values(), *compiled.values()):
-            if entry.path not in request.exclude:
+            if entry.path not in left_out:
                 total += count_entry(entry.path, entry.size)
         # Every digest has the same width, so RECORD's size is known before any is.
-        dummy: list[tuple[str, str, int | None]] = [(entry.row, "0" * 64, entry.size) for entry in entries.values()]
+        dummy: list[tuple[str, str, int | None]] = [(entry.row, "0" * 64, entry.size) for entry in listed]
         size = len(render_record([*rows, *dummy, (collector.record_row, "", None)]))
         total += count_entry(collector.record_path, size)
         facts: list[FileFact] = []
         with replacing(store / _name_blob(codec)) as output:
             frame = FrameWriter(output.write, codec, total)
             for entry in (*entries.values(), *compiled.values()):
-                if entry.path in request.exclude:
+                if entry.path in left_out:
                     _read_entry(entry, lambda _: None)
                     continue
                 facts.append(_write_entry(frame, entry, mtime))
-            rows += [(entry.row, entry.sha256, entry.size) for entry in entries.values()]
+            rows += [(entry.row, entry.sha256, entry.size) for entry in listed]
             record = render_record([*rows, (collector.record_row, "", None)])
             facts.append(
                 _write_entry(

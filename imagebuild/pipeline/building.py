@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagebuild.errors import ConfigurationError, IntegrityError
-from imagebuild.files import scratch_folder
+from imagebuild.files import scratch_folder, write_atomic
 from imagebuild.layer.model import LAYER_MTIME, Layer
 from imagebuild.layer.removal import find_removal
 from imagebuild.pipeline.lockuse import build_local_wheels
 from imagebuild.pipeline.planning import Plan, write_recipe
 from imagebuild.pipeline.sdists import make_source_builder, remake_wheel
+from imagebuild.recipe import render_requirements
+from imagebuild.wheel.ownership import find_yielded, write_reduced_wheel
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -62,8 +65,21 @@ def prepare_context(
     """The build's folder with Dockerfile and wheels in it, and the wheels by package."""
     folder = write_recipe(workspace, plan)
     wheels = fetch_team_wheels(workspace, plan, builder=builder, network=network)
-    _link_wheels(wheels, folder / "wheels")
+    yielded = find_yielded(wheels, plan.recipe.files, plan.recipe.slim)
+    _link_wheels({name: path for name, path in wheels.items() if name not in yielded}, folder / "wheels")
+    if yielded:
+        _write_reduced(plan, wheels, yielded, folder / "wheels")
     return folder, wheels
+
+
+def _write_reduced(plan: Plan, wheels: dict[str, Path], yielded: dict[str, frozenset[str]], folder: Path) -> None:
+    """The wheels that leave files to others, without those, and a requirements.txt with their hashes: pip would let the last one win."""
+    hashes = {}
+    for name, rows in yielded.items():
+        target = folder / wheels[name].name
+        write_reduced_wheel(wheels[name], target, rows)
+        hashes[name] = hashlib.sha256(target.read_bytes()).hexdigest()
+    write_atomic(folder / "requirements.txt", render_requirements(plan.lock, hashes).encode())
 
 
 def build_docker_layer(
@@ -135,6 +151,7 @@ def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path]
         extra=plan.recipe.extra_files,
         mtime=LAYER_MTIME,
         slim=plan.recipe.slim,
+        files=plan.recipe.files,
         workers=workers,
         strict=read_policy(workspace.images).policy.strict_record,
         out=out,

@@ -79,6 +79,12 @@ def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: boo
         lock = read_team_lock(workspace, team, base)
     else:
         lock = lock_team(workspace, team, base, LockOptions(cutoff))
+    absent = sorted(set(team.files.values()) - {item.name for item in lock.packages})
+    if absent:
+        raise ConfigurationError(
+            f"{team.requirements.parent / 'team.toml'}: [files] names {absent[0]}, which is not in the lock",
+            "name a package that is locked",
+        )
     recipe = make_recipe(
         base,
         lock,
@@ -92,6 +98,7 @@ def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: boo
         owners=table.owners,
         system=table.system.packages,
         slim=table.slim,
+        files=team.files,
     )
     return Plan(team, base, lock, recipe, workspace.repository(team_name))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import io
@@ -64,6 +65,13 @@ def read(layer: Layer) -> dict[str, tarfile.TarInfo]:
         entries = archive.getmembers()
     assert len({entry.name for entry in entries}) == len(entries)
     return {"/" + entry.name: entry for entry in entries}
+
+
+def read_file(layer: Layer, path: str) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(unpack(layer))) as archive:
+        stream = archive.extractfile(path.lstrip("/"))
+        assert stream is not None
+        return stream.read()
 
 
 def test_every_ancestor_is_there_once_with_the_bases_metadata(tmp_path: Path) -> None:
@@ -134,8 +142,38 @@ def test_a_file_two_wheels_share_is_in_the_layer_once(tmp_path: Path) -> None:
 def test_different_content_at_one_path_names_both(tmp_path: Path) -> None:
     one = make_wheel(tmp_path, "one", files={"ns/__init__.py": b"1\n"})
     two = make_wheel(tmp_path, "two", files={"ns/__init__.py": b"2\n"})
-    with pytest.raises(BuildError, match=f"one and two both bring {PURELIB}/ns/__init__.py"):
+    with pytest.raises(BuildError, match=r"one and two both bring ns/__init__\.py, with different content") as caught:
         build(tmp_path, [two, one])
+    assert '[files] "ns/__init__.py" = "one"' in caught.value.hint
+
+
+def list_record(layer: Layer, info: str) -> list[str]:
+    data = read_file(layer, f"{PURELIB}/{info}/RECORD")
+    return [row[0] for row in csv.reader(data.decode().splitlines())]
+
+
+@pytest.mark.parametrize("owner", ["one", "two"])
+@pytest.mark.parametrize("pattern", ["ns/__init__.py", "ns/*", "*/__init__.py"])
+def test_a_path_that_two_bring_is_its_owners(tmp_path: Path, owner: str, pattern: str) -> None:
+    """Also its bytecode and its row: the loser's RECORD leaves them to the owner."""
+    one = make_wheel(tmp_path, "one", files={"ns/__init__.py": b"x = 1\n", "ns/one.py": b""})
+    two = make_wheel(tmp_path, "two", files={"ns/__init__.py": b"x = 2\n", "ns/two.py": b""})
+    loser = "two" if owner == "one" else "one"
+    layer = build(tmp_path, [two, one], files={pattern: owner})
+    assert read_file(layer, f"{PURELIB}/ns/__init__.py") == (b"x = 1\n" if owner == "one" else b"x = 2\n")
+    compiled = f"ns/__pycache__/__init__.{TAG}.pyc"
+    assert {"ns/__init__.py", compiled} <= set(list_record(layer, f"{owner}-1.0.dist-info"))
+    assert not {"ns/__init__.py", compiled} & set(list_record(layer, f"{loser}-1.0.dist-info"))
+    assert {f"ns/{loser}.py"} <= set(list_record(layer, f"{loser}-1.0.dist-info"))
+    assert build(tmp_path, [one, two], files={pattern: owner}, out=tmp_path / "again").digest == layer.digest
+
+
+def test_slim_comes_before_collisions(tmp_path: Path) -> None:
+    one = make_wheel(tmp_path, "one", files={"tests/test_a.py": b"1\n", "one.py": b""})
+    two = make_wheel(tmp_path, "two", files={"tests/test_a.py": b"2\n", "two.py": b""})
+    with pytest.raises(BuildError, match="both bring tests/test_a"):
+        build(tmp_path, [one, two])
+    assert f"{PURELIB}/tests/test_a.py" not in read(build(tmp_path, [one, two], slim=("tests",)))
 
 
 def test_a_file_where_another_wheel_needs_a_folder(tmp_path: Path) -> None:
