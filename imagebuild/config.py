@@ -108,6 +108,12 @@ class SourceTable(msgspec.Struct, frozen=True, rename="kebab"):
     requires: tuple[str, ...] = ()  # requirements beside those of the archive's own pyproject.toml
 
 
+class SmokeTable(msgspec.Struct, frozen=True, rename="kebab"):
+    """What ``imagebuild smoke`` does not hold against the image. No part of the image's key."""
+
+    ignore: tuple[str, ...] = ()  # dotted names (fnmatch patterns) of modules that need not import
+
+
 class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     """The file as written."""
 
@@ -131,6 +137,7 @@ class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     files: dict[str, str] = {}  # path or pattern below site-packages -> the package that owns it, where several bring it
     licences: LicenceRules = LicenceRules()
     audit: AuditRules = AuditRules()
+    smoke: SmokeTable = SmokeTable()
 
     @property
     def policy(self) -> Policy:

@@ -118,10 +118,12 @@ def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, told: bo
     """Lock one team: its section of the report, or, ``told``, the packages on stdout."""
     from imagebuild.difference.relock import tell_changes
     from imagebuild.lock.file.changes import render_markdown
-    from imagebuild.pipeline import find_team_lock, lock_team, open_base
+    from imagebuild.pipeline import find_team_lock, lock_team, open_base, report_missing_programs
 
     before = find_team_lock(workspace, team)
-    made = lock_team(workspace, team, open_base(workspace, team.table.base, team.platform), options)
+    base = open_base(workspace, team.table.base, team.platform)
+    made = lock_team(workspace, team, base, options)
+    report_missing_programs(workspace, team, base, made)
     if not told:
         return render_markdown(tell_changes(workspace, before, made))
     for item in made.packages:

@@ -11,7 +11,15 @@ from imagebuild.pipeline.building import (
     prepare_bake,
     prepare_context,
 )
-from imagebuild.pipeline.lockuse import LockOptions, build_local_wheels, find_team_lock, lock_team, read_team_lock, resolve_team
+from imagebuild.pipeline.lockuse import (
+    LockOptions,
+    build_local_wheels,
+    find_team_lock,
+    lock_team,
+    read_team_lock,
+    report_missing_programs,
+    resolve_team,
+)
 from imagebuild.pipeline.planning import Plan, choose_engine, find_image, plan_image
 from imagebuild.pipeline.pushing import BuildOptions, attested_tag, derive_team_image, run_plan
 
@@ -36,6 +44,7 @@ __all__ = [
     "prepare_bake",
     "prepare_context",
     "read_team_lock",
+    "report_missing_programs",
     "resolve_team",
     "run_plan",
 ]

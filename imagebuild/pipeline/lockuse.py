@@ -103,6 +103,14 @@ def lock_team(workspace: Workspace, team: Team, base: Base, options: LockOptions
     return lock
 
 
+def report_missing_programs(workspace: Workspace, team: Team, base: Base, lock: Lock) -> None:
+    """Warn of programs that locked packages need and neither the base nor the team's system packages bring."""
+    from imagebuild.lock.programs import find_missing_programs
+
+    for line in find_missing_programs(base, [item.name for item in lock.packages], team.table.system.packages):
+        workspace.report(f"warning: {team.name}: {line}")
+
+
 def read_team_lock(workspace: Workspace, team: Team, base: Base) -> Lock:
     """The team's lock when it is there, whole, this team's, and fresh; else a LockError that says how to get a new one."""
     from imagebuild.lock.file.lockfile import read_lock

@@ -16,6 +16,7 @@ from imagebuild.layer.model import Layer
 from imagebuild.oci.model import Digest, Platform
 from imagebuild.pipeline.bases import open_base_store
 from imagebuild.pipeline.building import build_direct_layer, build_docker_layer, find_repaired, prepare_context
+from imagebuild.pipeline.lockuse import report_missing_programs
 from imagebuild.pipeline.planning import Plan, find_image, write_recipe
 from imagebuild.pipeline.sizing import find_last_image, measure_size, predict_size
 from imagebuild.size.budget import require_budget, require_prediction
@@ -53,6 +54,7 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     from imagebuild.oci.copy import copy_blobs, plan_copy
 
     base, recipe = plan.base, plan.recipe
+    report_missing_programs(workspace, plan.team, base, plan.lock)
     last = find_last_image(workspace, plan)
     require_prediction(predict_size(workspace, plan, last))
     target = workspace.target

@@ -228,6 +228,47 @@ def test_names_that_mean_nothing(loaded: Loaded) -> None:
     loaded.checkout.run("smoke", "cosml", "--registry", "localhost:1/none").refused(6, "localhost:1")
 
 
+# --- optional modules ---------------------------------------------------------------------------------------------------
+
+
+def test_modules_for_what_nobody_asked_for_are_told_and_do_not_fail(built: Built, tmp_path: Path) -> None:
+    """black ships blackd for black[d]; the Flask instrumentation is of use beside Flask only; nbgitpuller runs git."""
+    need_docker()
+    checkout = built.checkout.fork(tmp_path)
+    checkout.write("images/optional/team.toml", f'base = "starter"\ndescription = "process {os.getpid()}"\n')
+    checkout.write("images/optional/requirements.in", "black\nopentelemetry-instrumentation-flask\nnbgitpuller\n")
+    locked = checkout.run("lock", "optional").succeeded()
+    assert 'nbgitpuller needs the program git, which starter lacks; [system] packages = ["git"] adds it' in locked.err
+    done = checkout.run("image", "optional", "--load", "--json").succeeded()
+    assert done.err.count("needs the program git") == 1
+    name = done.result["loaded"]
+    try:
+        found = checkout.run("smoke", "optional", "--run", "own-user", "--json").succeeded()
+        (row,) = [row for row in json.loads(found.out)["rows"] if row["check"] == "imports"]
+        assert row["text"].endswith("; 2 of them do not import and need not")
+        assert row["details"] == [
+            "black: blackd needs aiohttp, which is for black[d]",
+            "opentelemetry-instrumentation-flask: opentelemetry.instrumentation.flask needs flask, "
+            "which is for opentelemetry-instrumentation-flask[instruments]",
+        ]
+        # Another fault of the same module fails, until the team leaves it out; which makes no other image.
+        folder = tmp_path / "broken"
+        folder.mkdir()
+        spoiled = f"echo 'raise RuntimeError(1)' > {SITE}/blackd/__init__.py && rm -r {SITE}/blackd/__pycache__"
+        (folder / "Dockerfile").write_text(f"FROM {name}\nUSER 0\nRUN {spoiled}\nUSER 1000\n")
+        docker("build", "--quiet", "--tag", f"{name}-broken", str(folder))
+        checkout.run("smoke", f"{name}-broken", "--run", "own-user").refused(7, "imports \\(own-user\\)")
+        toml = (checkout.root / "images/optional/team.toml").read_text()
+        checkout.write("images/optional/team.toml", f'{toml}[smoke]\nignore = ["black?"]\n')
+        assert checkout.image("optional")["tag"] == done.result["tag"]
+        found = checkout.run("smoke", f"{name}-broken", "--run", "own-user", "--json")
+        (row,) = [row for row in json.loads(found.out)["rows"] if row["check"] == "imports"]
+        assert row["status"] == "passed"
+        assert "blackd: left out by [smoke] ignore" in row["details"]
+    finally:
+        subprocess.run([need_docker(), "image", "rm", "--force", f"{name}-broken", name], capture_output=True, check=False)
+
+
 # --- seeded defects -----------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.markers import default_environment
 
 from imagebuild.check.smoke import probe as inside
 from imagebuild.check.smoke.checks import (
@@ -404,10 +405,10 @@ def test_imports_go_on_after_a_module_that_fails_or_kills(tmp_path: Path) -> Non
     answer = ask(tmp_path, "imports", names=["aa", "bb", "cc", "dd", "ee", "not-there"], seconds=20)
     assert answer["modules"] == 5
     assert answer["failed"] == [
-        ["aa", "aa", "killed Python: signal 6"],
-        ["bb", "bb", "RuntimeError: seeded"],
-        ["cc", "cc", "SystemExit: 3"],
-        ["ee", "ee", "ended Python"],
+        ["aa", "aa", "killed Python: signal 6", ""],
+        ["bb", "bb", "RuntimeError: seeded", ""],
+        ["cc", "cc", "SystemExit: 3", ""],
+        ["ee", "ee", "ended Python", ""],
     ]
     assert answer["versions"] == dict.fromkeys(("aa", "bb", "cc", "dd", "ee"), "1.0")
     assert answer["writable"] > 0  # our own temporary folder
@@ -422,11 +423,33 @@ def test_imports_without_bytecode_are_told(tmp_path: Path) -> None:
     assert not (tmp_path / "__pycache__" / "bb.cpython-311.pyc").exists()
 
 
+BLACKD = """
+try:
+    from aiohttp_not_here import web
+except ImportError as ie:
+    raise ImportError(f"aiohttp dependency is not installed: {ie}") from None
+"""
+
+
+def test_the_module_behind_a_failed_import_is_found_whatever_the_package_says(tmp_path: Path) -> None:
+    install(tmp_path, "plain", plain__dot__py="import not_here.below\n")
+    install(tmp_path, "black", black__dot__py="x = 1\n", blackd__dot__py=BLACKD)
+    install(tmp_path, "loops", loops__dot__py="e = ValueError('x')\ne.__cause__ = ValueError('y')\ne.__cause__.__cause__ = e\nraise e\n")
+    answer = ask(tmp_path, "imports", names=["plain", "black", "loops"], seconds=20)
+    assert {module: missing for _, module, _, missing in answer["failed"]} == {
+        "plain": "not_here",
+        "blackd": "aiohttp_not_here",
+        "loops": "",
+    }
+    assert answer["installed"]["black"] == {"modules": ["black", "blackd"], "requires": []}
+    assert answer["environment"] == {key: value for key, value in default_environment().items() if key != "extra"}
+
+
 def test_an_import_without_end_is_bounded(tmp_path: Path) -> None:
     install(tmp_path, "aa", aa__dot__py="while True:\n    pass\n")
     install(tmp_path, "bb", bb__dot__py="x = 1\n")
     answer = ask(tmp_path, "imports", names=["aa", "bb"], seconds=1.5)
-    assert answer["failed"] == [["aa", "aa", "took too long"], ["bb", "bb", "not tried: the time was over"]]
+    assert answer["failed"] == [["aa", "aa", "took too long", ""], ["bb", "bb", "not tried: the time was over", ""]]
 
 
 def test_the_home_is_tried_and_left_empty(tmp_path: Path) -> None:

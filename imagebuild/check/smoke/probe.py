@@ -136,9 +136,10 @@ def list_modules(files: Iterable[str]) -> list[str]:
 def try_imports(names: list[str], seconds: float) -> dict[str, Any]:
     """Import the top-level modules of the named distributions, and look at their files.
 
-    ``modules``: how many; ``failed``: [distribution, module, why]; ``versions``: of those that are installed; ``loaded`` and
-    ``stale``: modules that came from these distributions' sources, and those of them without bytecode Python would use;
-    ``writable``: files this user could change.
+    ``modules``: how many; ``failed``: [distribution, module, why, the module that was not found or ""]; ``versions``: of those that
+    are installed; ``loaded`` and ``stale``: modules that came from these distributions' sources, and those of them without bytecode
+    Python would use; ``writable``: files this user could change. Where something failed, ``installed`` has every distribution's
+    ``modules`` and ``requires`` (Requires-Dist as written), and ``environment`` the markers' variables (PEP 508).
     """
     modules: list[tuple[str, str]] = []
     versions: dict[str, str] = {}
@@ -158,12 +159,44 @@ def try_imports(names: list[str], seconds: float) -> dict[str, Any]:
     folders = {os.path.dirname(path) for path in files} - set(sys.path)  # noqa: PTH120 - site-packages itself is the base's affair
     writable = sorted(path for path in (*files, *folders) if os.path.exists(path) and os.access(path, os.W_OK))  # noqa: PTH110
     result = {"modules": len(modules), "versions": versions, "writable": len(writable), "first_writable": writable[:3]}
-    return dict(result, **_import_all(modules, frozenset(sources), seconds))
+    result.update(_import_all(modules, frozenset(sources), seconds))
+    if result["failed"]:
+        result.update(installed=_list_installed(), environment=_read_environment())
+    return result
+
+
+def _list_installed() -> dict[str, dict[str, list[str]]]:
+    found: dict[str, dict[str, list[str]]] = {}
+    for item in importlib.metadata.distributions():
+        name = item.metadata["Name"]
+        if name and name not in found:  # the first on sys.path is the one that is used
+            found[name] = {"modules": list_modules(str(path) for path in item.files or ()), "requires": list(item.requires or ())}
+    return found
+
+
+def _read_environment() -> dict[str, str]:
+    import platform
+
+    version = sys.implementation.version
+    kind = "" if version.releaselevel == "final" else version.releaselevel[0] + str(version.serial)
+    return {
+        "implementation_name": sys.implementation.name,
+        "implementation_version": f"{version.major}.{version.minor}.{version.micro}{kind}",
+        "os_name": os.name,
+        "platform_machine": platform.machine(),
+        "platform_python_implementation": platform.python_implementation(),
+        "platform_release": platform.release(),
+        "platform_system": platform.system(),
+        "platform_version": platform.version(),
+        "python_full_version": platform.python_version(),
+        "python_version": ".".join(platform.python_version_tuple()[:2]),
+        "sys_platform": sys.platform,
+    }
 
 
 def _import_all(modules: list[tuple[str, str]], sources: frozenset[str], seconds: float) -> dict[str, Any]:
     """In a child process; when one module kills it, another child goes on with the next."""
-    failed: list[tuple[str, str, str]] = []
+    failed: list[tuple[str, str, str, str]] = []
     stale: list[str] = []
     loaded = 0
     deadline = time.monotonic() + seconds
@@ -171,7 +204,7 @@ def _import_all(modules: list[tuple[str, str]], sources: frozenset[str], seconds
     while position < len(modules):
         left = int(deadline - time.monotonic())
         if left < 1:
-            failed += [(*modules[position], "not tried: the time was over")]
+            failed += [(*modules[position], "not tried: the time was over", "")]
             break
         reader, writer = os.pipe()
         child = os.fork()
@@ -189,7 +222,7 @@ def _import_all(modules: list[tuple[str, str]], sources: frozenset[str], seconds
                 if "at" in said:
                     position = said["at"]
                 elif "failed" in said:
-                    failed.append((*modules[position], said["failed"]))
+                    failed.append((*modules[position], said["failed"], said["missing"]))
                 else:
                     loaded, stale = said["loaded"], said["stale"]
                     position = len(modules)
@@ -197,7 +230,7 @@ def _import_all(modules: list[tuple[str, str]], sources: frozenset[str], seconds
         if position < len(modules):
             number = status & 127
             why = "took too long" if number == signal.SIGALRM else f"killed Python: signal {number}"
-            failed.append((*modules[position], why if number else "ended Python"))
+            failed.append((*modules[position], why if number else "ended Python", ""))
             position += 1
     return {"failed": failed, "loaded": loaded, "stale": stale}
 
@@ -216,10 +249,21 @@ def _import_from(modules: list[tuple[str, str]], start: int, sources: frozenset[
                 importlib.import_module(modules[position][1])
             except BaseException as error:
                 text = str(error).strip().splitlines()
-                say(failed=type(error).__name__ + (": " + text[0][:200] if text else ""))
+                say(failed=type(error).__name__ + (": " + text[0][:200] if text else ""), missing=find_missing(error))
         ours = {str(getattr(module, "__file__", "")) for module in list(sys.modules.values())} & sources
         stale = sorted(path for path in ours if not has_bytecode(path))
         say(loaded=len(ours), stale=stale)
+
+
+def find_missing(error: BaseException | None) -> str:
+    """The module that was not found, if that is behind the error: also where a package says so in words of its own."""
+    seen: list[int] = []
+    while error is not None and id(error) not in seen:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name
+        seen.append(id(error))
+        error = error.__cause__ or error.__context__  # "from None" hides the context from tracebacks; it is there all the same
+    return ""
 
 
 def has_bytecode(source: str) -> bool:

@@ -45,6 +45,7 @@ class SmokeSubject(msgspec.Struct, frozen=True):
     at_home: tuple[str, ...]  # paths the added layers have under the home
     distributions: tuple[str, ...]  # of the added layers
     lock: Lock | None  # the team's, when it is this image's
+    ignore: tuple[str, ...] = ()  # patterns of modules that need not import: the team's [smoke] ignore
 
 
 # --- finding out what the image is ---------------------------------------------------------------------------------------
@@ -87,6 +88,7 @@ def find_subject(workspace: Workspace, client: DockerClient, asked: str, kind: K
         at_home=tuple(path for layer in layers for path in layer.at_home),
         distributions=tuple(sorted({item for layer in layers for item in layer.distributions})),
         lock=_find_lock(workspace, notes),
+        ignore=_read_ignored(workspace, notes.get(names.TEAM, "")),
     )
 
 
@@ -188,6 +190,13 @@ def _find_lock(workspace: Workspace, notes: Mapping[str, str]) -> Lock | None:
         return None
     lock = read_lock(workspace.lockfile(team))
     return lock if lock_digest(lock) == notes.get(names.LOCK) else None
+
+
+def _read_ignored(workspace: Workspace, team: str) -> tuple[str, ...]:
+    """The team's [smoke] ignore; nothing where the team the image names has no folder here."""
+    from imagebuild.config import list_teams, load_team
+
+    return load_team(workspace.images, team).table.smoke.ignore if team in list_teams(workspace.images) else ()
 
 
 def _look_up_home(client: DockerClient, image: str, user: str) -> str:
