@@ -1,9 +1,8 @@
-"""How bad a vulnerability is: a word of its database, or the base score of a CVSS v3 vector (first.org, CVSS v3.1 specification)."""
+"""How bad a vulnerability is: a word of its database, or the base score of a CVSS vector, version 2, 3 or 4, by the library ``cvss``."""
 
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Sequence
 
 
@@ -19,45 +18,30 @@ class Severity(enum.IntEnum):
 
 
 _WORDS = {"LOW": Severity.LOW, "MODERATE": Severity.MEDIUM, "MEDIUM": Severity.MEDIUM, "HIGH": Severity.HIGH, "CRITICAL": Severity.CRITICAL}
-_METRICS: dict[str, dict[str, float]] = {
-    "AV": {"N": 0.85, "A": 0.62, "L": 0.55, "P": 0.2},
-    "AC": {"L": 0.77, "H": 0.44},
-    "UI": {"N": 0.85, "R": 0.62},
-    "C": {"H": 0.56, "L": 0.22, "N": 0.0},
-    "I": {"H": 0.56, "L": 0.22, "N": 0.0},
-    "A": {"H": 0.56, "L": 0.22, "N": 0.0},
-}
-_PRIVILEGES = {False: {"N": 0.85, "L": 0.62, "H": 0.27}, True: {"N": 0.85, "L": 0.68, "H": 0.5}}
+
+_BASE_METRICS_4 = frozenset(("AV", "AC", "AT", "PR", "UI", "VC", "VI", "VA", "SC", "SI", "SA"))
 
 
 def compute_base_score(vector: str) -> float | None:
-    """0.0 to 10.0 of a ``CVSS:3.x/...`` vector; None for another kind or a malformed one."""
-    head, *parts = vector.strip().split("/")
-    if head not in ("CVSS:3.0", "CVSS:3.1"):
-        return None
-    chosen = dict(part.partition(":")[::2] for part in parts)
+    """0.0 to 10.0 of a CVSS vector, of its base metrics alone; None for a malformed one, or another kind."""
+    from cvss import CVSS2, CVSS3, CVSS4
+    from cvss.exceptions import CVSSError
+
+    text = vector.strip()
     try:
-        changed = {"U": False, "C": True}[chosen["S"]]
-        values = {name: table[chosen[name]] for name, table in _METRICS.items()}
-        privileges = _PRIVILEGES[changed][chosen["PR"]]
-    except KeyError:
+        if text.startswith(("CVSS:3.0/", "CVSS:3.1/")):
+            return float(CVSS3(text).base_score)
+        if text.startswith("CVSS:4.0/"):
+            # Version 4 has one score for all metrics: without the others' (threat, environment) it is CVSS-B.
+            base = [part for part in text.split("/")[1:] if part.partition(":")[0] in _BASE_METRICS_4]
+            return float(CVSS4("/".join(["CVSS:4.0", *base])).base_score)
+        return float(CVSS2(text).base_score)
+    except CVSSError:
         return None
-    lost = 1 - (1 - values["C"]) * (1 - values["I"]) * (1 - values["A"])
-    impact = 7.52 * (lost - 0.029) - 3.25 * (lost - 0.02) ** 15 if changed else 6.42 * lost
-    if impact <= 0:
-        return 0.0
-    total = impact + 8.22 * values["AV"] * values["AC"] * privileges * values["UI"]
-    return _round_up(min(1.08 * total if changed else total, 10.0))
-
-
-def _round_up(value: float) -> float:
-    """To one decimal, as appendix A of the specification says (floats are not exact)."""
-    whole = round(value * 100_000)
-    return whole / 100_000 if whole % 10_000 == 0 else (math.floor(whole / 10_000) + 1) / 10
 
 
 def grade_score(score: float) -> Severity:
-    """The qualitative scale of CVSS v3."""
+    """The qualitative scale of CVSS v3 and v4. Of v2, which has none of its own, scores are read in the same way."""
     for limit, grade in ((9.0, Severity.CRITICAL), (7.0, Severity.HIGH), (4.0, Severity.MEDIUM), (0.1, Severity.LOW)):
         if score >= limit:
             return grade
@@ -65,7 +49,7 @@ def grade_score(score: float) -> Severity:
 
 
 def read_severity(vectors: Sequence[str], words: Sequence[str]) -> Severity:
-    """The worst that is said: words of a database, v3 vectors; UNKNOWN when nothing is."""
+    """The worst that is said: words of a database, CVSS vectors; UNKNOWN when nothing is."""
     found = [_WORDS[word.upper()] for word in words if word.upper() in _WORDS]
     found += [grade_score(score) for vector in vectors if (score := compute_base_score(vector)) is not None]
     return max(found, default=Severity.UNKNOWN)

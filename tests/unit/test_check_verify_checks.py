@@ -263,20 +263,29 @@ def test_what_a_declared_replacement_may_change() -> None:
     assert _find_replaced(base, None) == _find_replaced(None, lock) == {}
 
 
-def test_apt_may_install_what_verify_still_names(tmp_path: Path) -> None:
-    """A setuid program of a Debian package passes the build, where the team asked for it, and not this."""
+@pytest.mark.parametrize(
+    ("mode", "capability", "status", "said"),
+    [
+        (0o4755, False, "failed", "/usr/bin/ping: setuid or setgid (4755)"),  # passes the build, where the team asked for it, and not this
+        (0o755, True, "passed", "/usr/bin/ping: a file capability, of the Debian package ping"),
+        (0o4755, True, "failed", "/usr/bin/ping: setuid or setgid (4755), a file capability"),
+    ],
+)
+def test_what_apt_installs_with_privileges(tmp_path: Path, mode: int, capability: bool, status: str, said: str) -> None:
     lists = "/.\n/usr\n/usr/bin\n/usr/bin/ping\n"
     info = "var/lib/dpkg/info"
-    status = b"Package: ping\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.2\n"
+    installed = b"Package: ping\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.2\n"
+    pax = {"SCHILY.xattr.security.capability": "\x01\x00\x00\x02"} if capability else {}
     image = HandMade(tmp_path)
     image.further = [
-        entry("usr/bin"), entry("usr/bin/ping", b"#!", mode=0o4755), entry("var"), entry("var/lib"), entry("var/lib/dpkg"), entry(info),
-        entry(f"{info}/ping.list", lists.encode()), entry(f"{info}/ping.md5sums", b""), entry("var/lib/dpkg/status", status),
+        entry("usr/bin"), entry("usr/bin/ping", b"#!", mode=mode, pax=pax),
+        entry("var"), entry("var/lib"), entry("var/lib/dpkg"), entry(info),
+        entry(f"{info}/ping.list", lists.encode()), entry(f"{info}/ping.md5sums", b""), entry("var/lib/dpkg/status", installed),
     ]  # fmt: skip
     image.push()
     report = verify(image)
-    assert failed(report) == ["setuid"], format_verify_report(report)
-    assert "/usr/bin/ping: setuid or setgid (4755)" in details(report, "setuid")
+    assert failed(report) == (["setuid"] if status == "failed" else []), format_verify_report(report)
+    assert said in details(report, "setuid")
 
 
 def test_lines_that_setuptools_writes_are_told_and_the_policy_may_name_files(tmp_path: Path) -> None:

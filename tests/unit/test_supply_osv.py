@@ -102,8 +102,15 @@ def test_fixes_are_those_after_the_version() -> None:
         ("CVSS:3.1/AV:P/AC:H/PR:H/UI:R/S:U/C:L/I:N/A:N", 1.6),
         ("CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:N/I:N/A:N", 0.0),
         ("CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H/E:P/RL:O", 9.8),  # temporal metrics are no part of the base score
-        ("CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:N", None),
-        ("AV:N/AC:L/Au:N/C:P/I:P/A:P", None),
+        ("CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:N", 9.3),
+        ("CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:H/SI:H/SA:H", 10.0),
+        ("CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:N/E:U", 9.3),  # no threat metric counts: CVSS-B
+        ("CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H", None),  # cut short
+        ("AV:N/AC:L/Au:N/C:P/I:P/A:P", 7.5),  # from here on version 2, by NVD's calculator
+        ("AV:N/AC:L/Au:N/C:C/I:C/A:C", 10.0),
+        ("AV:L/AC:H/Au:N/C:N/I:N/A:P", 1.2),
+        ("AV:N/AC:L/Au:N/C:P/I:P", None),
+        ("medium", None),
         ("CVSS:3.1/AV:X", None),
         ("", None),
     ],
@@ -115,6 +122,8 @@ def test_base_scores(vector: str, score: float | None) -> None:
 def test_the_worst_that_is_said_counts_and_nothing_said_is_unknown() -> None:
     assert read_severity(["CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"], ["MODERATE"]) is Severity.CRITICAL
     assert read_severity([], ["moderate", "nonsense"]) is Severity.MEDIUM
+    assert read_severity(["CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:N"], ["LOW"]) is Severity.CRITICAL
+    assert read_severity(["AV:N/AC:L/Au:N/C:P/I:P/A:P"], []) is Severity.HIGH
     assert read_severity(["CVSS:4.0/AV:N"], []) is Severity.UNKNOWN > Severity.CRITICAL
 
 

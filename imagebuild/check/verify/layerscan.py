@@ -27,6 +27,7 @@ from imagebuild.wheel.installed import is_site_folder, parse_info_path
 
 TEXT_LIMIT = 64 << 20  # bytes; a RECORD, a package's list or dpkg's status is never larger
 TEXTS_LIMIT = 512 << 20  # bytes of all of them, in one layer
+CAPABILITY = "a file capability"
 _CAPABILITY = "SCHILY.xattr.security.capability"  # capabilities(7), as tar archives of layers carry them
 
 
@@ -138,7 +139,7 @@ def _visit(facts: ScannedLayer, archive: tarfile.TarFile, entry: tarfile.TarInfo
     if entry.mode & 0o6000 and not (entry.isdir() or entry.issym()):
         facts.privileged[path] = f"setuid or setgid ({entry.mode & 0o7777:o})"
     if _CAPABILITY in entry.pax_headers:
-        facts.privileged[path] = "a file capability"
+        facts.privileged[path] = f"{facts.privileged[path]}, {CAPABILITY}" if path in facts.privileged else CAPABILITY
     if not entry.isreg() or path.rpartition("/")[2].startswith(".wh."):
         return
     stream = cast(BinaryIO, archive.extractfile(entry))
