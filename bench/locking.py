@@ -25,7 +25,7 @@ import msgspec
 import requests
 
 from imagebuild.base.model import Base
-from imagebuild.lock.compiling import compile_lock
+from imagebuild.lock.compiling import LockRequest, compile_lock
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.index.routing import PackageIndex, default_index
 from imagebuild.lock.proving import check_listing
@@ -138,17 +138,19 @@ def lock_here(base: Base, index: PackageIndex, resolver: str, cache: Path) -> Lo
         root = Path(folder)
         (root / "requirements.in").write_text(REQUIREMENTS)
         return compile_lock(
-            team="bench",
-            base=base,
-            requirements=root / "requirements.in",
-            local_packages=(),
-            indexes=(index,),
-            cutoff=CUTOFF,
-            explicit_cutoff=False,
-            root=root,
-            cache=cache,
-            report=lambda _line: None,
-            resolver=resolver,
+            LockRequest(
+                team="bench",
+                base=base,
+                requirements=root / "requirements.in",
+                local_packages=(),
+                indexes=(index,),
+                cutoff=CUTOFF,
+                explicit_cutoff=False,
+                root=root,
+                cache=cache,
+                report=lambda _line: None,
+                resolver=resolver,
+            )
         )
 
 

@@ -13,6 +13,7 @@ from imagebuild.layer.model import Codec
 from imagebuild.lock.file.model import SourceRules
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.tables import IndexTable, check_tables, combine_indexes, list_indexes, load_shared_indexes
+from imagebuild.lock.inputs.resolverules import ResolveRules, make_rules
 from imagebuild.oci.model import Platform
 from imagebuild.supply.policy import AuditRules, LicenceRules, Policy, check_policy
 from imagebuild.toml import decode_toml, suggest
@@ -20,6 +21,7 @@ from imagebuild.toml import decode_toml, suggest
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 _PERCENT = re.compile(r"\s*([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*%\s*")
+_DAYS = re.compile(r"\s*([0-9]{1,4})\s*(?:d|days?)\s*")
 _SEPARATORS = re.compile(r"[-_.]+")
 _TEAM_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _SYSTEM_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+:~-]+)?")  # deb-version(7)
@@ -44,6 +46,14 @@ def format_size(size: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.2f} GiB"
+
+
+def parse_days(text: str) -> int:
+    """``"7 days"`` or ``"7d"`` as 7; ConfigurationError for anything else."""
+    match = _DAYS.fullmatch(text)
+    if match is None:
+        raise ConfigurationError(f"not a number of days: {text!r}", 'write a number of days, as in "7 days" or "7d"')
+    return int(match[1])
 
 
 class BudgetRules(msgspec.Struct, frozen=True):
@@ -114,6 +124,19 @@ class SmokeTable(msgspec.Struct, frozen=True, rename="kebab"):
     ignore: tuple[str, ...] = ()  # dotted names (fnmatch patterns) of modules that need not import
 
 
+class ResolveTable(msgspec.Struct, frozen=True, rename="kebab"):
+    """What a resolver is told besides requirements.in; see :mod:`imagebuild.lock.inputs.resolverules`."""
+
+    exclude: tuple[str, ...] = ()  # nobody gets it, whoever asks
+    override: tuple[str, ...] = ()  # this instead of what anybody asks
+
+
+class LockTable(msgspec.Struct, frozen=True, rename="kebab"):
+    """How the team's lock is made."""
+
+    cooldown: str = ""  # nothing younger than that is locked: "7 days"
+
+
 class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     """The file as written."""
 
@@ -134,6 +157,8 @@ class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     machine_index: bool | None = None  # whether names that no [[index]] claims come from this machine's own; None: as indexes.toml says
     system: SystemTable = SystemTable()
     source: SourceTable = SourceTable()
+    resolve: ResolveTable = ResolveTable()
+    lock: LockTable = LockTable()
     files: dict[str, str] = {}  # path or pattern below site-packages -> the package that owns it, where several bring it
     licences: LicenceRules = LicenceRules()
     audit: AuditRules = AuditRules()
@@ -174,6 +199,22 @@ class Team(msgspec.Struct, frozen=True):
         return PROTECTED if self.table.protect is None else self.table.protect
 
     @property
+    def rules(self) -> ResolveRules:
+        """What is left out and overridden; ConfigurationError for what is no requirement."""
+        from packaging.requirements import InvalidRequirement
+
+        try:
+            return make_rules(self.table.resolve.exclude, self.table.resolve.override)
+        except (InvalidRequirement, ValueError) as error:
+            path = self.requirements.parent / "team.toml"
+            raise ConfigurationError(f"{path}: [resolve]: {str(error).splitlines()[0]}", 'write override = ["numpy>=2,<3"]') from None
+
+    @property
+    def cooldown(self) -> int:
+        """Days that a file must have been on its index before it is locked; 0 for none."""
+        return parse_days(self.table.lock.cooldown) if self.table.lock.cooldown else 0
+
+    @property
     def files(self) -> dict[str, str]:
         """Who owns a path that several packages bring: as written, the names normalised."""
         from packaging.utils import canonicalize_name
@@ -212,6 +253,7 @@ def load_team(images: Path, name: str) -> Team:
         Platform.parse(table.platform)
         _ = table.budget.rules
         _ = table.layer.codec
+        _ = parse_days(table.lock.cooldown) if table.lock.cooldown else 0
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error.message}", error.hint) from None
     check_policy(table.policy, path)
@@ -246,4 +288,6 @@ def load_team(images: Path, name: str) -> Team:
     for package in found:
         if not (package / "pyproject.toml").is_file():
             raise ConfigurationError(f"{package} has no pyproject.toml", "an internal package is a PEP 517 source tree; add one")
-    return Team(name, table, requirements, tuple(found))
+    team = Team(name, table, requirements, tuple(found))
+    _ = team.rules
+    return team

@@ -24,6 +24,7 @@ from packaging.markers import default_environment
 from packaging.tags import sys_tags
 
 from imagebuild.base.model import Base, Distribution, Entry, Interpreter, Inventory, User, compute_fingerprint
+from imagebuild.errors import BuildError
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, ImageConfig, Manifest, Platform
 
@@ -226,14 +227,11 @@ class MachineRuntime:
             f"import sys\nsys.path[:0] = {[str(item) for item in path]!r}\nsys.path[:] = [p for p in sys.path if '-packages' not in p]\n"
         )
         scrubbed = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", **(environment or {})}
-        return subprocess.run(
-            [self.executable, "-I", "-c", start + code, *arguments],
-            input=input,
-            env=scrubbed,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
+        command = [self.executable, "-I", "-c", start + code, *arguments]
+        try:
+            return subprocess.run(command, input=input, env=scrubbed, capture_output=True, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired:
+            raise BuildError(f"the base's Python did not finish within {timeout:g} s") from None
 
     def start(self, code: str, *arguments: str) -> Popen[bytes]:
         raise NotImplementedError

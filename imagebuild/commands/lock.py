@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 @click.option(
     "--resolver", type=click.Choice(["pip-tools", "uv"]), default="pip-tools", show_default=True, help="uv is faster; the lock says which."
 )
-@click.option("--as-of", metavar="DATE", help="Only files uploaded until this date (2026-10-01 or RFC 3339).")
+@click.option("--as-of", metavar="DATE", help="Only files uploaded until this date (2026-10-01 or RFC 3339), or so many days ago (7d).")
+@click.option("--timeout", "seconds", type=click.IntRange(5, 86400), default=120, show_default=True, help="Seconds a resolver may look.")
 @click.option(
     "--export", type=click.Choice(["requirements", "pylock"]), help="Write the lock with addresses, for pip or uv on this machine."
 )
@@ -59,6 +61,7 @@ def lock(
     compare: bool,
     resolver: str,
     as_of: str | None,
+    seconds: int,
     export: str | None,
     output: Path | None,
     builder: str | None,
@@ -77,12 +80,12 @@ def lock(
         raise UsageError("--report tells what locking changed, and nothing is locked here", "leave --report out")
     if offline and not check:
         raise UsageError("--offline goes with --check: without an index there is nothing to resolve from", "add --check")
-    cutoff = parse_date(as_of) if as_of else read_clock()
+    cutoff = parse_cutoff(as_of) if as_of else read_clock()
     chosen = choose_teams(workspace, teams, everyone)
     if output is not None:
         check_output(workspace, output, export, chosen)
     names = frozenset(canonicalize_name(name) for name in upgrades)
-    options = LockOptions(cutoff, as_of is not None, upgrade, names, resolver, builder, network)
+    options = LockOptions(cutoff, as_of is not None, upgrade, names, resolver, builder, network, seconds)
     sections: list[str] = []
     run = TeamRun(chosen)
     for name in chosen:
@@ -104,6 +107,14 @@ def lock(
         failures = [render_failure(name, error) for name, error in run.failures.items()]
         write_text("\n".join([*sections, *failures]), None if str(report) == "-" else report, "the report")
     run.finish()
+
+
+def parse_cutoff(text: str) -> str:
+    """``--as-of``: a date, or so many days before now (a supply-chain cooldown), written as a time either way."""
+    from imagebuild.config import parse_days
+    from imagebuild.pipeline.lockuse import subtract_days
+
+    return subtract_days(read_clock(), parse_days(text)) if re.fullmatch(r"\s*\d+\s*d(ays?)?\s*", text) else parse_date(text)
 
 
 def show_comparison(workspace: Workspace, team: Team, options: LockOptions) -> None:

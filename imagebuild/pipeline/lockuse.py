@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -27,6 +28,13 @@ class LockOptions(msgspec.Struct, frozen=True):
     resolver: str = "pip-tools"
     builder: str | None = None
     network: str | None = None
+    seconds: float = 120  # how long a resolver may look
+
+
+def subtract_days(moment: str, days: int) -> str:
+    """An RFC 3339 time so many days before another."""
+    earlier = datetime.fromisoformat(moment) - timedelta(days=days)
+    return earlier.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def find_team_lock(workspace: Workspace, team: Team) -> Lock | None:
@@ -43,9 +51,10 @@ def find_team_lock(workspace: Workspace, team: Team) -> Lock | None:
 
 def resolve_team(workspace: Workspace, team: Team, base: Base, before: Lock | None, options: LockOptions) -> Lock:
     """Compile the team's lock and write nothing; versions of ``before`` stay unless ``options`` say otherwise."""
-    from imagebuild.lock.compiling import compile_lock
+    from imagebuild.lock.compiling import LockRequest, compile_lock
 
     require_python(base)
+    cutoff = options.cutoff if options.explicit_cutoff else subtract_days(options.cutoff, team.cooldown)
     existing = None if options.upgrade else before
     if existing is not None and options.upgrade_packages:
         unknown = options.upgrade_packages - {item.name for item in existing.packages}
@@ -59,14 +68,14 @@ def resolve_team(workspace: Workspace, team: Team, base: Base, before: Lock | No
     workspace.report(
         f"{team.name}: resolving against {base.name} (Python {base.interpreter.version}, {len(base.inventory.distributions)} packages)"
     )
-    return compile_lock(
+    request = LockRequest(
         team=team.name,
         base=base,
         requirements=team.requirements,
         local_packages=team.local_packages,
         indexes=team.indexes,
-        cutoff=options.cutoff,
-        explicit_cutoff=options.explicit_cutoff,
+        cutoff=cutoff,
+        explicit_cutoff=options.explicit_cutoff or team.cooldown > 0,
         root=workspace.root,
         cache=workspace.cache,
         report=workspace.report,
@@ -76,7 +85,10 @@ def resolve_team(workspace: Workspace, team: Team, base: Base, before: Lock | No
         replace=team.table.replace,
         protect=team.protect,
         build_source=make_source_builder(workspace, team, base, builder=options.builder, network=options.network),
+        rules=team.rules,
+        seconds=options.seconds,
     )
+    return compile_lock(request)
 
 
 def lock_team(workspace: Workspace, team: Team, base: Base, options: LockOptions) -> Lock:
@@ -124,7 +136,7 @@ def read_team_lock(workspace: Workspace, team: Team, base: Base) -> Lock:
     lock = read_lock(path)
     if lock.team != team.name:
         raise LockError(f"{path.relative_to(workspace.root)} is the lock of team {lock.team}", hint)
-    check_lock_fresh(lock, base, team.requirements, team.local_packages, workspace.root)
+    check_lock_fresh(lock, base, team.requirements, team.local_packages, workspace.root, team.rules)
     check_replaced(base, lock, team.table.replace, team.protect)
     return lock
 

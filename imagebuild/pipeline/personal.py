@@ -51,14 +51,14 @@ def _render(package: LockedPackage) -> str:
 
 def resolve_personal(workspace: Workspace, team: Team, requirements: Path, *, cutoff: str, resolver: str = "pip-tools") -> PersonalLayer:
     """Resolve a user's file against base and lock of ``team``. LockError says in a sentence what the image cannot give."""
-    from imagebuild.lock.compiling import compile_lock
+    from imagebuild.lock.compiling import LockRequest, compile_lock
 
     base = open_base(workspace, team.table.base, team.platform)
     lock = read_team_lock(workspace, team, base)
     image = describe_team_image(base, lock, lambda item: _read_metadata(item, team.indexes, workspace.cache))
     workspace.report(f"{team.name}: resolving {requirements.name} against {len(image.inventory.distributions)} packages")
     try:
-        found = compile_lock(
+        request = LockRequest(
             team=team.name,
             base=image,
             requirements=requirements,
@@ -72,6 +72,7 @@ def resolve_personal(workspace: Workspace, team: Team, requirements: Path, *, cu
             resolver=resolver,
             protect=team.protect,
         )
+        found = compile_lock(request)
     except LockError as error:
         raise _explain(error, team.name, requirements.name) from None
     packages = tuple(

@@ -16,7 +16,7 @@ from imagebuild.errors import LockError
 from imagebuild.files import exclusive
 from imagebuild.layer.assembly import build_layer
 from imagebuild.layer.model import LAYER_MTIME, Codec
-from imagebuild.lock.compiling import compile_lock
+from imagebuild.lock.compiling import LockRequest, compile_lock
 from imagebuild.lock.file.lockfile import lock_digest, read_lock, write_lock
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.index.routing import default_index
@@ -116,7 +116,7 @@ def lock_starter(layout: LayoutStore, cache: Path, platform: Platform, cutoff: s
     """Resolve JupyterLab anew on today's Debian and write :data:`LOCKFILE` (for this program's developers)."""
     digest = _put_root(layout, cutoff, platform, report)
     root = _read_root(layout, digest, platform, cache, report)
-    lock = compile_lock(
+    request = LockRequest(
         team="starter",
         base=root,
         requirements=REQUIREMENTS,
@@ -128,6 +128,7 @@ def lock_starter(layout: LayoutStore, cache: Path, platform: Platform, cutoff: s
         cache=cache,
         report=report,
     )
+    lock = compile_lock(request)
     write_lock(LOCKFILE, lock)
     return lock
 

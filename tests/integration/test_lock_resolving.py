@@ -14,7 +14,7 @@ import pytest
 
 from imagebuild.base.model import Base, Distribution
 from imagebuild.errors import ImagebuildError, LockError, RemoteError
-from imagebuild.lock.compiling import RESOLVERS, compile_lock
+from imagebuild.lock.compiling import RESOLVERS, LockRequest, compile_lock
 from imagebuild.lock.file.lockfile import format_lock, parse_lock
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.index.routing import PackageIndex, default_index
@@ -46,19 +46,21 @@ def lock_for(
     root.mkdir(exist_ok=True)
     (root / "requirements.in").write_text(text)
     return compile_lock(
-        team="t",
-        base=base or make_base(),
-        requirements=root / "requirements.in",
-        local_packages=packages,
-        indexes=indexes,
-        cutoff=cutoff,
-        explicit_cutoff=True,
-        root=root,
-        cache=folder / "cache",
-        report=ignore,
-        existing=existing,
-        resolver=resolver,
-        replace=replace,
+        LockRequest(
+            team="t",
+            base=base or make_base(),
+            requirements=root / "requirements.in",
+            local_packages=packages,
+            indexes=indexes,
+            cutoff=cutoff,
+            explicit_cutoff=True,
+            root=root,
+            cache=folder / "cache",
+            report=ignore,
+            existing=existing,
+            resolver=resolver,
+            replace=replace,
+        )
     )
 
 
@@ -120,17 +122,19 @@ def test_both_resolvers_agree_under_html(tmp_path: Path) -> None:
             (root / "project").mkdir(parents=True)
             (root / "project/requirements.in").write_text("alpha\ngamma\n")
             lock = compile_lock(
-                team="t",
-                base=make_base(),
-                requirements=root / "project/requirements.in",
-                local_packages=(),
-                indexes=[make_index(url)],
-                cutoff=CUTOFF,
-                explicit_cutoff=False,
-                root=root,
-                cache=root / "cache",
-                report=ignore,
-                resolver=resolver,
+                LockRequest(
+                    team="t",
+                    base=make_base(),
+                    requirements=root / "project/requirements.in",
+                    local_packages=(),
+                    indexes=[make_index(url)],
+                    cutoff=CUTOFF,
+                    explicit_cutoff=False,
+                    root=root,
+                    cache=root / "cache",
+                    report=ignore,
+                    resolver=resolver,
+                )
             )
             found.append(lock.packages)
     assert found[0] == found[1]

@@ -28,6 +28,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"pylock\.([^.]+)\.toml")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
+_LATER = ("exclude", "override", "rewritten")  # written where they say something: older locks keep their digest
 _BUILD_TEXTS = ("name", "version", "filename", "sha256", "index")
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
@@ -41,6 +42,7 @@ def lock_digest(lock: Lock) -> str:
     """``sha256:...`` of the lock's content, however its file is laid out."""
     document = msgspec.to_builtins(lock)
     # What came later to the format counts where it is said, so that older locks keep their digest.
+    document = {key: value for key, value in document.items() if key not in _LATER or value}
     document["packages"] = [{key: value for key, value in item.items() if value is not None} for item in document["packages"]]
     return Digest.of(msgspec.json.encode(document, order="sorted"))
 
@@ -77,6 +79,7 @@ def format_lock(lock: Lock) -> str:
         f"resolver = {quote_text(lock.resolver)}",
         f"cutoff = {quote_text(lock.cutoff)}",
         _format_list("satisfied", lock.satisfied),
+        *(_format_list(key, getattr(lock, key)) for key in _LATER if getattr(lock, key)),
         "",
         "[tool.imagebuild.inputs]",
         *(f"{_format_key(key)} = {quote_text(lock.inputs[key])}" for key in sorted(lock.inputs)),
@@ -264,6 +267,9 @@ def parse_lock(text: str) -> Lock:
         cutoff=ours.text("cutoff"),
         packages=packages,
         satisfied=ours.texts("satisfied"),
+        exclude=ours.texts("exclude"),
+        override=ours.texts("override"),
+        rewritten=ours.texts("rewritten"),
         format=number,
     )
     if _check_cutoff(lock.cutoff) is None:

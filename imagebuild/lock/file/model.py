@@ -69,6 +69,9 @@ class Lock(msgspec.Struct, frozen=True):
     cutoff: str  # RFC 3339 in UTC, seconds: 2026-10-01T00:00:00Z
     packages: tuple[LockedPackage, ...]  # sorted by name
     satisfied: tuple[str, ...] = ()  # name==version that the base already has and the resolution used
+    exclude: tuple[str, ...] = ()  # [resolve] of team.toml: names that nobody got
+    override: tuple[str, ...] = ()  # and requirements that stood instead of what anybody asked
+    rewritten: tuple[str, ...] = ()  # whose needs that changed: ``a 1.0 needs b>=2: left out``
     format: int = LOCK_FORMAT
 
     @property

@@ -19,7 +19,7 @@ from imagebuild.lock.index.pages import ProjectFile, ProjectPage
 
 _FILE = make_msgpack_decoder(ProjectFile)
 
-_FORMAT = b"1 "  # raise it when parsing a page gives something else
+_FORMAT = b"2 "  # raise it when parsing a page gives something else
 
 
 class KeptPage(msgspec.Struct, frozen=True, array_like=True):
@@ -29,6 +29,8 @@ class KeptPage(msgspec.Struct, frozen=True, array_like=True):
     address: str  # after redirects: what relative links start from
     sha256: str  # of the body
     files: dict[str, msgspec.Raw]  # file name -> ProjectFile in msgpack
+    status: str = ""
+    status_reason: str = ""
 
     def find_file(self, filename: str) -> ProjectFile | None:
         """One file's entry."""
@@ -37,7 +39,7 @@ class KeptPage(msgspec.Struct, frozen=True, array_like=True):
 
     def read_page(self, name: str) -> ProjectPage:
         """The whole page."""
-        return ProjectPage(name, tuple(_FILE.decode(raw) for raw in self.files.values()))
+        return ProjectPage(name, tuple(_FILE.decode(raw) for raw in self.files.values()), self.status, self.status_reason)
 
 
 _PAGE = make_msgpack_decoder(KeptPage)
@@ -45,7 +47,8 @@ _PAGE = make_msgpack_decoder(KeptPage)
 
 def keep_page(page: ProjectPage, etag: str, address: str, sha256: str) -> KeptPage:
     """A parsed page in the form that is kept."""
-    return KeptPage(etag, address, sha256, {file.filename: msgspec.Raw(msgspec.msgpack.encode(file)) for file in page.files})
+    files = {file.filename: msgspec.Raw(msgspec.msgpack.encode(file)) for file in page.files}
+    return KeptPage(etag, address, sha256, files, page.status, page.status_reason)
 
 
 class PageCache:

@@ -1,4 +1,4 @@
-"""What a package index tells of a project: its page, as HTML (PEP 503) or JSON (PEP 691), with PEP 592, 629, 658, 700 and 714."""
+"""What a package index tells of a project: its page, as HTML (PEP 503) or JSON (PEP 691), with PEP 592, 629, 658, 700, 714 and 792."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import msgspec
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 HTML_TYPE = "application/vnd.pypi.simple.v1+html"
+STATUSES = ("archived", "quarantined", "deprecated")  # PEP 792; "active" needs no word
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -36,6 +37,8 @@ class ProjectPage(msgspec.Struct, frozen=True):
 
     name: str
     files: tuple[ProjectFile, ...]
+    status: str = ""  # PEP 792: archived, quarantined, deprecated; "" for active, and where the index does not tell
+    status_reason: str = ""
 
 
 def parse_time(text: object) -> str:
@@ -63,15 +66,18 @@ def parse_json_page(name: str, data: bytes, url: str) -> ProjectPage:
     version = meta.get("api-version") if isinstance(meta, dict) else None
     _check_api_version(version)
     files = (_read_json_file(entry, url) for entry in page["files"])
-    return _make_page(name, (item for item in files if item is not None))
+    state = page.get("project-status")
+    state = state if isinstance(state, dict) else {}
+    return _make_page(name, (item for item in files if item is not None), state.get("status"), state.get("reason"))
 
 
-def _make_page(name: str, files: Iterable[ProjectFile]) -> ProjectPage:
-    """The first of two files of one name counts."""
+def _make_page(name: str, files: Iterable[ProjectFile], status: object, reason: object) -> ProjectPage:
+    """The first of two files of one name counts; of the statuses those that PEP 792 has."""
     found: dict[str, ProjectFile] = {}
     for file in files:
         found.setdefault(file.filename, file)
-    return ProjectPage(name, tuple(found.values()))
+    known = status if isinstance(status, str) and status in STATUSES else ""
+    return ProjectPage(name, tuple(found.values()), known, reason[:200] if known and isinstance(reason, str) else "")
 
 
 def _check_api_version(version: object) -> None:
@@ -139,6 +145,8 @@ class _PageParser(HTMLParser):
         self.base = url
         self.files: list[ProjectFile] = []
         self.version: str | None = None
+        self.status: str | None = None
+        self.reason: str | None = None
         self._based = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -149,6 +157,10 @@ class _PageParser(HTMLParser):
             self._based = True
         elif tag == "meta" and values.get("name") == "pypi:repository-version":
             self.version = values.get("content")
+        elif tag == "meta" and values.get("name") == "pypi:project-status":
+            self.status = values.get("content")
+        elif tag == "meta" and values.get("name") == "pypi:project-status-reason":
+            self.reason = values.get("content")
         elif tag == "a" and values.get("href"):
             found = self._read_anchor(values)
             if found is not None:
@@ -188,4 +200,4 @@ def parse_html_page(name: str, text: str, url: str) -> ProjectPage:
         parser.feed(text)
         parser.close()
     _check_api_version(parser.version)
-    return _make_page(name, parser.files)
+    return _make_page(name, parser.files, parser.status, parser.reason)

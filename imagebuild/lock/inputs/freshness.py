@@ -11,9 +11,12 @@ from imagebuild.errors import ConfigurationError, LockError
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.inputs.localpackage import hash_tree
 from imagebuild.lock.inputs.requirements import list_files
+from imagebuild.lock.inputs.resolverules import NO_RULES, ResolveRules
 
 
-def check_lock_fresh(lock: Lock, base: Base, requirements: Path, local_packages: Sequence[Path], root: Path) -> None:
+def check_lock_fresh(
+    lock: Lock, base: Base, requirements: Path, local_packages: Sequence[Path], root: Path, rules: ResolveRules = NO_RULES
+) -> None:
     """LockError when an input or what the base is has changed since; a new base digest with the same fingerprint is fine."""
     hint = f"run: imagebuild lock {lock.team}"
     if lock.base != base.name:
@@ -29,6 +32,8 @@ def check_lock_fresh(lock: Lock, base: Base, requirements: Path, local_packages:
     changed = [f"{key} changed" for key in sorted(now) if key in lock.inputs and lock.inputs[key] != now[key]]
     changed += [f"{key} is new" for key in sorted(set(now) - set(lock.inputs))]
     changed += [f"{key} is gone" for key in sorted(set(lock.inputs) - set(now))]
+    if (lock.exclude, lock.override) != (rules.excluded, rules.overriding):
+        changed.append("[resolve] of team.toml changed")
     if changed:
         raise LockError(f"the lock of {lock.team} is stale: {'; '.join(changed)}", hint)
 

@@ -9,6 +9,7 @@ from email.parser import BytesParser
 from email.policy import compat32
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 _FOLD = re.compile(rb"\s*\r?\n[ \t]+")
 _NEED = re.compile(rb"(?im)^Requires-Dist:[ \t]*([^\r\n]*(?:\r?\n[ \t]+[^\r\n]*)*)")
@@ -18,6 +19,12 @@ def read_requires(metadata: bytes) -> list[Requirement]:
     """Every Requires-Dist that is one."""
     message = BytesParser(policy=compat32).parsebytes(metadata, headersonly=True)
     return parse_requires(str(line) for line in message.get_all("Requires-Dist", []))
+
+
+def read_extras(metadata: bytes) -> frozenset[str]:
+    """The normalised names of the extras that a wheel has (Provides-Extra)."""
+    message = BytesParser(policy=compat32).parsebytes(metadata, headersonly=True)
+    return frozenset(canonicalize_name(str(name)) for name in message.get_all("Provides-Extra", []))
 
 
 def parse_requires(lines: Iterable[str]) -> list[Requirement]:

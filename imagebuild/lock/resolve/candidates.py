@@ -34,6 +34,10 @@ class Candidates(msgspec.Struct, frozen=True):
     yanked: tuple[str, ...] = ()
     undated: int = 0  # wheels without an upload time that a cutoff could not judge
     sources: dict[str, ProjectFile] = {}  # version -> the archive, where there is no wheel and one may be built
+    archives: tuple[str, ...] = ()  # versions that have a source archive, wheels or not
+    times: dict[str, str] = {}  # version -> when its first file was uploaded, of those that are neither yanked nor after the cutoff
+    status: str = ""  # PEP 792: archived, quarantined, deprecated; "" for active, or where the index does not tell
+    status_reason: str = ""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -57,12 +61,14 @@ def select_wheels(page: ProjectPage, index: str, choice: Choice) -> Candidates:
     too_new: set[Version] = set()
     yanked: set[Version] = set()
     undated: list[ProjectFile] = []
+    times: dict[Version, str] = {}
     dated = any(file.upload_time for file in page.files)
     pins = choice.pins.get(page.name, frozenset())
     for file in page.files:
         sdist = _parse_sdist(file.filename)
-        if sdist is not None and sdist[0] == page.name:
+        if sdist is not None and sdist[0] == page.name and not file.yanked and not _is_late(file, choice.cutoff, dated):
             sdists.add(sdist[1])
+            _note_time(times, sdist[1], file)
         try:
             name, version, build, tags = parse_wheel_filename(file.filename)
         except InvalidWheelFilename:
@@ -78,6 +84,8 @@ def select_wheels(page: ProjectPage, index: str, choice: Choice) -> Candidates:
             elif file.upload_time > choice.cutoff:
                 too_new.add(version)
                 continue
+        if not file.yanked:
+            _note_time(times, version, file)
         if file.yanked and str(version) not in pins:
             yanked.add(version)
         elif rank < 0:
@@ -102,7 +110,21 @@ def select_wheels(page: ProjectPage, index: str, choice: Choice) -> Candidates:
         too_new=_write(too_new - set(best)),
         yanked=_write(yanked - set(best)),
         undated=len(undated),
+        archives=_write(sdists),
+        times={str(version): times[version] for version in sorted(times)},
+        status=page.status,
+        status_reason=page.status_reason,
     )
+
+
+def _is_late(file: ProjectFile, cutoff: str, dated: bool) -> bool:
+    """Whether a cutoff leaves a file out: it is newer, or has no time where its index tells times."""
+    return bool(cutoff) and (file.upload_time > cutoff if file.upload_time else dated)
+
+
+def _note_time(times: dict[Version, str], version: Version, file: ProjectFile) -> None:
+    if file.upload_time:
+        times[version] = min(times.get(version, file.upload_time), file.upload_time)
 
 
 def _write(versions: set[Version]) -> tuple[str, ...]:

@@ -17,11 +17,16 @@ from imagebuild.decoding import make_decoder
 from imagebuild.errors import ImagebuildError, LockError
 from imagebuild.lock.file.replacement import PROTECTED, suggest_replacement
 from imagebuild.lock.inputs.requirements import REQUIREMENTS, DirectRequirement, applies
+from imagebuild.lock.resolve.blocking import Block
 from imagebuild.lock.resolve.candidates import Candidates, describe_tags
 from imagebuild.lock.resolve.resolution import Outcome, join_ways
 from imagebuild.lock.resolve.stubs import parse_version
 
 _CAUSE = make_decoder(tuple[str, str, str])
+
+
+_SHOWN = 20  # lines of explanation
+_LONGEST = 300
 
 
 class KnownCandidates(Protocol):
@@ -41,17 +46,22 @@ class ResolutionFacts(msgspec.Struct, frozen=True):
     candidates: KnownCandidates
     constraints: Sequence[DirectRequirement] = ()  # lines of -c files
     protect: Sequence[str] = PROTECTED
+    blocks: Sequence[Block] = ()  # what of the base stands in the way of the newest versions
 
 
 def explain_unresolved(outcome: Outcome, known: ResolutionFacts) -> ImagebuildError:
     """One sentence and a hint out of pip's (or uv's) report and of what the policy index left out."""
     causes = find_causes(outcome.log)
     needs = tuple(dict.fromkeys(_describe_cause(cause, known) for cause in causes))
-    details = needs if len(needs) > 1 else ()  # a single one is in the message already
+    details = needs[:_SHOWN] if len(needs) > 1 else ()  # a single one is in the message already
     for cause in causes:
         error = _explain_base(cause, known, details) or _explain_limit(cause, known, details) or _explain_missing(cause, known, details)
         if error is not None:
-            return error
+            # A report names what was looked at last; what blocks the newest versions is known better.
+            others = {canonicalize_name(block.held) for block in known.blocks}
+            return explain_blocks(known) if others and cause.name in known.held and cause.name not in others else error
+    if known.blocks:
+        return explain_blocks(known)
     for cause in causes:
         if cause.name in known.edges:
             return LockError(
@@ -63,11 +73,21 @@ def explain_unresolved(outcome: Outcome, known: ResolutionFacts) -> ImagebuildEr
         return LockError(
             f"the requirements contradict each other: {' and '.join(details[:3])}", f"loosen one line of {REQUIREMENTS}", details
         )
-    tail = tuple(line for line in (_clean(raw) for raw in outcome.log.splitlines()) if line)[-12:]
+    tail = tuple(line[:_LONGEST] for line in (_clean(raw) for raw in outcome.log.splitlines()) if line)[-12:]
     last = next(
         (line for line in reversed(tail) if re.match(r"(imagebuild-)?error|ERROR|\S*cause:", line)), tail[-1] if tail else "no word"
     )
     return LockError(f"the resolver gave up: {last[:400]}", f"look at {REQUIREMENTS} and at the resolver's last lines", tail)
+
+
+def explain_blocks(known: ResolutionFacts, seconds: float = 0) -> LockError:
+    """The first of what of the base stands in the way, and the others as details. ``seconds``: after that long no way around was found."""
+    first, *others = known.blocks
+    waited = f"; no way around it was found within {seconds:g} s (--timeout)" if seconds else ""
+    lines = tuple(block.describe(known.base.name) for block in others[:_SHOWN])
+    return LockError(
+        f"{first.where} asks {first.name}: {first.describe(known.base.name)}{waited}", first.advise(known.base, known.protect), lines
+    )
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -198,6 +218,8 @@ def _explain_missing(cause: Cause, known: ResolutionFacts, details: tuple[str, .
         )
     elif tags := fitting(candidates.other_tags):
         fits = describe_tags(candidates.other_tags[tags[-1]])
+        built = f'have it built inside the base: [source] packages = ["{name}"] in team.toml, or '
+        another = (built if tags[-1] in candidates.archives else "") + another
         own = f"{interpreter.tags[0]} ({interpreter.libc})" if interpreter.tags else interpreter.version
         text, hint = f"the wheels of {name} {tags[-1]} are for {fits}; the base {base} is {own}", f"{another}, or choose another base"
     elif sdists := fitting(candidates.sdist_only):
@@ -207,6 +229,9 @@ def _explain_missing(cause: Cause, known: ResolutionFacts, details: tuple[str, .
         text, hint = f"{name} {late[-1]} is newer than the lock's cutoff", "ask for an older version, or move the cutoff with --as-of"
     elif yanked := fitting(candidates.yanked):
         text, hint = f"{name} {yanked[-1]} was yanked by its authors", f"{another}, or pin it on purpose: {name}=={yanked[-1]}"
+    elif local := next((item.version for item in cause.specifier if item.operator == "==" and "+" in item.version), ""):
+        text = f"{index} has no {name} {local}: what follows + is a local version (PEP 440), which its own index serves"
+        hint = f'name that index: [[index]] with its url and names = ["{name}"], or ask for {name}=={local.partition("+")[0]}'
     elif candidates.wheels:
         text, hint = f"the newest {name} for this base on {index} is {list(candidates.wheels)[-1]}", "change the line"
     else:

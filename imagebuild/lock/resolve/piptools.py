@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import Mapping
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -13,9 +15,9 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
 from imagebuild.base.model import Interpreter, Runtime
-from imagebuild.errors import LockError
+from imagebuild.errors import BuildError, LockError
 from imagebuild.lock.inputs.requirements import REQUIREMENTS, applies
-from imagebuild.lock.resolve.resolution import CONSTRAINTS, LOCAL, OUTPUT, RESOLVE_SECONDS, Outcome, read_outcome
+from imagebuild.lock.resolve.resolution import CONSTRAINTS, LOCAL, OUTPUT, RESOLVE_SECONDS, Outcome, SearchTimeoutError, read_outcome
 
 _ROOT_TOOL = "pip-tools"
 # pip-compile reads sys.argv and looks for its files in the working folder.
@@ -82,7 +84,9 @@ def link_tools(tools: Mapping[str, importlib.metadata.Distribution], folder: Pat
                 target.symlink_to(source.resolve())
 
 
-def run_pip_tools(runtime: Runtime, tools: Mapping[str, importlib.metadata.Distribution], folder: Path, url: str) -> Outcome:
+def run_pip_tools(
+    runtime: Runtime, tools: Mapping[str, importlib.metadata.Distribution], folder: Path, url: str, seconds: float = RESOLVE_SECONDS
+) -> Outcome:
     """pip-compile in ``folder`` (see :func:`write_inputs`), without hashing and without any configuration of this machine."""
     link_tools(tools, folder / "tools")
     (folder / "home").mkdir()
@@ -93,7 +97,18 @@ def run_pip_tools(runtime: Runtime, tools: Mapping[str, importlib.metadata.Distr
         "--pip-args", f"--only-binary :all: --retries 0 --timeout {RESOLVE_SECONDS} --no-input --disable-pip-version-check --no-color",
         "--constraint", CONSTRAINTS, "--output-file", OUTPUT, REQUIREMENTS, LOCAL,
     ]  # fmt: skip
-    done = runtime.run(
+    start = time.monotonic()
+    try:
+        done = _run(runtime, arguments, folder, seconds)
+    except BuildError:
+        if time.monotonic() - start >= seconds:
+            raise SearchTimeoutError from None
+        raise
+    return read_outcome(folder, done.returncode, done.stdout, done.stderr)
+
+
+def _run(runtime: Runtime, arguments: Sequence[str], folder: Path, seconds: float) -> subprocess.CompletedProcess[bytes]:
+    return runtime.run(
         _CODE,
         *arguments,
         path=[folder / "tools"],
@@ -105,6 +120,5 @@ def run_pip_tools(runtime: Runtime, tools: Mapping[str, importlib.metadata.Distr
             "COLUMNS": "400",
             "NO_PROXY": "*",
         },
-        timeout=RESOLVE_SECONDS,
+        timeout=seconds,
     )
-    return read_outcome(folder, done.returncode, done.stdout, done.stderr)

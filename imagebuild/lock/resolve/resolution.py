@@ -13,12 +13,12 @@ from pathlib import Path
 
 import msgspec
 from packaging.utils import canonicalize_name
-from packaging.version import Version
 
 from imagebuild.base.model import Base, Distribution
 from imagebuild.errors import LockError
 from imagebuild.lock.file.replacement import PROTECTED, suggest_replacement
 from imagebuild.lock.inputs.requirements import REQUIREMENTS, DirectRequirement, applies
+from imagebuild.lock.inputs.resolverules import ResolveRules
 from imagebuild.lock.resolve.stubs import parse_version
 
 LOCAL = "local-packages.in"
@@ -34,6 +34,10 @@ class Pin(msgspec.Struct, frozen=True):
     name: str
     version: str
     via: tuple[str, ...]
+
+
+class SearchTimeoutError(Exception):
+    """A resolver had no answer in the time it was given."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -90,6 +94,13 @@ def find_pins(requirements: Sequence[DirectRequirement]) -> dict[str, frozenset[
     return {name: frozenset(versions) for name, versions in pins.items()}
 
 
+def rewrite_lines(requirements: Sequence[DirectRequirement], rules: ResolveRules) -> tuple[DirectRequirement, ...]:
+    """The lines that a resolver is to see: without what is excluded, and what is overridden as it is overridden."""
+    return tuple(
+        msgspec.structs.replace(item, requirement=requirement) for item in requirements for requirement in rules.rewrite(item.requirement)
+    )
+
+
 def write_inputs(
     folder: Path,
     requirements: Sequence[DirectRequirement],
@@ -102,9 +113,14 @@ def write_inputs(
         raise LockError(
             f"{addressed.where}: a resolver would fetch {addressed.name} by itself, past every index", "name it without its address"
         )
-    lines = {item.line: str(item.requirement) for item in requirements if item.file == REQUIREMENTS}
+    lines: dict[int, str] = {}
+    included: list[str] = []
+    for item in requirements:
+        if item.file == REQUIREMENTS and item.line not in lines:
+            lines[item.line] = str(item.requirement)
+        else:
+            included.append(str(item.requirement))
     numbered = [lines.get(number, "") for number in range(1, max(lines, default=0) + 1)]
-    included = [str(item.requirement) for item in requirements if item.file != REQUIREMENTS]
     (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in (*numbered, *included)), "utf-8")
     (folder / LOCAL).write_text("".join(f"{name}=={local[name]}\n" for name in sorted(local)), "utf-8")
     (folder / CONSTRAINTS).write_text("".join(f"{line}\n" for line in constraints), "utf-8")
@@ -130,9 +146,10 @@ def parse_pins(text: str) -> tuple[Pin, ...]:
             pins.append(Pin(name, version, tuple(sorted(set(via)))))
 
     for line in text.splitlines():
-        if match := re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+).*", line):
+        if match := re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?===?([^\s;\\=]+).*", line):
             close()
-            name, version, via = canonicalize_name(match[1]), str(Version(match[2])), []
+            parsed = parse_version(match[2])  # after === anything may stand (PEP 440, Arbitrary equality)
+            name, version, via = canonicalize_name(match[1]), str(parsed) if parsed is not None else match[2], []
         elif match := re.fullmatch(r"\s+#(?:\s+via)?\s+(\S.*)", line):
             via.extend(_read_origin(match[1].strip()))
     close()

@@ -27,6 +27,7 @@ from imagebuild.lock.index.routing import PackageIndex, UnroutedError, route_nam
 from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
 from imagebuild.lock.inputs.localpackage import LocalWheel
 from imagebuild.lock.inputs.metadata import read_requires, strip_addresses
+from imagebuild.lock.inputs.resolverules import NO_RULES, ResolveRules
 from imagebuild.lock.resolve.candidates import Candidates, Choice, select_wheels, stand_in_name
 from imagebuild.lock.resolve.serving import LoopbackServer
 from imagebuild.lock.resolve.stubs import Stub
@@ -61,7 +62,9 @@ class RoutedIndex:
         cache: Path,
         report: Callable[[str], None],
         sources: Sources | None = None,
+        rules: ResolveRules = NO_RULES,
     ) -> None:
+        self._rules = rules
         self._indexes = indexes
         self._sources = sources
         self._upstreams = upstreams
@@ -247,10 +250,22 @@ class RoutedIndex:
         metadata = self._find_metadata(name, filename)
         if metadata is None:
             return None
+        metadata = self._rules.rewrite_metadata(metadata)
         with self._guard:
             self._served[filename] = metadata
         self.read_ahead(read_requires(metadata))
         return strip_addresses(metadata)
+
+    def read_needs(self, name: str, version: str) -> list[Requirement]:
+        """What a candidate of an index needs, as the resolver is shown it."""
+        candidates = self.ask_candidates(name)
+        metadata = self._upstreams[candidates.index].read_metadata(candidates.wheels[version])
+        return self._rules.rewrite_all(read_requires(metadata))
+
+    def count_projects(self) -> int:
+        """How many projects have been asked for."""
+        with self._guard:
+            return len(self._candidates)
 
     def read_ahead(self, needs: Iterable[Requirement]) -> None:
         """Start reading what will be asked for: the pages of needs that apply, and the metadata of the versions likely to be taken."""
@@ -275,7 +290,7 @@ class RoutedIndex:
             candidates = self.ask_candidates(name)
             fitting = [version for version in candidates.wheels if specifier.contains(version)]
             if fitting:
-                self.read_ahead(read_requires(self._upstreams[candidates.index].read_metadata(candidates.wheels[fitting[-1]])))
+                self.read_ahead(self.read_needs(name, fitting[-1]))
 
     def _find_metadata(self, name: str, filename: str) -> bytes | None:
         if name in self._local:

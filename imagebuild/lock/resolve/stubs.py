@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from imagebuild.base.model import Distribution
+from imagebuild.lock.inputs.resolverules import NO_RULES, ResolveRules
 from imagebuild.wheel.record import encode_hash
 
 _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
@@ -42,14 +43,15 @@ def parse_version(text: str) -> Version | None:
         return None
 
 
-def build_stub(distribution: Distribution, environment: Mapping[str, str]) -> Stub:
-    """The stub of one installed distribution; its version must be PEP 440. Same input, same bytes."""
+def build_stub(distribution: Distribution, environment: Mapping[str, str], rules: ResolveRules = NO_RULES) -> Stub:
+    """The stub of one installed distribution; its version must be PEP 440. Same input, same bytes. ``rules`` rewrite what its extras
+    need."""
     version = str(Version(distribution.version))
     lines = ["Metadata-Version: 2.1", f"Name: {distribution.name}", f"Version: {version}"]
     extras = sorted({canonicalize_name(extra) for extra in distribution.extras})
     lines += [f"Provides-Extra: {extra}" for extra in extras]
     lines += [f"Requires-Dist: {line}" for line in distribution.requires if _needs_extra(line, environment)]
-    metadata = ("\n".join(lines) + "\n").encode()
+    metadata = rules.rewrite_metadata(("\n".join(lines) + "\n").encode())
     stem = f"{distribution.name.replace('-', '_')}-{version}"
     folder = f"{stem}.dist-info"
     files = {
@@ -69,7 +71,9 @@ def build_stub(distribution: Distribution, environment: Mapping[str, str]) -> St
     return Stub(distribution.name, version, f"{stem}-py3-none-any.whl", content, metadata, hashlib.sha256(content).hexdigest())
 
 
-def build_stubs(distributions: Iterable[Distribution], environment: Mapping[str, str]) -> tuple[dict[str, Stub], dict[str, str]]:
+def build_stubs(
+    distributions: Iterable[Distribution], environment: Mapping[str, str], rules: ResolveRules = NO_RULES
+) -> tuple[dict[str, Stub], dict[str, str]]:
     """(stubs by name, versions by name of those whose version is not PEP 440). The first of two equal names counts."""
     stubs: dict[str, Stub] = {}
     odd: dict[str, str] = {}
@@ -79,7 +83,7 @@ def build_stubs(distributions: Iterable[Distribution], environment: Mapping[str,
         if parse_version(distribution.version) is None:
             odd[distribution.name] = distribution.version
         else:
-            stubs[distribution.name] = build_stub(distribution, environment)
+            stubs[distribution.name] = build_stub(distribution, environment, rules)
     return stubs, odd
 
 

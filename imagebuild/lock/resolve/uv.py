@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 from imagebuild.base.model import Interpreter
-from imagebuild.errors import LockError
 from imagebuild.lock.inputs.requirements import REQUIREMENTS
-from imagebuild.lock.resolve.resolution import CONSTRAINTS, LOCAL, OUTPUT, RESOLVE_SECONDS, Outcome, read_outcome
+from imagebuild.lock.resolve.resolution import CONSTRAINTS, LOCAL, OUTPUT, RESOLVE_SECONDS, Outcome, SearchTimeoutError, read_outcome
 
 
 def find_uv() -> str | None:
@@ -26,7 +25,9 @@ def find_uv() -> str | None:
         return None
 
 
-def run_uv(program: str, interpreter: Interpreter, platform_machine: str, folder: Path, url: str) -> Outcome:
+def run_uv(
+    program: str, interpreter: Interpreter, platform_machine: str, folder: Path, url: str, seconds: float = RESOLVE_SECONDS
+) -> Outcome:
     """``uv pip compile`` for the base's full Python version; tags have been judged by the policy index already."""
     (folder / "home").mkdir(exist_ok=True)
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform_machine, platform_machine)
@@ -43,8 +44,8 @@ def run_uv(program: str, interpreter: Interpreter, platform_machine: str, folder
     }  # fmt: skip
     try:
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=RESOLVE_SECONDS, check=False
+            command, cwd=folder, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
-        raise LockError(f"uv found no answer within {RESOLVE_SECONDS} s", "narrow the versions in requirements.in") from None
+        raise SearchTimeoutError from None
     return read_outcome(folder, done.returncode, done.stdout, done.stderr)

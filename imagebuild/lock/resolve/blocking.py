@@ -1,0 +1,130 @@
+"""What of the base stands in the way of the newest versions, found by reading metadata and before any resolver has looked for a way around.
+
+From each line of requirements.in the newest fitting version is followed, and the newest of what it needs, until something needs a version
+of what the base has that it has not. A resolver would try every older version first: minutes, or an answer of six years ago without a
+word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from imagebuild.base.model import Base, Distribution
+from imagebuild.errors import ImagebuildError
+from imagebuild.lock.file.replacement import suggest_replacement
+from imagebuild.lock.inputs.requirements import DirectRequirement, applies
+from imagebuild.lock.resolve.candidates import Candidates
+from imagebuild.lock.resolve.resolution import join_ways
+from imagebuild.lock.resolve.stubs import holds, parse_version
+
+_PROJECTS = 500  # looked at for one line of requirements.in
+_SECONDS = 45.0  # for all lines
+
+
+class Reader(Protocol):
+    """What the routed index tells."""
+
+    def ask_candidates(self, name: str) -> Candidates:
+        """The candidates of a normalised name."""
+
+    def read_needs(self, name: str, version: str) -> list[Requirement]:
+        """What a candidate needs, as a resolver is shown it."""
+
+
+class Block(msgspec.Struct, frozen=True):
+    """A need that the base does not meet. ``chain``: the line's own package first, then who needs whom, each ``name version``."""
+
+    where: str  # requirements.in line 1
+    name: str  # of the line's package
+    chain: tuple[str, ...]
+    need: str  # python-dateutil<3
+    held: str  # python-dateutil
+    version: str  # 4.0.0
+
+    def describe(self, base: str) -> str:
+        """One sentence."""
+        first, *others = self.chain
+        way = f" (through {' and '.join(others[:-1])})" if len(others) > 1 else ""
+        who = f"the newest {first}" if not others else f"the newest {first} needs {others[-1]}{way}, which"
+        return f"{who} needs {self.need}; the base {base} has {self.held} {self.version}"
+
+    def advise(self, base: Base, protect: Sequence[str]) -> str:
+        """What to do."""
+        return join_ways(
+            suggest_replacement(base, self.held, protect).removeprefix("or "),
+            f"ask for an older {self.name} ({self.where})",
+            "choose another base",
+        )
+
+
+def find_blocks(
+    requirements: Sequence[DirectRequirement],
+    reader: Reader,
+    held: Mapping[str, Distribution],
+    environment: Mapping[str, str],
+    *,
+    seconds: float = _SECONDS,
+    stopped: Callable[[], bool] | None = None,
+) -> tuple[Block, ...]:
+    """At most one block for each line that applies, in their order. What cannot be read is passed over: the resolver will say it.
+
+    ``stopped`` is asked between projects: when it says so, nobody waits for more.
+    """
+    end = time.monotonic() + seconds
+    found: dict[str, Block] = {}
+    for item in requirements:
+        if item.name in held or item.name in found or item.requirement.url or not applies(item.requirement, environment):
+            continue
+        block = _follow(item, reader, held, environment, lambda: time.monotonic() >= end or (stopped is not None and stopped()))
+        if block is not None:
+            found[item.name] = block
+    return tuple(found.values())
+
+
+def _follow(
+    item: DirectRequirement,
+    reader: Reader,
+    held: Mapping[str, Distribution],
+    environment: Mapping[str, str],
+    ended: Callable[[], bool],
+) -> Block | None:
+    todo: deque[tuple[Requirement, tuple[str, ...]]] = deque([(item.requirement, ())])
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while todo and len(seen) < _PROJECTS and not ended():
+        requirement, chain = todo.popleft()
+        name = canonicalize_name(requirement.name)
+        key = (name, frozenset(requirement.extras))
+        if key in seen:
+            continue
+        seen.add(key)
+        with contextlib.suppress(ImagebuildError):
+            version = choose_newest(reader.ask_candidates(name).wheels, requirement.specifier)
+            needs = reader.read_needs(name, version) if version else []
+            way = (*chain, f"{name} {version}")
+            for need in needs:
+                if not any(holds(need, environment, extra) for extra in ("", *requirement.extras)):
+                    continue
+                target = canonicalize_name(need.name)
+                there = held.get(target)
+                if there is None:
+                    todo.append((need, way))
+                elif (own := parse_version(there.version)) is not None and not need.specifier.contains(own, prereleases=True):
+                    return Block(item.where, item.name, way, f"{target}{need.specifier}", there.name, there.version)
+    return None
+
+
+def choose_newest(versions: Mapping[str, object], specifier: SpecifierSet) -> str:
+    """The version that a resolver tries first: the newest final one that fits, else the newest pre-release; "" for none."""
+    fitting = [(Version(text), text) for text in versions if specifier.contains(text, prereleases=True)]
+    final = [item for item in fitting if not item[0].is_prerelease] or fitting
+    return max(final, default=(Version("0"), ""))[1]

@@ -1,0 +1,118 @@
+"""Whether what a resolver chose is what anybody meant: very old, or a pre-release, because all that is newer is source only; or held
+back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from imagebuild.errors import LockError
+from imagebuild.lock.inputs.requirements import DirectRequirement
+from imagebuild.lock.resolve.blocking import Block
+from imagebuild.lock.resolve.candidates import Candidates
+from imagebuild.lock.resolve.resolution import Pin
+
+_OLD = timedelta(days=365)
+
+
+class JudgedChoice(msgspec.Struct, frozen=True):
+    """A pin with all that is known of why it is this version."""
+
+    pin: Pin
+    candidates: Candidates
+    asked: tuple[Requirement, ...]  # by the team's lines and by other packages
+
+    @property
+    def specifier(self) -> SpecifierSet:
+        """What all who ask for it admit together."""
+        together = SpecifierSet()
+        for item in self.asked:
+            together &= item.specifier
+        return together
+
+
+def list_askers(
+    pins: Sequence[Pin], direct: Sequence[DirectRequirement], needs: Mapping[str, Sequence[Requirement]]
+) -> dict[str, tuple[Requirement, ...]]:
+    """Name -> every requirement on it, of the lines and of the locked packages (``needs``: by package)."""
+    found: dict[str, list[Requirement]] = {pin.name: [] for pin in pins}
+    for item in direct:
+        if item.name in found:
+            found[item.name].append(item.requirement)
+    for requirements in needs.values():
+        for requirement in requirements:
+            if (name := canonicalize_name(requirement.name)) in found:
+                found[name].append(requirement)
+    return {name: tuple(items) for name, items in found.items()}
+
+
+def judge_choice(choice: JudgedChoice) -> str:
+    """A warning for people, or ""; LockError for what nobody can have meant."""
+    version = Version(choice.pin.version)
+    newer = _list_newer_sources(choice, version)
+    unasked = version.is_prerelease and not _names_prerelease(choice, version)
+    pin, times = choice.pin, choice.candidates.times
+    when = f"{pin.name} {pin.version}{_show_date(times.get(pin.version, ''))}"
+    if not newer:
+        final = any(not Version(text).is_prerelease for text in times)
+        return f"{when} is a pre-release that nobody asked for{'' if final else ', and there is no final release'}" if unasked else ""
+    newest = f"{newer[-1]}{_show_date(times.get(newer[-1], ''))}"
+    lag = _measure(times.get(pin.version, ""), times.get(newer[-1], ""))
+    what = f"{when} would be locked, because it is the newest with a wheel for this base; {newest} is source only"
+    if unasked or (lag is not None and lag > _OLD):
+        raise LockError(
+            what + (", and the older one is a pre-release that nobody asked for" if unasked else ""),
+            f'have the newer one built inside the base: [source] packages = ["{pin.name}"] in team.toml; or say that you mean the old one: '
+            f"{pin.name}=={pin.version} in requirements.in",
+        )
+    return f"{when} is locked, the newest with a wheel for this base; {newest} is source only ([source] packages in team.toml has it built)"
+
+
+def _list_newer_sources(choice: JudgedChoice, version: Version) -> list[str]:
+    """Final releases that all who ask would take, newer than what is locked, without any wheel; oldest first."""
+    specifier = choice.specifier
+    found = []
+    for text in choice.candidates.sdist_only:
+        other = Version(text)
+        if other > version and not other.is_prerelease and specifier.contains(other):
+            found.append((other, text))
+    return [text for _, text in sorted(found)]
+
+
+def _names_prerelease(choice: JudgedChoice, version: Version) -> bool:
+    """Whether anybody who asks names a pre-release (PEP 440, Handling of pre-releases)."""
+    for item in choice.asked:
+        for specifier in item.specifier:
+            try:
+                if Version(specifier.version.removesuffix(".*")).is_prerelease and specifier.contains(version, prereleases=True):
+                    return True
+            except InvalidVersion:
+                continue
+    return False
+
+
+def describe_held_back(pin: Pin, candidates: Candidates, specifier: SpecifierSet, block: Block | None, base: str) -> str:
+    """A warning for a package that the team asks for and gets in a version over a year older than its newest release; "" otherwise."""
+    times = candidates.times
+    newest = max(
+        (item for text in times if not (item := Version(text)).is_prerelease and specifier.contains(item)), default=Version(pin.version)
+    )
+    lag = _measure(times.get(pin.version, ""), times.get(str(newest), ""))
+    if lag is None or lag <= _OLD:
+        return ""
+    why = f": {block.describe(base)}" if block is not None else "; something else that is asked for admits no newer one"
+    return f"{pin.name} {pin.version}{_show_date(times[pin.version])} is locked, and {newest}{_show_date(times[str(newest)])} is out{why}"
+
+
+def _measure(before: str, after: str) -> timedelta | None:
+    return datetime.fromisoformat(after) - datetime.fromisoformat(before) if before and after else None
+
+
+def _show_date(moment: str) -> str:
+    return f" ({moment[:10]})" if moment else ""
