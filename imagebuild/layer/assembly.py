@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,22 +15,19 @@ import msgspec
 from imagebuild.base.model import Base, Entry, Tree
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError
 from imagebuild.files import explain_os_error, replacing
-from imagebuild.layer.bytecode import locate_source
 from imagebuild.layer.member import MemberRequest, build_members, drop_member, is_intact
-from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, FileFact, Layer, LayerFile, Member, PackageBytes
+from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, Layer, LayerFile, Member, PackageBytes
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
 from imagebuild.layer.removal import NOTHING, ReducedTree, Removal, find_whiteouts, name_whiteout
+from imagebuild.layer.sharing import NO_FILES, find_exclusions, find_folder_owners
 from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, ChunkConsumer, open_chunks, read_ahead
 from imagebuild.layer.tar.frame import MEDIA_TYPES, FrameWriter, check_codec, compress_frame
 from imagebuild.layer.tar.header import END_OF_ARCHIVE, count_padding, encode_header
 from imagebuild.lock.file.model import LockedPackage
 from imagebuild.oci.compression import open_decompressed
-from imagebuild.wheel.ownership import Collision, explain_collisions, find_owner
 from imagebuild.wheel.sizes import classify_path
 
-_SHOWN = 20  # conflicts listed in one error
 NO_WHITEOUTS: Mapping[str, str] = {}
-NO_FILES: Mapping[str, str] = {}
 
 
 def build_layer(
@@ -89,12 +85,13 @@ def build_layer(
 
     def prepare() -> list[Member]:
         members = make(requests)
-        site = base.interpreter.paths.get("purelib", "")
-        shared, yielded = find_exclusions(members, folders, cache_tag=base.interpreter.cache_tag, files=files, site=site)
+        left = find_exclusions(members, folders, interpreter=base.interpreter, files=files)
         again = [
-            msgspec.structs.replace(item, exclude=shared.get(item.package, frozenset()), yields=yielded.get(item.package, frozenset()))
+            msgspec.structs.replace(
+                item, exclude=left.shared.get(item.package, frozenset()), yields=left.yielded.get(item.package, frozenset())
+            )
             for item in requests
-            if item.package in shared or item.package in yielded
+            if item.package in left.shared or item.package in left.yielded
         ]
         remade = {member.package: member for member in make(again)} if again else {}
         return [remade.get(member.package, member) for member in members]
@@ -122,83 +119,6 @@ def build_layer(
         return assemble(prepare())
 
 
-def find_exclusions(
-    members: Sequence[Member], folders: FolderResolver, *, cache_tag: str, files: Mapping[str, str] = NO_FILES, site: str = ""
-) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
-    """Per package the paths it leaves out, because an earlier package or the base has the same file; and those that are another's.
-
-    Earlier is by name. Different content at one path belongs to the package that ``files`` names (paths relative to ``site``); without
-    one, or where a file is in the place of another's folder, it is a BuildError that names the packages and the paths. Bytecode follows
-    its source.
-    """
-    excluded: dict[str, set[str]] = {}
-    yielded: dict[str, set[str]] = {}
-    collisions: list[Collision] = []
-    owners: dict[str, tuple[str, FileFact]] = {}
-    conflicts: list[str] = []
-    ordered = sorted(members, key=lambda member: member.package)
-
-    def judge(package: str, fact: FileFact, follows: bool) -> None:
-        owner = owners.setdefault(fact.path, (package, fact))
-        if owner[1] is not fact:
-            if follows or (owner[1].sha256, owner[1].mode) == (fact.sha256, fact.mode):
-                excluded.setdefault(package, set()).add(fact.path)
-                return
-            row = posixpath.relpath(fact.path, site) if site else fact.path
-            wanted = find_owner(files, row)
-            if wanted == owner[0]:
-                yielded.setdefault(package, set()).add(fact.path)
-            elif wanted == package:
-                yielded.setdefault(owner[0], set()).add(fact.path)
-                owners[fact.path] = (package, fact)
-            else:
-                collisions.append(Collision(row, owner[0], package))
-            return
-        entry = folders.get(fact.path)
-        if entry is None:
-            return
-        if entry.type == "file" and (follows or (entry.size == fact.size and (entry.sha256 == fact.sha256 or fact.size == 0))):
-            excluded.setdefault(package, set()).add(fact.path)
-        else:
-            kind = {"file": "a file", "dir": "a folder", "symlink": "a symbolic link"}.get(entry.type, "an entry")
-            conflicts.append(f"{package} would change {kind} of the base: {fact.path}")
-
-    suffix = f".{cache_tag}.pyc"
-    for bytecode in (False, True):  # sources first: what happens to them decides about their bytecode
-        for member in ordered:
-            for fact in member.files:
-                if (fact.kind == "bytecode") is bytecode:
-                    source = locate_source(fact.path) if bytecode and fact.path.endswith(suffix) else ""
-                    if source in yielded.get(member.package, ()):
-                        yielded[member.package].add(fact.path)
-                        continue
-                    judge(member.package, fact, source in excluded.get(member.package, ()))
-    for folder, user in _find_folder_owners((fact.path, package) for package, fact in owners.values()).items():
-        if folder in owners:
-            conflicts.append(f"{owners[folder][0]} brings {folder} as a file, {user} needs a folder there")
-    if collisions:
-        raise explain_collisions(collisions)
-    if conflicts:
-        raise BuildError(
-            conflicts[0],
-            "leave one of them out, pin versions that agree, or choose a base without the clash",
-            tuple(conflicts[1:_SHOWN]) + ((f"and {len(conflicts) - _SHOWN} more",) if len(conflicts) > _SHOWN else ()),
-        )
-    shared = {package: frozenset(paths) for package, paths in excluded.items()}
-    return shared, {package: frozenset(paths) for package, paths in yielded.items()}
-
-
-def _find_folder_owners(paths: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Every ancestor of the paths, with one package that needs it."""
-    found: dict[str, str] = {}
-    for path, package in paths:
-        folder = path.rpartition("/")[0]
-        while folder and folder not in found:
-            found[folder] = package
-            folder = folder.rpartition("/")[0]
-    return found
-
-
 def encode_prelude(
     paths: Iterable[tuple[str, str]], tree: Tree | FolderResolver, mtime: int, whiteouts: Mapping[str, str] = NO_WHITEOUTS
 ) -> bytes:
@@ -207,7 +127,7 @@ def encode_prelude(
     Then the deletions of ``whiteouts`` (path -> package): before anything that could be taken for what they delete.
     """
     headers = []
-    for folder, package in sorted(_find_folder_owners((*paths, *whiteouts.items())).items()):
+    for folder, package in sorted(find_folder_owners((*paths, *whiteouts.items())).items()):
         entry: Entry | None = tree.get(folder)
         if entry is not None and entry.type != "dir":
             kind = "a symbolic link" if entry.type == "symlink" else "a file"

@@ -10,16 +10,23 @@ all codecs are there from the start.
 
 FILE is JSON: ``files`` are deleted before pip starts, so that it finds none of what it is to replace; ``folders`` (deepest
 first) are deleted afterwards where they are empty, and keep their mode and owner where they are not.
+
+A script that another package owns must not be written: its entry point was taken out of the wheel. What entry_points.txt was lies in
+``entry_points.json`` beside this file, by .dist-info folder, and is put back once pip is done.
 """
 
+import base64
+import csv
 import encodings
 import encodings.aliases
+import hashlib
 import importlib
 import json
 import os
 import runpy
 import stat
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Dict, Iterable, List, Set  # noqa: UP035 - for Python 3.8
 
@@ -45,6 +52,22 @@ def list_paths(roots: Iterable[str]) -> Set[str]:  # noqa: UP006
     return found
 
 
+def restore_entry_points(texts: Dict[str, str], sites: Iterable[str]) -> None:  # noqa: UP006
+    """Write ``entry_points.txt`` of these .dist-info folders as it was, and its row in RECORD."""
+    for name, text in texts.items():
+        for info in {Path(site, name) for site in sites}:
+            if not info.is_dir():
+                continue
+            data = text.encode()
+            (info / "entry_points.txt").write_bytes(data)
+            with (info / "RECORD").open(newline="", encoding="utf-8") as stream:
+                rows = [row for row in csv.reader(stream) if row and row[0] != name + "/entry_points.txt"]
+            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+            rows.append([name + "/entry_points.txt", "sha256=" + digest, str(len(data))])
+            with (info / "RECORD").open("w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerows(sorted(rows))
+
+
 def main() -> None:
     """Run pip; the process ends with pip's own status."""
     split = sys.argv.index("--")
@@ -55,6 +78,8 @@ def main() -> None:
     sys.argv[1:] = sys.argv[split + 1 :]
     kinds = roots.pop(0)[len("--slim=") :].split(",") if roots[0].startswith("--slim=") else []
     slim = importlib.import_module("slim") if kinds else None
+    changed = Path(__file__).with_name("entry_points.json")
+    texts = json.loads(changed.read_text(encoding="utf-8")) if changed.is_file() else {}
     sys.path.pop(0)  # the folder with the wheels
     for name in set(encodings.aliases.aliases.values()):
         encodings.search_function(name)
@@ -69,8 +94,9 @@ def main() -> None:
         try:
             runpy.run_module("pip", run_name="__main__", alter_sys=True)
         except SystemExit as end:
-            if end.code or not slim:
+            if end.code or not (slim or texts):
                 raise
+        restore_entry_points(texts, [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
         if slim:
             slim.slim_installed(roots, before, kinds)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from imagebuild.pipeline.bases import open_base, open_base_store
 from imagebuild.pipeline.building import (
+    adapt_context,
     build_direct_layer,
     build_docker_layer,
     build_twins,
@@ -27,6 +28,7 @@ __all__ = [
     "BuildOptions",
     "LockOptions",
     "Plan",
+    "adapt_context",
     "attested_tag",
     "build_direct_layer",
     "build_docker_layer",

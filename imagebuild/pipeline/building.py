@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.files import scratch_folder, write_atomic
+from imagebuild.layer.member import hash_file
 from imagebuild.layer.model import LAYER_MTIME, Layer
 from imagebuild.layer.removal import find_removal
 from imagebuild.pipeline.lockuse import build_local_wheels
 from imagebuild.pipeline.planning import Plan, write_recipe
 from imagebuild.pipeline.sdists import make_source_builder, remake_wheel
 from imagebuild.recipe import render_requirements
-from imagebuild.wheel.ownership import find_yielded, write_reduced_wheel
+from imagebuild.wheel.ownership import SiteLayout, divide_wheels, write_adapted_wheel
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -65,21 +66,38 @@ def prepare_context(
     """The build's folder with Dockerfile and wheels in it, and the wheels by package."""
     folder = write_recipe(workspace, plan)
     wheels = fetch_team_wheels(workspace, plan, builder=builder, network=network)
-    yielded = find_yielded(wheels, plan.recipe.files, plan.recipe.slim)
-    _link_wheels({name: path for name, path in wheels.items() if name not in yielded}, folder / "wheels")
-    if yielded:
-        _write_reduced(plan, wheels, yielded, folder / "wheels")
+    _link_wheels(wheels, folder / "wheels")
     return folder, wheels
 
 
-def _write_reduced(plan: Plan, wheels: dict[str, Path], yielded: dict[str, frozenset[str]], folder: Path) -> None:
-    """The wheels that leave files to others, without those, and a requirements.txt with their hashes: pip would let the last one win."""
-    hashes = {}
-    for name, rows in yielded.items():
-        target = folder / wheels[name].name
-        write_reduced_wheel(wheels[name], target, rows)
-        hashes[name] = hashlib.sha256(target.read_bytes()).hexdigest()
-    write_atomic(folder / "requirements.txt", render_requirements(plan.lock, hashes).encode())
+def adapt_context(workspace: Workspace, plan: Plan, folder: Path, wheels: dict[str, Path], *, docker: bool) -> dict[str, int]:
+    """Make a context that pip installs as the direct engine would, and tell what is odd; package -> wrong rows of its wheel's RECORD.
+
+    Wheels that leave files to others come without those, for pip would let the last one win. ``docker``: the context is
+    built now. Then collisions are refused, and wheels whose RECORD is wrong get a true one, for pip takes theirs over; IntegrityError where
+    images/policy.toml has ``strict-record``. The direct engine sees to that itself.
+    """
+    if not docker and not plan.recipe.files:
+        return {}
+    layout = SiteLayout(plan.base.interpreter.paths, plan.base.interpreter.version)
+    found = find_repaired(workspace, plan, wheels) if docker else {}
+    owned = divide_wheels(wheels, plan.recipe.files, layout, plan.recipe.slim)
+    for pattern in owned.idle:
+        workspace.report(
+            f"warning: {plan.team.name}: [files] {pattern!r} decides nothing: no two packages bring such a path with different content"
+        )
+    hashes, texts = {}, {}
+    for name in sorted({*owned.yielded, *found}):
+        target = folder / "wheels" / wheels[name].name
+        info, text = write_adapted_wheel(wheels[name], target, layout, owned.yielded.get(name, frozenset()))
+        hashes[name] = hash_file(target)
+        if text:
+            texts[info] = text
+    if hashes:
+        write_atomic(folder / "wheels" / "requirements.txt", render_requirements(plan.lock, hashes).encode())
+    if texts:
+        write_atomic(folder / "wheels" / "entry_points.json", json.dumps(texts, sort_keys=True).encode())
+    return found
 
 
 def build_docker_layer(
@@ -127,7 +145,8 @@ def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
     from imagebuild.engine.bake import BakeTarget
     from imagebuild.engine.buildx import make_build_inputs
 
-    folder, _ = prepare_context(workspace, plan)
+    folder, wheels = prepare_context(workspace, plan)
+    adapt_context(workspace, plan, folder, wheels, docker=True)
     secrets = prepare_apt_secrets(plan.base, folder / "secrets") if plan.recipe.system else None
     inputs = make_build_inputs(plan.recipe, plan.base, context=folder, layout=workspace.layout.folder, secrets=secrets)
     return BakeTarget(plan.recipe, inputs, folder, f"{workspace.host}/{plan.repository}" if workspace.host else plan.repository)
@@ -167,7 +186,7 @@ def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path]
 
 
 def find_repaired(workspace: Workspace, plan: Plan, wheels: dict[str, Path]) -> dict[str, int]:
-    """Package -> wrong rows of its wheel's RECORD, told; for the docker engine, whose pip writes RECORD anew without a word.
+    """Package -> wrong rows of its wheel's RECORD, told; for the docker engine, whose pip says nothing.
 
     IntegrityError where images/policy.toml has ``strict-record``.
     """
@@ -198,6 +217,7 @@ def build_twins(workspace: Workspace, plan: Plan, *, builder: str | None = None)
             "verify a team without [system] packages",
         )
     folder, wheels = prepare_context(workspace, plan)
+    adapt_context(workspace, plan, folder, wheels, docker=True)
     with scratch_folder(workspace.cache) as scratch:
         docker = build_docker_layer(workspace, plan, folder, scratch / "docker.layer", builder=builder).layer
         direct = build_direct_layer(workspace, plan, wheels, scratch / "direct.layer")

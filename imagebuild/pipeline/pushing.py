@@ -15,7 +15,7 @@ from imagebuild.files import scratch_folder, write_atomic
 from imagebuild.layer.model import Layer
 from imagebuild.oci.model import Digest, Platform
 from imagebuild.pipeline.bases import open_base_store
-from imagebuild.pipeline.building import build_direct_layer, build_docker_layer, find_repaired, prepare_context
+from imagebuild.pipeline.building import adapt_context, build_direct_layer, build_docker_layer, prepare_context
 from imagebuild.pipeline.lockuse import report_missing_programs
 from imagebuild.pipeline.planning import Plan, find_image, write_recipe
 from imagebuild.pipeline.sizing import find_last_image, measure_size, predict_size
@@ -69,12 +69,12 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     if copy_plan is not None and copy_plan.to_copy and not options.copy_base:
         copy_blobs(copy_plan, False, workspace.report)  # raises: says what would be copied
     folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
+    repaired = adapt_context(workspace, plan, folder, wheels, docker=recipe.engine == "docker")
     with scratch_folder(workspace.cache) as scratch:
         found: dict[str, str] = {}
         system: dict[str, str] = {}
         layer: Layer
         if recipe.engine == "docker":
-            repaired = find_repaired(workspace, plan, wheels)
             made = build_docker_layer(
                 workspace,
                 plan,

@@ -36,6 +36,7 @@ def rebuild_image(workspace: Workspace, evidence: Evidence, *, builder: str | No
     plan = pipeline.Plan(team, base, lock, recipe, evidence.image.repository)
     try:
         folder, wheels = pipeline.prepare_context(workspace, plan)
+        pipeline.adapt_context(workspace, plan, folder, wheels, docker=recipe.engine == "docker")
         with scratch_folder(workspace.cache) as scratch:
             layer: Layer
             if recipe.engine == "docker":

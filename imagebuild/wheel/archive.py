@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,15 +26,20 @@ from packaging.version import InvalidVersion, Version
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.wheel.record import Promise, read_wheel_record
 from imagebuild.wheel.scripts import is_wrapper, parse_entry_points, version_entry_points
+from imagebuild.wheel.zipentries import (
+    BAD_WHEEL,
+    LOCAL_HEADER,
+    encode_name,
+    find_blocked_folder,
+    find_kind_fault,
+    find_name_fault,
+    find_overlap,
+    open_zip,
+)
 
 CHUNK = 256 << 10
-_UTF8_NAME = 0x800
-_UNREADABLE = {0x1: "encrypted", 0x20: "a patch", 0x40: "encrypted strongly", 0x2000: "hidden"}  # APPNOTE 4.4.4
-_LONGEST_PATH = 4096  # bytes; Linux' PATH_MAX
-_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _REPLACED = frozenset({"INSTALLER", "REQUESTED", "RECORD"})  # the installer's own, whatever the wheel brings
 _SMALL = 16 << 20  # no metadata file is larger
-_BAD_WHEEL = "the wheel is malformed or hostile; pin another version, or ask the package's maintainers"
 
 
 class Content:
@@ -60,9 +64,9 @@ class Content:
             crc = isal_zlib.crc32(piece, crc)
             yield piece
         if seen != self.size:
-            raise IntegrityError(f"{self.label}: the zip declares {self.size} bytes and holds other content", _BAD_WHEEL)
+            raise IntegrityError(f"{self.label}: the zip declares {self.size} bytes and holds other content", BAD_WHEEL)
         if crc != self._info.CRC:
-            raise IntegrityError(f"{self.label}: the zip's CRC does not match its content", _BAD_WHEEL)
+            raise IntegrityError(f"{self.label}: the zip's CRC does not match its content", BAD_WHEEL)
 
     def read(self, _limit: int = -1) -> bytes:
         """The whole content, checked; for small files."""
@@ -84,7 +88,7 @@ class WheelArchive(WheelSource):
         self.name = str(name)
         self.parsed_version = version
         self.tags = frozenset(str(tag) for tag in tags)
-        self._zip, self._descriptor = _open_zip(path, self.filename)
+        self._zip, self._descriptor = open_zip(path, self.filename)
         try:
             self._files = self._check_entries()
             self._info_dir, self._data_dir = self._find_folders()
@@ -124,6 +128,23 @@ class WheelArchive(WheelSource):
         """Files of the ``.dist-info`` folder."""
         start = self._info_dir + "/"
         return [name[len(start) :] for name in self._files if name.startswith(start)]
+
+    @property
+    def scripts(self) -> dict[str, str]:
+        """The entry points' scripts: name -> ``module:attribute``."""
+        return {name: target for pairs in self._console.values() for name, target in pairs.items()}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file of the zip, in its order."""
+        return tuple(self._files)
+
+    def open_content(self, name: str) -> tuple[Content, bool]:
+        """One of :attr:`files`, and whether it is executable."""
+        info = self._files[name]
+        mode = info.external_attr >> 16
+        content = Content(self, info, self.record.promises.get(name, Promise()))
+        return content, bool(mode and stat.S_ISREG(mode) and mode & 0o111)
 
     def check_identity(self, package: str, version: str) -> None:
         """BuildError unless the wheel is ``package`` ``version`` by file name, folder name and METADATA alike."""
@@ -167,15 +188,15 @@ class WheelArchive(WheelSource):
 
     def get_contents(self) -> Iterator[WheelContentElement]:
         """What :func:`installer.install` may place: all files but those the installer writes and shipped bytecode."""
-        for name, info in self._files.items():
-            if not self._is_left_out(name) and not self._is_bytecode(name):
-                yield self._offer(name, info)
+        for name in self._files:
+            if not self.is_left_out(name) and not self._is_bytecode(name):
+                yield self._offer(name)
 
     def get_bytecode(self) -> Iterator[WheelContentElement]:
         """Files in ``__pycache__`` folders: pip installs them, pypa/installer skips them."""
-        for name, info in self._files.items():
-            if self._is_bytecode(name) and not self._is_left_out(name):
-                yield self._offer(name, info)
+        for name in self._files:
+            if self._is_bytecode(name) and not self.is_left_out(name):
+                yield self._offer(name)
 
     def validate_record(self) -> None:
         """Names were checked on opening; contents are while they are read."""
@@ -184,13 +205,13 @@ class WheelArchive(WheelSource):
         """The uncompressed bytes of one entry, unchecked, in pieces of at most 256 KiB. Reads by offset: safe in threads."""
         from isal import igzip_lib, isal_zlib
 
-        header = os.pread(self._descriptor, _LOCAL_HEADER.size, info.header_offset)
-        if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
-            raise IntegrityError(f"{label}: no local header where the zip's directory points", _BAD_WHEEL)
-        *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-        start = info.header_offset + _LOCAL_HEADER.size
-        if os.pread(self._descriptor, name_length, start) != _raw_name(info):
-            raise IntegrityError(f"{label}: the zip's directory and its local header name different files", _BAD_WHEEL)
+        header = os.pread(self._descriptor, LOCAL_HEADER.size, info.header_offset)
+        if len(header) < LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+            raise IntegrityError(f"{label}: no local header where the zip's directory points", BAD_WHEEL)
+        *_, name_length, extra_length = LOCAL_HEADER.unpack(header)
+        start = info.header_offset + LOCAL_HEADER.size
+        if os.pread(self._descriptor, name_length, start) != encode_name(info):
+            raise IntegrityError(f"{label}: the zip's directory and its local header name different files", BAD_WHEEL)
         offset = start + name_length + extra_length
         left = info.compress_size
         if info.compress_type == zipfile.ZIP_STORED:
@@ -213,37 +234,38 @@ class WheelArchive(WheelSource):
                 if piece:
                     yield piece
                 elif ended:
-                    raise IntegrityError(f"{label}: the compressed data ends early", _BAD_WHEEL)
+                    raise IntegrityError(f"{label}: the compressed data ends early", BAD_WHEEL)
         except cast(type[Exception], igzip_lib.IsalError) as error:
-            raise IntegrityError(f"{label}: damaged compressed data ({error})", _BAD_WHEEL) from None
+            raise IntegrityError(f"{label}: damaged compressed data ({error})", BAD_WHEEL) from None
         if left or inflater.unused_data:
-            raise IntegrityError(f"{label}: the compressed data is longer than its content", _BAD_WHEEL)
+            raise IntegrityError(f"{label}: the compressed data is longer than its content", BAD_WHEEL)
 
-    def _offer(self, name: str, info: zipfile.ZipInfo) -> WheelContentElement:
-        mode = info.external_attr >> 16
-        executable = bool(mode and stat.S_ISREG(mode) and mode & 0o111)
-        return (name, "", ""), cast(BinaryIO, Content(self, info, self.record.promises.get(name, Promise()))), executable
+    def _offer(self, name: str) -> WheelContentElement:
+        content, executable = self.open_content(name)
+        return (name, "", ""), cast(BinaryIO, content), executable
 
     def _is_bytecode(self, name: str) -> bool:
         return "__pycache__" in name.split("/")[:-1]
 
-    def _is_left_out(self, name: str) -> bool:
+    def is_left_out(self, name: str) -> bool:
+        """Whether an installer writes this file itself, or not at all."""
         folder, _, rest = name.partition("/")
         if folder == self._info_dir:
             return rest in _REPLACED
         if folder == self._data_dir and rest.startswith("scripts/"):
-            return is_wrapper(name.rpartition("/")[2], {n for pairs in self._console.values() for n in pairs})
+            return is_wrapper(name.rpartition("/")[2], self.scripts)
         return False
 
     def _refuse(self, entry: str, why: str) -> BuildError:
-        return BuildError(f"{self.filename}: refused entry {entry[:200]!r}: {why}", _BAD_WHEEL)
+        return BuildError(f"{self.filename}: refused entry {entry[:200]!r}: {why}", BAD_WHEEL)
 
     def _check_entries(self) -> dict[str, zipfile.ZipInfo]:
         """The zip's files by name, in its order, after the checks on names, modes and places in the file."""
-        self._check_overlaps()
+        if overlapping := find_overlap(self._zip.infolist()):
+            raise self._refuse(overlapping, "it overlaps another entry")
         files: dict[str, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
-            if fault := _find_name_fault(info) or _find_kind_fault(info):
+            if fault := find_name_fault(info) or find_kind_fault(info):
                 raise self._refuse(info.orig_filename, fault)
             name = info.orig_filename
             if name.endswith("/"):
@@ -251,21 +273,9 @@ class WheelArchive(WheelSource):
             if name in files and not self._is_same(files[name], info):
                 raise self._refuse(name, "the path is in the wheel twice, with different content")
             files.setdefault(name, info)
-        for name in files:
-            folder = name.rpartition("/")[0]
-            while folder:
-                if folder in files:
-                    raise self._refuse(folder, "it is both a file and a folder")
-                folder = folder.rpartition("/")[0]
+        if folder := find_blocked_folder(files):
+            raise self._refuse(folder, "it is both a file and a folder")
         return files
-
-    def _check_overlaps(self) -> None:
-        """Entries that share bytes are how a small zip unpacks to petabytes."""
-        end = 0
-        for info in sorted(self._zip.infolist(), key=lambda item: item.header_offset):
-            if info.header_offset < end:
-                raise self._refuse(info.filename, "it overlaps another entry")
-            end = info.header_offset + _LOCAL_HEADER.size + len(_raw_name(info)) + info.compress_size
 
     def _is_same(self, one: zipfile.ZipInfo, other: zipfile.ZipInfo) -> bool:
         """Whether two entries of one path are the same file, byte for byte."""
@@ -279,10 +289,10 @@ class WheelArchive(WheelSource):
         infos = sorted(name for name in top if name.endswith(".dist-info"))
         if len(infos) != 1:
             found = ", ".join(infos) or "none"
-            raise BuildError(f"{self.filename}: a wheel has exactly one .dist-info folder, this one: {found}", _BAD_WHEEL)
+            raise BuildError(f"{self.filename}: a wheel has exactly one .dist-info folder, this one: {found}", BAD_WHEEL)
         datas = sorted(name for name in top if name.endswith(".data"))
         if len(datas) > 1:
-            raise BuildError(f"{self.filename}: more than one .data folder: {', '.join(datas)}", _BAD_WHEEL)
+            raise BuildError(f"{self.filename}: more than one .data folder: {', '.join(datas)}", BAD_WHEEL)
         for name in self._files:
             if name in (*infos, *datas) or (datas and name.startswith(f"{datas[0]}/") and name.count("/") == 1):
                 raise self._refuse(name, "a file where wheels have a folder")
@@ -291,13 +301,13 @@ class WheelArchive(WheelSource):
     def _read_text(self, name: str) -> str:
         info = self._files.get(name)
         if info is None:
-            raise BuildError(f"{self.filename}: {name} is missing", _BAD_WHEEL)
+            raise BuildError(f"{self.filename}: {name} is missing", BAD_WHEEL)
         if info.file_size > _SMALL:
             raise self._refuse(name, "metadata of more than 16 MiB")
         try:
             return Content(self, info, Promise()).read().decode("utf-8")
         except UnicodeDecodeError:
-            raise BuildError(f"{self.filename}: {name} is not UTF-8", _BAD_WHEEL) from None
+            raise BuildError(f"{self.filename}: {name} is not UTF-8", BAD_WHEEL) from None
 
     def _check_metadata(self) -> None:
         raw, _ = parse_email(self._read_text(f"{self._info_dir}/METADATA"))
@@ -338,57 +348,3 @@ def count_record_faults(path: Path, *, python: str) -> int:
             if (promise.sha256 or digest.hexdigest()) != digest.hexdigest() or (promise.size or str(content.size)) != str(content.size):
                 faults.add(name)
         return len(faults)
-
-
-def _find_name_fault(info: zipfile.ZipInfo) -> str:
-    """Why an entry's name is none that may become a path in an image; "" when it may."""
-    name = info.orig_filename
-    parts = name.removesuffix("/").split("/")
-    rules = (
-        (not info.flag_bits & _UTF8_NAME and not name.isascii(), "its name is not marked as UTF-8"),
-        (
-            "\0" in name or name != info.filename or any(ord(letter) < 32 or ord(letter) == 127 for letter in name),
-            "its name holds a NUL or another control character",
-        ),
-        ("\\" in name, "its name holds a backslash"),
-        (name.startswith("/"), "its path is absolute"),
-        (".." in parts, "its path climbs with '..'"),
-        ("" in parts or "." in parts, "its path is not in plain form"),
-        (any(len(part.encode()) > 255 for part in parts), "a part of its path is longer than a file system takes"),
-        (len(name.encode()) > _LONGEST_PATH, "its path is longer than a system takes"),
-        (any(part.startswith(".wh.") for part in parts), "a name beginning with .wh. would delete a file of the image"),
-    )
-    return next((why for wrong, why in rules if wrong), "")
-
-
-def _find_kind_fault(info: zipfile.ZipInfo) -> str:
-    """Why an entry is none of a wheel's, by its mode, flags or compression; "" when it may be."""
-    mode = info.external_attr >> 16
-    if stat.S_ISLNK(mode):
-        return "it is a symbolic link"
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR) or (stat.S_ISDIR(mode) and not info.orig_filename.endswith("/")):
-        return "it is not a regular file"
-    if mode & 0o7000:
-        return "it has a setuid, setgid or sticky bit"
-    for flag, what in _UNREADABLE.items():
-        if info.flag_bits & flag:
-            return f"it is {what}"
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return f"compression method {info.compress_type} is none that wheels use"
-    return ""
-
-
-def _raw_name(info: zipfile.ZipInfo) -> bytes:
-    return info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8_NAME else "cp437")
-
-
-def _open_zip(path: Path, label: str) -> tuple[zipfile.ZipFile, int]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
-        raise IntegrityError(f"{label} is not a zip archive: {error}", "remove the file; it is fetched again") from None
-    except UnicodeDecodeError:
-        raise BuildError(f"{label}: a name in the zip's directory is not UTF-8", _BAD_WHEEL) from None
-    except FileNotFoundError:
-        raise BuildError(f"{label}: there is no such file: {path}", "fetch the lock's wheels first") from None
-    return archive, os.open(path, os.O_RDONLY)

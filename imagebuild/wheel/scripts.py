@@ -6,7 +6,7 @@ The texts are pip's (26.x), because an image built by either engine must hold th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from imagebuild.errors import BuildError
 
@@ -63,6 +63,19 @@ def parse_entry_points(text: str, wheel: str) -> dict[str, dict[str, str]]:
             )
         found[section][name] = f"{target['module']}:{target['attribute']}"
     return found
+
+
+def drop_entry_points(text: str, names: Collection[str]) -> str:
+    """``entry_points.txt`` without the scripts ``names``."""
+    kept = []
+    section = ""
+    for line in text.splitlines():
+        plain = line.strip()
+        if plain.startswith("[") and plain.endswith("]"):
+            section = plain[1:-1]
+        if section not in _SECTIONS or plain.startswith("#") or plain.partition("=")[0].strip() not in names:
+            kept.append(f"{line}\n")
+    return "".join(kept)
 
 
 def version_entry_points(console: dict[str, str], python: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from imagebuild.check.verify.twin import SHOWN, require_twins
 from imagebuild.errors import IntegrityError
 from imagebuild.pipeline import planning
 from imagebuild.workspace import Workspace
+from tests.layer_parts import make_wheel
 from tests.parts import need_docker
 from tests.registries import Registry
 from tests.workspaces import PROJECT, Built, LayoutImage, run_tool, skopeo_copy
@@ -99,3 +101,31 @@ def test_replaced_packages_make_no_difference(built: Built, tmp_path: Path) -> N
     assert report["files"] == sum(not item.isdir() for item in image.read_headers().values())
     verified = fork.run("verify", f"cosml:{image.manifest['annotations']['org.opencontainers.image.version']}")
     verified.succeeded()
+
+
+def test_paths_that_two_bring_and_wrong_records_make_no_difference(built: Built, tmp_path: Path) -> None:
+    """The real sentry-cli, whose RECORD is wrong, and packages that bring one file and one script each with content of their own."""
+    need_docker()
+    fork = built.checkout.fork(tmp_path / "fork")
+    index = tmp_path / "index"
+    wheels = [
+        make_wheel(index / "odd-one", "odd_one", files={"ns/__init__.py": b"x = 1\n"}, entry_points="[console_scripts]\nodd = ns:x\n"),
+        make_wheel(index / "odd-two", "odd_two", files={"ns/__init__.py": b"x = 2\n", "odd_two-1.0.data/scripts/odd": b"#!python\n2\n"}),
+        make_wheel(index / "odd-same", "odd_same", files={"ns/__init__.py": b"x = 1\n"}),
+    ]
+    for wheel in wheels:
+        link = f"{wheel.name}#sha256={hashlib.sha256(wheel.read_bytes()).hexdigest()}"
+        (wheel.parent / "index.html").write_text(f'<a href="{link}">{wheel.name}</a>\n')
+    team = fork.root / "images/cosml/team.toml"
+    text = team.read_text()
+    (fork.root / "images/cosml/requirements.in").write_text("odd-one\nodd-two\nodd-same\nsentry-cli==3.8.2\n")
+    table = f'\n[[index]]\nname = "odd"\nurl = "{index.as_uri()}/"\nnames = ["odd-*"]\n'
+    team.write_text(text + table)
+    fork.run("lock", "cosml").succeeded()
+    refused = fork.run("verify", "--twin", "cosml", timeout=1200)
+    assert refused.code == 7
+    assert '[files] "ns/__init__.py" = "odd-one"' in refused.err
+    team.write_text(text + table + '\n[files]\n"ns/*" = "odd-two"\n"../../../bin/odd" = "odd-two"\n')
+    report = json.loads(fork.run("verify", "--twin", "cosml", "--json", timeout=1200).succeeded().out)
+    assert report["differences"] == []
+    assert report["records"] >= 4  # these, and the internal packages of cosml

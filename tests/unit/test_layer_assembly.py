@@ -15,10 +15,11 @@ import zstandard
 
 from imagebuild.base.model import Base, Entry
 from imagebuild.errors import BuildError, IntegrityError
-from imagebuild.layer.assembly import build_layer, find_exclusions
+from imagebuild.layer.assembly import build_layer
 from imagebuild.layer.invariants import TarEntries, check_layer
 from imagebuild.layer.model import Codec, ExtraFile, FileFact, Layer, Member
 from imagebuild.layer.placement import FolderResolver
+from imagebuild.layer.sharing import find_exclusions
 from imagebuild.layer.tar.header import encode_header
 from imagebuild.oci.model import Digest
 from imagebuild.wheel.archive import WheelArchive
@@ -166,6 +167,39 @@ def test_a_path_that_two_bring_is_its_owners(tmp_path: Path, owner: str, pattern
     assert not {"ns/__init__.py", compiled} & set(list_record(layer, f"{loser}-1.0.dist-info"))
     assert {f"ns/{loser}.py"} <= set(list_record(layer, f"{loser}-1.0.dist-info"))
     assert build(tmp_path, [one, two], files={pattern: owner}, out=tmp_path / "again").digest == layer.digest
+
+
+def test_of_three_that_bring_a_path_those_with_the_owners_file_keep_their_row(tmp_path: Path) -> None:
+    """Whoever comes first by name: what counts is whose content it is."""
+    one = make_wheel(tmp_path, "one", files={"ns/__init__.py": b"x = 1\n"})
+    same = make_wheel(tmp_path, "same", files={"ns/__init__.py": b"x = 1\n"})
+    three = make_wheel(tmp_path, "three", files={"ns/__init__.py": b"x = 3\n"})
+    paths = {"ns/__init__.py", f"ns/__pycache__/__init__.{TAG}.pyc"}
+    for owner, listing in (("three", {"three"}), ("one", {"one", "same"}), ("same", {"one", "same"})):
+        layer = build(tmp_path, [one, same, three], files={"ns/*": owner})
+        assert read_file(layer, f"{PURELIB}/ns/__init__.py") == (b"x = 3\n" if owner == "three" else b"x = 1\n")
+        assert {name for name in ("one", "same", "three") if paths & set(list_record(layer, f"{name}-1.0.dist-info"))} == listing
+
+
+@pytest.mark.parametrize("owner", ["one", "two"])
+def test_a_script_that_two_bring_is_its_owners(tmp_path: Path, owner: str) -> None:
+    one = make_wheel(tmp_path, "one", entry_points="[console_scripts]\nrun = one:main\n")
+    two = make_wheel(tmp_path, "two", files={"two-1.0.data/scripts/run": b"#!python\nprint(2)\n"})
+    with pytest.raises(BuildError, match=r"one and two both bring \.\./\.\./\.\./bin/run") as caught:
+        build(tmp_path, [one, two])
+    assert '[files] "../../../bin/run" = "one"' in caught.value.hint
+    layer = build(tmp_path, [one, two], files={"../../../bin/run": owner})
+    assert (b"from one import main" in read_file(layer, "/usr/local/bin/run")) is (owner == "one")
+    rows = {name: "../../../bin/run" in list_record(layer, f"{name}-1.0.dist-info") for name in ("one", "two")}
+    assert rows == {"one": owner == "one", "two": owner == "two"}
+    assert b"run = one:main" in read_file(layer, f"{PURELIB}/one-1.0.dist-info/entry_points.txt")
+
+
+def test_an_owner_that_does_not_bring_the_path(tmp_path: Path) -> None:
+    one = make_wheel(tmp_path, "one", files={"ns/__init__.py": b"1\n"})
+    two = make_wheel(tmp_path, "two", files={"ns/__init__.py": b"2\n"})
+    with pytest.raises(BuildError, match=r"and three, whose it is by \[files\], does not bring it"):
+        build(tmp_path, [one, two], files={"ns/*": "three"})
 
 
 def test_slim_comes_before_collisions(tmp_path: Path) -> None:
@@ -331,6 +365,6 @@ def test_many_conflicts_are_counted() -> None:
         Member(name, "1", Path(), 0, 0, tuple(FileFact(f"/usr/x{n}", 1, 0o644, name, "data") for n in range(30))) for name in ("a", "b")
     ]
     with pytest.raises(BuildError) as caught:
-        find_exclusions(members, FolderResolver(MemoryTree(USUAL)), cache_tag=TAG)
+        find_exclusions(members, FolderResolver(MemoryTree(USUAL)), interpreter=make_interpreter())
     assert caught.value.details[-1] == "and 10 more"
     assert len(caught.value.details) == 20

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import base64
+import csv
+import hashlib
 import json
 import stat
 import subprocess
@@ -44,6 +47,39 @@ def test_pip_runs_with_all_codecs_and_no_folder_that_hands_its_group_on(tmp_path
     assert seen["arguments"] == ["-q", "x"]
     assert seen["path"] != str(context)
     assert [stat.S_IMODE(folder.stat().st_mode) for folder in (library, inner)] == [outer, 0o2750]
+
+
+PIP_THAT_INSTALLS = """
+import pathlib, sysconfig
+info = pathlib.Path(sysconfig.get_path("purelib"), "one-1.0.dist-info")
+info.mkdir(parents=True)
+(info / "entry_points.txt").write_text("[console_scripts]\\n")
+(info / "RECORD").write_text("one-1.0.dist-info/RECORD,,\\none-1.0.dist-info/entry_points.txt,sha256=x,18\\none.py,sha256=y,0\\n")
+"""
+
+
+def test_entry_points_of_scripts_that_are_anothers_are_put_back(tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "install.py").write_text(render_installer())
+    text = "[console_scripts]\nrun = one:main\n"
+    (context / "entry_points.json").write_text(json.dumps({"one-1.0.dist-info": text, "absent-1.0.dist-info": text}))
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (library,) = (tmp_path / "venv" / "lib").glob("python3*/site-packages")
+    (library / "pip").mkdir()
+    (library / "pip" / "__init__.py").write_text("")
+    (library / "pip" / "__main__.py").write_text(PIP_THAT_INSTALLS)
+    subprocess.run([tmp_path / "venv" / "bin" / "python", context / "install.py", library, "--", "-q", "x"], check=True)
+    info = library / "one-1.0.dist-info"
+    assert (info / "entry_points.txt").read_text() == text
+    digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+    with (info / "RECORD").open(newline="") as stream:
+        rows = list(csv.reader(stream))
+    assert rows == [
+        ["one-1.0.dist-info/RECORD", "", ""],
+        ["one-1.0.dist-info/entry_points.txt", f"sha256={digest}", str(len(text))],
+        ["one.py", "sha256=y", "0"],
+    ]
 
 
 def test_it_reads_as_python_3_8() -> None:
