@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,8 @@ import msgspec
 from imagebuild.base.model import Base, Entry, Tree
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError
 from imagebuild.files import explain_os_error, replacing
-from imagebuild.layer.member import MemberRequest, build_members, drop_member, is_intact
+from imagebuild.layer.member import build_members
+from imagebuild.layer.memberstore import MemberRequest, drop_member, is_intact
 from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, Layer, LayerFile, Member, PackageBytes
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
 from imagebuild.layer.removal import NOTHING, ReducedTree, Removal, find_whiteouts, name_whiteout
@@ -28,6 +30,19 @@ from imagebuild.oci.compression import open_decompressed
 from imagebuild.wheel.sizes import classify_path
 
 NO_WHITEOUTS: Mapping[str, str] = {}
+
+
+class LayerRules(msgspec.Struct, frozen=True):
+    """What travels with all members of one layer. ``folders``: the base's, without what is replaced."""
+
+    base: Base
+    folders: FolderResolver
+    codec: Codec
+    cache: Path
+    mtime: int
+    files: Mapping[str, str]  # path or pattern -> the package that owns it
+    workers: int
+    report: Callable[[str], object]
 
 
 def build_layer(
@@ -62,50 +77,17 @@ def build_layer(
     if base.runtime is None:
         report(f"base {base.name} cannot run on this machine: the layer gets no bytecode, and kernels start slower")
     folders = FolderResolver(ReducedTree(base.tree, removal.owners) if removal.owners else base.tree)
-    home = base.inventory.user.home
     requests = [
         MemberRequest(path, package.name, package.version, package.sha256, package.filename, slim=slim, strict=strict)
         for path, package in sorted(wheels, key=lambda item: item[1].name)
     ]
-
-    def make(wanted: Sequence[MemberRequest]) -> list[Member]:
-        return build_members(
-            wanted,
-            interpreter=base.interpreter,
-            folders=folders,
-            codec=codec,
-            runtime=base.runtime,
-            cache=cache,
-            home=home,
-            mtime=mtime,
-            base=str(base.inventory.digest),
-            workers=workers,
-            report=report,
-        )
-
-    def prepare() -> list[Member]:
-        members = make(requests)
-        left = find_exclusions(members, folders, interpreter=base.interpreter, files=files)
-        again = [
-            msgspec.structs.replace(
-                item, exclude=left.shared.get(item.package, frozenset()), yields=left.yielded.get(item.package, frozenset())
-            )
-            for item in requests
-            if item.package in left.shared or item.package in left.yielded
-        ]
-        remade = {member.package: member for member in make(again)} if again else {}
-        return [remade.get(member.package, member) for member in members]
-
-    def assemble(members: Sequence[Member]) -> Layer:
-        brought = [fact.path for member in members for fact in member.files] + [item.path for item in extra]
-        whiteouts = find_whiteouts(removal, brought, base.tree)
-        return assemble_layer(
-            members, extra=extra, tree=folders, codec=codec, mtime=mtime, home=home, out=out, inspect=inspect, whiteouts=whiteouts
-        )
-
-    members = prepare()
+    rules = LayerRules(base, folders, codec, cache, mtime, files, workers, report)
+    finish = partial(
+        assemble_layer, extra=extra, tree=folders, codec=codec, mtime=mtime, home=base.inventory.user.home, out=out, inspect=inspect
+    )
+    members = _prepare_members(requests, rules)
     try:
-        return assemble(members)
+        return finish(members, whiteouts=_find_whiteouts(members, extra, removal, base))
     except ConfigurationError:
         raise  # no space, no permission: nothing to do with the members
     except Exception:  # the decompressor may meet the damage before the digest does, with an error of its own
@@ -116,7 +98,45 @@ def build_layer(
         for member in damaged:
             drop_member(member)
         report(f"damaged in the cache and prepared anew: {', '.join(member.package for member in damaged)}")
-        return assemble(prepare())
+        members = _prepare_members(requests, rules)
+        return finish(members, whiteouts=_find_whiteouts(members, extra, removal, base))
+
+
+def _prepare_members(requests: Sequence[MemberRequest], rules: LayerRules) -> list[Member]:
+    """The members, each without the files that an earlier one, its base or their owner has."""
+    members = _make_members(requests, rules)
+    left = find_exclusions(members, rules.folders, interpreter=rules.base.interpreter, files=rules.files)
+    again = [
+        msgspec.structs.replace(
+            item, exclude=left.shared.get(item.package, frozenset()), yields=left.yielded.get(item.package, frozenset())
+        )
+        for item in requests
+        if item.package in left.shared or item.package in left.yielded
+    ]
+    remade = {member.package: member for member in _make_members(again, rules)} if again else {}
+    return [remade.get(member.package, member) for member in members]
+
+
+def _make_members(requests: Sequence[MemberRequest], rules: LayerRules) -> list[Member]:
+    base = rules.base
+    return build_members(
+        requests,
+        interpreter=base.interpreter,
+        folders=rules.folders,
+        codec=rules.codec,
+        runtime=base.runtime,
+        cache=rules.cache,
+        home=base.inventory.user.home,
+        mtime=rules.mtime,
+        base=str(base.inventory.digest),
+        workers=rules.workers,
+        report=rules.report,
+    )
+
+
+def _find_whiteouts(members: Sequence[Member], extra: Sequence[ExtraFile], removal: Removal, base: Base) -> Mapping[str, str]:
+    brought = [fact.path for member in members for fact in member.files] + [item.path for item in extra]
+    return find_whiteouts(removal, brought, base.tree)
 
 
 def encode_prelude(
@@ -172,15 +192,7 @@ def assemble_layer(
         raise ValueError("a single stream is not decompressed again while it is written")
     folders = tree if isinstance(tree, FolderResolver) else FolderResolver(tree)
     ordered = sorted(members, key=lambda member: member.package)
-    owners: dict[str, str] = {}
-    for path, package in ((fact.path, member.package) for member in ordered for fact in member.files):
-        if owners.setdefault(path, package) != package:
-            raise BuildError(f"{owners[path]} and {package} both bring {path}", "a path can be in a layer once; leave one of them out")
-    forbidden = forbidden_folders(folders, home)
-    for item in extra:
-        _check_extra(item, folders, forbidden)
-        if owners.setdefault(item.path, "the team's own files") != "the team's own files":
-            raise BuildError(f"{owners[item.path]} brings {item.path}, which is written by this program", "leave the package out")
+    owners = _list_owners(ordered, extra, folders, home)
     prelude = encode_prelude(owners.items(), folders, mtime, whiteouts)
     tail = encode_tail(extra, mtime)
     total = len(prelude) + sum(member.uncompressed for member in ordered) + len(tail)
@@ -216,6 +228,20 @@ def assemble_layer(
         files=_list_files(ordered, extra),
         repaired={member.package: member.repaired for member in ordered if member.repaired},
     )
+
+
+def _list_owners(members: Sequence[Member], extra: Sequence[ExtraFile], folders: FolderResolver, home: str) -> dict[str, str]:
+    """Path -> package of all that goes into the layer; BuildError where a path comes twice."""
+    owners: dict[str, str] = {}
+    for path, package in ((fact.path, member.package) for member in members for fact in member.files):
+        if owners.setdefault(path, package) != package:
+            raise BuildError(f"{owners[path]} and {package} both bring {path}", "a path can be in a layer once; leave one of them out")
+    forbidden = forbidden_folders(folders, home)
+    for item in extra:
+        _check_extra(item, folders, forbidden)
+        if owners.setdefault(item.path, "the team's own files") != "the team's own files":
+            raise BuildError(f"{owners[item.path]} brings {item.path}, which is written by this program", "leave the package out")
+    return owners
 
 
 def _list_files(members: Sequence[Member], extra: Sequence[ExtraFile]) -> tuple[LayerFile, ...]:

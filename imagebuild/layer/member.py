@@ -25,59 +25,38 @@ from installer.exceptions import InstallerError
 from installer.records import InvalidRecordEntry, RecordEntry
 from installer.utils import Scheme
 
-from imagebuild import __version__
 from imagebuild.base.model import Interpreter, Runtime, Tree
-from imagebuild.decoding import make_decoder
 from imagebuild.errors import BuildError, IntegrityError
-from imagebuild.files import exclusive, explain_os_error, replacing, sweep_temporaries, write_atomic
+from imagebuild.files import exclusive, explain_os_error, replacing, sweep_temporaries
 from imagebuild.layer.bytecode import BytecodeCompiler, locate_bytecode
-from imagebuild.layer.model import LAYER_FORMAT, LAYER_MTIME, Codec, FileFact, Member
+from imagebuild.layer.memberstore import (
+    MemberIndex,
+    MemberRequest,
+    MemberRules,
+    compute_key,
+    hash_file,
+    load_member,
+    locate_note,
+    name_blob,
+    read_note,
+    save_index,
+    write_note,
+)
+from imagebuild.layer.model import LAYER_MTIME, Codec, FileFact, Member
 from imagebuild.layer.placement import FolderResolver, Placement
-from imagebuild.layer.tar.frame import FrameWriter, check_codec, describe_compressor
+from imagebuild.layer.tar.frame import FrameWriter, check_codec
 from imagebuild.layer.tar.header import count_entry, count_padding, encode_header
 from imagebuild.wheel.archive import Content, WheelArchive
 from imagebuild.wheel.record import Promise, describe_faults, render_record
 from imagebuild.wheel.scripts import render_script, rewrite_script
-from imagebuild.wheel.slim import RULES, choose_dropped
+from imagebuild.wheel.slim import choose_dropped
 
 if TYPE_CHECKING:
     from installer.scripts import ScriptSection  # exists for type checkers only
 
 _SPOOL = 8 << 20  # bytes of bytecode kept in memory per wheel; more goes to a temporary file
-_KEY = re.compile(r"[0-9a-f]{64}")
 _LIBRARY = re.compile(r".*\.so(\.\d+)*")
 _METADATA = {"INSTALLER": b"pip\n", "REQUESTED": b""}  # REQUESTED: every wheel of a lock is named explicitly
-
-
-class MemberRequest(msgspec.Struct, frozen=True):
-    """One wheel to be made a member of. ``sha256`` and ``filename`` are the lock's; empty: taken from the file."""
-
-    wheel: Path
-    package: str
-    version: str
-    sha256: str = ""
-    filename: str = ""
-    exclude: frozenset[str] = frozenset()  # final paths that RECORD lists and somebody else provides
-    slim: tuple[str, ...] = ()  # kinds of files that are left out, of RECORD too (imagebuild.wheel.slim)
-    yields: frozenset[str] = frozenset()  # final paths that are another's file: neither in the image nor in RECORD
-    strict: bool = False  # a wheel whose RECORD is wrong is refused
-
-
-class _Index(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``index.json`` of a cached member. ``check`` is the SHA-256 of the index without it: files rot too."""
-
-    sha256: str
-    compressed: int
-    uncompressed: int
-    files: tuple[FileFact, ...]
-    check: str
-    repaired: int = 0  # rows of the wheel's RECORD that were wrong
-
-    def compute_check(self) -> str:
-        return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, check=""))).hexdigest()
-
-
-_INDEX = make_decoder(_Index)
 
 
 class _Entry(msgspec.Struct):
@@ -202,8 +181,8 @@ def build_member(
     final paths to leave out (RECORD lists them all the same, for somebody else provides them).
     """
     request = MemberRequest(wheel, package, version, sha256, filename, exclude)
-    folders = FolderResolver(tree)
-    return _build(request, interpreter, folders, codec, compiler, cache, home, mtime)[0]
+    rules = MemberRules(interpreter, FolderResolver(tree), codec, cache, home, mtime, compiler is not None)
+    return _build(request, rules, compiler)[0]
 
 
 def build_members(
@@ -225,6 +204,7 @@ def build_members(
     ``base``: a digest that stands for all that ``folders`` says; with it a wheel that was seen before is not opened again.
     """
     check_codec(codec)
+    rules = MemberRules(interpreter, folders, codec, cache, home, mtime, runtime is not None, base)
     state = threading.local()
     compilers: list[BytecodeCompiler] = []
 
@@ -233,7 +213,7 @@ def build_members(
         if compiler is None and runtime is not None:
             compiler = state.compiler = BytecodeCompiler(runtime, interpreter)
             compilers.append(compiler)
-        return _build(request, interpreter, folders, codec, compiler, cache, home, mtime, base)
+        return _build(request, rules, compiler)
 
     def weigh(request: MemberRequest) -> int:
         return request.wheel.stat().st_size if request.wheel.exists() else 0
@@ -264,57 +244,26 @@ def build_members(
     return [member for member, _ in results]
 
 
-def is_intact(member: Member) -> bool:
-    """Whether the cached bytes are those of the index."""
-    return member.blob.is_file() and hash_file(member.blob) == member.sha256
-
-
-def drop_member(member: Member) -> None:
-    """Forget a cached member whose bytes turned out to be damaged."""
-    member.blob.with_name("index.json").unlink(missing_ok=True)
-
-
-def _build(
-    request: MemberRequest,
-    interpreter: Interpreter,
-    folders: FolderResolver,
-    codec: Codec,
-    compiler: BytecodeCompiler | None,
-    cache: Path,
-    home: str,
-    mtime: int,
-    base: str = "",
-) -> tuple[Member, bool]:
+def _build(request: MemberRequest, rules: MemberRules, compiler: BytecodeCompiler | None) -> tuple[Member, bool]:
     """The member, and whether it was built now."""
-    label = request.filename or request.wheel.name
-    note = _locate_note(request, interpreter, codec, compiler is not None, home, mtime, base, cache)
-    if (known := _read_note(note)) and (member := _load(cache / "members" / known, request, codec)) is not None:
+    note = locate_note(request, rules)
+    if (known := read_note(note)) and (member := load_member(rules.cache / "members" / known, request, rules.codec)) is not None:
         return member, False
+    label = request.filename or request.wheel.name
     sha256 = request.sha256 or hash_file(request.wheel)
-    with WheelArchive(request.wheel, python=interpreter.version, filename=label) as archive:
-        archive.check_identity(request.package, request.version)
-        archive.check_tags(frozenset(interpreter.tags))
-        placement = Placement(interpreter, folders, package=request.package, home=home, purelib=archive.root_is_purelib)
-        collector = _Collector(archive, placement, interpreter)
+    with WheelArchive(request.wheel, python=rules.interpreter.version, filename=label) as archive:
+        collector = _collect(archive, request, rules, label)
+        rows = ((entry.row, entry.path) for entry in collector.entries.values())
+        key = compute_key(request, sha256, rules, rows)
+        store = rules.cache / "members" / key
         try:
-            installer.install(archive, collector, _METADATA)
-        except (InstallerError, InvalidRecordEntry, KeyError, ValueError) as error:
-            said = next(
-                (text for text in reversed(error.args) if isinstance(text, str)), type(error).__name__
-            )  # others hold the wheel itself
-            raise BuildError(f"{label}: {said}", "the wheel is malformed; pin another version") from None
-        if request.slim:
-            _drop_slim(collector.entries, request.slim)
-        key = _compute_key(request, sha256, interpreter, collector, codec, compiler is not None, mtime)
-        store = cache / "members" / key
-        try:
-            member = _load(store, request, codec)
+            member = load_member(store, request, rules.codec)
             if member is not None:
-                _write_note(note, key)
+                write_note(note, key)
                 return member, False
             with exclusive(store / "lock"):
                 # Another process may have built it while this one waited.
-                member = _load(store, request, codec)
+                member = load_member(store, request, rules.codec)
                 if member is not None:
                     return member, False
                 sweep_temporaries(store)
@@ -322,14 +271,31 @@ def _build(
                     raise IntegrityError(
                         f"{label} is not the file that was locked: its sha256 differs", f"remove {request.wheel}; it is fetched again"
                     )
-                _write(store, request, interpreter, collector, codec, compiler, mtime)
-                _write_note(note, key)
-            member = _load(store, request, codec)
+                _write(store, request, rules, collector, compiler)
+                write_note(note, key)
+            member = load_member(store, request, rules.codec)
         except OSError as error:
             raise explain_os_error(error, f"preparing {label}") from error
     if member is None:
         raise IntegrityError(f"the member of {label} was changed while it was written", "run again")
     return member, True
+
+
+def _collect(archive: WheelArchive, request: MemberRequest, rules: MemberRules, label: str) -> _Collector:
+    """What the wheel would install, checked to be the package that is locked, without what ``slim`` leaves out."""
+    archive.check_identity(request.package, request.version)
+    archive.check_tags(frozenset(rules.interpreter.tags))
+    placement = Placement(rules.interpreter, rules.folders, package=request.package, home=rules.home, purelib=archive.root_is_purelib)
+    collector = _Collector(archive, placement, rules.interpreter)
+    try:
+        installer.install(archive, collector, _METADATA)
+    except (InstallerError, InvalidRecordEntry, KeyError, ValueError) as error:
+        # Other arguments hold the wheel itself.
+        said = next((text for text in reversed(error.args) if isinstance(text, str)), type(error).__name__)
+        raise BuildError(f"{label}: {said}", "the wheel is malformed; pin another version") from None
+    if request.slim:
+        _drop_slim(collector.entries, request.slim)
+    return collector
 
 
 def _drop_slim(entries: dict[str, _Entry], kinds: Sequence[str]) -> None:
@@ -338,101 +304,11 @@ def _drop_slim(entries: dict[str, _Entry], kinds: Sequence[str]) -> None:
         del entries[paths[row]]
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file in hex; BuildError when there is none."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise BuildError(f"there is no such wheel: {path}", "fetch the lock's wheels first") from None
-
-
-def _compute_key(
-    request: MemberRequest, sha256: str, interpreter: Interpreter, collector: _Collector, codec: Codec, bytecode: bool, mtime: int
-) -> str:
-    """Of everything that decides the member's bytes; the final paths stand for the base's folders and links."""
-    places = hashlib.sha256()
-    for entry in collector.entries.values():
-        places.update(f"{entry.row}\0{entry.path}\n".encode())
-    content = {
-        "format": LAYER_FORMAT,
-        "wheel": sha256,
-        "package": request.package,
-        "python": [interpreter.implementation, interpreter.version, interpreter.cache_tag, interpreter.magic],
-        "path": interpreter.path,
-        "paths": interpreter.paths,
-        "places": places.hexdigest(),
-        "codec": [codec.name, codec.level, describe_compressor(codec)],
-        "bytecode": bytecode,
-        "exclude": sorted(request.exclude),
-        "mtime": mtime,
-        **({"slim": [RULES, *request.slim]} if request.slim else {}),
-        **({"yields": sorted(request.yields)} if request.yields else {}),
-    }
-    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
-
-
-def _locate_note(
-    request: MemberRequest, interpreter: Interpreter, codec: Codec, bytecode: bool, home: str, mtime: int, base: str, cache: Path
-) -> Path | None:
-    """Where the member's key is noted, by all that decides it and what is checked of the wheel; the wheel need not be opened."""
-    if not base or not request.sha256:
-        return None
-    facts = [
-        __version__, LAYER_FORMAT, request.sha256, request.filename, request.package, request.version, sorted(request.exclude),
-        base, home, interpreter, bytecode, mtime, codec.name, codec.level, describe_compressor(codec),
-        *([RULES, *request.slim] if request.slim else []), *(["yields", *sorted(request.yields)] if request.yields else []),
-    ]  # fmt: skip
-    return cache / "member-keys" / hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()
-
-
-def _read_note(note: Path | None) -> str:
-    """The key, or nothing where there is no whole one."""
-    try:
-        text = note.read_text(encoding="ascii") if note is not None else ""
-    except (OSError, UnicodeDecodeError):
-        return ""
-    return text if _KEY.fullmatch(text) else ""
-
-
-def _write_note(note: Path | None, key: str) -> None:
-    if note is not None:
-        write_atomic(note, key.encode())
-
-
-def _name_blob(codec: Codec) -> str:
-    return "member.tar.zst" if codec.name == "zstd" else "member.tar.gz"
-
-
-def _load(store: Path, request: MemberRequest, codec: Codec) -> Member | None:
-    """The cached member if it is whole by its sizes; its bytes are checked when they are put into a layer."""
-    blob = store / _name_blob(codec)
-    try:
-        index = _INDEX.decode((store / "index.json").read_bytes())
-        if index.check != index.compute_check() or blob.stat().st_size != index.compressed:
-            return None
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    if request.strict and index.repaired:
-        raise IntegrityError(
-            f"{request.filename or request.wheel.name}: {describe_faults(index.repaired)}, and images/policy.toml has strict-record = true",
-            "pin another version, or ask the package's maintainers",
-        )
-    return Member(request.package, request.version, blob, index.compressed, index.uncompressed, index.files, index.sha256, index.repaired)
-
-
-def _write(
-    store: Path,
-    request: MemberRequest,
-    interpreter: Interpreter,
-    collector: _Collector,
-    codec: Codec,
-    compiler: BytecodeCompiler | None,
-    mtime: int,
-) -> None:
+def _write(store: Path, request: MemberRequest, rules: MemberRules, collector: _Collector, compiler: BytecodeCompiler | None) -> None:
+    """The member's frame and index. The wheel's own files are all read, so that each is checked and has a hash for RECORD."""
     entries = collector.entries
     with tempfile.SpooledTemporaryFile(max_size=_SPOOL, dir=str(store)) as spool:
-        compiled = _compile(entries, interpreter, compiler, spool) if compiler is not None else {}
+        compiled = _compile(entries, rules.interpreter, compiler, spool) if compiler is not None else {}
         for path in compiled:
             entries.pop(path, None)  # as pip does, what was compiled here replaces what the wheel ships
         total = 0
@@ -447,24 +323,21 @@ def _write(
         size = len(render_record([*rows, *dummy, (collector.record_row, "", None)]))
         total += count_entry(collector.record_path, size)
         facts: list[FileFact] = []
-        with replacing(store / _name_blob(codec)) as output:
-            frame = FrameWriter(output.write, codec, total)
+        with replacing(store / name_blob(rules.codec)) as output:
+            frame = FrameWriter(output.write, rules.codec, total)
             for entry in (*entries.values(), *compiled.values()):
                 if entry.path in left_out:
                     _read_entry(entry, lambda _: None)
                     continue
-                facts.append(_write_entry(frame, entry, mtime))
+                facts.append(_write_entry(frame, entry, rules.mtime))
             rows += [(entry.row, entry.sha256, entry.size) for entry in listed]
             record = render_record([*rows, (collector.record_row, "", None)])
-            facts.append(
-                _write_entry(
-                    frame, _Entry(collector.record_path, collector.record_row, len(record), 0o644, "metadata", lambda: [record]), mtime
-                )
-            )
+            last = _Entry(collector.record_path, collector.record_row, len(record), 0o644, "metadata", lambda: [record])
+            facts.append(_write_entry(frame, last, rules.mtime))
             frame.finish()
         repaired = _count_faults(collector)
-        index = _Index(frame.sha256, frame.compressed, total, tuple(sorted(facts, key=lambda fact: fact.path)), "", repaired)
-        write_atomic(store / "index.json", msgspec.json.encode(msgspec.structs.replace(index, check=index.compute_check())))
+        files = tuple(sorted(facts, key=lambda fact: fact.path))
+        save_index(store, MemberIndex(frame.sha256, frame.compressed, total, files, "", repaired))
 
 
 def _count_faults(collector: _Collector) -> int:

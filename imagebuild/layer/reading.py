@@ -57,51 +57,45 @@ class _HashingStream(io.RawIOBase):
         return len(data)
 
 
+class _Seen:
+    """What one pass over the tar finds: sizes by path, and the texts that say what is installed."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+        self.records: dict[str, str] = {}
+        self.lists: dict[str, str] = {}
+        self.status = ""
+        self.newest = 0
+
+    def take(self, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
+        """Note one entry."""
+        self.newest = max(self.newest, int(entry.mtime))
+        if not entry.isreg() or entry.name.rpartition("/")[2].startswith(".wh."):
+            return
+        path = "/" + entry.name.removeprefix("./")
+        self.sizes[path] = entry.size
+        if entry.size <= _TEXT_LIMIT and (path == STATUS or is_dpkg_list(path) or is_record(path)):
+            text = cast("BinaryIO", archive.extractfile(entry)).read().decode("utf-8", "replace")
+            if path == STATUS:
+                self.status = text
+            else:
+                (self.lists if is_dpkg_list(path) else self.records)[path] = text
+
+
 def read_foreign_layer(blob: Path, media_type: str) -> ForeignLayer:
     """Read ``blob`` to its end. IntegrityError when it is no compressed tar.
 
     A package's compressed size is its share by installed bytes: one stream has no borders between packages.
     """
     compression = media_type.rpartition("+")[2] if "+" in media_type else "none"
-    sizes: dict[str, int] = {}
-    records: dict[str, str] = {}
-    lists: dict[str, str] = {}
-    status = ""
-    newest = 0
     with blob.open("rb") as file:
         stored = _HashingStream(file)
         content = _HashingStream(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, CHUNK)), compression))
-        try:
-            with tarfile.open(fileobj=cast(BinaryIO, content), mode="r|", bufsize=CHUNK) as archive:
-                for entry in archive:
-                    archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-                    newest = max(newest, int(entry.mtime))
-                    if not entry.isreg() or entry.name.rpartition("/")[2].startswith(".wh."):
-                        continue
-                    path = "/" + entry.name.removeprefix("./")
-                    sizes[path] = entry.size
-                    if entry.size <= _TEXT_LIMIT and (path == STATUS or is_dpkg_list(path) or is_record(path)):
-                        text = cast("BinaryIO", archive.extractfile(entry)).read().decode("utf-8", "replace")
-                        if path == STATUS:
-                            status = text
-                        else:
-                            (lists if is_dpkg_list(path) else records)[path] = text
-            while content.read(CHUNK):
-                pass
-            while stored.read(CHUNK):
-                pass
-        except Exception as error:
-            # zstandard's and isal's errors have no common base; anything else is a defect and stays a traceback.
-            if not isinstance(error, (tarfile.TarError, EOFError)) and type(error).__name__ not in (
-                "ZstdError",
-                "IsalError",
-                "BadGzipFile",
-            ):
-                raise
-            raise IntegrityError(f"the engine's layer cannot be read: {error}", "build again; if it stays, try another builder") from None
-    system = read_system_files(lists, status, sizes)
+        seen = _scan(content, stored)
+    sizes = seen.sizes
+    system = read_system_files(seen.lists, seen.status, sizes)
     installed = sum(sizes.values())
-    described = [read_record(path, text) for path, text in records.items()]
+    described = [read_record(path, text) for path, text in seen.records.items()]
     packages = [(item.name, item.version, sum(sizes.get(path, 0) for path in item.hashes)) for item in described]
     owners = {path: (item.name, sha256) for item in described for path, sha256 in item.hashes.items()}
     packages += [(f"{name} (apt)", system.versions[name], size) for name, size in system.sizes.items()] if system else []
@@ -122,8 +116,28 @@ def read_foreign_layer(blob: Path, media_type: str) -> ForeignLayer:
             for package, sha256 in [owners.get(path, ("", ""))]
         ),
         system=system,
-        newest=newest,
+        newest=seen.newest,
     )
+
+
+def _scan(content: _HashingStream, stored: _HashingStream) -> _Seen:
+    """Read the tar, and both streams to their ends."""
+    seen = _Seen()
+    try:
+        with tarfile.open(fileobj=cast(BinaryIO, content), mode="r|", bufsize=CHUNK) as archive:
+            for entry in archive:
+                archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+                seen.take(archive, entry)
+        while content.read(CHUNK):
+            pass
+        while stored.read(CHUNK):
+            pass
+    except Exception as error:
+        # zstandard's and isal's errors have no common base; anything else is a defect and stays a traceback.
+        if not isinstance(error, (tarfile.TarError, EOFError)) and type(error).__name__ not in ("ZstdError", "IsalError", "BadGzipFile"):
+            raise
+        raise IntegrityError(f"the engine's layer cannot be read: {error}", "build again; if it stays, try another builder") from None
+    return seen
 
 
 class InstalledRecord(msgspec.Struct, frozen=True):

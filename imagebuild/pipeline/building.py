@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.files import scratch_folder, write_atomic
-from imagebuild.layer.member import hash_file
+from imagebuild.layer.memberstore import hash_file
 from imagebuild.layer.model import LAYER_MTIME, Layer
 from imagebuild.layer.removal import find_removal
 from imagebuild.pipeline.lockuse import build_local_wheels

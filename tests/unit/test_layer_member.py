@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError
 from imagebuild.layer.bytecode import BytecodeCompiler
-from imagebuild.layer.member import MemberRequest, build_member, build_members
+from imagebuild.layer.member import build_member, build_members
+from imagebuild.layer.memberstore import MemberRequest
 from imagebuild.layer.model import Codec, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.header import END_OF_ARCHIVE

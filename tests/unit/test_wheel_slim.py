@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from imagebuild.layer.member import MemberRequest, build_members
+from imagebuild.layer.member import build_members
+from imagebuild.layer.memberstore import MemberRequest
 from imagebuild.layer.model import Codec, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.wheel.slim import SLIM_KINDS, choose_dropped, find_slim_kind, slim_installed
