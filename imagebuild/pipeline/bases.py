@@ -10,7 +10,7 @@ from imagebuild.base.reading import read_base
 from imagebuild.errors import ConfigurationError
 from imagebuild.oci.model import Digest, Platform
 from imagebuild.oci.store import Store
-from imagebuild.starter.place import find_starter
+from imagebuild.starter.place import find_starter, is_current
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def open_base(workspace: Workspace, name: str, platform: Platform) -> Base:
     workspace.prepare()
     if entry.build:
         given = workspace.bundled_base
-        pinned = given[1] if given and given[0] == name else find_starter(workspace.layout) or _build_starter(workspace, platform)
+        pinned = given[1] if given and given[0] == name else _open_starter(workspace, platform)
         store: Store = workspace.layout
     else:
         pin = require_pinned(entry)
@@ -53,7 +53,11 @@ def open_base_store(workspace: Workspace, base: Base) -> Store:
     return workspace.registry_store(base.registry) if base.registry and (not given or given[0] != base.name) else workspace.layout
 
 
-def _build_starter(workspace: Workspace, platform: Platform) -> Digest:
+def _open_starter(workspace: Workspace, platform: Platform) -> Digest:
+    """The starter base that the layout has, built where there is none or an upgrade brought another lock of it."""
+    found = find_starter(workspace.layout)
+    if found is not None and (workspace.offline or is_current(workspace.layout, found)):
+        return found
     if workspace.offline:
         raise ConfigurationError(
             "the starter base is not built here yet, and --offline", "build it where there is a network, or bring a bundle"

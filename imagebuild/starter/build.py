@@ -26,12 +26,11 @@ from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, P
 from imagebuild.oci.store import Presence
 from imagebuild.recipe import created_epoch
 from imagebuild.starter import rootfs
-from imagebuild.starter.place import REPOSITORY, TAG, find_starter
+from imagebuild.starter.place import LOCKFILE, REPOSITORY, TAG, find_starter, is_current
 
 ROOT_REPOSITORY = "bases/starter-root"
 _FOLDER = Path(__file__).parent
 REQUIREMENTS = _FOLDER / "requirements.in"
-LOCKFILE = _FOLDER / "pylock.toml"
 _CODEC = Codec()
 
 
@@ -134,12 +133,15 @@ def lock_starter(layout: LayoutStore, cache: Path, platform: Platform, cutoff: s
 
 
 def build_starter(layout: LayoutStore, cache: Path, platform: Platform, report: Callable[[str], None], *, rebuild: bool = False) -> Digest:
-    """The starter base's manifest digest; built when the layout has none yet, or when ``rebuild`` asks for newer Debian packages."""
-    if not rebuild and (digest := find_starter(layout)) is not None:
+    """The starter base's manifest digest. Built when the layout has none of this program's lock; ``rebuild``: for newer Debian packages."""
+    if not rebuild and (digest := find_starter(layout)) is not None and is_current(layout, digest):
         return digest
     with exclusive(cache / "starter.lock"):
-        if not rebuild and (digest := find_starter(layout)) is not None:  # another run made it while this one waited
+        digest = find_starter(layout)
+        if not rebuild and digest is not None and is_current(layout, digest):  # another run made it while this one waited
             return digest
+        if not rebuild and digest is not None:
+            report("base starter: this imagebuild brings a newer lock of it; it is built anew, and its teams are locked on it")
         lock = starter_lock()
         root = _read_root(layout, _put_root(layout, lock.cutoff, platform, report), platform, cache, report)
         if root.inventory.fingerprint != lock.base_fingerprint:
