@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
@@ -91,6 +91,43 @@ def _parse_pax(data: bytes) -> dict[bytes, bytes]:
         records[key] = value
         position += length
     return records
+
+
+class _Raw(NamedTuple):
+    """The fields of a header block."""
+
+    name: bytes
+    mode: bytes
+    uid: bytes
+    gid: bytes
+    size: bytes
+    mtime: bytes
+    checksum: bytes
+    flag: bytes
+    link: bytes
+    magic: bytes
+    user: bytes
+    group: bytes
+    major: bytes
+    minor: bytes
+    prefix: bytes
+
+
+class _Before:
+    """What extended headers said of the entry that follows them."""
+
+    def __init__(self) -> None:
+        self.pax: dict[bytes, bytes] = {}
+        self.name = b""
+        self.link = b""
+
+
+def _check_sum(block: bytes, checksum: bytes) -> None:
+    # The sum counts the checksum field itself as spaces; historic tars summed signed bytes.
+    total = sum(block) - sum(checksum) + 256
+    stated = _parse_number(checksum)
+    if stated != total and stated != total - 256 * sum(byte > 127 for byte in block[:148] + block[156:]):
+        raise IntegrityError("a layer of the base has a tar header with a wrong checksum", _HINT)
 
 
 class LayerArchive:
@@ -181,80 +218,91 @@ class LayerArchive:
 
     def entries(self) -> Iterator[Header]:
         """Every entry up to the end-of-archive mark (or the end of the stream). Content not taken is skipped."""
-        extended: dict[bytes, bytes] = {}
-        long_name = long_link = None
+        before = _Before()
         while True:
             self._skip(self._left + self._padding)
             self._left = self._padding = 0
-            block = self._take(_BLOCK)
-            if not block or block.count(0) == len(block):
-                if block and len(block) < _BLOCK:
-                    raise IntegrityError("a layer of the base ends in the middle of a header", _HINT)
+            block = self._take_block()
+            if block is None:
                 return
-            if len(block) < _BLOCK:
-                raise IntegrityError("a layer of the base ends in the middle of a header", _HINT)
-            name, mode, uid, gid, size_field, _, checksum, flag, link, magic, _, _, _, _, prefix = _HEADER.unpack(block)
-            # The sum counts the checksum field itself as spaces; historic tars summed signed bytes.
-            total = sum(block) - sum(checksum) + 256
-            stated = _parse_number(checksum)
-            if stated != total and stated != total - 256 * sum(byte > 127 for byte in block[:148] + block[156:]):
-                raise IntegrityError("a layer of the base has a tar header with a wrong checksum", _HINT)
-            size = _parse_number(size_field)
-            if flag in (b"x", b"g", b"L", b"K"):
-                data = self._read_extension(size)
-                if flag == b"x":
-                    extended = _parse_pax(data)
-                elif flag == b"g":
-                    self._defaults = {**self._defaults, **_parse_pax(data)}
-                elif flag == b"L":
-                    long_name = data.rstrip(b"\0")
-                else:
-                    long_link = data.rstrip(b"\0")
+            raw = _Raw(*_HEADER.unpack(block))
+            _check_sum(block, raw.checksum)
+            if raw.flag in (b"x", b"g", b"L", b"K"):
+                self._note_extension(raw, before)
                 continue
-            name, link = name.partition(b"\0")[0], link.partition(b"\0")[0]
-            if magic[:6] == b"ustar\0" and prefix[0]:  # POSIX only: GNU keeps other things in that field
-                name = prefix.partition(b"\0")[0] + b"/" + name
-            pax = {**self._defaults, **extended} if self._defaults else extended
-            if pax.get(b"size"):
-                size = _parse_decimal(pax[b"size"])
-            name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or long_name or name
-            link = pax.get(b"linkpath") or long_link or link
-            extended, long_name, long_link = {}, None, None
-            header = Header(
-                path=normalise_name(name),
-                kind="other",
-                mode=_parse_number(mode) & 0o7777,
-                uid=_parse_decimal(pax[b"uid"]) if pax.get(b"uid") else _parse_number(uid),
-                gid=_parse_decimal(pax[b"gid"]) if pax.get(b"gid") else _parse_number(gid),
-                size=0,
-                link=b"",
-            )
-            if flag[0] in _REGULAR:
-                header.kind = "dir" if flag == b"\0" and name.endswith(b"/") else "file"
-                header.stored = header.size = size if header.kind == "file" else 0
-                header.sparse = flag == b"S" or any(key.startswith(b"GNU.sparse.") for key in pax)
-                if flag == b"S":
-                    header.size = _parse_number(block[483:495])
-                    more = block[482]
-                    while more:
-                        extension = self._take(_BLOCK)
-                        if len(extension) < _BLOCK:
-                            raise IntegrityError("a layer of the base ends in the middle of a header", _HINT)
-                        more = extension[504]
-                elif header.sparse:
-                    real = pax.get(b"GNU.sparse.realsize") or pax.get(b"GNU.sparse.size") or b"0"
-                    header.size = _parse_decimal(real)
-            elif flag == b"5":
-                header.kind = "dir"
-            elif flag == b"2":
-                header.kind, header.link = "symlink", link
-                if not link or b"\0" in link:
-                    raise IntegrityError(f"a layer of the base holds a symbolic link to nowhere: {name[:200]!r}", _HINT)
-            elif flag == b"1":
-                header.kind, header.link = "hardlink", normalise_name(link)
-                header.stored = size  # POSIX lets a hard link carry the data again
-            elif flag not in (b"3", b"4", b"6"):
-                raise IntegrityError(f"a layer of the base holds a tar entry of unknown type {flag!r}: {name[:200]!r}", _HINT)
+            header = self._read_header(raw, block, before)
+            before = _Before()
             self._left = header.stored
             self._padding = -header.stored % _BLOCK
             yield header
+
+    def _take_block(self) -> bytes | None:
+        """A header; None at the end of the archive."""
+        block = self._take(_BLOCK)
+        if not block or (len(block) == _BLOCK and block.count(0) == _BLOCK):
+            return None
+        if len(block) < _BLOCK:
+            raise IntegrityError("a layer of the base ends in the middle of a header", _HINT)
+        return block
+
+    def _note_extension(self, raw: _Raw, before: _Before) -> None:
+        """Keep what an extended header says of the entry that follows, or of all that follow."""
+        data = self._read_extension(_parse_number(raw.size))
+        if raw.flag == b"x":
+            before.pax = _parse_pax(data)
+        elif raw.flag == b"g":
+            self._defaults = {**self._defaults, **_parse_pax(data)}
+        elif raw.flag == b"L":
+            before.name = data.rstrip(b"\0")
+        else:
+            before.link = data.rstrip(b"\0")
+
+    def _read_header(self, raw: _Raw, block: bytes, before: _Before) -> Header:
+        size = _parse_number(raw.size)
+        name, link = raw.name.partition(b"\0")[0], raw.link.partition(b"\0")[0]
+        if raw.magic[:6] == b"ustar\0" and raw.prefix[0]:  # POSIX only: GNU keeps other things in that field
+            name = raw.prefix.partition(b"\0")[0] + b"/" + name
+        pax = {**self._defaults, **before.pax} if self._defaults else before.pax
+        if pax.get(b"size"):
+            size = _parse_decimal(pax[b"size"])
+        name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or before.name or name
+        link = pax.get(b"linkpath") or before.link or link
+        header = Header(
+            path=normalise_name(name),
+            kind="other",
+            mode=_parse_number(raw.mode) & 0o7777,
+            uid=_parse_decimal(pax[b"uid"]) if pax.get(b"uid") else _parse_number(raw.uid),
+            gid=_parse_decimal(pax[b"gid"]) if pax.get(b"gid") else _parse_number(raw.gid),
+            size=0,
+            link=b"",
+        )
+        if raw.flag[0] in _REGULAR:
+            header.kind = "dir" if raw.flag == b"\0" and name.endswith(b"/") else "file"
+            header.stored = header.size = size if header.kind == "file" else 0
+            header.sparse = raw.flag == b"S" or any(key.startswith(b"GNU.sparse.") for key in pax)
+            if header.sparse:
+                header.size = self._read_sparse_size(raw.flag, block, pax)
+        elif raw.flag == b"5":
+            header.kind = "dir"
+        elif raw.flag == b"2":
+            header.kind, header.link = "symlink", link
+            if not link or b"\0" in link:
+                raise IntegrityError(f"a layer of the base holds a symbolic link to nowhere: {name[:200]!r}", _HINT)
+        elif raw.flag == b"1":
+            header.kind, header.link = "hardlink", normalise_name(link)
+            header.stored = size  # POSIX lets a hard link carry the data again
+        elif raw.flag not in (b"3", b"4", b"6"):
+            raise IntegrityError(f"a layer of the base holds a tar entry of unknown type {raw.flag!r}: {name[:200]!r}", _HINT)
+        return header
+
+    def _read_sparse_size(self, flag: bytes, block: bytes, pax: dict[bytes, bytes]) -> int:
+        """The size of a file with holes; what GNU's old format adds to the header is skipped."""
+        if flag != b"S":
+            return _parse_decimal(pax.get(b"GNU.sparse.realsize") or pax.get(b"GNU.sparse.size") or b"0")
+        more = block[482]
+        while more:
+            extension = self._take(_BLOCK)
+            if len(extension) < _BLOCK:
+                raise IntegrityError("a layer of the base ends in the middle of a header", _HINT)
+            more = extension[504]
+        return _parse_number(block[483:495])
