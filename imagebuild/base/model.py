@@ -83,6 +83,32 @@ class Distribution(msgspec.Struct, frozen=True, omit_defaults=True):
     extras: tuple[str, ...] = ()  # Provides-Extra
 
 
+class SystemPackage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One package of the base that is not a distribution of its Python (conda's may be both)."""
+
+    kind: Literal["deb", "rpm", "conda", "cran"]
+    name: str
+    version: str  # as its manager writes it: epoch, version, release
+    architecture: str = ""
+    source: str = ""  # the source package, where it is named otherwise
+    source_version: str = ""  # the same of its version
+
+
+class OperatingSystem(msgspec.Struct, frozen=True):
+    """``ID`` and ``VERSION_ID`` of os-release(5): debian 12, ubuntu 22.04, rhel 9.4; empty where there is none."""
+
+    id: str = ""
+    version: str = ""
+
+
+class SystemInventory(msgspec.Struct, frozen=True):
+    """What the base brings besides Python's distributions."""
+
+    os: OperatingSystem = OperatingSystem()
+    packages: tuple[SystemPackage, ...] = ()
+    unread: tuple[str, ...] = ()  # package databases that are there and could not be read
+
+
 class User(msgspec.Struct, frozen=True):
     """Who the image runs as. ``config`` is ``config.User`` verbatim; the rest is looked up in the base's passwd."""
 
@@ -115,6 +141,7 @@ class Inventory(msgspec.Struct, frozen=True):
     distributions: tuple[Distribution, ...]
     layers: tuple[BaseLayer, ...]
     shadowed_interpreters: tuple[str, ...] = ()  # further Pythons later on PATH
+    system: SystemInventory = SystemInventory()  # no part of the fingerprint: no lock depends on it
 
     def distribution(self, name: str) -> Distribution | None:
         """The installed distribution of that normalised name."""

@@ -22,6 +22,7 @@ import msgspec
 from imagebuild.base.archive import Header, LayerArchive
 from imagebuild.base.model import INVENTORY_FORMAT, Base, BaseLayer, Interpreter, Inventory, User, compute_fingerprint
 from imagebuild.base.runtime import CutRuntime, Launch, runs_here
+from imagebuild.base.systempackages import is_system_database, read_system_packages
 from imagebuild.base.tree import SqliteTree, TreeWriter
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
@@ -31,7 +32,7 @@ from imagebuild.oci.store import Store
 
 _INVENTORY = make_decoder(Inventory)
 
-CACHE_FORMAT = 2  # of the folder; raise it when what is kept changes
+CACHE_FORMAT = 3  # of the folder; raise it when what is kept changes
 HASHED_LIMIT = 1 << 20  # bytes: larger files in site-packages get no sha256
 _TEXT_LIMIT = 32 << 20
 _LIBRARY_LIMIT = 64 << 20
@@ -92,6 +93,8 @@ def choose_keeping(path: bytes, size: int) -> str:
         if name == b"pyvenv.cfg" or path in _SINGLE_FILES or folder == b"/etc/ld.so.conf.d":
             return "text"
         if name.endswith(b".json") and folder.endswith(b"/conda-meta"):
+            return "text"
+        if is_system_database(path):
             return "text"
         if name.endswith(b".list") and folder == b"/var/lib/dpkg/info":
             return "owned"
@@ -325,6 +328,7 @@ def _describe(
         distributions=distributions,
         layers=layers,
         shadowed_interpreters=python.shadowed if python else (),
+        system=read_system_packages(tree),
     )
     return inventory, launch
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from imagebuild.base.systempackages import parse_status
+
 STATUS = "/var/lib/dpkg/status"
 _LIST = re.compile(r"/var/lib/dpkg/info/([a-z0-9][a-z0-9+.-]*)(?::([a-z0-9-]+))?\.list")
 _CONTROL = re.compile(r"(/var/lib/dpkg/info/[^/]+)\.(?!list$)[a-z0-9]+")
@@ -63,12 +65,7 @@ def is_dpkg_list(path: str) -> bool:
 
 def read_status(text: str) -> dict[tuple[str, str], str]:
     """(package, architecture) -> version of every installed package of a dpkg status file (deb-control(5) stanzas)."""
-    found = {}
-    for stanza in text.split("\n\n"):
-        fields = dict(re.findall(r"(?m)^(Package|Architecture|Version|Status): (.*)$", stanza))
-        if fields.get("Status", "").endswith(" installed") and "Package" in fields:
-            found[fields["Package"], fields.get("Architecture", "")] = fields.get("Version", "")
-    return found
+    return {(item.name, item.architecture): item.version for item in parse_status(text)}
 
 
 def read_system_files(lists: Mapping[str, str], status: str, sizes: Mapping[str, int]) -> SystemFiles | None:
