@@ -9,17 +9,29 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+LONGEST = 500  # characters of one text
+
 
 class ImagebuildError(Exception):
-    """Base of all expected failures. ``details`` are further lines, printed between message and hint."""
+    """Base of all expected failures. ``details`` are further lines, printed between message and hint.
+
+    What others wrote (a name, another program's output) may be of any length: of a text over :data:`LONGEST` the middle is left out.
+    """
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, hint: str = "", details: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.details = details
+        self.message = _shorten(message)
+        self.hint = _shorten(hint)
+        self.details = tuple(map(_shorten, details))
+        super().__init__(self.message)
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= LONGEST:
+        return text
+    end = LONGEST // 3
+    return f"{text[: LONGEST - end - 5]} ... {text[-end:]}"
 
 
 class UsageError(ImagebuildError):

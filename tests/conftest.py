@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from hypothesis import settings
 
-from imagebuild.errors import ImagebuildError
+from imagebuild.errors import LONGEST, ImagebuildError
 
 pytest_plugins = ("tests.workspaces",)  # one build of the main job for all modules
 
@@ -18,29 +19,42 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 _skipped: list[str] = []
-_LONGEST = 500  # of one line for people
 _REPR = re.compile(r"\b[A-Z]\w*\(\w+=|\b\w+=\(|<[\w.]+ object at 0x|\bStruct\b")
 
 
 def find_repr(text: str) -> str:
     """Why a line is not one for people: too long, or an object's repr in it; "" when it is."""
-    if len(text) > _LONGEST:
+    if len(text) > LONGEST:
         return f"{len(text)} characters: {text[:200]}"
     found = _REPR.search(text)
     return f"an object's repr: {text[max(0, found.start() - 40) : found.end() + 80]}" if found else ""
 
 
+def watch_values(patch: pytest.MonkeyPatch, faults: list[str]) -> None:
+    """From now on a Struct of ours that is put into a text, and has no words of its own, is a fault."""
+
+    def formatted(value: msgspec.Struct, _spec: str) -> str:
+        kind = type(value)
+        plain = kind.__str__ is object.__str__ and "__repr__" not in vars(kind)  # one that is written hides what it must
+        if plain and kind.__module__.startswith("imagebuild."):
+            faults.append(f"a whole {kind.__name__} in a text: name one of its fields")
+        return str(value)
+
+    patch.setattr(msgspec.Struct, "__format__", formatted)
+
+
 @pytest.fixture(autouse=True)
 def _errors_are_for_people(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every error that a test makes us raise, with the values it has there, is checked as it is made."""
+    """Every error that a test makes us raise, with the values it has there, is checked as it is made; no text holds a whole Struct."""
     faults: list[str] = []
     plain = ImagebuildError.__init__
 
     def checked(self: ImagebuildError, message: str, hint: str = "", details: tuple[str, ...] = ()) -> None:
-        faults.extend(f"{type(self).__name__}: {fault}" for line in (message, hint) if (fault := find_repr(line)))
+        faults.extend(f"{type(self).__name__}: {fault}" for line in (message, hint, *details) if (fault := find_repr(line)))
         plain(self, message, hint, details)
 
     monkeypatch.setattr(ImagebuildError, "__init__", checked)
+    watch_values(monkeypatch, faults)
     yield
     assert not faults, faults[0]
 

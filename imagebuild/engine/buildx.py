@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from imagebuild.base.model import Base
+from imagebuild.base.sites import find_sites
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, RemoteError
 from imagebuild.layer.model import Codec
 from imagebuild.layer.reading import ForeignLayer, read_foreign_layer
@@ -368,7 +369,7 @@ def _take_layer(image: _BuiltImage, base: Base, codec: Codec, out: Path) -> Fore
             "use a newer BuildKit, or another [layer] compression in team.toml",
         )
     image.fetch(descriptor, out)
-    layer = read_foreign_layer(out, descriptor.media_type)
+    layer = read_foreign_layer(out, descriptor.media_type, find_sites(base.inventory, base.tree, base.config.container.environment))
     if (layer.digest, layer.size) != (descriptor.digest, descriptor.size) or layer.diff_id != config.rootfs.diff_ids[-1]:
         raise IntegrityError("the layer the builder wrote is not the one its manifest names", "run again; if it stays, try another builder")
     return layer

@@ -7,6 +7,7 @@ import hashlib
 import io
 import posixpath
 import tarfile
+from collections.abc import Set
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -16,7 +17,7 @@ from imagebuild.errors import IntegrityError
 from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system_files
 from imagebuild.layer.model import Layer, LayerFile, PackageBytes
 from imagebuild.oci.compression import CHUNK, open_decompressed
-from imagebuild.wheel.installed import is_record, parse_info_path
+from imagebuild.wheel.installed import NO_SITES, is_record, parse_info_path
 from imagebuild.wheel.record import decode_hash
 from imagebuild.wheel.sizes import classify_path
 
@@ -60,7 +61,8 @@ class _HashingStream(io.RawIOBase):
 class _Seen:
     """What one pass over the tar finds: sizes by path, and the texts that say what is installed."""
 
-    def __init__(self) -> None:
+    def __init__(self, sites: Set[str]) -> None:
+        self._sites = sites
         self.sizes: dict[str, int] = {}
         self.records: dict[str, str] = {}
         self.lists: dict[str, str] = {}
@@ -74,7 +76,7 @@ class _Seen:
             return
         path = "/" + entry.name.removeprefix("./")
         self.sizes[path] = entry.size
-        if entry.size <= _TEXT_LIMIT and (path == STATUS or is_dpkg_list(path) or is_record(path)):
+        if entry.size <= _TEXT_LIMIT and (path == STATUS or is_dpkg_list(path) or is_record(path, self._sites)):
             text = cast("BinaryIO", archive.extractfile(entry)).read().decode("utf-8", "replace")
             if path == STATUS:
                 self.status = text
@@ -82,8 +84,8 @@ class _Seen:
                 (self.lists if is_dpkg_list(path) else self.records)[path] = text
 
 
-def read_foreign_layer(blob: Path, media_type: str) -> ForeignLayer:
-    """Read ``blob`` to its end. IntegrityError when it is no compressed tar.
+def read_foreign_layer(blob: Path, media_type: str, sites: Set[str] = NO_SITES) -> ForeignLayer:
+    """Read ``blob`` to its end; ``sites``: where distributions count. IntegrityError when it is no compressed tar.
 
     A package's compressed size is its share by installed bytes: one stream has no borders between packages.
     """
@@ -91,11 +93,11 @@ def read_foreign_layer(blob: Path, media_type: str) -> ForeignLayer:
     with blob.open("rb") as file:
         stored = _HashingStream(file)
         content = _HashingStream(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, CHUNK)), compression))
-        seen = _scan(content, stored)
+        seen = _scan(content, stored, sites)
     sizes = seen.sizes
     system = read_system_files(seen.lists, seen.status, sizes)
     installed = sum(sizes.values())
-    described = [read_record(path, text) for path, text in seen.records.items()]
+    described = [read_record(path, text, sites) for path, text in seen.records.items()]
     packages = [(item.name, item.version, sum(sizes.get(path, 0) for path in item.hashes)) for item in described]
     owners = {path: (item.name, sha256) for item in described for path, sha256 in item.hashes.items()}
     packages += [(f"{name} (apt)", system.versions[name], size) for name, size in system.sizes.items()] if system else []
@@ -120,9 +122,9 @@ def read_foreign_layer(blob: Path, media_type: str) -> ForeignLayer:
     )
 
 
-def _scan(content: _HashingStream, stored: _HashingStream) -> _Seen:
+def _scan(content: _HashingStream, stored: _HashingStream, sites: Set[str]) -> _Seen:
     """Read the tar, and both streams to their ends."""
-    seen = _Seen()
+    seen = _Seen(sites)
     try:
         with tarfile.open(fileobj=cast(BinaryIO, content), mode="r|", bufsize=CHUNK) as archive:
             for entry in archive:
@@ -148,9 +150,9 @@ class InstalledRecord(msgspec.Struct, frozen=True):
     hashes: dict[str, str]
 
 
-def read_record(path: str, text: str) -> InstalledRecord:
+def read_record(path: str, text: str, sites: Set[str] = NO_SITES) -> InstalledRecord:
     """The RECORD at ``path`` (:func:`imagebuild.wheel.installed.is_record`); rows that make no sense have no hash."""
-    info = parse_info_path(path)
+    info = parse_info_path(path, sites)
     assert info is not None
     hashes: dict[str, str] = {}
     for row in csv.reader(text.splitlines()):

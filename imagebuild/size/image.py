@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import defaultdict
@@ -13,8 +14,11 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from imagebuild import annotations as names
+from imagebuild.base.reading import decode_inventory
+from imagebuild.base.sites import find_sites
 from imagebuild.base.tree import SqliteTree
 from imagebuild.catalogue.lookup import FoundImage
+from imagebuild.errors import ConfigurationError
 from imagebuild.layer.dpkg import STATUS, is_dpkg_list, read_system_files
 from imagebuild.layer.model import LayerFile
 from imagebuild.layer.reading import read_record
@@ -24,7 +28,7 @@ from imagebuild.size.measurement import FindContents, MeasuredPackage, summarise
 from imagebuild.size.model import SizeReport
 from imagebuild.size.needs import SOURCE
 from imagebuild.size.scan import Scan, scan_layers
-from imagebuild.wheel.installed import is_record
+from imagebuild.wheel.installed import NO_SITES, is_record
 from imagebuild.wheel.sizes import classify_path
 from imagebuild.workspace import Workspace
 
@@ -43,11 +47,11 @@ def find_owners(scan: Scan) -> dict[str, _Owned]:
     """The packages of the layers by label: Python distributions by name, others as ``NAME (conda)`` and ``NAME (apt)``."""
     found: dict[str, _Owned] = {}
     for path, text in scan.texts.items():
-        if is_record(path):
-            record = read_record(path, text)
-            found[record.name] = _Owned(
-                record.version, record.hashes, _read_needs(scan.texts.get(path.replace("/RECORD", "/METADATA"), ""))
-            )
+        if is_record(path, scan.sites):
+            record = read_record(path, text, scan.sites)
+            needs = _read_needs(scan.texts.get(path.replace("/RECORD", "/METADATA"), ""))
+            twice = found[record.name].hashes if record.name in found else {}  # in a virtual environment as well
+            found[record.name] = _Owned(record.version, {**twice, **record.hashes}, needs)
         elif match := _CONDA.fullmatch(path):
             document = _read_json(text)
             listed = document.get("files")
@@ -94,7 +98,8 @@ def measure_image(
     contents = _find_base_contents(workspace, below)
     sizes = contents.list_hashed_sizes() if contents is not None else frozenset[int]()
     layers = image.manifest.layers[below.layers :]
-    scan = scan_layers(image.store, image.repository, layers, sizes=sizes, report=report)
+    sites = _find_sites(workspace, image, below, contents)
+    scan = scan_layers(image.store, image.repository, layers, sizes=sizes, sites=sites, report=report)
     return _account(image, below, scan, lock, contents.find_contents if contents is not None else None)
 
 
@@ -136,6 +141,14 @@ def _find_askers(image: FoundImage, owned: Mapping[str, _Owned], lock: Lock | No
         for needed in item.needs:
             askers[needed].append(name)
     return {name: (*((SOURCE,) if name in direct else ()), *sorted(askers.get(name, ()))) for name in owned}
+
+
+def _find_sites(workspace: Workspace, image: FoundImage, below: BaseLayers, tree: SqliteTree | None) -> frozenset[str]:
+    """Where the distributions of ``image`` count, by what the cache knows of the base's Python, without a request."""
+    path = workspace.cache / "bases" / below.digest.removeprefix("sha256:") / "inventory.json"
+    with contextlib.suppress(OSError, ConfigurationError):
+        return find_sites(decode_inventory(path.read_bytes()), tree, image.config.container.environment)
+    return NO_SITES
 
 
 def _find_base_contents(workspace: Workspace, below: BaseLayers) -> SqliteTree | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from typing import Any, BinaryIO
 
 import msgspec
@@ -20,7 +20,7 @@ from imagebuild.layer.dpkg import STATUS, is_dpkg_list
 from imagebuild.layer.tar.flow import open_chunks, read_ahead
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Store
-from imagebuild.wheel.installed import is_metadata, is_record
+from imagebuild.wheel.installed import NO_SITES, is_metadata, is_record
 
 # Stored bytes decompressed at a time: how finely they are told apart, and a bound on what a hostile layer unpacks to at once
 # (gzip gives at most 1032 bytes for one, zstd 128 KiB for a block of four).
@@ -46,6 +46,7 @@ class Scan(msgspec.Struct):
     hidden: int = 0
     fetched: int = 0
     overhead: float = 0  # stored bytes of what is hidden
+    sites: Set[str] = NO_SITES  # where distributions count
 
     def hide(self, path: str, *, below: bool, itself: bool = True) -> None:
         """What a whiteout, or another entry at ``path``, does to lower layers; ``below``: a folder's contents too."""
@@ -58,9 +59,9 @@ class Scan(msgspec.Struct):
             self.overhead += gone.stored
 
 
-def wants_text(path: str) -> bool:
+def wants_text(path: str, sites: Set[str]) -> bool:
     """Files that say which package others are of, and what packages need."""
-    if is_record(path) or is_metadata(path) or path == STATUS or is_dpkg_list(path):
+    if is_record(path, sites) or is_metadata(path, sites) or path == STATUS or is_dpkg_list(path):
         return True
     return "/conda-meta/" in path and path.endswith(".json")
 
@@ -71,10 +72,11 @@ def scan_layers(
     layers: Sequence[Descriptor],
     *,
     sizes: Collection[int] = frozenset(),
+    sites: Set[str] = NO_SITES,
     report: Callable[[str], object] = str,
 ) -> Scan:
     """Read ``layers``, lowest first. ``sizes``: files of these sizes are hashed (empty: none). IntegrityError for damaged ones."""
-    scan = Scan({}, {})
+    scan = Scan({}, {}, sites=sites)
     for number, layer in enumerate(layers, 1):
         report(f"reading layer {number} of {len(layers)} above the base ({layer.size / 1e6:.1f} MB)")
         try:
@@ -171,7 +173,7 @@ def _scan_layer(scan: Scan, stream: BinaryIO, compression: str, sizes: Collectio
             if header.kind != "file":
                 continue
             file = ScannedFile(path, header.size, 0.0)
-            keep = wants_text(path) and header.stored <= _TEXT_LIMIT
+            keep = wants_text(path, scan.sites) and header.stored <= _TEXT_LIMIT
             digest = hashlib.sha256() if header.size in sizes else None
             pieces: list[bytes] = []
             for piece in archive.content() if keep or digest is not None else ():

@@ -6,6 +6,8 @@ where nothing of imagebuild is: standard library only, for Python 3.8 and newer.
 
 import csv
 import os
+import site
+import sys
 from pathlib import Path
 from typing import Callable, Iterable, Set  # noqa: UP035 - for Python 3.8
 
@@ -43,21 +45,25 @@ def choose_dropped(rows: Iterable[str], kinds: Iterable[str], read: Callable[[st
 def slim_installed(roots: Iterable[str], before: Set[str], kinds: Iterable[str]) -> None:  # noqa: UP006
     """Drop files of the distributions under ``roots`` whose .dist-info folder is not in ``before``: all files and folders there were.
 
-    What was there before stays, whoever lists it now.
+    What a package carries inside itself is no distribution: Python does not look there. What was there before stays, whoever
+    lists it now.
     """
+    sites = {os.path.realpath(folder) for folder in [*sys.path, *site.getsitepackages()]}
     for root in roots:
         for folder, _, files in os.walk(root):
-            if folder.endswith(".dist-info") and folder not in before and "RECORD" in files:
+            if not folder.endswith(".dist-info") or folder in before or "RECORD" not in files:
+                continue
+            if str(Path(folder).parent.resolve()) in sites:
                 _slim_distribution(Path(folder), before, kinds)
 
 
 def _slim_distribution(info: Path, before: Set[str], kinds: Iterable[str]) -> None:  # noqa: UP006
-    site = info.parent
+    home = info.parent
     with (info / "RECORD").open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.reader(stream) if row]
-    dropped = choose_dropped((row[0] for row in rows), kinds, lambda name: (site / name).read_bytes())
+    dropped = choose_dropped((row[0] for row in rows), kinds, lambda name: (home / name).read_bytes())
     for name in sorted(dropped):
-        path = Path(os.path.normpath(site / name))
+        path = Path(os.path.normpath(home / name))
         if str(path) in before:
             continue
         path.unlink(missing_ok=True)  # two distributions may list one file

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +151,60 @@ def test_without_a_base_all_of_it_is_counted_and_said(foreign: Foreign, tmp_path
     assert any("name it with --base" in note for note in report["notes"])
     assert any(item["name"].endswith(" (apt)") for item in report["packages"])
     elsewhere.run("size", foreign.name, "--base", foreign.name.replace("app:1", "nosuch:1")).refused(2, "there is no image")
+
+
+# --- packages inside packages -----------------------------------------------------------------------------------------
+
+# setuptools 80.9.0 brings 14 distributions in setuptools/_vendor, packaging 24.2, wheel 0.45.1 and zipp 3.19.2 among them.
+VENDORING = {"setuptools": "80.9.0", "packaging": "25.0", "zipp": "3.23.0", "wheel": "0.45.1"}
+
+
+def test_what_setuptools_carries_inside_itself_is_setuptools_in_size_and_diff(
+    built: Built, foreign: Foreign, hub: Registry, tmp_path: Path
+) -> None:
+    wanted = [f"{name}=={version}" for name, version in VENDORING.items()]
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "-d", str(tmp_path), *wanted]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("missing part: package index")
+    name = f"{hub.host}/foreign/vendoring:1"
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {foreign.base}\nUSER root\n"
+        "RUN --network=none --mount=type=bind,target=/w python3 -m pip install -q --break-system-packages --no-deps --no-index "
+        "--no-cache-dir --force-reinstall /w/*.whl\nUSER 1000\n"
+    )
+    output = f"type=image,name={name},push=true,oci-mediatypes=true"
+    run_tool(need_docker(), "buildx", "build", "--quiet", "--provenance=false", "--output", output, str(tmp_path))
+    report = size_of(built.checkout, name, "--base", foreign.base)
+    packages = {item["name"]: item for item in report["packages"]}
+    assert {key: item["version"] for key, item in packages.items() if key != "(no package)"} == VENDORING
+    for key, item in packages.items():
+        if key != "(no package)":  # what the wheel unpacks to, and what pip adds: INSTALLER, RECORD's new rows, bytecode
+            (wheel,) = tmp_path.glob(f"{key}-*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                assert item["installed"] >= sum(member.file_size for member in archive.infolist() if "/RECORD" not in member.filename)
+    assert packages.get("(no package)", {"installed": 0})["installed"] < 1000
+    compared = json.loads(built.checkout.run("diff", foreign.base, name, "--format", "json").succeeded().out)
+    versions = {item["name"]: item["after"]["version"] for item in compared["changes"]["packages"] if item["after"]}
+    assert versions.items() >= VENDORING.items()
+    run_tool(need_docker(), "image", "rm", "-f", name)
+
+
+def test_the_docker_engine_counts_the_locks_packages_and_slims_these_alone(built: Built, tmp_path: Path) -> None:
+    need_docker()
+    fork = built.checkout.fork(tmp_path / "fork")
+    wanted = {name: version for name, version in VENDORING.items() if name != "packaging"}  # the base has that
+    fork.write("images/cosml/requirements.in", "".join(f"{name}=={version}\n" for name, version in wanted.items()))
+    fork.edit("images/cosml/team.toml", "[budget]", 'engine = "docker"\nslim = ["tests", "pyi"]\n\n[budget]')
+    fork.run("lock", "cosml").succeeded()
+    result = fork.image("cosml")
+    kept = json.loads((fork.root / ".imagebuild" / "builds" / "cosml" / result["tag"] / "size.json").read_bytes())
+    locked = tomllib.loads((fork.root / "lockfiles/pylock.cosml.toml").read_text())["packages"]
+    counted = {item["name"]: item["version"] for item in kept["packages"] if item["name"] != "(no package)"}
+    assert counted == {item["name"]: item["version"] for item in locked}
+    assert counted.items() >= wanted.items()
+    assert sum(item["installed"] for item in kept["packages"]) == kept["installed"]
+    twin = json.loads(fork.run("verify", "--twin", "cosml", "--json", timeout=1200).succeeded().out)
+    assert twin["differences"] == []
 
 
 # --- budgets, slim, diff ----------------------------------------------------------------------------------------------

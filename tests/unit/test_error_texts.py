@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from imagebuild.errors import LockError
-from tests.conftest import find_repr
+from imagebuild.errors import LONGEST, LockError
+from tests.conftest import find_repr, watch_values
+from tests.fakes import make_base
 
 PACKAGE = Path(__file__).parents[2] / "imagebuild"
 
@@ -95,3 +96,23 @@ def test_a_repr_is_seen_when_it_is_raised(text: str) -> None:
 def test_plain_sentences_pass(text: str) -> None:
     assert find_repr(text) == ""
     LockError(text, text, (text,))
+
+
+def test_whatever_others_wrote_an_error_stays_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the check looks at what is given, before it is shortened
+    error = LockError("a" * 2000 + "the end", "b" * 80_000, ("c" * LONGEST, "d" * (LONGEST + 1)))
+    assert [len(text) for text in (error.message, str(error), error.hint, *error.details)] == [LONGEST] * 5
+    assert error.message.startswith("aaa")
+    assert error.message.endswith("the end")
+    assert error.details[0] == "c" * LONGEST
+
+
+def test_a_whole_value_in_a_text_is_seen_when_it_is_formatted() -> None:
+    faults: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        watch_values(patch, faults)
+        base = make_base()
+        assert f"{base.name} {base.config.platform}" == "scipy linux/amd64"
+        assert not faults
+        assert f"{base}".startswith("Base(name=")
+    assert faults == ["a whole Base in a text: name one of its fields"]

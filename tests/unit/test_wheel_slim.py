@@ -102,7 +102,21 @@ def list_all(folder: Path) -> set[str]:
     return {str(path) for path in (folder, *folder.rglob("*"))}
 
 
-def test_what_pip_installed_is_slimmed_in_place_and_nothing_else(tmp_path: Path) -> None:
+def test_what_a_package_carries_inside_itself_is_not_slimmed_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """setuptools 80.9.0 brings wheel 0.45.1 in setuptools/_vendor, with its RECORD; setuptools' own lists every file of it."""
+    vendor = tmp_path / "setuptools/_vendor"
+    vendor.mkdir(parents=True)
+    install(vendor, {"wheel/__init__.py": b"", "wheel/__init__.pyi": b""}, "wheel-0.45.1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    slim_installed([str(tmp_path)], set(), SLIM_KINDS)
+    assert (vendor / "wheel/__init__.pyi").is_file()
+    monkeypatch.syspath_prepend(str(vendor))
+    slim_installed([str(tmp_path)], set(), SLIM_KINDS)
+    assert not (vendor / "wheel/__init__.pyi").exists()
+
+
+def test_what_pip_installed_is_slimmed_in_place_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
     install(tmp_path, {"old/tests/a.py": b"", "old/__init__.py": b"", "shared/tests/b.py": b"base"}, "old-1.0")
     before = list_all(tmp_path)
     install(tmp_path, {**FILES, "shared/tests/b.py": b"base", "shared/tests/c.py": b"new"})

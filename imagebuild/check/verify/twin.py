@@ -24,6 +24,7 @@ from imagebuild.base.model import Base, Tree
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.layer.model import Layer
 from imagebuild.oci.compression import CHUNK, open_decompressed
+from imagebuild.wheel.installed import is_record
 
 SHOWN = 50  # differences listed; all are counted
 _WHITEOUT = ".wh."
@@ -97,7 +98,7 @@ def compare_layers(direct: Layer, docker: Layer, *, base: Base, scratch: Path) -
         folders=len(sides[0]) - len(files),
         bytes=sum(item.size for item in files),
         bytecode=sum(1 for path in sides[0] if path.endswith(".pyc")),
-        records=sum(1 for path in sides[0] if _is_record(path)),
+        records=sum(1 for path in sides[0] if is_record(path)),
         count=len(found),
         differences=tuple(found[:SHOWN]),
     )
@@ -141,7 +142,7 @@ def _read_entry(archive: tarfile.TarFile, item: tarfile.TarInfo, path: str, asid
     if kind != "file":
         mode = 0o777 if kind == "symlink" else item.mode & 0o7777
         return TwinEntry(kind, mode, item.uid, item.gid, link=item.linkname, attributes=attributes)
-    keep = path.endswith(".pyc") or _is_record(path)
+    keep = path.endswith(".pyc") or is_record(path)
     offset = aside.tell() if keep else -1
     content = archive.extractfile(item)
     assert content is not None
@@ -151,10 +152,6 @@ def _read_entry(archive: tarfile.TarFile, item: tarfile.TarInfo, path: str, asid
         if keep:
             aside.write(data)
     return TwinEntry(kind, item.mode & 0o7777, item.uid, item.gid, item.size, digest.hexdigest(), "", attributes, offset)
-
-
-def _is_record(path: str) -> bool:
-    return path.endswith(".dist-info/RECORD")
 
 
 def _compare_entries(direct: dict[str, TwinEntry], docker: dict[str, TwinEntry], tree: Tree) -> Iterator[TwinDifference]:
@@ -206,7 +203,7 @@ def _compare_kept(
     """Compare a RECORD, or the header of bytecode; bytecode whose code has other bytes is added to ``bytecode``."""
     if left.sha256 == right.sha256:
         return
-    if _is_record(path):
+    if is_record(path):
         sides = [_read_rows(_read_kept(entry, file)) for entry, file in ((left, one), (right, other))]
         for only in sorted(sides[0] ^ sides[1])[:SHOWN]:
             row = ",".join(only)
