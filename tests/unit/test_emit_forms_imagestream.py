@@ -39,6 +39,9 @@ def check_stream(stream: dict[str, Any]) -> None:
         assert tag["from"]["kind"] == "DockerImage"
         assert ":" not in name
         assert digest.startswith("sha256:")
+        # The dashboard compares it with the workbench's; one that is absent makes every workbench look deprecated.
+        assert tag["annotations"][f"{ODH}notebook-build-commit"] == tag["name"]
+    assert stream["metadata"]["annotations"][f"{ODH}notebook-image-url"].startswith("https://")
     assert sum(tag["annotations"][f"{ODH}workbench-image-recommended"] == "true" for tag in stream["spec"]["tags"]) == 1
 
 

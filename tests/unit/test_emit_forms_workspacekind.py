@@ -107,6 +107,7 @@ def test_quarter_after_quarter_nothing_in_use_is_changed() -> None:
     gone = images[name(make_image("cosml", "2027q3"))]
     assert gone["redirect"]["message"]["level"] == "Danger"
     assert gone["redirect"]["to"] == name(make_image("cosml", "2027q2"))
+    assert next(key for key in images if key.startswith("cosml-")) == name(make_image("cosml", "2027q3"))  # the newest first
     assert "redirect" not in images[name(make_image("cosml", "2027q2"))]
     assert after["codeserver"] == before["codeserver"]  # a team that is not listed is left alone
     places = after["jupyterlab"]["spec"]["podTemplate"]["options"]["podConfig"]["values"]
@@ -116,6 +117,19 @@ def test_quarter_after_quarter_nothing_in_use_is_changed() -> None:
         (False, False),
         (False, False),
     ]
+
+
+def test_a_hidden_value_whose_image_is_gone_says_so_whatever_it_redirected_to() -> None:
+    """Before, one that had a redirect already kept its harmless message."""
+    first, second, third = (make_image("cosml", quarter) for quarter in ("2026q1", "2026q2", "2026q3"))
+    text = render_workspace_kinds(age([first], second)).text
+    old = list_images(read(text)["jupyterlab"])[name(first)]
+    assert old["redirect"]["message"]["level"] != "Danger"
+    text = merge(text, age([second], third))
+    gone = list_images(read(text)["jupyterlab"])[name(first)]
+    assert (gone["redirect"]["to"], gone["redirect"]["message"]["level"]) == (name(second), "Danger")
+    form = render_workspace_kinds(age([second], third), merge=EditedFile(text, "f.yaml"))
+    assert form.warnings == (f"jupyterlab: no image in the registry is left of {name(first)}; a workspace that has one cannot start again",)
 
 
 SAMPLE = """\
@@ -179,7 +193,7 @@ def test_a_kind_by_hand_keeps_what_is_its_own() -> None:
     assert ours
     images = read(text)["jupyterlab"]["spec"]["podTemplate"]["options"]["imageConfig"]
     assert images["spawner"]["default"] == "scipy"
-    assert [value["id"] for value in images["values"]] == ["scipy", *(name(entry) for entry in reversed(HISTORY[:3]))]
+    assert [value["id"] for value in images["values"]] == ["scipy", *(name(entry) for entry in HISTORY[:3])]
 
 
 def test_namespaces_by_team() -> None:

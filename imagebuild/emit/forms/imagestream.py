@@ -60,6 +60,7 @@ def describe_stream(offers: Sequence[Offer], pools: Sequence[Pool], namespace: s
     notes = {
         f"{_PREFIX}notebook-image-name": clip(entry.title, 80) or entry.team,
         f"{_PREFIX}notebook-image-desc": clip(entry.description, 400) or f"The environment of {entry.team}",
+        f"{_PREFIX}notebook-image-url": f"https://{offers[0].reference.name}",
         f"{_PREFIX}notebook-image-order": str(order * 10),
     }
     devices = sorted({p.notebook.resource for p in pools if p.notebook.gpu and (p.teams is None or entry.team in p.teams)})
@@ -87,6 +88,9 @@ def describe_tag(offer: Offer) -> dict[str, Any]:
         f"{_PREFIX}notebook-python-dependencies": json.dumps(packages),
         f"{_PREFIX}workbench-image-recommended": "true" if offer.standing == "current" else "false",
         **({} if offer.is_offered else {_OUTDATED: "true"}),  # any text at all may count as outdated
+        # The dashboard compares it with the workbench's own; one that is missing counts as another, and every workbench as deprecated.
+        f"{_PREFIX}notebook-build-commit": entry.tag,
+        **({"openshift.io/display-name": f"{entry.tag}, kept as {', '.join(entry.kept)}"} if entry.kept else {}),
         "openshift.io/imported-from": offer.reference.name,
     }
     return {

@@ -75,8 +75,8 @@ def render_workspace_kinds(
     if merge is not None:
         from imagebuild.emit.forms.workspacemerge import merge_workspace_kinds
 
-        merge_workspace_kinds(merge, offers, pools, namespace=namespace, team_label=team_label)
-        return SpawnerForm(merge.render(), ())
+        warnings = merge_workspace_kinds(merge, offers, pools, namespace=namespace, team_label=team_label)
+        return SpawnerForm(merge.render(), warnings)
     kinds = [server for server in SERVERS if any(offer.entry.kind == server.kind for offer in offers)]
     documents = [Document((), describe_pictures(kinds, namespace))]
     documents += [Document((), describe_kind(server, offers, pools, namespace=namespace, team_label=team_label)) for server in kinds]

@@ -24,6 +24,7 @@ from imagebuild.emit.manifest.merging import (
     drop_key,
     get_list,
     get_mapping,
+    insert_items,
     keep_items,
     merge_items,
     set_value,
@@ -34,9 +35,15 @@ from imagebuild.emit.prewarm.pools import Pool
 from imagebuild.errors import ConfigurationError
 
 
-def merge_workspace_kinds(file: EditedFile, offers: Sequence[Offer], pools: Sequence[Pool], *, namespace: str, team_label: str) -> None:
-    """Documents are found by name (jupyterlab, codeserver, rstudio); a kind that is not there is added behind them."""
+def merge_workspace_kinds(
+    file: EditedFile, offers: Sequence[Offer], pools: Sequence[Pool], *, namespace: str, team_label: str
+) -> tuple[str, ...]:
+    """Documents are found by name (jupyterlab, codeserver, rstudio); a kind that is not there is added behind them.
+
+    Returns warnings: the values of ours whose image is in the registry no more.
+    """
     found = {}
+    warnings: list[str] = []
     for document in file.documents:
         if document.get("kind") == "WorkspaceKind":
             check_shape(document, WORKSPACE_KIND, file.name)
@@ -48,7 +55,11 @@ def merge_workspace_kinds(file: EditedFile, offers: Sequence[Offer], pools: Sequ
         own = [offer for offer in offers if offer.entry.kind == server.kind]
         if server.name in found:
             if own:
-                _merge_kind(found[server.name], server, own, pools, team_label, f"{file.name}: {server.name}")
+                gone = _merge_kind(found[server.name], server, own, pools, team_label, f"{file.name}: {server.name}")
+                if gone:
+                    warnings.append(
+                        f"{server.name}: no image in the registry is left of {', '.join(gone)}; a workspace that has one cannot start again"
+                    )
         elif own:
             missing.append(server)
     if missing:
@@ -57,6 +68,7 @@ def merge_workspace_kinds(file: EditedFile, offers: Sequence[Offer], pools: Sequ
         _add_pictures(file, missing, namespace)
         for server in missing:
             file.documents.append(convert_value(describe_kind(server, offers, pools, namespace=namespace, team_label=team_label)))
+    return tuple(warnings)
 
 
 def _add_pictures(file: EditedFile, servers: Sequence[ServerKind], namespace: str) -> None:
@@ -74,7 +86,10 @@ def _add_pictures(file: EditedFile, servers: Sequence[ServerKind], namespace: st
     file.documents.append(convert_value(pictures))
 
 
-def _merge_kind(document: Any, server: ServerKind, offers: Sequence[Offer], pools: Sequence[Pool], team_label: str, where: str) -> None:
+def _merge_kind(
+    document: Any, server: ServerKind, offers: Sequence[Offer], pools: Sequence[Pool], team_label: str, where: str
+) -> tuple[str, ...]:
+    """The ids of our values that have no image any more."""
     spec = get_mapping(document, "spec", where)
     template = get_mapping(spec, "podTemplate", where)
     ports = get_list(template, "ports", where)
@@ -90,10 +105,11 @@ def _merge_kind(document: Any, server: ServerKind, offers: Sequence[Offer], pool
     options = get_mapping(template, "options", where)
     images = get_mapping(options, "imageConfig", where)
     get_list(images, "values", where)
-    _merge_images(images, offers, server)
+    gone = _merge_images(images, offers, server)
     places = get_mapping(options, "podConfig", where)
     get_list(places, "values", where)
     _merge_pools(places, pools)
+    return gone
 
 
 def _merge_filters(spec: Any, rules: Sequence[dict[str, Any]], where: str) -> None:
@@ -120,7 +136,9 @@ def _find_teams(rule: Any) -> str:
     return f"({strip_types(rule)!r})"
 
 
-def _merge_images(images: Any, offers: Sequence[Offer], server: ServerKind) -> None:
+def _merge_images(images: Any, offers: Sequence[Offer], server: ServerKind) -> tuple[str, ...]:
+    """New values before those of ours that are there, the newest first. Returns the ids of our values that have no image any more."""
+    gone = []
     present = {str(value["id"]): value for value in images["values"] if isinstance(value, dict) and "id" in value}
     wanted = {name_image(offer): describe_image(offer, offers, server) for offer in offers}
     current = {offer.entry.team: name_image(offer) for offer in offers if offer.standing == "current"}
@@ -134,16 +152,21 @@ def _merge_images(images: Any, offers: Sequence[Offer], server: ServerKind) -> N
                 drop_key(value, "redirect")
         elif (team := _find_team(value)) in current:
             _retire_image(value, current[team])
-    append_items(images, "values", [value for name, value in reversed(wanted.items()) if name not in present])
+            gone.append(name)
+    values = list(images["values"])
+    first = next((number for number, value in enumerate(values) if isinstance(value, dict) and _find_team(value)), len(values))
+    insert_items(images, "values", first, [value for name, value in wanted.items() if name not in present])
     _choose_default(images, current)
+    return tuple(gone)
 
 
 def _retire_image(value: Any, successor: str) -> None:
-    """An image of ours that the registry no longer has."""
+    """An image of ours that the registry no longer has: also where a redirect to another one was written while it was there."""
     set_value(value["spawner"], "hidden", True)
-    if not value.get("redirect"):
-        text = "This image is no longer in the registry: a workspace that is stopped cannot start again with it."
-        _set_redirect(value, {"to": successor, "message": {"level": "Danger", "text": text}})
+    held = value.get("redirect")
+    to = str(held["to"]) if isinstance(held, dict) and held.get("to") else successor
+    text = "This image is no longer in the registry: a workspace that is stopped cannot start again with it."
+    _set_redirect(value, {"to": to, "message": {"level": "Danger", "text": text}})
 
 
 def _set_redirect(value: Any, redirect: dict[str, Any]) -> None:

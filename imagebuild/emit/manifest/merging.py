@@ -138,6 +138,15 @@ def append_items(parent: Any, key: str, items: Sequence[Any]) -> None:
         _put_tail(parent, key, tail)
 
 
+def insert_items(parent: Any, key: str, index: int, items: Sequence[Any]) -> None:
+    """Add items before the one that stands at ``index`` in the list ``parent[key]``; at its end for its length."""
+    if index >= len(parent[key]):
+        append_items(parent, key, items)
+        return
+    for item in reversed(items):
+        parent[key].insert(index, convert_value(item))
+
+
 def keep_items(parent: Any, key: str, is_kept: Callable[[Any], bool]) -> None:
     """Remove the other items of the list ``parent[key]``; what comments hang on them goes with them."""
     held = parent[key]
