@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from imagebuild import __version__
+from imagebuild.base.model import OperatingSystem, SystemInventory, SystemPackage
 from imagebuild.oci.model import Digest
 from imagebuild.supply.licences import Licence
 from imagebuild.supply.packages import Package
+from imagebuild.supply.systempackages import make_system_purl
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
@@ -49,40 +51,42 @@ def render_bom(
     packages: Sequence[Package],
     system: Mapping[str, str] | None = None,
     repaired: Mapping[str, int] | None = None,
+    below: SystemInventory | None = None,
 ) -> bytes:
-    """The BOM's JSON. ``system``: Debian packages of the delta -> version; ``repaired``: package -> wrong rows of its wheel's RECORD."""
+    """The BOM's JSON. ``system``: Debian packages of the delta -> version; ``repaired``: package -> wrong rows of its wheel's RECORD;
+    ``below``: what the base has besides Python's packages. Of a Debian package that both have, the delta's counts.
+    """
     from cyclonedx.model import Property
     from cyclonedx.model.bom import Bom, BomMetaData
     from cyclonedx.model.component import Component, ComponentType
     from cyclonedx.model.dependency import Dependency
     from cyclonedx.output import make_outputter
     from cyclonedx.schema import OutputFormat, SchemaVersion
-    from packageurl import PackageURL
 
+    below = below or SystemInventory()
     image = _describe_image(subject.repository, subject.tag, subject.digest, subject.platform)
     base = _describe_image(subject.base_name, "", subject.base_digest, subject.platform)
     if subject.base_pinned and subject.base_pinned != subject.base_digest:
         base.properties.add(Property(name="dev.imagebuild:pinned", value=subject.base_pinned))
     base.properties.add(Property(name=ORIGIN, value="base"))
     components = {item.name: _describe_package(item, (repaired or {}).get(item.name, 0)) for item in packages}
-    system_components = [
-        Component(
-            name=name,
-            version=version,
-            type=ComponentType.LIBRARY,
-            purl=(purl := PackageURL("deb", "debian", name.partition(":")[0], version)),
-            bom_ref=str(purl),
-            properties=[Property(name=ORIGIN, value="added")],
-        )
-        for name, version in sorted((system or {}).items())
-    ]
+    added = [SystemPackage("deb", name.partition(":")[0], version) for name, version in sorted((system or {}).items())]
+    system_components = [_describe_system(item, below.os, "added") for item in added]
+    hidden = {item.name for item in added}
+    base_components = [_describe_system(item, below.os, "base") for item in below.packages if item.kind != "deb" or item.name not in hidden]
     # The base needs what it has; the image needs the base and what was asked for by name.
     direct = [components[item.name] for item in packages if item.direct]
     dependencies = [
         Dependency(image.bom_ref, [Dependency(item.bom_ref) for item in (base, *direct, *system_components)]),
-        Dependency(base.bom_ref, [Dependency(components[item.name].bom_ref) for item in packages if item.origin == "base"]),
+        Dependency(
+            base.bom_ref,
+            [
+                Dependency(item.bom_ref)
+                for item in (*(components[item.name] for item in packages if item.origin == "base"), *base_components)
+            ],
+        ),
         *(Dependency(components[item.name].bom_ref, [Dependency(components[name].bom_ref) for name in item.requires]) for item in packages),
-        *(Dependency(item.bom_ref) for item in system_components),
+        *(Dependency(item.bom_ref) for item in (*system_components, *base_components)),
     ]
     bom = Bom(
         serial_number=uuid.uuid5(uuid.NAMESPACE_OID, str(subject.digest)),
@@ -91,7 +95,7 @@ def render_bom(
             component=image,
             tools=None,
         ),
-        components=[base, *components.values(), *system_components],
+        components=[base, *components.values(), *system_components, *base_components],
         dependencies=dependencies,
     )
     bom.metadata.tools.components.add(Component(name="imagebuild", version=__version__, type=ComponentType.APPLICATION))
@@ -148,6 +152,21 @@ def _describe_package(item: Package, repaired: int) -> Component:
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=item.sha256)] if item.sha256 else [],
         licenses=_describe_licence(item.licence),
         properties=[Property(name=name, value=value) for name, value in notes.items() if value],
+    )
+
+
+def _describe_system(item: SystemPackage, os: OperatingSystem, origin: str) -> Component:
+    from cyclonedx.model import Property
+    from cyclonedx.model.component import Component, ComponentType
+
+    purl = make_system_purl(item, os)
+    return Component(
+        name=item.name,
+        version=item.version,
+        type=ComponentType.LIBRARY,
+        purl=purl,
+        bom_ref=str(purl),
+        properties=[Property(name=ORIGIN, value=origin)],
     )
 
 

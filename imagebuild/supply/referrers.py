@@ -58,7 +58,7 @@ def make_companions(
         platform=recipe.platform,
         base_pinned=str(base.pinned),
     )
-    bom = render_bom(subject, list_packages(base, lock, wheels), system, repaired)
+    bom = render_bom(subject, list_packages(base, lock, wheels), system, repaired, base.inventory.system)
     statement = render_provenance(subject, lock, recipe, lock_digest(lock))
     predicate = {_PREDICATE: PREDICATE_TYPE}
     return (

@@ -15,7 +15,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from imagebuild.base.model import Base, Distribution
+from imagebuild.base.model import Base, Distribution, OperatingSystem, SystemInventory, SystemPackage
 from imagebuild.layer.model import Codec
 from imagebuild.lock.file.lockfile import lock_digest
 from imagebuild.lock.file.model import BuildWheel, Lock, SourceArchive
@@ -24,6 +24,7 @@ from imagebuild.recipe import Recipe, make_recipe
 from imagebuild.supply.licences import Licence
 from imagebuild.supply.packages import list_packages
 from imagebuild.supply.referrers import BOM_TYPE, LOCK_TYPE, RECIPE_TYPE, STATEMENT_TYPE, make_companions
+from imagebuild.supply.systempackages import make_system_purl
 from tests.fakes import SITE, MemoryTree, make_base, make_lock, make_package
 
 METADATA = "Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nLicense-Expression: {licence}\n{more}\n"
@@ -100,6 +101,38 @@ def test_packages_have_origin_licence_and_needs(base: Base, lock: Lock, wheels: 
     newer = msgspec.structs.replace(lock, packages=(*lock.packages, make_package("numpy", "2.0")))
     wheels = {**wheels, "numpy": make_wheel(next(iter(wheels.values())).parent, "numpy", "2.0", "BSD-3-Clause")}
     assert [(item.version, item.origin) for item in list_packages(base, newer, wheels) if item.name == "numpy"] == [("2.0", "added")]
+
+
+def test_what_the_base_has_besides_python_is_in_the_bom(base: Base, lock: Lock, wheels: dict[str, Path]) -> None:
+    """Package URLs as purl-spec's types have them; of a Debian package that was added, the base's older one is not there any more."""
+    packages = (
+        SystemPackage("deb", "libssl3", "3.0.15-1~deb12u1", "amd64", "openssl"),
+        SystemPackage("deb", "graphviz", "2.42.2-6", "amd64"),
+        SystemPackage("deb", "login", "1:4.13+dfsg1-1+b1", "amd64", "shadow", "1:4.13+dfsg1-1"),
+        SystemPackage("rpm", "openssl-libs", "1:3.2.2-6.el9_5", "x86_64", "openssl"),
+        SystemPackage("conda", "numpy", "1.26.4", "linux-64"),
+        SystemPackage("cran", "MASS", "7.3-58.2"),
+    )
+    system = SystemInventory(OperatingSystem("debian", "12"), packages)
+    base = msgspec.structs.replace(base, inventory=msgspec.structs.replace(base.inventory, system=system))
+    text = make(base, lock, wheels, system={"graphviz": "2.42.2-7+deb12u1"})[BOM_TYPE].decode()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    document = json.loads(text)
+    purls = {item["purl"]: item["properties"] for item in document["components"] if not item["purl"].startswith(("pkg:pypi", "pkg:oci"))}
+    below = {
+        "pkg:conda/numpy@1.26.4?subdir=linux-64",
+        "pkg:cran/MASS@7.3-58.2",
+        "pkg:deb/debian/libssl3@3.0.15-1~deb12u1?arch=amd64&distro=debian-12&upstream=openssl",
+        "pkg:deb/debian/login@1:4.13%2Bdfsg1-1%2Bb1?arch=amd64&distro=debian-12&upstream=shadow%401:4.13%2Bdfsg1-1",
+        "pkg:rpm/debian/openssl-libs@3.2.2-6.el9_5?arch=x86_64&distro=debian-12&epoch=1&upstream=openssl",
+    }
+    added = "pkg:deb/debian/graphviz@2.42.2-7%2Bdeb12u1?distro=debian-12"
+    assert {purl for purl in purls if not purl.startswith("pkg:generic")} == {*below, added}
+    assert {purl for purl, notes in purls.items() if notes == [{"name": "dev.imagebuild:origin", "value": "base"}]} == below
+    needs = {item["ref"]: item.get("dependsOn", []) for item in document["dependencies"]}
+    (base_ref,) = [item["bom-ref"] for item in document["components"] if item["name"] == base.reference]
+    assert below <= set(needs[base_ref])
+    assert str(make_system_purl(packages[3], OperatingSystem("rhel", "9.5"))).startswith("pkg:rpm/redhat/openssl-libs@")
 
 
 def test_the_bom_is_valid_by_the_schema_of_cyclonedx(base: Base, lock: Lock, wheels: dict[str, Path]) -> None:
