@@ -25,10 +25,11 @@ import msgspec
 import requests
 
 from imagebuild.base.model import Base
-from imagebuild.lock.compiling import LockRequest, compile_lock
+from imagebuild.lock.compiling import compile_lock
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.index.routing import PackageIndex, default_index
 from imagebuild.lock.proving import check_listing
+from imagebuild.lock.request import LockRequest
 from imagebuild.lock.resolve.uv import find_uv
 from imagebuild.oci.model import Platform
 from imagebuild.starter.build import open_root

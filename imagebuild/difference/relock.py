@@ -30,7 +30,7 @@ def render_failure(team: str, error: ImagebuildError) -> str:
 
 def compare_resolvers(workspace: Workspace, team: Team, options: LockOptions, before: Lock | None) -> dict[str, Lock | LockError]:
     """What each resolver makes of the team, from the same start and cutoff: a lock, or why there is none. Nothing is written."""
-    from imagebuild.lock.compiling import RESOLVERS
+    from imagebuild.lock.request import RESOLVERS
 
     base = open_base(workspace, team.table.base, team.platform)
     found: dict[str, Lock | LockError] = {}

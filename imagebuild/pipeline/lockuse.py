@@ -51,7 +51,8 @@ def find_team_lock(workspace: Workspace, team: Team) -> Lock | None:
 
 def resolve_team(workspace: Workspace, team: Team, base: Base, before: Lock | None, options: LockOptions) -> Lock:
     """Compile the team's lock and write nothing; versions of ``before`` stay unless ``options`` say otherwise."""
-    from imagebuild.lock.compiling import LockRequest, compile_lock
+    from imagebuild.lock.compiling import compile_lock
+    from imagebuild.lock.request import LockRequest
 
     require_python(base)
     cutoff = options.cutoff if options.explicit_cutoff else subtract_days(options.cutoff, team.cooldown)

@@ -51,7 +51,8 @@ def _render(package: LockedPackage) -> str:
 
 def resolve_personal(workspace: Workspace, team: Team, requirements: Path, *, cutoff: str, resolver: str = "pip-tools") -> PersonalLayer:
     """Resolve a user's file against base and lock of ``team``. LockError says in a sentence what the image cannot give."""
-    from imagebuild.lock.compiling import LockRequest, compile_lock
+    from imagebuild.lock.compiling import compile_lock
+    from imagebuild.lock.request import LockRequest
 
     base = open_base(workspace, team.table.base, team.platform)
     lock = read_team_lock(workspace, team, base)

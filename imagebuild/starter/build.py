@@ -16,10 +16,11 @@ from imagebuild.errors import LockError
 from imagebuild.files import exclusive
 from imagebuild.layer.assembly import build_layer
 from imagebuild.layer.model import LAYER_MTIME, Codec
-from imagebuild.lock.compiling import LockRequest, compile_lock
+from imagebuild.lock.compiling import compile_lock
 from imagebuild.lock.file.lockfile import lock_digest, read_lock, write_lock
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.index.routing import default_index
+from imagebuild.lock.request import LockRequest
 from imagebuild.lock.wheels.fetching import fetch_wheels
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, Platform, RawManifest

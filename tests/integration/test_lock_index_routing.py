@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from imagebuild.errors import LockError
-from imagebuild.lock.compiling import RESOLVERS
+from imagebuild.lock.request import RESOLVERS
 from imagebuild.lock.wheels.fetching import fetch_wheels
 from tests.integration.test_lock_resolving import lock_for, public, versions
 from tests.lock_parts import FakeIndex, ignore, make_index, make_wheel, run_pypiserver

@@ -14,12 +14,13 @@ import pytest
 
 from imagebuild.base.model import Base, Distribution
 from imagebuild.errors import ImagebuildError, LockError, RemoteError
-from imagebuild.lock.compiling import RESOLVERS, LockRequest, compile_lock
+from imagebuild.lock.compiling import compile_lock
 from imagebuild.lock.file.lockfile import format_lock, parse_lock
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.index.routing import PackageIndex, default_index
 from imagebuild.lock.inputs.freshness import check_lock_fresh
 from imagebuild.lock.inputs.localpackage import build_local_wheel
+from imagebuild.lock.request import RESOLVERS, LockRequest
 from imagebuild.lock.wheels.fetching import fetch_wheels
 from tests.lock_parts import UPLOADED, FakeIndex, ignore, make_base, make_index
 from tests.parts import need

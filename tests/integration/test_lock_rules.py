@@ -14,12 +14,13 @@ import pytest
 
 from imagebuild.base.model import Distribution
 from imagebuild.errors import LockError
-from imagebuild.lock.compiling import RESOLVERS, LockRequest, compile_lock
+from imagebuild.lock.compiling import compile_lock
 from imagebuild.lock.file.lockfile import format_lock, lock_digest, parse_lock
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.inputs.freshness import check_lock_fresh
 from imagebuild.lock.inputs.resolverules import make_rules
+from imagebuild.lock.request import RESOLVERS, LockRequest
 from tests.lock_parts import FakeIndex, make_base, make_index
 from tests.workspaces import Built, Checkout
 
