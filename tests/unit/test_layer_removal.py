@@ -187,7 +187,7 @@ def run(name, **options):
         item.parent.mkdir(parents=True, exist_ok=True)
         item.write_text("new")
 runpy.run_module = run
-exec(compile(source, "install.py", "exec"), {"__name__": "__main__"})
+exec(compile(source, "install.py", "exec"), {"__name__": "__main__", "__file__": written + "install.py"})
 """
 
 
