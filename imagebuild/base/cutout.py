@@ -21,7 +21,7 @@ from imagebuild.base.tree import SqliteTree
 from imagebuild.errors import BuildError, ConfigurationError
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # what runtimes set where Env has none
-OMITTED_FOLDERS = frozenset(
+OMITTED_FOLDERS = frozenset(  # of a standard library: nothing that runs here needs them
     {"site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "__pycache__"}
 )
 _OS_MODULE = re.compile(r"(?P<prefix>.*)/lib(?:64)?/python(?P<version>3\.[0-9]+)(?P<threads>t?)/os\.py")

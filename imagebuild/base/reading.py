@@ -20,6 +20,7 @@ from typing import BinaryIO
 import msgspec
 
 from imagebuild.base.archive import Header, LayerArchive
+from imagebuild.base.cutout import OMITTED_FOLDERS
 from imagebuild.base.model import INVENTORY_FORMAT, Base, BaseLayer, Interpreter, Inventory, User, compute_fingerprint
 from imagebuild.base.runtime import CutRuntime, Launch, runs_here
 from imagebuild.base.systempackages import is_system_database, read_system_packages
@@ -44,7 +45,7 @@ _LIBRARY = re.compile(rb"(?:lib[^/]*|ld[^/]*)\.so[^/]*|ld-musl-[^/]*")
 _LIBRARY_FOLDER = re.compile(rb"(?:.*/)?lib(?:64)?(?:/[^/]*-linux-[^/]*)?")
 _METADATA_FILES = frozenset({b"METADATA", b"RECORD", b"INSTALLER", b"direct_url.json", b"PKG-INFO", b"requires.txt"})
 _SINGLE_FILES = frozenset({b"/etc/passwd", b"/etc/group", b"/etc/ld.so.conf"})
-_OMITTED = re.compile(rb"(?:^|/)(?:site-packages|dist-packages|test|tests|idlelib|tkinter|turtledemo|ensurepip|__pycache__)(?:/|$)")
+_OMITTED = re.compile(rb"(?:^|/)(?:%s)(?:/|$)" % "|".join(sorted(OMITTED_FOLDERS)).encode())
 
 
 # --- the short form -------------------------------------------------------------------------------------------------

@@ -66,11 +66,11 @@ BYTECODE = "bytecode"  # the image of TEAMS["zstd"] where the base's Python is t
 SLIM_NAMES = (
     "demo/__init__.py", "demo/__init__.pyi", "demo/py.typed", "demo/tests/__init__.py", "demo/tests/data/x.bin", "tests/test_x.py",
     "demo/test/x.py", "demo/tests.py", "demo/testing/x.py", "demo/Tests/x.py", "demo/conftest.py", "demo/test_x.py", "demo/x.h",
-    "demo/x.hh",
-    "demo/x.hpp", "demo/x.hxx", "demo/x.cuh", "demo/x.pxd", "demo/x.pyx", "demo/x.c", "demo/x.cu", "demo/x.H", "demo/x.a", "demo/x.la",
-    "demo/x.lib", "demo/x.o", "demo/x.so", "demo/x.so.1", "demo/x.dll", "demo/docs/x.rst", "demo/examples/x.py", "demo/include/x.inc",
-    "../../../include/python3.11/demo/x.h", "../../../share/tests/x.json", "../../../bin/demo", "demo-1.0.dist-info/tests/x.py",
-    "demo-1.0.dist-info/licenses/x.h", "demo-1.0.dist-info/RECORD", "demo.data/x.h",
+    "demo/x.hh", "demo/x.hpp", "demo/x.hxx", "demo/x.cuh", "demo/x.pxd", "demo/x.pyx", "demo/x.c", "demo/x.cu", "demo/x.H",
+    "demo/x.a", "demo/x.la", "demo/x.lib", "demo/x.o", "demo/x.so", "demo/x.so.1", "demo/x.dll", "demo/docs/x.rst",
+    "demo/examples/x.py", "demo/include/x.inc", "../../../include/python3.11/demo/x.h", "../../../share/tests/x.json",
+    "../../../bin/demo", "demo-1.0.dist-info/tests/x.py", "demo-1.0.dist-info/licenses/x.h", "demo-1.0.dist-info/RECORD",
+    "demo.data/x.h",
 )  # fmt: skip
 
 _RECORD = "oldlib/__init__.py,,\noldlib/gone.py,,\noldlib-1.0.dist-info/METADATA,,\noldlib-1.0.dist-info/RECORD,,\n"
@@ -111,8 +111,9 @@ def make_base(runtime: HostRuntime | None = None) -> Base:
     config = json.dumps(
         {
             "architecture": "amd64", "os": "linux", "created": "2026-09-01T00:00:00Z",
-            "config": {"User": "1000", "Env": ["PATH=/usr/local/bin:/usr/bin", "A=base"], "Entrypoint": ["tini", "--"],
-            "Labels": {"of": "base"}},
+            "config": {
+                "User": "1000", "Env": ["PATH=/usr/local/bin:/usr/bin", "A=base"], "Entrypoint": ["tini", "--"], "Labels": {"of": "base"},
+            },
             "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(b"layer"))]},
             "history": [{"created_by": "ADD"}, {"created_by": "ENV", "empty_layer": True}],
         }
@@ -120,8 +121,8 @@ def make_base(runtime: HostRuntime | None = None) -> Base:
     digest = Digest.of(b"golden base")
     return Base(
         name="tiny", kind="jupyter", reference="registry.example/bases/tiny:1", registry="registry.example", repository="bases/tiny",
-        pinned=Digest.of(b"golden index"), manifest=Manifest(OCI_MANIFEST, Descriptor(OCI_CONFIG, Digest.of(config), len(config)),
-        (layer,), {}),
+        pinned=Digest.of(b"golden index"),
+        manifest=Manifest(OCI_MANIFEST, Descriptor(OCI_CONFIG, Digest.of(config), len(config)), (layer,), {}),
         config=ImageConfig.parse(config), config_data=config,
         inventory=Inventory(
             format=INVENTORY_FORMAT, digest=str(digest), platform=Platform(), fingerprint=str(compute_fingerprint(interpreter, (oldlib,))),
@@ -138,8 +139,7 @@ def make_wheels(target: Path) -> dict[str, Path]:
     long = "/".join(["demo", *(f"{'long' * 15}{number}" for number in range(5)), "end.txt"])
     demo = {
         "demo/__init__.py": b"x = 1\n\n\ndef main():\n    return x\n", "demo/__init__.pyi": b"x: int\n", "demo/lazy.py": stub,
-        "demo/lazy.pyi": b"",
-        "demo/tests/__init__.py": b"", "demo/x.h": b"int x;\n", "demo/libx.a": b"!<arch>\n",
+        "demo/lazy.pyi": b"", "demo/tests/__init__.py": b"", "demo/x.h": b"int x;\n", "demo/libx.a": b"!<arch>\n",
         "demo/x.cpython-311-x86_64-linux-gnu.so": b"\x7fELF",
         "demo/caf\N{LATIN SMALL LETTER E WITH ACUTE}.txt": b"name\n", long: b"far\n", "demo/big.bin": bytes(range(256)) * 2048,
         "common/__init__.py": b"", "both/__init__.py": b"# shared\n",
