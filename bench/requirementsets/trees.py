@@ -20,7 +20,7 @@ _EXPLAINED = (
     ("direct_url", re.compile(r"\.dist-info/direct_url\.json$")),
     ("script", re.compile(r"^usr/local/bin/")),  # the same entry point, another wrapper
     ("image's own", re.compile(r"^etc/imagebuild")),  # constraints for a user's own pip
-    ("pip's leavings", re.compile(r"^(root|tmp|home|var|run|proc|dev|sys)(/|$)")),
+    ("the run's own", re.compile(r"^((root|tmp|home|var|run|proc|dev|sys)(/|$)|etc/(hosts|resolv\.conf)$)")),
 )
 
 
