@@ -22,6 +22,8 @@ _EXPLAINED = (
     ("image's own", re.compile(r"^etc/imagebuild")),  # constraints for a user's own pip
     ("the run's own", re.compile(r"^((root|tmp|home|var|run|proc|dev|sys)(/|$)|etc/(hosts|resolv\.conf)$)")),
 )
+# Directly in a folder of sys.path: what lies deeper is vendored, as in setuptools.
+_RECORD = re.compile(r"(usr/(?:local/)?lib/python3[^/]*/(?:dist|site)-packages/)([^/]+)-([^/-]+)\.dist-info/RECORD")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def read_installed(upper: Path) -> Installed:
                 with path.open("rb") as stream:
                     files[short] = hashlib.file_digest(stream, "sha256").hexdigest()
     for short in files:
-        match = re.fullmatch(r"(.+/)([^/]+)-([^/-]+)\.dist-info/RECORD", short)
+        match = _RECORD.fullmatch(short)
         if match:
             name = re.sub(r"[-_.]+", "-", match[2]).lower()
             versions[name] = match[3]
