@@ -11,7 +11,7 @@ import msgspec
 
 from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.files import explain_os_error, write_atomic
-from imagebuild.oci.model import Digest, Reference
+from imagebuild.oci.model import Digest, ImageConfig, Index, RawManifest, Reference
 from imagebuild.oci.store import Presence, Store, explain_unknown
 from imagebuild.toml import decode_toml, suggest
 
@@ -127,16 +127,35 @@ def require_pinned(base: CatalogueBase) -> Digest | None:
 
 
 def resolve_pin(store: Store, reference: Reference, tag: str) -> Digest:
-    """The digest of the index or manifest that ``tag`` names now, by one HEAD. ``store`` is where ``reference`` lives."""
-    presence, descriptor = store.head_manifest(reference.repository, tag)
-    if presence is Presence.EXISTS and descriptor is not None:
-        return descriptor.id
-    if presence is Presence.ABSENT:
+    """The digest of the index or manifest that ``tag`` names now. ``store`` is where ``reference`` lives.
+
+    The digest is that of bytes which were read, and which are an index or an image for some platform (IntegrityError or
+    ConfigurationError otherwise): what a HEAD says of itself is not enough to write down.
+    """
+    what = f"{reference.repository}:{tag}"
+    presence, _ = store.head_manifest(reference.repository, tag)
+    raw = store.get_manifest(reference.repository, tag) if presence is Presence.EXISTS else None
+    if presence is Presence.UNKNOWN:
+        raise explain_unknown(store, what)
+    if raw is None:
         raise ConfigurationError(
-            f"{store.label} has no {reference.repository}:{tag}",
-            "correct reference and tag in the catalogue, or the mirror it goes through",
+            f"{store.label} has no {what}", "correct reference and tag in the catalogue, or the mirror it goes through"
         )
-    raise explain_unknown(store, f"{reference.repository}:{tag}")
+    if not _list_platforms(store, reference.repository, raw):
+        raise ConfigurationError(f"{store.label}: {what} is an image for no platform", "name the tag of an image that runs somewhere")
+    return raw.digest
+
+
+def _list_platforms(store: Store, repository: str, raw: RawManifest) -> list[str]:
+    """The platforms that an index offers, or the one that an image's config names."""
+    parsed = raw.parse()
+    if isinstance(parsed, Index):
+        offered = [entry.platform or {} for entry in parsed.manifests]
+        return [f"{item['os']}/{item.get('architecture', '')}" for item in offered if item.get("os") not in (None, "", "unknown")]
+    if not parsed.layers:
+        return []  # an artifact: its config is not an image's
+    config = ImageConfig.parse(store.read_blob(repository, parsed.config))
+    return [str(config.platform)] if config.os and config.architecture else []
 
 
 def pin_base(path: Path, name: str, digest: Digest) -> None:

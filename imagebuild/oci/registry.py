@@ -32,13 +32,12 @@ from imagebuild.oci.content import (
     parse_reference,
 )
 from imagebuild.oci.credentials import Credentials
+from imagebuild.oci.listing import DEFAULT_LIMITS, ListingLimits, iterate_pages
 from imagebuild.oci.model import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.store import Presence
 from imagebuild.oci.transport import RegistryError, Transport, read_length
 
 _ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
-_PAGE_LIMIT = 8 << 20  # bytes of one page of a listing
-_PAGES = 10_000
 _PAGE_SIZE = 1000  # entries asked for, the most that ECR and distribution take; registries may give fewer
 _UPLOADS = 3  # times an upload is begun
 _RESUMES = 5  # times in a row that a download is taken up again without a byte of progress
@@ -71,11 +70,12 @@ class RegistryStore:
         clock: Callable[[], float] = time.time,
         timeout: tuple[float, float] = (10.0, 60.0),
         page_size: int = _PAGE_SIZE,
+        listing: ListingLimits = DEFAULT_LIMITS,
     ) -> None:
         self._transport = Transport(
             host, credentials=credentials, insecure=insecure, ca_file=ca_file, sleep=sleep, clock=clock, timeout=timeout
         )
-        self._page_size = page_size
+        self._page_size, self._listing = page_size, listing
         self.last_failure: RegistryError | None = None  # why the last answer was UNKNOWN
 
     @property
@@ -290,42 +290,23 @@ class RegistryStore:
         """``/v2/<name>/referrers/<digest>``, all pages: the entries as they are; None where the registry has no such API."""
         check_name(repository)
         doing = f"{repository}: list what refers to {digest}"
-        url, seen = self._transport.resolve(f"/v2/{repository}/referrers/{Digest(digest)}"), set[str]()
         entries: list[dict[str, Any]] = []
-        while True:
-            self._check_page(url, seen, doing)
-            response, data = self._transport.fetch(
-                url,
-                scopes=_pull(repository),
-                doing=doing,
-                limit=_PAGE_LIMIT,
-                headers={"Accept": OCI_INDEX},
-                accept=frozenset({200}) | _NO_REFERRERS,
-            )
-            # A proxy's page of HTML is no list either.
-            if response.status_code != 200 or _read_type(response) != OCI_INDEX:
+        for page in iterate_pages(
+            self._transport,
+            f"/v2/{repository}/referrers/{Digest(digest)}",
+            lambda response, data: self._read_referrers(response, data, doing),
+            scopes=_pull(repository),
+            doing=doing,
+            headers={"Accept": OCI_INDEX},
+            accept=frozenset({200}) | _NO_REFERRERS,
+            limits=self._listing,
+        ):
+            if page is None:
                 return None
-            document: Any = None
-            with contextlib.suppress(ValueError, RecursionError):
-                document = json.loads(data)
-            found = (document.get("manifests") or []) if isinstance(document, dict) else 0
-            if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-                raise RegistryError(f"{self.label}: {doing}: the answer is not an index", _REPORT)
-            entries += found
-            following = response.links.get("next", {}).get("url")
-            if not following:
-                return entries
-            url = self._transport.resolve(following, response.url)
+            entries += page
+        return entries
 
     # --- inside ----------------------------------------------------------------------------------------------------
-
-    def _check_page(self, url: str, seen: set[str], doing: str) -> None:
-        """A listing's pages are on this host and end."""
-        if not self._transport.is_here(url):
-            raise RegistryError(f"{self.label}: {doing}: its next page is on another host ({urlsplit(url).hostname})", _REPORT)
-        if url in seen or len(seen) >= _PAGES:
-            raise RegistryError(f"{self.label}: {doing}: its pages lead in a circle", _REPORT)
-        seen.add(url)
 
     def _find_manifest(self, repository: str, reference: str, wanted: Digest | None) -> tuple[Presence, Descriptor | None]:
         check_name(repository)
@@ -410,18 +391,28 @@ class RegistryStore:
             raise IntegrityError(f"{self.label}: {doing}: the registry stored {stored}", _REMADE)
 
     def _list_pages(self, target: str, field: str, scopes: tuple[str, ...], doing: str, *, absent_is_empty: bool) -> Iterator[str]:
-        url, seen = self._transport.resolve(f"{target}?n={self._page_size}"), set[str]()
-        accept = frozenset({200, 404}) if absent_is_empty else frozenset({200})
-        while True:
-            self._check_page(url, seen, doing)
-            response, data = self._transport.fetch(url, scopes=scopes, doing=doing, limit=_PAGE_LIMIT, accept=accept)
-            if response.status_code == 404:
-                return
-            yield from self._read_names(data, field, doing)
-            following = response.links.get("next", {}).get("url")
-            if not following:
-                return
-            url = self._transport.resolve(following, response.url)
+        for page in iterate_pages(
+            self._transport,
+            f"{target}?n={self._page_size}",
+            lambda response, data: None if response.status_code == 404 else self._read_names(data, field, doing),
+            scopes=scopes,
+            doing=doing,
+            accept=frozenset({200, 404}) if absent_is_empty else frozenset({200}),
+            limits=self._listing,
+        ):
+            yield from page or ()
+
+    def _read_referrers(self, response: requests.Response, data: bytes, doing: str) -> list[dict[str, Any]] | None:
+        """The entries of one page; None where it is no index, as a proxy's page of HTML is none."""
+        if response.status_code != 200 or _read_type(response) != OCI_INDEX:
+            return None
+        document: Any = None
+        with contextlib.suppress(ValueError, RecursionError):
+            document = json.loads(data)
+        found = (document.get("manifests") or []) if isinstance(document, dict) else 0
+        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+            raise RegistryError(f"{self.label}: {doing}: the answer is not an index", _REPORT)
+        return found
 
     def _read_names(self, data: bytes, field: str, doing: str) -> list[str]:
         document: Any = None

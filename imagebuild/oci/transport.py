@@ -42,7 +42,9 @@ _FIRST_WAIT = 0.5  # seconds, doubled each time, with full jitter
 _REDIRECTS = 5
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _ERROR_BODY = 64 << 10  # bytes read of an error's body
+_ERROR_TIME = 10.0  # seconds for them: the status says most of it
 _TOKEN_BODY = 1 << 20
+_BODY_TIME = 300.0  # seconds for a small body, whole: the timeout of a socket starts anew with every byte
 _TOKEN_LIFETIME = 60.0  # seconds; distribution's default where expires_in is missing
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _OPENSSL_FRAME = re.compile(r"^\[[^]]*\] | \(_ssl\.c:\d+\)$")
@@ -62,6 +64,10 @@ class RegistryError(RemoteError):
         self.status = status
         self.codes = codes
         self.retry_after = retry_after  # seconds
+
+
+class _TooSlowError(Exception):
+    """A body that goes on coming after its time is over."""
 
 
 class _NoNetrc(requests.auth.AuthBase):
@@ -193,13 +199,20 @@ class Transport:
         limit: int,
         headers: Mapping[str, str] | None = None,
         accept: frozenset[int] = frozenset({200}),
+        seconds: float = _BODY_TIME,
     ) -> tuple[requests.Response, bytes]:
-        """GET a small body, whole; one cut short is asked for again, one of more than ``limit`` bytes refused."""
-        waits = _Waits(self, _CONNECT_ATTEMPTS)
+        """GET a small body, whole; one cut short is asked for again. RegistryError for more than ``limit`` bytes or ``seconds``."""
+        waits, deadline = _Waits(self, _CONNECT_ATTEMPTS), time.monotonic() + seconds
         while True:
             with self.request("GET", target, scopes=scopes, doing=doing, headers=headers, accept=accept) as response:
                 try:
-                    data = _read_body(response, limit + 1)
+                    data = _read_body(response, limit + 1, deadline)
+                except _TooSlowError:
+                    response.close()
+                    raise RegistryError(
+                        f"{self.host}: {doing}: the answer was not whole in time",
+                        "run it again; if it stays, " + _REPORT,
+                    ) from None
                 except _NETWORK as error:
                     failure = self.explain(error, doing)
                     if not waits.wait(failure):
@@ -294,7 +307,8 @@ class Transport:
                 if authorisation or self._find_credential() is None:
                     return response
             else:
-                self._obtain_token(scopes, challenge, doing)
+                with _closing_on_failure(response):
+                    self._obtain_token(scopes, challenge, doing)
             fresh = True
             if not resend:
                 return response
@@ -415,6 +429,11 @@ class Transport:
             raise RegistryError(f"{self.host}: {doing}: the address of its token service is none", _REPORT)
         if realm.scheme == "http" and self._scheme == "https" and not _is_loopback(realm.hostname):
             raise RegistryError(f"{self.host}: {doing}: its token service is not encrypted ({realm.hostname})", _REPORT)
+        if credential is not None and realm.scheme == "http" and not self._is_own_machine(realm.hostname):
+            raise RegistryError(
+                f"{self.host}: {doing}: its token service is another host, without encryption ({realm.hostname}): no login is sent there",
+                f"tell the registry's operators to name it by https; or run `docker logout {self.host}` and pull without a login",
+            )
         merged = merge_scopes(scopes, challenge.parameters.get("scope", ""))
         service = challenge.parameters.get("service", "")
         fields = [("service", service)] if service else []
@@ -445,6 +464,11 @@ class Transport:
         self._tokens[scopes] = (token, self._clock() + lifetime * 0.9)
         return token
 
+    def _is_own_machine(self, name: str) -> bool:
+        """Whether ``name`` is the registry's host, or this machine as the registry is: what plain HTTP says to one, the other may hear."""
+        own = urlsplit(f"//{self._address}").hostname
+        return name == own or (_is_loopback(self._address) and _is_loopback(f"[{name}]" if ":" in name else name))
+
     def _ask_token_service(
         self, realm: str, fields: list[tuple[str, str]], data: list[tuple[str, str]] | None, headers: dict[str, str], doing: str
     ) -> dict[str, Any]:
@@ -463,9 +487,14 @@ class Transport:
                     proxies=_choose_proxies(realm),
                 ) as response:
                     if response.status_code == 200:
-                        document = json.loads(_read_body(response, _TOKEN_BODY))
+                        document = json.loads(_read_body(response, _TOKEN_BODY, time.monotonic() + _BODY_TIME))
                         return document if isinstance(document, dict) else {}
                     failure = self._explain_status(response, doing)
+            except _TooSlowError:
+                raise RegistryError(
+                    f"{self.host}: {doing}: the answer was not whole in time",
+                    "run it again; if it stays, " + _REPORT,
+                ) from None
             except (ValueError, RecursionError) as error:
                 if isinstance(error, requests.RequestException):
                     raise self.explain(error, doing) from error
@@ -516,6 +545,15 @@ def read_length(response: requests.Response) -> int | None:
     return int(text) if text.isdecimal() and len(text) < 19 else None
 
 
+@contextlib.contextmanager
+def _closing_on_failure(response: requests.Response) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        response.close()
+        raise
+
+
 def _release(response: requests.Response) -> None:
     """Close, and where little or nothing is left to read, read it, so that the connection serves again."""
     length = read_length(response)
@@ -525,20 +563,24 @@ def _release(response: requests.Response) -> None:
     response.close()
 
 
-def _read_body(response: requests.Response, limit: int) -> bytes:
-    """Up to ``limit`` bytes; a body shorter than its Content-Length raises urllib3's ProtocolError."""
+def _read_body(response: requests.Response, limit: int, deadline: float) -> bytes:
+    """Up to ``limit`` bytes; a body shorter than its Content-Length raises urllib3's ProtocolError, one that is still coming at
+    ``deadline`` (of the monotonic clock) :class:`_TooSlowError`."""
     chunks, left = [], limit
-    while left and (chunk := response.raw.read(left, decode_content=True)):
+    # read1 gives what has arrived; read would wait for all of it.
+    while left and (chunk := response.raw.read1(left, decode_content=True)):
         chunks.append(chunk)
         left -= len(chunk)
+        if time.monotonic() > deadline:
+            raise _TooSlowError
     return b"".join(chunks)
 
 
 def _read_errors(response: requests.Response) -> tuple[frozenset[str], str]:
     """The codes and one line of distribution-spec's error document, or of whatever a proxy put in its place."""
     try:
-        data = _read_body(response, _ERROR_BODY)
-    except _NETWORK:
+        data = _read_body(response, _ERROR_BODY, time.monotonic() + _ERROR_TIME)
+    except (*_NETWORK, _TooSlowError):
         data = b""
     codes: set[str] = set()
     said: list[str] = []

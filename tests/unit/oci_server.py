@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,13 +37,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """``sent`` bytes of the body really go out (None: all) before the connection ends; ``reset`` answers nothing at all."""
+    """``sent`` bytes of the body really go out (None: all) before the connection ends; ``reset`` answers nothing at all;
+    ``pace`` seconds lie between a byte of the body and the next."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     sent: int | None = None
     reset: bool = False
+    pace: float = 0.0
 
 
 Script = Callable[[Asked], Answer]
@@ -91,7 +94,12 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if answer.pace:
+            for number in range(len(answer.body)):
+                self.wfile.write(answer.body[number : number + 1])
+                self.wfile.flush()
+                time.sleep(answer.pace)
+        elif self.command != "HEAD":
             self.wfile.write(answer.body if answer.sent is None else answer.body[: answer.sent])
         if answer.sent is not None:
             self.close_connection = True

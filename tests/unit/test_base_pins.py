@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from imagebuild.base.pins import load_catalogue, pin_base, require_pinned, resolve_pin
 from imagebuild.errors import ConfigurationError, RemoteError, UsageError
 from imagebuild.oci.layout import LayoutStore
-from imagebuild.oci.model import Digest, Reference
+from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest, Reference
 from imagebuild.oci.store import Presence
 from tests.bases import REPOSITORY, make_layer, push_image
 
@@ -144,3 +145,46 @@ def test_resolve_pin_tells_absent_from_unknown(tmp_path: Path) -> None:
 
     with pytest.raises(RemoteError):
         resolve_pin(Silent(tmp_path), reference, "v1")
+
+
+def test_what_a_tag_names_is_read_before_it_is_pinned(tmp_path: Path) -> None:
+    store = LayoutStore(tmp_path)
+    reference = Reference("r.example", REPOSITORY)
+    raw = push_image(store, [make_layer([])], tag="v1")
+
+    class Lying(LayoutStore):
+        def head_manifest(self, repository: str, reference: str) -> tuple[Presence, Descriptor]:  # noqa: ARG002
+            return Presence.EXISTS, Descriptor(OCI_MANIFEST, str(PIN), 100)
+
+    assert resolve_pin(Lying(tmp_path), reference, "v1") == raw.digest
+    with pytest.raises(ConfigurationError, match="has no"):
+        resolve_pin(Lying(tmp_path), reference, "v2")
+
+
+def _artifact(store: LayoutStore) -> bytes:
+    config = b"{}"
+    descriptor = Descriptor("application/vnd.oci.empty.v1+json", Digest.of(config), len(config))
+    store.put_blob(REPOSITORY, descriptor, config)
+    entry = {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": 2}
+    return json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": entry, "layers": [entry]}).encode()
+
+
+def _index(platform: dict[str, str] | None) -> bytes:
+    entry = {"mediaType": OCI_MANIFEST, "digest": str(PIN), "size": 5, **({"platform": platform} if platform else {})}
+    return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}).encode()
+
+
+def test_what_runs_nowhere_is_not_pinned(tmp_path: Path) -> None:
+    store, reference = LayoutStore(tmp_path), Reference("r.example", REPOSITORY)
+    cases = {
+        "artifact": RawManifest(_artifact(store), OCI_MANIFEST),
+        "attestations": RawManifest(_index({"os": "unknown", "architecture": "unknown"}), OCI_INDEX),
+        "bare": RawManifest(_index(None), OCI_INDEX),
+    }
+    for tag, raw in cases.items():
+        store.put_manifest(REPOSITORY, raw, tag)
+        with pytest.raises(ConfigurationError, match="for no platform"):
+            resolve_pin(store, reference, tag)
+    index = RawManifest(_index({"os": "linux", "architecture": "arm64"}), OCI_INDEX)
+    store.put_manifest(REPOSITORY, index, "arm")
+    assert resolve_pin(store, reference, "arm") == index.digest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import email.utils
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -13,6 +14,7 @@ import pytest
 
 from imagebuild.errors import ConfigurationError, ImagebuildError, IntegrityError, RemoteError
 from imagebuild.oci.credentials import Credentials
+from imagebuild.oci.listing import DEFAULT_LIMITS, ListingLimits
 from imagebuild.oci.model import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.registry import RegistryStore
 from imagebuild.oci.store import Presence
@@ -46,10 +48,20 @@ class Naps(list[float]):
 
 
 def open_store(
-    host: str, naps: Naps | None = None, credentials: Credentials | None = None, clock: Callable[[], float] = lambda: 1_000_000.0
+    host: str,
+    naps: Naps | None = None,
+    credentials: Credentials | None = None,
+    clock: Callable[[], float] = lambda: 1_000_000.0,
+    listing: ListingLimits = DEFAULT_LIMITS,
 ) -> RegistryStore:
     return RegistryStore(
-        host, credentials=credentials, insecure=True, sleep=naps if naps is not None else Naps(), clock=clock, timeout=(5, 5)
+        host,
+        credentials=credentials,
+        insecure=True,
+        sleep=naps if naps is not None else Naps(),
+        clock=clock,
+        timeout=(5, 5),
+        listing=listing,
     )
 
 
@@ -611,6 +623,39 @@ def test_a_page_on_another_host_gets_nothing() -> None:
         assert other.asked == []
 
 
+def test_a_listing_has_one_limit_in_entries_and_one_in_pages() -> None:
+    def script(asked: Asked) -> Answer:
+        number = int(dict(asked.query).get("last", "0")) + 1
+        return page("tags", [f"t{number}"], f'</v2/a/b/tags/list?last={number}>; rel="next"')
+
+    with serve(script) as server:
+        with pytest.raises(RegistryError, match="more than 25 entries"):
+            list(open_store(server.host, listing=ListingLimits(entries=25)).list_tags("a/b"))
+        assert len(server.asked) == 26
+        with pytest.raises(RegistryError, match="circle"):
+            list(open_store(server.host, listing=ListingLimits(pages=7)).list_tags("a/b"))
+
+
+def test_a_page_that_comes_a_byte_at_a_time_is_given_up() -> None:
+    body = b'{"tags": ["a"' + b" " * 4000 + b"]}"
+    with serve(lambda _: Answer(200, {}, body, pace=0.02)) as server:
+        started = time.monotonic()
+        with pytest.raises(RegistryError, match="not whole in time"):
+            list(open_store(server.host, listing=ListingLimits(seconds=1.0)).list_tags("a/b"))
+        assert time.monotonic() - started < 5
+        assert [line for line in server.lines if "tags" in line] == ["GET /v2/a/b/tags/list"]
+
+
+def test_slow_pages_are_counted_together() -> None:
+    def script(asked: Asked) -> Answer:
+        time.sleep(0.2)
+        number = int(dict(asked.query).get("last", "0")) + 1
+        return page("tags", [f"t{number}"], f'</v2/a/b/tags/list?last={number}>; rel="next"')
+
+    with serve(script) as server, pytest.raises(RegistryError, match="not whole in time"):
+        list(open_store(server.host, listing=ListingLimits(seconds=1.0)).list_tags("a/b"))
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"tags": "a"}', b'{"tags": [1]}', b"<html>"])
 def test_a_listing_that_is_none(body: bytes) -> None:
     with serve(lambda _: Answer(200, {}, body)) as server, pytest.raises(RemoteError, match="not a list of tags"):
@@ -681,6 +726,29 @@ def test_user_and_password_go_to_the_token_service() -> None:
         assert store.get_manifest("a/b", "t") == MANIFEST
         assert base64.b64decode(script.token_requests[0].authorization.removeprefix("Basic ")) == b"ann:s3cr:et"
         assert ("account", "ann") in script.token_requests[0].query
+
+
+@pytest.mark.parametrize("login", [{}, {"identitytoken": "refresh-me"}])
+def test_no_login_goes_to_another_host_in_the_clear(login: dict[str, str]) -> None:
+    """A registry on loopback may be anybody's program: the host it names for tokens is not this machine, so it must have TLS."""
+    challenge = 'Bearer realm="http://tokens.example:8080/token",service="s"'
+    with serve(lambda _: Answer(401, {"WWW-Authenticate": challenge})) as server:
+        store = open_store(server.host, credentials=log_in(server.host, **login))
+        with pytest.raises(RegistryError, match=r"no login is sent there") as caught:
+            store.get_manifest("a/b", "t")
+        assert "tokens.example" in caught.value.message
+        assert "s3cr" not in caught.value.message + caught.value.hint
+
+
+def test_a_token_service_beside_the_registry_on_this_machine_gets_the_login() -> None:
+    tokens = TokenRegistry()
+    with serve(tokens) as service:
+        tokens.host = f"localhost:{service.server_address[1]}"
+        with serve(tokens) as server:
+            store = open_store(server.host, credentials=log_in(server.host))
+            assert store.get_manifest("a/b", "t") == MANIFEST
+            assert [item.path for item in service.asked] == ["/token"]
+            assert service.asked[0].authorization.startswith("Basic ")
 
 
 def test_an_identity_token_is_exchanged_by_post() -> None:

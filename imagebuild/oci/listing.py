@@ -1,0 +1,73 @@
+"""The pages of a registry's listing (distribution-spec v1.1, ``Link: <...>; rel="next"``), bounded as a whole.
+
+A page has its own limit in bytes; a listing has one in pages, in entries and in time, so that neither endless pages nor a page that
+comes a byte at a time keeps anybody waiting for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+import requests
+
+from imagebuild.oci.transport import RegistryError, Transport
+
+_PAGE_LIMIT = 8 << 20  # bytes of one page
+Entry = TypeVar("Entry")
+
+_REPORT = "report it to the registry's operators"
+
+
+class ListingLimits(msgspec.Struct, frozen=True):
+    """What one listing may take. ``seconds`` counts the time spent on requests, not what the caller does between two pages."""
+
+    pages: int = 10_000
+    entries: int = 1_000_000
+    seconds: float = 300.0
+
+
+DEFAULT_LIMITS = ListingLimits()
+
+
+def iterate_pages(
+    transport: Transport,
+    target: str,
+    decode: Callable[[requests.Response, bytes], Sequence[Entry] | None],
+    *,
+    scopes: Sequence[str],
+    doing: str,
+    accept: frozenset[int],
+    headers: Mapping[str, str] | None = None,
+    limits: ListingLimits,
+) -> Iterator[Sequence[Entry] | None]:
+    """What ``decode`` makes of each page, from ``target`` on. A page that it makes None of is the last.
+
+    RegistryError for a page on another host, a circle of pages, and a listing beyond ``limits``.
+    """
+    url, seen, entries, seconds = transport.resolve(target), set[str](), 0, 0.0
+    while True:
+        if not transport.is_here(url):
+            raise RegistryError(f"{transport.host}: {doing}: its next page is on another host ({urlsplit(url).hostname})", _REPORT)
+        if url in seen or len(seen) >= limits.pages:
+            raise RegistryError(f"{transport.host}: {doing}: its pages lead in a circle", _REPORT)
+        seen.add(url)
+        if seconds >= limits.seconds:
+            raise RegistryError(f"{transport.host}: {doing}: the list was not whole in time ({limits.seconds:.0f} seconds)", _REPORT)
+        started = time.monotonic()
+        response, data = transport.fetch(
+            url, scopes=scopes, doing=doing, limit=_PAGE_LIMIT, headers=headers, accept=accept, seconds=limits.seconds - seconds
+        )
+        seconds += time.monotonic() - started
+        page = decode(response, data)
+        entries += len(page or ())
+        if entries > limits.entries:
+            raise RegistryError(f"{transport.host}: {doing}: the list has more than {limits.entries} entries", _REPORT)
+        yield page
+        following = response.links.get("next", {}).get("url")
+        if page is None or not following:
+            return
+        url = transport.resolve(following, response.url)
