@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from imagebuild.supply.osvdata import OsvDataset
     from imagebuild.supply.packages import Package
     from imagebuild.supply.policy import Policy
+    from imagebuild.supply.systempackages import ImageSystem
     from imagebuild.workspace import Workspace
 
 
@@ -47,7 +48,7 @@ def audit(
     platform: str,
     as_json: bool,
 ) -> None:
-    """Look up the Python packages of an image, base and added, in OSV data, and hold their licences against the policy.
+    """Look up the packages of an image, base and added, in OSV data, and hold the licences of Python's against the policy.
 
     TEAM is the team's lock on its base, before anything is pushed; REF a pushed image (TEAM:TAG, registry/repository:tag,
     oci:FOLDER:REPOSITORY:TAG). Exit 8 when something counts.
@@ -61,10 +62,11 @@ def audit(
     policy = _join_policy(workspace, image.partition(":")[0].partition("@")[0])
     if fail_on is not None:
         policy = msgspec.structs.replace(policy, audit=msgspec.structs.replace(policy.audit, fail_on=fail_on))
-    dataset = None if licences_only else _open_dataset(workspace, policy, osv, osv_url)
-    name, packages, unchecked = _list_packages(workspace, image, pushed, platform)
+    source = None if licences_only else _choose_source(workspace, policy, osv, osv_url)
+    name, packages, system, unchecked = _list_packages(workspace, image, pushed, platform)
+    dataset = _open_dataset(workspace, source, system) if source is not None else None
     today = datetime.date.fromisoformat(read_clock()[:10])
-    report = audit_packages(name, packages, dataset, policy, today=today, unchecked=unchecked)
+    report = audit_packages(name, packages, dataset, policy, today=today, unchecked=unchecked, system=system)
     print_data(encode_audit(report, strict=strict) if as_json else format_audit(report), nl=False)
     report.raise_findings(strict=strict)
 
@@ -81,26 +83,37 @@ def _join_policy(workspace: Workspace, team: str) -> Policy:
     return join_policies(policy, load_team(images, team).table.policy) if team in list_teams(images) else policy
 
 
-def _open_dataset(workspace: Workspace, policy: Policy, osv: Path | None, osv_url: str) -> OsvDataset:
-    from imagebuild.supply.osvdata import fetch_dataset, read_dataset
-
+def _choose_source(workspace: Workspace, policy: Policy, osv: Path | None, osv_url: str) -> Path | str:
+    """The folder or zip, or the mirror's address."""
     if osv is not None and osv_url:
         raise UsageError("--osv and --osv-url are two places", "give one of them")
     if osv is None and not osv_url and policy.audit.osv:
         osv = workspace.root / policy.audit.osv
     address = osv_url or policy.audit.osv_url
     if osv is not None:
-        return read_dataset(osv)
+        return osv
     if not address:
         raise ConfigurationError(
             "there is no OSV data to look packages up in",
             "give --osv FOLDER (with PyPI/all.zip in it), --osv-url MIRROR or --licences-only, or set [audit] osv in images/policy.toml",
         )
-    workspace.prepare()
-    return read_dataset(fetch_dataset(address, workspace.cache, workspace.report))
+    return address
 
 
-def _list_packages(workspace: Workspace, asked: str, pushed: bool, platform: str) -> tuple[str, tuple[Package, ...], tuple[str, ...]]:
+def _open_dataset(workspace: Workspace, source: Path | str, system: ImageSystem) -> OsvDataset:
+    from imagebuild.supply.osvdata import fetch_dataset, read_dataset
+
+    wanted = {key: frozenset(item.name for item in items) for key, items in system.list_subjects().items()}
+    if isinstance(source, str):
+        workspace.prepare()
+        source = fetch_dataset(source, workspace.cache, workspace.report, {item.folder for item in wanted})
+    return read_dataset(source, wanted)
+
+
+def _list_packages(
+    workspace: Workspace, asked: str, pushed: bool, platform: str
+) -> tuple[str, tuple[Package, ...], ImageSystem, tuple[str, ...]]:
+    """(name, Python's packages, the system's, what could not be looked at)."""
     from functools import partial
 
     from imagebuild import pipeline
@@ -110,6 +123,7 @@ def _list_packages(workspace: Workspace, asked: str, pushed: bool, platform: str
     from imagebuild.config import list_teams
     from imagebuild.oci.model import Platform
     from imagebuild.supply.packages import list_packages
+    from imagebuild.supply.systempackages import ImageSystem
 
     teams: tuple[str, ...] = ()
     with contextlib.suppress(ConfigurationError):
@@ -119,5 +133,6 @@ def _list_packages(workspace: Workspace, asked: str, pushed: bool, platform: str
         return image.name, *list_image_packages(workspace, image)
     plan = pipeline.plan_image(workspace, asked, cutoff=read_clock(), locked=True)
     wheels = pipeline.fetch_team_wheels(workspace, plan)
-    unchecked = tuple(f"{name}: a Debian package" for name in plan.recipe.system)
-    return f"{asked} ({workspace.lockfile(asked).name})", list_packages(plan.base, plan.lock, wheels), unchecked
+    unchecked = tuple(f"{name}: a Debian package, whose version is known when it is built" for name in plan.recipe.system)
+    packages = list_packages(plan.base, plan.lock, wheels)
+    return f"{asked} ({workspace.lockfile(asked).name})", packages, ImageSystem(plan.base.inventory.system), unchecked

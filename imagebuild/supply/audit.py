@@ -1,4 +1,4 @@
-"""Known vulnerabilities and licences of an image's Python packages, against a data set on disk and a policy.
+"""Known vulnerabilities of an image's packages, and licences of its Python packages, against a data set on disk and a policy.
 
 Fails closed: what nobody rated counts, what could not be checked is counted and, if asked so, fails.
 """
@@ -13,11 +13,12 @@ from typing import Literal
 import msgspec
 
 from imagebuild.errors import IntegrityError
-from imagebuild.supply.osv import Affected, Match, Record, list_fixes, match_version, parse_public_version
+from imagebuild.supply.osv import Affected, Match, Parse, Record, list_fixes, match_version, parse_public_version
 from imagebuild.supply.osvdata import OsvDataset
 from imagebuild.supply.packages import Origin, Package
 from imagebuild.supply.policy import Policy, find_ignored, judge_licence
 from imagebuild.supply.severity import Severity
+from imagebuild.supply.systempackages import ImageSystem
 
 _PREFERRED = ("MAL-", "GHSA-", "PYSEC-", "CVE-")  # which of several ids names a finding
 
@@ -62,6 +63,8 @@ class AuditReport(msgspec.Struct, frozen=True):
     unchecked: tuple[str, ...]
     expired: tuple[str, ...]  # entries of the ignore list whose day has passed
     allow_unknown: bool = True
+    system: int = 0  # system packages that were looked up; Debian's by source package
+    uncovered: tuple[str, ...] = ()  # what no data set has
 
     @property
     def counting(self) -> tuple[Vulnerability, ...]:
@@ -103,9 +106,12 @@ def audit_packages(
     *,
     today: datetime.date,
     unchecked: Sequence[str] = (),
+    system: ImageSystem | None = None,
 ) -> AuditReport:
     """Look every package up. ``unchecked``: what is known not to be among ``packages``."""
     lines = list(unchecked)
+    system = system or ImageSystem()
+    looked_up = 0
     found: list[Vulnerability] = []
     own = [item for item in packages if item.index == "local"]
     if dataset is not None:
@@ -113,7 +119,9 @@ def audit_packages(
         lines += _check_age(dataset, policy, today)
         for item in packages:
             if item.index != "local":
-                found += _audit_package(item, dataset, policy, today, lines)
+                found += _audit_package(item, dataset.find(item.name), policy, today, lines)
+        looked_up, more = _audit_system(system, dataset, policy, today, lines)
+        found += more
     licences = []
     for item in packages:
         verdict = judge_licence(item.licence, item.name, policy.licences)
@@ -136,6 +144,8 @@ def audit_packages(
         unchecked=tuple(lines),
         expired=tuple(f"{item.id}: ignored until {item.expires}" for item in policy.audit.ignore if today > item.expires),
         allow_unknown=policy.licences.allow_unknown,
+        system=looked_up,
+        uncovered=system.describe_uncovered() if dataset is not None else (),
     )
 
 
@@ -148,20 +158,49 @@ def _check_age(dataset: OsvDataset, policy: Policy, today: datetime.date) -> Ite
     return [f"the OSV data is {age} days old, the policy allows {limit}"] if limit and age > limit else []
 
 
-def _audit_package(item: Package, dataset: OsvDataset, policy: Policy, today: datetime.date, lines: list[str]) -> list[Vulnerability]:
+def _audit_system(
+    system: ImageSystem, dataset: OsvDataset, policy: Policy, today: datetime.date, lines: list[str]
+) -> tuple[int, list[Vulnerability]]:
+    """(packages looked up, what was found); what the data set does not cover goes into ``lines``."""
+    found: list[Vulnerability] = []
+    looked_up = 0
+    lines += [f"{path}: this package database cannot be read" for path in system.below.unread]
+    for ecosystem, subjects in system.list_subjects().items():
+        records = dataset.systems.get(ecosystem)
+        if records is None:
+            lines.append(
+                f"{_count(len(subjects), 'package', 'packages')} of {ecosystem.release}: the OSV data has none of {ecosystem.folder}"
+            )
+            continue
+        looked_up += len(subjects)
+        for item in subjects:
+            package = Package(item.name, item.version, item.origin)
+            found += _audit_package(package, records.get(item.name, ()), policy, today, lines, ecosystem.parse)
+    return looked_up, found
+
+
+def _audit_package(
+    item: Package,
+    records: Sequence[tuple[Record, Affected]],
+    policy: Policy,
+    today: datetime.date,
+    lines: list[str],
+    parse: Parse = parse_public_version,
+) -> list[Vulnerability]:
     hits: list[tuple[Record, Affected]] = []
     unknown: list[Record] = []
-    for record, affected in dataset.find(item.name):
-        match = match_version(affected, item.version)
+    for record, affected in records:
+        match = match_version(affected, item.version, parse)
         if match is Match.AFFECTED:
             hits.append((record, affected))
         elif match is Match.UNKNOWN:
             unknown.append(record)
     groups = group_records(hits)
     known = {name for group in groups for record, _ in group for name in record.names}
-    what = f"version {item.version}" if parse_public_version(item.version) is not None else f"version {item.version}, which is not PEP 440,"
+    strange = parse is parse_public_version and parse(item.version) is None
+    what = f"version {item.version}, which is not PEP 440," if strange else f"version {item.version}"
     lines += [f"{item.name}: {what} cannot be compared with {record.id}" for record in unknown if not record.names & known]
-    return [_describe_group(item, group, policy, today) for group in groups]
+    return [_describe_group(item, group, policy, today, parse) for group in groups]
 
 
 def group_records(hits: Sequence[tuple[Record, Affected]]) -> list[list[tuple[Record, Affected]]]:
@@ -180,7 +219,9 @@ def group_records(hits: Sequence[tuple[Record, Affected]]) -> list[list[tuple[Re
     return [members for _, members in groups]
 
 
-def _describe_group(item: Package, group: list[tuple[Record, Affected]], policy: Policy, today: datetime.date) -> Vulnerability:
+def _describe_group(
+    item: Package, group: list[tuple[Record, Affected]], policy: Policy, today: datetime.date, parse: Parse
+) -> Vulnerability:
     ids = frozenset(name for record, _ in group for name in record.names)
     first = min(ids, key=lambda name: (next((n for n, prefix in enumerate(_PREFERRED) if name.startswith(prefix)), len(_PREFERRED)), name))
     rated = [severity for record, affected in group if (severity := record.rate(affected)) is not Severity.UNKNOWN]
@@ -192,7 +233,7 @@ def _describe_group(item: Package, group: list[tuple[Record, Affected]], policy:
     note = "installed by Debian, which may have mended it in this version" if item.installer == "dpkg" else ""
     if ignored is not None:
         verdict, note = "ignored", f"{ignored.reason} (until {ignored.expires})"
-    fixes = {fix: None for _, affected in group for fix in list_fixes(affected, item.version)}
+    fixes = {fix: None for _, affected in group for fix in list_fixes(affected, item.version, parse)}
     return Vulnerability(
         package=item.name,
         version=item.version,
@@ -200,16 +241,11 @@ def _describe_group(item: Package, group: list[tuple[Record, Affected]], policy:
         id=first,
         ids=tuple(sorted(ids)),
         severity=severity.name.lower(),
-        fixed=tuple(sorted(fixes, key=_by_version)),
+        fixed=tuple(sorted(fixes, key=lambda text: (parse(text) is None, parse(text) or text))),
         title=next((record.title for record, _ in group if record.title), ""),
         verdict=verdict,
         note=note,
     )
-
-
-def _by_version(text: str) -> tuple[bool, str] | tuple[bool, object]:
-    version = parse_public_version(text)
-    return (False, version) if version is not None else (True, text)
 
 
 def format_audit(report: AuditReport) -> str:
@@ -224,9 +260,12 @@ def format_audit(report: AuditReport) -> str:
         if licence.verdict == "denied" or not report.allow_unknown:
             lines.append(f"licence   {licence.package} {licence.version} ({licence.origin}): {licence.licence} is {licence.verdict}")
     lines += [f"unchecked {text}" for text in report.unchecked]
+    lines += [f"not known {text}" for text in report.uncovered]
     lines += [f"expired   {text}" for text in report.expired]
     unknown = sum(1 for item in report.licences if item.verdict == "unknown")
     counts = [f"{report.packages} packages"]
+    if report.system:
+        counts.append(f"{report.system} of the system")
     if report.own:
         counts.append(f"{report.own} of the team's own (in no data set)")
     if report.source:

@@ -1,13 +1,15 @@
-"""Records of the OSV schema (ossf.github.io/osv-schema), and which versions of a PyPI package one affects.
+"""Records of the OSV schema (ossf.github.io/osv-schema), and which versions of a package one affects.
 
-Versions are compared as PEP 440 orders them; of a local version (``2.5.1+cu121``) the public part counts. What cannot be
-compared is said, never taken for unaffected.
+Versions are compared as PEP 440 orders them; of a local version (``2.5.1+cu121``) the public part counts. Other packagers' versions
+are compared by the ``parse`` that is given (:mod:`imagebuild.supply.versions`). What cannot be compared is said, never taken for
+unaffected.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from packaging.version import Version
 
 ECOSYSTEM = "PyPI"
+Parse = Callable[[str], Any]  # a text to a value that sorts, or None
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -52,6 +55,7 @@ class Rating(msgspec.Struct, frozen=True):
 
 class _Specific(msgspec.Struct, frozen=True):
     severity: object = None
+    urgency: object = None  # Debian's word
 
 
 class Affected(msgspec.Struct, frozen=True):
@@ -72,6 +76,7 @@ class Record(msgspec.Struct, frozen=True):
     modified: str
     withdrawn: str | None = None
     aliases: tuple[str, ...] | None = None
+    upstream: tuple[str, ...] | None = None  # what a distributor's record is about: several of an advisory
     summary: str | None = None
     details: str | None = None
     severity: tuple[Rating, ...] | None = None
@@ -81,7 +86,8 @@ class Record(msgspec.Struct, frozen=True):
     @property
     def names(self) -> frozenset[str]:
         """Its id and the ids of the same vulnerability elsewhere."""
-        return frozenset({self.id, *(self.aliases or ())})
+        upstream = self.upstream or ()
+        return frozenset({self.id, *(self.aliases or ()), *(upstream if len(upstream) == 1 else ())})
 
     @property
     def title(self) -> str:
@@ -91,13 +97,10 @@ class Record(msgspec.Struct, frozen=True):
 
     def rate(self, affected: Affected) -> Severity:
         """How bad, as the record says for this package, else in general."""
-        words = [
-            item.severity
-            for item in (affected.ecosystem_specific, affected.database_specific, self.database_specific)
-            if item is not None and isinstance(item.severity, str)
-        ]
-        vectors = [item.score for item in (*(affected.severity or ()), *(self.severity or ()))]
-        return read_severity(vectors, words)
+        specific = [item for item in (affected.ecosystem_specific, affected.database_specific, self.database_specific) if item is not None]
+        words = [word for item in specific for word in (item.severity, item.urgency) if isinstance(word, str)]
+        scores = [item.score for item in (*(affected.severity or ()), *(self.severity or ()))]
+        return read_severity(scores, [*words, *scores])  # a score may be a word: Ubuntu's
 
 
 _RECORD = make_decoder(Record)
@@ -126,15 +129,15 @@ def parse_public_version(text: str) -> Version | None:
         return None
 
 
-def match_version(affected: Affected, text: str) -> Match:
+def match_version(affected: Affected, text: str, parse: Parse = parse_public_version) -> Match:
     """Whether ``text`` is affected: it is enumerated, or a range holds it (osv-schema, Evaluation)."""
-    version = parse_public_version(text)
+    version = parse(text)
     listed = affected.versions or ()
     if text in listed:
         return Match.AFFECTED
     if version is None:
         return Match.UNKNOWN
-    if any(parse_public_version(item) == version for item in listed):
+    if any(parse(item) == version for item in listed):
         return Match.AFFECTED
     unknown = False
     comparable = bool(listed)
@@ -142,27 +145,27 @@ def match_version(affected: Affected, text: str) -> Match:
         if item.type == "GIT":
             continue  # commits; the versions they are in are enumerated, or the record has a range of versions as well
         comparable = True
-        found = _match_range(item, version)
+        found = _match_range(item, version, parse)
         if found is Match.AFFECTED:
             return found
         unknown = unknown or found is Match.UNKNOWN
     return Match.UNAFFECTED if comparable and not unknown else Match.UNKNOWN
 
 
-def _match_range(item: Range, version: Version) -> Match:
-    borders: list[tuple[Version | None, int, Event]] = []
-    limits: list[Version] = []
+def _match_range(item: Range, version: Any, parse: Parse) -> Match:
+    borders: list[tuple[Any, int, Event]] = []
+    limits: list[Any] = []
     for event in item.events:
         if event.limit and not event.introduced:
             if event.limit == "*":
                 continue
-            limit = parse_public_version(event.limit)
+            limit = parse(event.limit)
             if limit is None:
                 return Match.UNKNOWN
             limits.append(limit)
             continue
         text = event.introduced or event.fixed or event.last_affected
-        border = None if text == "0" and event.introduced else parse_public_version(text)
+        border = None if text == "0" and event.introduced else parse(text)
         if border is None and text != "0":
             return Match.UNKNOWN
         # At one version, what ends a range ends it before the next begins.
@@ -172,7 +175,8 @@ def _match_range(item: Range, version: Version) -> Match:
     if limits and not any(version < limit for limit in limits):
         return Match.UNAFFECTED
     affected = False
-    for border, _, event in sorted(borders, key=_order):
+    # A border that is None is before every version; what stands in its place is never compared with another's.
+    for border, _, event in sorted(borders, key=lambda item: (item[0] is not None, item[0] if item[0] is not None else version, item[1])):
         if event.introduced:
             affected = affected or border is None or version >= border
         elif event.fixed:
@@ -182,20 +186,13 @@ def _match_range(item: Range, version: Version) -> Match:
     return Match.AFFECTED if affected else Match.UNAFFECTED
 
 
-def _order(item: tuple[Version | None, int, Event]) -> tuple[bool, Version, int]:
-    from packaging.version import Version
-
-    border, begins, _ = item
-    return border is not None, border or Version("0.dev0"), begins
-
-
-def list_fixes(affected: Affected, text: str) -> tuple[str, ...]:
+def list_fixes(affected: Affected, text: str, parse: Parse = parse_public_version) -> tuple[str, ...]:
     """The versions after ``text`` in which it is fixed, lowest first."""
-    version = parse_public_version(text)
+    version = parse(text)
     found = {}
     for item in affected.ranges or ():
         for event in item.events if item.type != "GIT" else ():
-            fixed = parse_public_version(event.fixed) if event.fixed else None
+            fixed = parse(event.fixed) if event.fixed else None
             if fixed is not None and (version is None or fixed > version):
                 found[fixed] = event.fixed
     return tuple(found[key] for key in sorted(found))

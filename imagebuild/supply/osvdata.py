@@ -1,20 +1,23 @@
 """Where OSV records lie: a folder or a zip on disk, or an internal mirror of the per-ecosystem ``all.zip``.
 
 Taken: ``FOLDER/PyPI/all.zip`` (as the public bucket is laid out), ``FOLDER/all.zip``, ``FOLDER/PyPI/*.json``,
-``FOLDER/*.json``, or a zip of such files. Everything is bounded; what cannot be read as a record is counted.
+``FOLDER/*.json``, or a zip of such files; of system packages ``FOLDER/Debian/all.zip`` and its like beside them.
+Everything is bounded; what cannot be read as a record is counted.
 """
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.supply.osv import ECOSYSTEM, Affected, Record, decode_record
+from imagebuild.supply.systempackages import Ecosystem
 
 RECORD_LIMIT = 16 << 20  # bytes of one record
 ARCHIVE_LIMIT = 1 << 30  # bytes of an all.zip
@@ -31,20 +34,24 @@ class OsvDataset(msgspec.Struct, frozen=True):
     unreadable: tuple[str, ...]  # names of files that are no record
     newest: str  # latest ``modified``: how old the data is, at least
     by_name: dict[str, tuple[tuple[Record, Affected], ...]]
+    systems: dict[Ecosystem, dict[str, tuple[tuple[Record, Affected], ...]]] = {}  # those that the data has; of the names asked for
 
     def find(self, name: str) -> tuple[tuple[Record, Affected], ...]:
         """Records about the package, withdrawn ones left out."""
         return self.by_name.get(name, ())
 
 
-def read_dataset(path: Path) -> OsvDataset:
-    """Read all of it; ConfigurationError when there is nothing of that kind, IntegrityError beyond the limits."""
+def read_dataset(path: Path, systems: Mapping[Ecosystem, Collection[str]] | None = None) -> OsvDataset:
+    """Read all of it, and of ``systems`` what is about those names; ConfigurationError when there is nothing of PyPI, IntegrityError
+    beyond the limits."""
     from packaging.utils import canonicalize_name
 
+    wanted = systems or {}
     found: dict[str, list[tuple[Record, Affected]]] = {}
+    others: dict[Ecosystem, dict[str, list[tuple[Record, Affected]]]] = {}
     unreadable: list[str] = []
     newest, count, total = "", 0, 0
-    for name, read in _list_files(path):
+    for name, read in _list_files(path, sorted({item.folder for item in wanted})):
         count += 1
         data = read()
         total += len(data)
@@ -61,30 +68,51 @@ def read_dataset(path: Path) -> OsvDataset:
         for affected in record.affected or ():
             if affected.package is not None and affected.package.ecosystem == ECOSYSTEM:
                 found.setdefault(canonicalize_name(affected.package.name), []).append((record, affected))
+            elif affected.package is not None:
+                for ecosystem, names in wanted.items():
+                    if ecosystem.holds(affected.package.ecosystem):
+                        known = others.setdefault(ecosystem, {})
+                        if affected.package.name in names:  # without the other releases' lists of versions, which are long
+                            known.setdefault(affected.package.name, []).append((msgspec.structs.replace(record, affected=None), affected))
     if not found:
         raise ConfigurationError(
             f"{path} holds no OSV record about a {ECOSYSTEM} package",
             "name a folder with PyPI/all.zip, a folder of JSON records, or an all.zip",
         )
-    return OsvDataset(str(path), count - len(unreadable), tuple(unreadable), newest, {name: tuple(items) for name, items in found.items()})
+    return OsvDataset(
+        str(path),
+        count - len(unreadable),
+        tuple(unreadable),
+        newest,
+        {name: tuple(items) for name, items in found.items()},
+        {key: {name: tuple(items) for name, items in names.items()} for key, names in others.items()},
+    )
 
 
-def _list_files(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _list_files(path: Path, systems: Collection[str]) -> Iterator[tuple[str, Callable[[], bytes]]]:
     try:
         if path.is_dir():
-            for archive in (path / ECOSYSTEM / "all.zip", path / "all.zip"):
-                if archive.is_file():
-                    yield from _list_archive(archive)
-                    return
-            folder = path / ECOSYSTEM if (path / ECOSYSTEM).is_dir() else path
-            for file in sorted(folder.rglob("*.json")):
-                yield str(file.relative_to(path)), lambda file=file: _read_file(file)  # type: ignore[misc]
+            main = next((file for file in (path / ECOSYSTEM / "all.zip", path / "all.zip") if file.is_file()), None)
+            if main is not None:
+                yield from _list_archive(main)
+            else:
+                yield from _list_folder(path, path / ECOSYSTEM if (path / ECOSYSTEM).is_dir() else path)
+            for name in systems:
+                if (path / name / "all.zip").is_file():
+                    yield from _list_archive(path / name / "all.zip")
+                elif main is not None or (path / ECOSYSTEM).is_dir():  # else all of the folder was listed
+                    yield from _list_folder(path, path / name)
         elif path.is_file():
             yield from _list_archive(path)
         else:
             raise ConfigurationError(f"there is no OSV data at {path}", "download it once (PyPI/all.zip), and name its folder with --osv")
     except OSError as error:
         raise ConfigurationError(f"the OSV data cannot be read: {error}", "see that the folder is there and yours to read") from None
+
+
+def _list_folder(path: Path, folder: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    for file in sorted(folder.rglob("*.json")):
+        yield str(file.relative_to(path)), lambda file=file: _read_file(file)  # type: ignore[misc]
 
 
 def _read_file(path: Path) -> bytes:
@@ -116,28 +144,39 @@ def _check_size(name: str, data: bytes) -> bytes:
     return data
 
 
-def fetch_dataset(url: str, cache: Path, report: Callable[[str], None]) -> Path:
-    """``URL/PyPI/all.zip`` of an internal mirror, kept in the cache and asked for again only when it changed. The zip's path."""
+def fetch_dataset(url: str, cache: Path, report: Callable[[str], None], systems: Collection[str] = ()) -> Path:
+    """``URL/PyPI/all.zip`` of an internal mirror, kept in the cache and asked for again only when it changed. The folder that holds
+    ``PyPI/all.zip``, and ``NAME/all.zip`` of those ``systems`` that the mirror has.
+    """
     import hashlib
-
-    import requests
-
-    from imagebuild.errors import RemoteError
-    from imagebuild.files import explain_os_error, replacing, write_atomic
 
     if not url.startswith(("https://", "http://")):
         raise ConfigurationError(
             f"not the address of an OSV mirror: {url!r}", "write https://HOST/PATH, the folder that holds PyPI/all.zip"
         )
-    address = f"{url.rstrip('/')}/{ECOSYSTEM}/all.zip"
-    folder = cache / "osv" / hashlib.sha256(address.encode()).hexdigest()[:16]
+    folder = cache / "osv" / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+    for name in (ECOSYSTEM, *sorted(systems)):
+        _fetch_archive(f"{url.rstrip('/')}/{quote(name)}/all.zip", folder / name, report, needed=name == ECOSYSTEM)
+    return folder
+
+
+def _fetch_archive(address: str, folder: Path, report: Callable[[str], None], *, needed: bool) -> None:
+    import requests
+
+    from imagebuild.errors import RemoteError
+    from imagebuild.files import explain_os_error, replacing, write_atomic
+
     archive, mark = folder / "all.zip", folder / "etag"
     known = mark.read_text() if archive.is_file() and mark.is_file() else ""
     shown = address.rpartition("@")[2] if "@" in address else address
     try:
         with requests.get(address, headers={"If-None-Match": known} if known else {}, stream=True, timeout=(10, 60)) as answer:
             if answer.status_code == 304 and known:
-                return archive
+                return
+            if answer.status_code == 404 and not needed:
+                report(f"{shown}: not there, so those packages are not looked up")
+                archive.unlink(missing_ok=True)
+                return
             if answer.status_code != 200:
                 raise RemoteError(f"{shown}: HTTP {answer.status_code}", "see that the mirror has PyPI/all.zip; or name a copy with --osv")
             report(f"fetching {shown}")
@@ -158,4 +197,3 @@ def fetch_dataset(url: str, cache: Path, report: Callable[[str], None]) -> Path:
         ) from None
     except OSError as error:
         raise explain_os_error(error, "keeping the OSV data") from None
-    return archive

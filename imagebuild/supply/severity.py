@@ -18,6 +18,7 @@ class Severity(enum.IntEnum):
 
 
 _WORDS = {"LOW": Severity.LOW, "MODERATE": Severity.MEDIUM, "MEDIUM": Severity.MEDIUM, "HIGH": Severity.HIGH, "CRITICAL": Severity.CRITICAL}
+_WORDS |= {"IMPORTANT": Severity.HIGH, "NEGLIGIBLE": Severity.LOW, "UNIMPORTANT": Severity.NONE}  # Red Hat's, Ubuntu's and Debian's
 
 _BASE_METRICS_4 = frozenset(("AV", "AC", "AT", "PR", "UI", "VC", "VI", "VA", "SC", "SI", "SA"))
 

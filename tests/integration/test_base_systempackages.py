@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from imagebuild.base.systempackages import parse_status
+from imagebuild.supply.versions import make_debian_key
 from tests.parts import need
 
 pytestmark = pytest.mark.integration
@@ -20,3 +23,14 @@ def test_every_package_and_its_source_are_as_dpkg_says() -> None:
     found = parse_status(Path("/var/lib/dpkg/status").read_text(encoding="utf-8"))
     assert {(i.name, i.version, i.architecture, i.source or i.name, i.source_version or i.version) for i in found} == expected
     assert len(expected) > 50
+
+
+def test_versions_are_ordered_as_dpkg_orders_them() -> None:
+    dpkg = need("dpkg")
+    chance = random.Random(829)
+    texts = ["1" + "".join(chance.choices("019aZ.+~", k=chance.randrange(5))) + chance.choice(["", "-0", "-1~b"]) for _ in range(300)]
+    for one, other in itertools.pairwise(texts):
+        keys = make_debian_key(one), make_debian_key(other)
+        assert None not in keys
+        word = "lt" if keys[0] < keys[1] else "eq" if keys[0] == keys[1] else "gt"  # type: ignore[operator]
+        assert subprocess.run([dpkg, "--compare-versions", one, word, other], check=False).returncode == 0, (one, word, other)

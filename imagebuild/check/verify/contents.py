@@ -1,27 +1,29 @@
-"""The Python packages of an image, for an audit: of a team's lock before anything is built, or of a pushed image as it is."""
+"""The packages of an image, for an audit: of a team's lock before anything is built, or of a pushed image as it is."""
 
 from __future__ import annotations
 
 from imagebuild import annotations as names
-from imagebuild.base.model import Base
+from imagebuild.base.model import Base, SystemPackage
 from imagebuild.base.reading import read_base
+from imagebuild.base.systempackages import parse_status
 from imagebuild.catalogue.lookup import FoundImage
 from imagebuild.check.verify.evidence import Evidence, gather_evidence
 from imagebuild.errors import ImagebuildError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.supply.licences import read_licence
 from imagebuild.supply.packages import Package, describe_distribution, list_required, parse_metadata
+from imagebuild.supply.systempackages import ImageSystem
 from imagebuild.workspace import Workspace
 
 
-def list_image_packages(workspace: Workspace, image: FoundImage) -> tuple[tuple[Package, ...], tuple[str, ...]]:
-    """What is installed, read from the layers and not from what travels along; and what could not be looked at."""
+def list_image_packages(workspace: Workspace, image: FoundImage) -> tuple[tuple[Package, ...], ImageSystem, tuple[str, ...]]:
+    """What is installed, of Python and of the system, read from the layers and not from what travels along; and what could not be
+    looked at."""
     evidence = gather_evidence(workspace, image)
     unchecked = []
-    system = sorted(evidence.system.versions) if evidence.system is not None else []
-    unchecked += [f"{name}: a Debian package" for name in system]
     if evidence.base.base is not None:
-        return join_packages(evidence, evidence.base.base), tuple(unchecked)
+        system = ImageSystem(evidence.base.base.inventory.system, _list_added_system(evidence))
+        return join_packages(evidence, evidence.base.base), system, ()
     try:  # without a base: all of it, as if it were one
         workspace.prepare()
         whole = read_base(
@@ -38,10 +40,16 @@ def list_image_packages(workspace: Workspace, image: FoundImage) -> tuple[tuple[
         )
     except ImagebuildError as error:
         unchecked.append(f"the base: {evidence.base.problem}; {error.message}")
-        return join_packages(evidence, None), tuple(unchecked)
+        return join_packages(evidence, None), ImageSystem(added=_list_added_system(evidence)), tuple(unchecked)
     if whole.inventory.interpreter is None:
         unchecked.append("the image has no Python on its PATH: what is installed elsewhere was not looked for")
-    return _list_base_packages(whole, frozenset()), tuple(unchecked)
+    return _list_base_packages(whole, frozenset()), ImageSystem(whole.inventory.system), tuple(unchecked)
+
+
+def _list_added_system(evidence: Evidence) -> tuple[SystemPackage, ...]:
+    """The Debian packages that the layer's own lists name, with their sources by its status."""
+    names = evidence.system.versions if evidence.system is not None else {}
+    return tuple(item for item in parse_status(evidence.facts.status.decode("utf-8", "replace")) if item.name in names)
 
 
 def _list_base_packages(base: Base, without: frozenset[str]) -> tuple[Package, ...]:
