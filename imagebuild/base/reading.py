@@ -33,7 +33,7 @@ from imagebuild.oci.store import Store
 
 _INVENTORY = make_decoder(Inventory)
 
-CACHE_FORMAT = 3  # of the folder; raise it when what is kept changes
+CACHE_FORMAT = 4  # of the folder; raise it when what is kept changes
 HASHED_LIMIT = 1 << 20  # bytes: larger files in site-packages get no sha256
 _TEXT_LIMIT = 32 << 20
 _LIBRARY_LIMIT = 64 << 20
@@ -95,7 +95,7 @@ def choose_keeping(path: bytes, size: int) -> str:
             return "text"
         if name.endswith(b".json") and folder.endswith(b"/conda-meta"):
             return "text"
-        if is_system_database(path):
+        if is_system_database(path) or (folder.endswith(b".dist-info/sboms") and name.endswith(b".json")):
             return "text"
         if name.endswith(b".list") and folder == b"/var/lib/dpkg/info":
             return "owned"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from imagebuild.supply.osvdata import OsvDataset
     from imagebuild.supply.packages import Package
     from imagebuild.supply.policy import Policy
-    from imagebuild.supply.systempackages import ImageSystem
+    from imagebuild.supply.systempackages import Ecosystem, ImageSystem
     from imagebuild.workspace import Workspace
 
 
@@ -57,14 +58,14 @@ def audit(
 
     import msgspec
 
-    from imagebuild.supply.audit import audit_packages, encode_audit, format_audit
+    from imagebuild.supply.audit import audit_packages, encode_audit, format_audit, list_wanted
 
     policy = _join_policy(workspace, image.partition(":")[0].partition("@")[0])
     if fail_on is not None:
         policy = msgspec.structs.replace(policy, audit=msgspec.structs.replace(policy.audit, fail_on=fail_on))
     source = None if licences_only else _choose_source(workspace, policy, osv, osv_url)
     name, packages, system, unchecked = _list_packages(workspace, image, pushed, platform)
-    dataset = _open_dataset(workspace, source, system) if source is not None else None
+    dataset = _open_dataset(workspace, source, list_wanted(packages, system)) if source is not None else None
     today = datetime.date.fromisoformat(read_clock()[:10])
     report = audit_packages(name, packages, dataset, policy, today=today, unchecked=unchecked, system=system)
     print_data(encode_audit(report, strict=strict) if as_json else format_audit(report), nl=False)
@@ -100,10 +101,9 @@ def _choose_source(workspace: Workspace, policy: Policy, osv: Path | None, osv_u
     return address
 
 
-def _open_dataset(workspace: Workspace, source: Path | str, system: ImageSystem) -> OsvDataset:
+def _open_dataset(workspace: Workspace, source: Path | str, wanted: Mapping[Ecosystem, frozenset[str]]) -> OsvDataset:
     from imagebuild.supply.osvdata import fetch_dataset, read_dataset
 
-    wanted = {key: frozenset(item.name for item in items) for key, items in system.list_subjects().items()}
     if isinstance(source, str):
         workspace.prepare()
         source = fetch_dataset(source, workspace.cache, workspace.report, {item.folder for item in wanted})

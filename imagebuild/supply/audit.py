@@ -18,8 +18,9 @@ from imagebuild.supply.osvdata import OsvDataset
 from imagebuild.supply.packages import Origin, Package
 from imagebuild.supply.policy import Policy, find_ignored, judge_licence
 from imagebuild.supply.severity import Severity
-from imagebuild.supply.systempackages import ImageSystem
+from imagebuild.supply.systempackages import CRATES, Ecosystem, ImageSystem
 
+_CRATE, _PYPI = "pkg:cargo/", "pkg:pypi/"
 _PREFERRED = ("MAL-", "GHSA-", "PYSEC-", "CVE-")  # which of several ids names a finding
 
 
@@ -121,7 +122,7 @@ def audit_packages(
             if item.index != "local":
                 found += _audit_package(item, dataset.find(item.name), policy, today, lines)
         looked_up, more = _audit_system(system, dataset, policy, today, lines)
-        found += more
+        found += [*more, *_audit_bundled(packages, dataset, policy, today, lines)]
     licences = []
     for item in packages:
         verdict = judge_licence(item.licence, item.name, policy.licences)
@@ -145,7 +146,7 @@ def audit_packages(
         expired=tuple(f"{item.id}: ignored until {item.expires}" for item in policy.audit.ignore if today > item.expires),
         allow_unknown=policy.licences.allow_unknown,
         system=looked_up,
-        uncovered=system.describe_uncovered() if dataset is not None else (),
+        uncovered=(*system.describe_uncovered(), *_describe_uncovered(packages)) if dataset is not None else (),
     )
 
 
@@ -177,6 +178,45 @@ def _audit_system(
             package = Package(item.name, item.version, item.origin)
             found += _audit_package(package, records.get(item.name, ()), policy, today, lines, ecosystem.parse)
     return looked_up, found
+
+
+def list_wanted(packages: Sequence[Package], system: ImageSystem) -> dict[Ecosystem, frozenset[str]]:
+    """The names to read of a data set, beside PyPI's: of the system's packages, and of crates that wheels bundle."""
+    wanted = {key: frozenset(item.name for item in items) for key, items in system.list_subjects().items()}
+    crates = frozenset(part.name for item in packages for part in item.bundled.components if part.purl.startswith(_CRATE))
+    return {**wanted, CRATES: crates} if crates else wanted
+
+
+def _audit_bundled(
+    packages: Sequence[Package], dataset: OsvDataset, policy: Policy, today: datetime.date, lines: list[str]
+) -> list[Vulnerability]:
+    """Crates and Python packages inside of others, by the SBOMs that these carry."""
+    from packaging.utils import canonicalize_name
+
+    found: list[Vulnerability] = []
+    crates = dataset.systems.get(CRATES)
+    missing = 0
+    for item in packages:
+        lines += [f"{item.name}: {name} in its .dist-info is no SBOM that can be read" for name in item.bundled.unread]
+        for part in item.bundled.components:
+            inside = Package(part.name, part.version, item.origin)
+            if part.purl.startswith(_CRATE):
+                missing += crates is None
+                hits = _audit_package(inside, (crates or {}).get(part.name, ()), policy, today, lines, CRATES.parse)
+            elif part.purl.startswith(_PYPI):
+                hits = _audit_package(inside, dataset.find(canonicalize_name(part.name)), policy, today, lines)
+            else:
+                continue
+            owner = f"bundled in {item.name} {item.version}"
+            found += [msgspec.structs.replace(hit, note=f"{owner}; {hit.note}" if hit.note else owner) for hit in hits]
+    if missing:
+        lines.append(f"{_count(missing, 'crate', 'crates')} that packages bundle: the OSV data has none of {CRATES.folder}")
+    return found
+
+
+def _describe_uncovered(packages: Sequence[Package]) -> tuple[str, ...]:
+    parts = [part for item in packages for part in item.bundled.components if not part.purl.startswith((_CRATE, _PYPI))]
+    return (f"{_count(len(parts), 'library', 'libraries')} that packages bundle: not looked up",) if parts else ()
 
 
 def _audit_package(

@@ -16,6 +16,7 @@ import msgspec
 from imagebuild import __version__
 from imagebuild.base.model import OperatingSystem, SystemInventory, SystemPackage
 from imagebuild.oci.model import Digest
+from imagebuild.supply.bundled import BundledComponent
 from imagebuild.supply.licences import Licence
 from imagebuild.supply.packages import Package
 from imagebuild.supply.systempackages import make_system_purl
@@ -152,6 +153,21 @@ def _describe_package(item: Package, repaired: int) -> Component:
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=item.sha256)] if item.sha256 else [],
         licenses=_describe_licence(item.licence),
         properties=[Property(name=name, value=value) for name, value in notes.items() if value],
+        components=[_describe_bundled(part, str(purl)) for part in item.bundled.components],
+    )
+
+
+def _describe_bundled(item: BundledComponent, owner: str) -> Component:
+    """A part of ``owner``: two packages may bundle the same, so the reference has both."""
+    from cyclonedx.model.component import Component, ComponentType
+    from packageurl import PackageURL
+
+    return Component(
+        name=item.name,
+        version=item.version or None,
+        type=ComponentType.LIBRARY,
+        purl=PackageURL.from_string(item.purl) if item.purl else None,
+        bom_ref=f"{owner}#{item.purl or f'{item.name}@{item.version}'}",
     )
 
 

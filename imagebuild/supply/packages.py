@@ -15,6 +15,7 @@ import msgspec
 from imagebuild.base.model import Base, Distribution
 from imagebuild.errors import IntegrityError
 from imagebuild.lock.file.model import Lock
+from imagebuild.supply.bundled import Bundled, read_tree_bundled, read_wheel_bundled
 from imagebuild.supply.licences import Licence, read_licence
 
 _METADATA_LIMIT = 16 << 20
@@ -36,6 +37,7 @@ class Package(msgspec.Struct, frozen=True):
     direct: bool = False  # asked for in requirements.in, or one of the team's own packages
     location: str = ""  # the base's: where it lies
     installer: str = ""
+    bundled: Bundled = Bundled()  # others' code inside, by its own SBOMs
 
 
 def list_packages(base: Base, lock: Lock, wheels: Mapping[str, Path]) -> tuple[Package, ...]:
@@ -58,6 +60,7 @@ def list_packages(base: Base, lock: Lock, wheels: Mapping[str, Path]) -> tuple[P
                 filename=item.filename,
                 index=item.index,
                 direct="requirements.in" in item.via or item.index == "local",
+                bundled=read_wheel_bundled(wheels[item.name], item.name),
             )
         )
     return tuple(sorted(found, key=lambda item: item.name))
@@ -78,6 +81,7 @@ def describe_distribution(base: Base, item: Distribution, present: Iterable[str]
         requires=tuple(name for name in list_required(item.requires, present, markers) if name != item.name),
         location=item.location,
         installer=item.installer,
+        bundled=read_tree_bundled(base.tree, folder, item.name) if item.metadata.endswith(".dist-info") else Bundled(),
     )
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from imagebuild.base.model import OperatingSystem, SystemInventory, SystemPackage
 from imagebuild.supply.packages import Origin
-from imagebuild.supply.versions import make_debian_key, make_r_key, make_rpm_key
+from imagebuild.supply.versions import make_debian_key, make_r_key, make_rpm_key, make_semver_key
 
 if TYPE_CHECKING:
     from packageurl import PackageURL
@@ -31,7 +31,10 @@ class Ecosystem(msgspec.Struct, frozen=True):
     @property
     def parse(self) -> Callable[[str], Any]:
         """Its versions as keys that sort."""
-        return {"Red Hat": make_rpm_key, "CRAN": make_r_key}.get(self.folder, make_debian_key)
+        return {"Red Hat": make_rpm_key, "CRAN": make_r_key, "crates.io": make_semver_key}.get(self.folder, make_debian_key)
+
+
+CRATES = Ecosystem("crates.io", "crates.io")  # what wheels bundle of Rust
 
 
 class SystemSubject(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Versions of other packagers as keys that sort as they order them: Debian's, rpm's, R's. None for what is no such version."""
+"""Versions of other packagers as keys that sort as they order them: Debian's, rpm's, R's, Rust's. None for what is no such version."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ def _split_rpm(text: str) -> _Key:
     ranks: dict[str, tuple[int, object]] = {"~": (-1, 0), "^": (1, 0)}
     parts = [ranks.get(part) or ((3, int(part)) if part.isdigit() else (2, part)) for part in _RPM_PART.findall(text)]
     return (*parts, (0, 0))
+
+
+def make_semver_key(text: str) -> _Key | None:
+    """semver.org 2.0.0, as crates have it: a pre-release comes before its release, what follows ``+`` says nothing."""
+    match = re.fullmatch(r"([0-9]+)\.([0-9]+)\.([0-9]+)(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?", text)
+    if match is None:
+        return None
+    parts = [(0, int(part)) if part.isdigit() else (1, part) for part in (match[4] or "").split(".")]
+    return (int(match[1]), int(match[2]), int(match[3]), (0, *parts) if match[4] else (1,))
 
 
 def make_r_key(text: str) -> _Key | None:

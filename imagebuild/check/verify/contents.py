@@ -10,6 +10,7 @@ from imagebuild.catalogue.lookup import FoundImage
 from imagebuild.check.verify.evidence import Evidence, gather_evidence
 from imagebuild.errors import ImagebuildError
 from imagebuild.oci.layout import LayoutStore
+from imagebuild.supply.bundled import read_bundled
 from imagebuild.supply.licences import read_licence
 from imagebuild.supply.packages import Package, describe_distribution, list_required, parse_metadata
 from imagebuild.supply.systempackages import ImageSystem
@@ -63,8 +64,9 @@ def join_packages(evidence: Evidence, base: Base | None) -> tuple[Package, ...]:
     from packaging.utils import canonicalize_name
 
     locked = {item.name: item for item in evidence.lock.packages} if evidence.lock is not None else {}
-    headers = [parse_metadata(data) for data in evidence.facts.metadata.values()]
-    added = {str(canonicalize_name(str(item.get("Name", "")))): item for item in headers}
+    read = {path.rpartition("/")[0]: parse_metadata(data) for path, data in evidence.facts.metadata.items()}
+    added = {str(canonicalize_name(str(item.get("Name", "")))): item for item in read.values()}
+    folders = {str(canonicalize_name(str(item.get("Name", "")))): folder for folder, item in read.items()}
     below = _list_base_packages(base, frozenset(added)) if base is not None else ()
     present = {*added, *(item.name for item in below)}
     markers = base.inventory.interpreter.markers if base is not None and base.inventory.interpreter is not None else {}
@@ -80,6 +82,9 @@ def join_packages(evidence: Evidence, base: Base | None) -> tuple[Package, ...]:
                 requires=list_required((str(line) for line in item.get_all("Requires-Dist", [])), present, markers),
                 index=lock.index if lock is not None else "",
                 direct=lock is not None and "requirements.in" in lock.via,
+                bundled=read_bundled(
+                    ((path, data) for path, data in evidence.facts.sboms.items() if path.startswith(f"{folders[name]}/sboms/")), name
+                ),
             )
         )
     return tuple(sorted(found, key=lambda item: item.name))

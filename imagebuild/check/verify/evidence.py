@@ -132,7 +132,7 @@ def _merge(into: ScannedLayer, facts: ScannedLayer) -> None:
     into.unread += facts.unread
     into.faults += facts.faults
     into.status = facts.status or into.status
-    for name in ("files", "records", "metadata", "startup_files", "secrets", "privileged", "lists"):
+    for name in ("files", "records", "metadata", "sboms", "startup_files", "secrets", "privileged", "lists"):
         getattr(into, name).update(getattr(facts, name))
 
 

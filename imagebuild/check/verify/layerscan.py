@@ -23,6 +23,7 @@ from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, read_ahead
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Store
+from imagebuild.supply.bundled import is_bundled_sbom
 from imagebuild.wheel.installed import is_site_folder, parse_info_path
 
 TEXT_LIMIT = 64 << 20  # bytes; a RECORD, a package's list or dpkg's status is never larger
@@ -66,6 +67,7 @@ class ScannedLayer(msgspec.Struct):
     files: dict[str, ScannedEntry] = {}
     records: dict[str, bytes] = {}  # path of a RECORD -> its text
     metadata: dict[str, bytes] = {}  # path of a METADATA -> its text
+    sboms: dict[str, bytes] = {}  # path of an SBOM in a .dist-info (PEP 770) -> its text
     startup_files: dict[str, bytes] = {}  # *.pth and *.start directly in a site folder -> text
     secrets: dict[str, list[str]] = {}  # path -> what it looks like
     privileged: dict[str, str] = {}  # path of a file with a setuid or setgid bit or a capability, whoever brought it -> which
@@ -181,6 +183,8 @@ def _keeper(facts: ScannedLayer, path: str) -> dict[str, bytes] | None:
     info = parse_info_path(path)
     if info is not None and info.file in ("RECORD", "METADATA"):
         return facts.records if info.file == "RECORD" else facts.metadata
+    if is_bundled_sbom(path):
+        return facts.sboms
     if path.endswith(SUFFIXES) and is_site_folder(posixpath.dirname(path)):
         return facts.startup_files
     return facts.lists if is_dpkg_list(path) else None
