@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ from imagebuild.commands.options import common_options, print_data, read_clock
 from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
+    from imagebuild.base.model import SystemInventory
     from imagebuild.workspace import Workspace
 
 
@@ -128,7 +130,16 @@ def base_inspect(workspace: Workspace, name: str, platform: str, as_json: bool) 
     stored, unpacked = sum(item.size for item in found.layers), sum(item.uncompressed for item in found.layers)
     print_data(f"  layers        {len(found.layers)}, {format_size(stored)} stored, {format_size(unpacked)} unpacked")
     print_data(f"  packages      {len(found.distributions)}")
+    print_data(f"  system        {describe_system(found.system)}")
     print_data(f"  fingerprint   {found.fingerprint}")
+
+
+def describe_system(system: SystemInventory) -> str:
+    """How many packages of which kind, the operating system, and what could not be read, in one line."""
+    counts = Counter(item.kind for item in system.packages)
+    parts = [f"{count} {kind}" for kind, count in sorted(counts.items())] or ["no package known"]
+    name = f" ({system.os.id} {system.os.version})".replace(" )", ")") if system.os.id else ""
+    return ", ".join(parts) + name + "".join(f"; {path} cannot be read" for path in system.unread)
 
 
 @base.command("build")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from imagebuild.base.model import Inventory, OperatingSystem, SystemInventory, SystemPackage
 from imagebuild.base.reading import decode_inventory, encode_inventory
 from imagebuild.base.systempackages import is_system_database, parse_header, parse_status
+from imagebuild.commands.base import describe_system
 from imagebuild.oci.layout import LayoutStore
 from tests.bases import entry, make_layer, push_image, read_image
 
@@ -192,3 +193,12 @@ def test_no_lock_depends_on_it(tmp_path: Path) -> None:
     document = json.loads(encode_inventory(full))
     del document["system"]
     assert decode_inventory(json.dumps(document).encode()).system == SystemInventory()
+
+
+def test_inspect_says_it_in_a_line() -> None:
+    assert describe_system(SystemInventory(OperatingSystem("debian", "12"), (*DEBS, SystemPackage("cran", "MASS", "7")))) == (
+        "1 cran, 2 deb (debian 12)"
+    )
+    assert describe_system(SystemInventory(OperatingSystem("arch", ""), (), ("/var/lib/rpm/Packages",))) == (
+        "no package known (arch); /var/lib/rpm/Packages cannot be read"
+    )

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 import zstandard
 from hypothesis import given, settings
@@ -35,6 +36,7 @@ from imagebuild.check.smoke.checks import (
     check_start_command,
     check_user,
     encode_smoke_report,
+    find_waived,
     format_smoke_report,
     split_complaints,
 )
@@ -48,6 +50,7 @@ from imagebuild.oci.archive import stream_archive
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST, ContainerConfig, Digest, Manifest, RawManifest
 from imagebuild.workspace import Workspace
+from tests.fakes import make_base, make_lock
 
 
 def make_subject(**changes: Any) -> SmokeSubject:
@@ -116,6 +119,18 @@ def test_files_under_the_home_are_counted_and_some_are_listed() -> None:
     assert found.status == "failed"
     assert "8 paths" in found.text
     assert found.details[-1] == "and 3 more"
+
+
+def test_complaints_about_what_the_team_chose_are_told_apart() -> None:
+    lock = msgspec.structs.replace(make_lock(make_base()), exclude=("opencv-python",), override=("numpy>=2,<3",))
+    lines = [
+        "needs 1.0 requires opencv-python, which is not installed.",
+        "old 1.0 has requirement numpy<2, but you have numpy 2.1.0.",
+        "needs 1.0 requires scipy, which is not installed.",
+        "old 1.0 has requirement scipy<1, but you have scipy 1.1.0.",
+    ]
+    assert find_waived(lines, lock) == lines[:2]
+    assert find_waived(lines, make_lock(make_base())) == []
 
 
 def test_complaints_about_the_base_alone_are_not_the_team_s() -> None:

@@ -82,6 +82,15 @@ def test_what_an_installed_package_requires_is_not_optional() -> None:
     assert judge(fail("mine", "mine_extra", "unheard_of"), mine=broken).failed
 
 
+def test_what_the_lock_excludes_is_required_by_nobody() -> None:
+    """A submodule may lack it; a main module that does is a fault: then it should not have been excluded."""
+    needs = InstalledPackage(("needs", "needs_video"), ("opencv-python>=4",))
+    image = {**IMAGE, "needs": needs}
+    environment = {key: str(value) for key, value in default_environment().items()}
+    for module, excluded, failed in (("needs_video", ("opencv_python",), 0), ("needs_video", (), 1), ("needs", ("opencv-python",), 1)):
+        assert len(judge_failures([fail("needs", module, "cv2")], image, environment, (), excluded).failed) == failed
+
+
 def test_patterns_of_the_team_leave_modules_out() -> None:
     failures = (fail("black", "blackd"), fail("google-cloud-storage", "google.cloud._storage_v2", "grpc"), fail("black", "black"))
     found = judge(*failures, ignore=("blackd", "google.cloud._*"))

@@ -15,6 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from imagebuild.check.finding import Finding, Status
 from imagebuild.check.smoke.optional import ImportFailure, InstalledPackage, judge_failures
@@ -24,6 +26,8 @@ from imagebuild.errors import BuildError
 
 if TYPE_CHECKING:
     from docker import DockerClient
+
+    from imagebuild.lock.file.model import Lock
 
 _MIB = 1 << 20
 _SHOWN = 5  # of a list of culprits
@@ -140,11 +144,27 @@ def check_pip(subject: SmokeSubject, pod: Pod) -> Finding:
         return Finding("skipped", "the image has no pip")
     if answer["code"] == 0:
         return Finding("passed", "no broken requirements")
-    ours, theirs = split_complaints(answer["lines"], subject.distributions)
-    if ours or not theirs:
+    waived = find_waived(answer["lines"], subject.lock) if subject.lock is not None else []
+    ours, theirs = split_complaints([line for line in answer["lines"] if line not in waived], subject.distributions)
+    if ours or not (theirs or waived):
         found = ours or ["pip check failed without a word"]
         return Finding("failed", f"{len(found)} broken requirement{'s' * (len(found) != 1)}", _shorten(found))
-    return Finding("passed", f"nothing broken by what was added; {len(theirs)} complaints about the base", _shorten(theirs))
+    told = [f"{len(theirs)} complaints about the base"] if theirs else []
+    told += [f"{len(waived)} that [resolve] of team.toml asked for"] if waived else []
+    return Finding("passed", f"nothing broken by what was added; {', '.join(told)}", _shorten([*theirs, *waived]))
+
+
+def find_waived(lines: Sequence[str], lock: Lock) -> list[str]:
+    """pip check's lines about what the team chose: packages that ``exclude`` left out, and versions that ``override`` set."""
+    excluded = {canonicalize_name(name) for name in lock.exclude}
+    overridden = {canonicalize_name(Requirement(line).name) for line in lock.override}
+    found = []
+    for line in lines:
+        absent = re.search(r" requires ([A-Za-z0-9._-]+), which is not installed", line)
+        other = re.search(r", but you have ([A-Za-z0-9._-]+) ", line)
+        if (absent and canonicalize_name(absent[1]) in excluded) or (other and canonicalize_name(other[1]) in overridden):
+            found.append(line)
+    return found
 
 
 def split_complaints(lines: Sequence[str], distributions: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -179,6 +199,7 @@ def check_imports(subject: SmokeSubject, pod: Pod) -> Finding:
         {name: InstalledPackage(**facts) for name, facts in answer.get("installed", {}).items()},
         answer.get("environment", {}),
         subject.ignore,
+        subject.lock.exclude if subject.lock is not None else (),
     )
     told = [*found.optional, *(f"{module}: left out by [smoke] ignore" for module in found.ignored)]
     if found.failed:

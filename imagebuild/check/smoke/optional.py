@@ -56,9 +56,14 @@ class ImportVerdict(msgspec.Struct, frozen=True):
 
 
 def judge_failures(
-    failures: Sequence[ImportFailure], installed: Mapping[str, InstalledPackage], environment: Mapping[str, str], ignore: Sequence[str]
+    failures: Sequence[ImportFailure],
+    installed: Mapping[str, InstalledPackage],
+    environment: Mapping[str, str],
+    ignore: Sequence[str],
+    excluded: Sequence[str] = (),
 ) -> ImportVerdict:
-    """Sort the failures. ``environment`` has the markers' variables inside the image, ``ignore`` patterns of modules.
+    """Sort the failures. ``environment`` has the markers' variables inside the image, ``ignore`` patterns of modules, ``excluded`` the
+    names that the team's lock leaves out: nobody is taken to require those.
 
     Optional is a module for which another one was not found that no installed distribution has or requires unconditionally; if it is
     a main module (:func:`is_main`), an extra of its distribution must ask for the one that is missing: without that it is a fault.
@@ -66,7 +71,13 @@ def judge_failures(
     failed: list[str] = []
     optional: list[str] = []
     ignored: list[str] = []
-    lacking = [(owner, name) for owner in installed for name, extra in _list_absent(owner, installed, environment) if not extra]
+    chosen = {canonicalize_name(name) for name in excluded}
+    lacking = [
+        (owner, name)
+        for owner in installed
+        for name, extra in _list_absent(owner, installed, environment)
+        if not extra and canonicalize_name(name) not in chosen
+    ]
     for item in failures:
         if any(fnmatchcase(item.module, pattern) for pattern in ignore):
             ignored.append(item.module)
