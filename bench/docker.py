@@ -193,7 +193,7 @@ class Bench:
         manifest = raw.parse()
         assert isinstance(manifest, Manifest)
         for item in (manifest.config, *manifest.layers):
-            file = layout.blob_file(item.id)
+            file = layout.local_file(item.id)
             assert file is not None
             self.store.put_blob(BASE_REPOSITORY, item, file)
         digest = self.store.put_manifest(BASE_REPOSITORY, raw, "1")

@@ -60,7 +60,7 @@ def main() -> None:
     raw = store.get_manifest("heavy", tag)
     manifest = raw.parse() if raw is not None else None
     assert isinstance(manifest, Manifest)
-    blob = store.blob_file(manifest.layers[-1].id)
+    blob = store.local_file(manifest.layers[-1].id)
     assert blob is not None
     rows: dict[str, list[Times]] = {"read and hash the layer once": [], "verify": [], "verify --rebuild": []}
     memory = size = 0

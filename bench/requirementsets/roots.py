@@ -25,7 +25,7 @@ def unpack_image(layout: LayoutStore, repository: str, digest: Digest, folder: P
         raise SystemExit(f"{repository}@{digest} is not an image")
     folder.mkdir(parents=True, exist_ok=True)
     for layer in manifest.layers[skip:]:
-        blob = layout.blob_file(Digest(layer.digest))
+        blob = layout.local_file(Digest(layer.digest))
         if blob is None:
             raise SystemExit(f"layer {layer.digest} is not in the layout")
         subprocess.run(["tar", "--zstd", "-xpf", str(blob), "-C", str(folder), "--exclude=dev/*"], check=True)

@@ -92,7 +92,7 @@ def unpack_layers(bundle: Bundle, layout: LayoutStore, scratch: Path) -> None:
 
 
 def _unpack_blob(bundle: Bundle, layout: LayoutStore, repository: str, descriptor: Descriptor, scratch: Path) -> None:
-    known = layout.blob_file(descriptor.id)
+    known = layout.local_file(descriptor.id)
     if known is not None and known.stat().st_size == descriptor.size:
         return
     bundle.copy_file(f"layers/{descriptor.id.hex}", scratch / descriptor.id.hex)

@@ -18,7 +18,6 @@ from imagebuild.decoding import make_decoder
 from imagebuild.errors import IntegrityError, RemoteError
 from imagebuild.files import write_atomic
 from imagebuild.oci.content import check_manifest
-from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Descriptor, RawManifest
 from imagebuild.oci.store import Presence, Store, explain_unknown
 
@@ -42,7 +41,7 @@ class ManifestReader:
     def __init__(self, store: Store, cache: Path | None) -> None:
         self._store = store
         name = hashlib.sha256(store.label.encode()).hexdigest()[:16]
-        self._file = None if cache is None or isinstance(store, LayoutStore) else cache / "catalogue" / f"{name}.json"
+        self._file = None if cache is None or not store.registry_host else cache / "catalogue" / f"{name}.json"
         self._kept: dict[str, _Kept] = {}  # digest -> manifest
         self._seen: dict[str, str] = {}  # repository:tag -> digest
         self._changed = False

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry
-from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Manifest
 from imagebuild.oci.store import Presence, Store, explain_unknown
 
@@ -62,7 +61,7 @@ def check_presence(store: Store, entries: Sequence[CatalogueEntry]) -> PresenceR
     for entry, part, digest in parts:
         if answers[entry.repository, digest]:
             continue
-        if isinstance(store, LayoutStore) and part.startswith("layer") and not _is_last(part):
+        if not store.registry_host and part.startswith("layer") and not _is_last(part):
             elsewhere += 1
         else:
             missing.append(MissingPart(entry.repository, entry.tag, part, digest))

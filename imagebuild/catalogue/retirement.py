@@ -25,7 +25,6 @@ from imagebuild.catalogue.usage import Usage
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import IntegrityError, RemoteError, UsageError
 from imagebuild.files import write_atomic
-from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Index, Manifest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts, list_referrers, read_artifact, referrers_tag
 from imagebuild.oci.store import Store
@@ -221,7 +220,7 @@ def remove_retired(
     """Remove those whose grace is over, with all that belongs to them alone. What has a tag again only loses ``retired-TAG``, where a tag
     can be taken away by itself; what nothing says the time of starts its grace now.
 
-    In a layout folder nothing else may write images meanwhile (:meth:`LayoutStore.sweep_blobs`).
+    In a layout folder nothing else may write images meanwhile (:meth:`imagebuild.oci.layout.LayoutStore.sweep_blobs`).
     """
     count = manifests = 0
     unnamed: set[Digest] = set()
@@ -239,13 +238,13 @@ def remove_retired(
             manifests += store.delete_manifest(image.repository, digest)
         count += 1
         report(f"removed {image.team}:{image.tag}")
-    freed = store.sweep_blobs(sorted(unnamed)) if isinstance(store, LayoutStore) else 0
+    freed = store.sweep_blobs(sorted(unnamed))
     return Removed(count, manifests, freed)
 
 
 def _list_parts(store: Store, repository: str, digest: Digest) -> list[Digest]:
     """A manifest and the blobs it names, in a layout folder: what may have no name when it is gone."""
-    raw = store.get_manifest(repository, digest) if isinstance(store, LayoutStore) else None
+    raw = store.get_manifest(repository, digest) if not store.registry_host else None
     parsed = raw.parse() if raw is not None else None
     parts = [parsed.config.id, *(layer.id for layer in parsed.layers)] if isinstance(parsed, Manifest) else []
     return [digest, *parts] if raw is not None else []

@@ -310,7 +310,7 @@ class _BuiltImage:
 
     def fetch(self, descriptor: Descriptor, out: Path) -> None:
         """The blob as the file ``out``: moved out of a folder, read from a registry."""
-        file = self.store.blob_file(descriptor.id) if isinstance(self.store, LayoutStore) else None
+        file = self.store.local_file(descriptor.id)
         if file is not None:
             shutil.move(file, out)
             out.chmod(0o644)

@@ -16,9 +16,8 @@ import msgspec
 from imagebuild.errors import RemoteError
 from imagebuild.files import explain_os_error
 from imagebuild.oci.compression import CHUNK
-from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Descriptor
-from imagebuild.oci.store import Presence, Store
+from imagebuild.oci.store import Presence, Store, explain_unknown
 
 COPY_HINT = "add --copy-base to copy them through this machine, or use a base that is in the same registry"
 
@@ -42,7 +41,7 @@ class CopyPlan(msgspec.Struct, frozen=True):
 
 def is_same_store(one: Store, other: Store) -> bool:
     """Whether two stores are one place: the same registry host, or the same folder."""
-    return one is other or (type(one) is type(other) and one.label == other.label)
+    return one is other or (one.registry_host, one.label) == (other.registry_host, other.label)
 
 
 def plan_copy(source: Store, source_repo: str, target: Store, target_repo: str, descriptors: Iterable[Descriptor]) -> CopyPlan:
@@ -52,10 +51,7 @@ def plan_copy(source: Store, source_repo: str, target: Store, target_repo: str, 
     for descriptor in {descriptor.digest: descriptor for descriptor in descriptors}.values():
         presence = target.has_blob(target_repo, descriptor.id)
         if presence is Presence.UNKNOWN:
-            failure = getattr(target, "last_failure", None)
-            if isinstance(failure, RemoteError):
-                raise failure
-            raise RemoteError(f"{target.label} does not say whether {target_repo} has {descriptor.digest}", "run again later")
+            raise explain_unknown(target, f"{descriptor.digest} in {target_repo}")
         if presence is Presence.EXISTS:
             present.append(descriptor)
         elif same:
@@ -82,8 +78,8 @@ def copy_blobs(plan: CopyPlan, allow_copy: bool, report: Callable[[str], None] |
             say(f"mounted {descriptor.digest} ({_mib(descriptor.size)}) of {plan.source_repository}")
         else:
             refused.append(descriptor)
-            reason = getattr(plan.target, "last_failure", None) or reason
-    if refused and isinstance(plan.source, LayoutStore):  # one folder, and it lacks them
+            reason = plan.target.last_failure or reason
+    if refused and not plan.source.registry_host:  # one folder, and it lacks them
         raise RemoteError(
             f"{plan.source.label} does not hold {_count(refused)} of {plan.source_repository}",
             "bring that image into the folder again, or take it from the registry it came from",
@@ -96,12 +92,11 @@ def copy_blobs(plan: CopyPlan, allow_copy: bool, report: Callable[[str], None] |
 
 
 def _copy_blob(plan: CopyPlan, descriptor: Descriptor, scratch: Path | None) -> None:
-    if isinstance(plan.source, LayoutStore):
-        # A file already. The layout checks it when it links or copies it, a registry when it has arrived.
-        file = plan.source.blob_file(descriptor.id)
-        if file is not None:
-            plan.target.put_blob(plan.target_repository, descriptor, file)
-            return
+    file = plan.source.local_file(descriptor.id)
+    if file is not None:
+        # The layout checks it when it links or copies it, a registry when it has arrived.
+        plan.target.put_blob(plan.target_repository, descriptor, file)
+        return
     with contextlib.ExitStack() as stack:
         try:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imagebuild-", dir=scratch)))

@@ -53,11 +53,17 @@ class LayoutStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self._prepared = False
+        self.last_failure: RemoteError | None = None  # why the last answer was UNKNOWN
 
     @property
     def label(self) -> str:
         """The folder's path."""
         return str(self.folder)
+
+    @property
+    def registry_host(self) -> str:
+        """Empty: no registry."""
+        return ""
 
     def image_name(self, repository: str) -> str:
         """``oci:folder:repository``, as skopeo and podman take it (add ``:tag``)."""
@@ -78,7 +84,8 @@ class LayoutStore:
             size = self._blob_path(descriptor.id).stat().st_size
         except FileNotFoundError:
             return Presence.ABSENT, None
-        except OSError:
+        except OSError as error:
+            self.last_failure = self._unreadable(error)
             return Presence.UNKNOWN, None
         if size != descriptor.size:
             raise self._damaged(descriptor.id, f"has {size} bytes instead of {descriptor.size}")
@@ -169,7 +176,7 @@ class LayoutStore:
 
     # --- blobs -----------------------------------------------------------------------------------------------------
 
-    def blob_file(self, digest: Digest) -> Path | None:
+    def local_file(self, digest: Digest) -> Path | None:
         """Where the blob lies on the disk (its bytes are not checked here), None when it is absent."""
         path = self._blob_path(digest)
         return path if path.is_file() else None
@@ -181,7 +188,8 @@ class LayoutStore:
             self._blob_path(digest).stat()
         except FileNotFoundError:
             return Presence.ABSENT
-        except OSError:
+        except OSError as error:
+            self.last_failure = self._unreadable(error)
             return Presence.UNKNOWN
         return Presence.EXISTS
 
@@ -237,6 +245,16 @@ class LayoutStore:
     def list_repositories(self, prefix: str = "") -> Iterator[str]:
         """Repositories that have a tag, sorted."""
         return iter(sorted({name for name, _ in self._names() if name.startswith(prefix)}))
+
+    def list_referrers(self, repository: str, digest: Digest) -> list[dict[str, Any]] | None:  # noqa: ARG002
+        """None: the list is the index under the fallback tag."""
+        return None
+
+    @contextlib.contextmanager
+    def lock_referrers(self) -> Iterator[bool]:
+        """One lock for the folder."""
+        with files.exclusive(self.folder / ".referrers.lock"):
+            yield True
 
     def find_referrers(self, digest: Digest) -> list[dict[str, Any]]:
         """The untagged entries of ``index.json`` whose manifest has ``digest`` as its subject: where oras puts referrers."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from imagebuild.errors import RemoteError
 from imagebuild.oci.model import Descriptor, Digest, RawManifest
@@ -17,6 +18,16 @@ class OfflineStore:
 
     def __init__(self, host: str) -> None:
         self.label = host
+
+    @property
+    def registry_host(self) -> str:
+        """The host."""
+        return self.label
+
+    @property
+    def last_failure(self) -> RemoteError | None:
+        """None: nothing is asked."""
+        return None
 
     def image_name(self, repository: str) -> str:
         """``host/repository``."""
@@ -48,6 +59,14 @@ class OfflineStore:
         """Refused."""
         self._refuse(f"{repository}:{tag}")
 
+    def sweep_blobs(self, candidates: Iterable[Digest]) -> int:  # noqa: ARG002
+        """Refused."""
+        self._refuse("blobs that nothing names")
+
+    def local_file(self, digest: Digest) -> Path | None:  # noqa: ARG002
+        """None: no blob of it is here."""
+        return None
+
     def has_blob(self, repository: str, digest: Digest) -> Presence:
         """Refused."""
         self._refuse(f"{repository}@{digest}")
@@ -75,3 +94,15 @@ class OfflineStore:
     def list_repositories(self, prefix: str = "") -> Iterator[str]:  # noqa: ARG002
         """Refused."""
         self._refuse("its catalogue")
+
+    def list_referrers(self, repository: str, digest: Digest) -> list[dict[str, Any]] | None:
+        """Refused."""
+        self._refuse(f"what refers to {repository}@{digest}")
+
+    def find_referrers(self, digest: Digest) -> list[dict[str, Any]]:  # noqa: ARG002
+        """Empty: a registry is not searched."""
+        return []
+
+    def lock_referrers(self) -> AbstractContextManager[bool]:
+        """False: no lock."""
+        return contextlib.nullcontext(False)

@@ -16,8 +16,6 @@ from typing import Any
 import msgspec
 
 from imagebuild.errors import IntegrityError, RemoteError
-from imagebuild.files import exclusive
-from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import DESCRIPTOR, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, Manifest, RawManifest
 from imagebuild.oci.store import Store
 
@@ -92,11 +90,11 @@ def attach_artifacts(
         store.put_manifest(repository, manifest)
         entry = {**_describe(manifest.descriptor), "artifactType": artifact.artifact_type}
         entries.append({**entry, "annotations": dict(sorted(artifact.annotations.items()))} if artifact.annotations else entry)
-    if isinstance(store, LayoutStore):
-        with exclusive(store.folder / ".referrers.lock"):
+    with store.lock_referrers() as alone:
+        if alone:
             _merge(store, repository, subject.id, entries)
-    elif _ask_store(store, repository, subject.id) is None:
-        _merge_settled(store, repository, subject.id, entries, sleep)
+        elif store.list_referrers(repository, subject.id) is None:
+            _merge_settled(store, repository, subject.id, entries, sleep)
     return tuple(Digest(entry["digest"]) for entry in entries)
 
 
@@ -106,11 +104,9 @@ def list_referrers(store: Store, repository: str, digest: Digest, artifact_type:
     The list is what others wrote: nothing in it is proved but that each entry is a digest. IntegrityError for one that is
     no list.
     """
-    raw = _ask_store(store, repository, digest)
+    raw = store.list_referrers(repository, digest)
     if raw is None:
-        raw = _read_fallback(store, repository, digest)
-        if isinstance(store, LayoutStore):
-            raw = [*raw, *store.find_referrers(digest)]
+        raw = [*_read_fallback(store, repository, digest), *store.find_referrers(digest)]
     found: dict[str, Referrer] = {}
     for entry in raw:
         try:
@@ -131,13 +127,6 @@ def read_artifact(store: Store, repository: str, referrer: Referrer, subject: Di
     if not isinstance(manifest, Manifest) or manifest.subject is None or manifest.subject.digest != subject or not manifest.layers:
         return None
     return manifest, store.read_blob(repository, manifest.layers[0])
-
-
-def _ask_store(store: Store, repository: str, digest: Digest) -> list[dict[str, Any]] | None:
-    """The list that a registry with the referrers API keeps; None elsewhere."""
-    from imagebuild.oci.registry import RegistryStore
-
-    return store.list_referrers(repository, digest) if isinstance(store, RegistryStore) else None
 
 
 # --- the fallback tag ---------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import contextlib
 import json
 import os
 import re
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -76,12 +77,23 @@ class RegistryStore:
             host, credentials=credentials, insecure=insecure, ca_file=ca_file, sleep=sleep, clock=clock, timeout=timeout
         )
         self._page_size, self._listing = page_size, listing
-        self.last_failure: RegistryError | None = None  # why the last answer was UNKNOWN
+        self._failures = threading.local()  # a pool of threads asks many questions at once
 
     @property
     def label(self) -> str:
         """The registry's host."""
         return self._transport.host
+
+    @property
+    def registry_host(self) -> str:
+        """The registry's host."""
+        return self._transport.host
+
+    @property
+    def last_failure(self) -> RegistryError | None:
+        """Why this thread's last answer was UNKNOWN, or its last mount was refused in words."""
+        failure: RegistryError | None = getattr(self._failures, "last", None)
+        return failure
 
     def image_name(self, repository: str) -> str:
         """``host/repository``."""
@@ -95,7 +107,7 @@ class RegistryStore:
         try:
             return self._find_manifest(repository, reference, wanted)
         except RegistryError as error:
-            self.last_failure = error
+            self._failures.last = error
             return Presence.UNKNOWN, None
 
     def get_manifest(self, repository: str, reference: str) -> RawManifest | None:
@@ -180,14 +192,22 @@ class RegistryStore:
                 return False
             raise
 
+    def sweep_blobs(self, candidates: Iterable[Digest]) -> int:  # noqa: ARG002
+        """0: a registry removes what nothing names when its operators have it do so."""
+        return 0
+
     # --- blobs -----------------------------------------------------------------------------------------------------
+
+    def local_file(self, digest: Digest) -> Path | None:  # noqa: ARG002
+        """None: no blob of it is a file here."""
+        return None
 
     def has_blob(self, repository: str, digest: Digest) -> Presence:
         """HEAD, with the fallbacks of :meth:`head_manifest`."""
         try:
             return self._find_blob(repository, digest, _pull(repository))
         except RegistryError as error:
-            self.last_failure = error
+            self._failures.last = error
             return Presence.UNKNOWN
 
     @contextlib.contextmanager
@@ -234,7 +254,7 @@ class RegistryStore:
         if repository == source_repository:
             return self._find_blob(repository, digest, _pull(repository)) is Presence.EXISTS
         doing = f"{repository}: mount {digest} of {source_repository}"
-        self.last_failure = None
+        self._failures.last = None
         scopes = (*_push(repository), *_pull(source_repository))
         target = f"/v2/{repository}/blobs/uploads/?mount={quote(Digest(digest), safe='')}&from={quote(source_repository, safe='')}"
         try:
@@ -246,7 +266,7 @@ class RegistryStore:
                 location, asked = response.headers.get("Location"), response.url
         except RegistryError as error:
             if error.status in _REFUSED_MOUNT:
-                self.last_failure = error
+                self._failures.last = error
                 return False
             raise
         if location:  # the registry opened an upload instead; nobody will fill it
@@ -305,6 +325,14 @@ class RegistryStore:
                 return None
             entries += page
         return entries
+
+    def find_referrers(self, digest: Digest) -> list[dict[str, Any]]:  # noqa: ARG002
+        """Empty: a registry is not searched."""
+        return []
+
+    def lock_referrers(self) -> contextlib.AbstractContextManager[bool]:
+        """False: a tag has no lock."""
+        return contextlib.nullcontext(False)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 

@@ -1,12 +1,14 @@
-"""What a place for images can do. Two implementations: :mod:`imagebuild.oci.layout`, :mod:`imagebuild.oci.registry`."""
+"""What a place for images can do: a folder (:mod:`imagebuild.oci.layout`), a registry (:mod:`imagebuild.oci.registry`), or a registry
+that may not be asked (:mod:`imagebuild.oci.offline`). Nothing outside of these asks which of them it has.
+"""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from imagebuild.errors import RemoteError
 from imagebuild.oci.model import Descriptor, Digest, RawManifest
@@ -22,8 +24,7 @@ class Presence(enum.Enum):
 
 def explain_unknown(store: Store, what: str) -> RemoteError:
     """The error behind a store's last UNKNOWN, as the store itself tells it, or one that names ``what`` was asked."""
-    failure: RemoteError | None = getattr(store, "last_failure", None)
-    return failure or RemoteError(
+    return store.last_failure or RemoteError(
         f"{store.label} does not say whether {what} exists", "check the address, the network and the login, then try again"
     )
 
@@ -38,6 +39,14 @@ class Store(Protocol):
     @property
     def label(self) -> str:
         """How to call this store in a message: a registry's host, or a folder's path."""
+
+    @property
+    def registry_host(self) -> str:
+        """The host, with its port, of a registry; empty for a folder of this machine."""
+
+    @property
+    def last_failure(self) -> RemoteError | None:
+        """Why the last answer was UNKNOWN, or the last mount was refused (a registry keeps it by thread); None without a reason."""
 
     def image_name(self, repository: str) -> str:
         """The name other tools know ``repository`` by: ``host/repository``, or ``oci:folder:repository``."""
@@ -59,6 +68,12 @@ class Store(Protocol):
         """Take a tag away and leave the manifest; False where this place can only delete a manifest with all its tags. A tag that is not
         there is no error."""
 
+    def sweep_blobs(self, candidates: Iterable[Digest]) -> int:
+        """Remove those of ``candidates`` that nothing names any more, where that is ours to do; bytes freed. A registry sweeps itself."""
+
+    def local_file(self, digest: Digest) -> Path | None:
+        """Where a blob is a file of this machine (its bytes are not checked here); None where it is not."""
+
     def has_blob(self, repository: str, digest: Digest) -> Presence:
         """Whether the blob is there."""
 
@@ -79,3 +94,13 @@ class Store(Protocol):
 
     def list_repositories(self, prefix: str = "") -> Iterator[str]:
         """Repositories whose name starts with ``prefix``; RemoteError when a registry has no catalogue to list."""
+
+    def list_referrers(self, repository: str, digest: Digest) -> list[dict[str, Any]] | None:
+        """The entries of the list of referrers that the place keeps by itself (the referrers API); None where it keeps none, and the list
+        is the index under the fallback tag."""
+
+    def find_referrers(self, digest: Digest) -> list[dict[str, Any]]:
+        """Entries for manifests that name ``digest`` as their subject and that no list names; empty where the place cannot be searched."""
+
+    def lock_referrers(self) -> AbstractContextManager[bool]:
+        """Keep other writers from the fallback tags meanwhile; False where the place has no such lock."""

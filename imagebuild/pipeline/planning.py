@@ -122,7 +122,7 @@ def _is_whole(layout: LayoutStore, repository: str, digest: Digest) -> bool:
     manifest = raw.parse() if raw is not None else None
     if not isinstance(manifest, Manifest) or not manifest.layers:
         return False
-    files = [(layout.blob_file(item.id), item.size) for item in (manifest.config, manifest.layers[-1])]
+    files = [(layout.local_file(item.id), item.size) for item in (manifest.config, manifest.layers[-1])]
     return all(file is not None and file.stat().st_size == size for file, size in files)
 
 

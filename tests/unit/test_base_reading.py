@@ -165,7 +165,7 @@ def test_wrong_diff_id_damaged_blob_and_counts_are_refused_and_leave_nothing(tmp
         read_image(store, push_image(store, [hostile]), cache)
     good = push_image(store, [layer], {"Labels": {"x": "y"}})
     described = json.loads(good.data)["layers"][0]
-    blob = store.blob_file(Digest(described["digest"]))
+    blob = store.local_file(Digest(described["digest"]))
     assert blob is not None
     content = bytearray(blob.read_bytes())
     content[-9] ^= 1

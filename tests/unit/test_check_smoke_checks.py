@@ -264,7 +264,7 @@ def test_a_damaged_blob_ends_the_archive_with_an_error(tmp_path: Path) -> None:
     raw, manifest, blobs = make_image([b"one" * 1000])
     for item in (manifest.config, *manifest.layers):
         store.put_blob("team", item, blobs[item.digest])
-    path = store.blob_file(manifest.layers[0].id)
+    path = store.local_file(manifest.layers[0].id)
     assert path is not None
     path.write_bytes(b"two" * 1000)
     with pytest.raises(IntegrityError):

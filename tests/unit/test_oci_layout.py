@@ -142,7 +142,7 @@ def test_a_file_on_the_same_disk_is_linked(store: LayoutStore, tmp_path: Path) -
     source.write_bytes(DATA)
     source.chmod(0o600)
     store.put_blob("a/b", BLOB, source)
-    blob = store.blob_file(BLOB.id)
+    blob = store.local_file(BLOB.id)
     assert blob is not None
     assert blob.samefile(source)
     assert blob.stat().st_mode & 0o777 == 0o644
@@ -159,7 +159,7 @@ def test_a_file_elsewhere_is_copied(store: LayoutStore, tmp_path: Path, monkeypa
     source = tmp_path / "source"
     source.write_bytes(DATA)
     store.put_blob("a/b", BLOB, source)
-    blob = store.blob_file(BLOB.id)
+    blob = store.local_file(BLOB.id)
     assert blob is not None
     assert not blob.samefile(source)
     assert blob.read_bytes() == DATA
@@ -184,7 +184,7 @@ def test_a_truncated_blob_is_reported_and_then_healed(store: LayoutStore, tmp_pa
     source = tmp_path / "source"
     source.write_bytes(DATA)
     store.put_blob("a/b", BLOB, DATA)
-    blob = store.blob_file(BLOB.id)
+    blob = store.local_file(BLOB.id)
     assert blob is not None
     os.truncate(blob, 5)
     with pytest.raises(IntegrityError, match="has 5 bytes instead of 10000") as caught, store.open_blob("a/b", BLOB):
@@ -196,7 +196,7 @@ def test_a_truncated_blob_is_reported_and_then_healed(store: LayoutStore, tmp_pa
 
 def test_rotten_bytes_never_end(store: LayoutStore) -> None:
     store.put_blob("a/b", BLOB, DATA)
-    blob = store.blob_file(BLOB.id)
+    blob = store.local_file(BLOB.id)
     assert blob is not None
     blob.write_bytes(DATA[:-1] + b"!")
     with pytest.raises(IntegrityError, match="other bytes"):
@@ -208,7 +208,7 @@ def test_rotten_bytes_never_end(store: LayoutStore) -> None:
 def test_a_rotten_manifest(store: LayoutStore) -> None:
     manifest = make_manifest()
     store.put_manifest("a/b", manifest, "t")
-    blob = store.blob_file(manifest.digest)
+    blob = store.local_file(manifest.digest)
     assert blob is not None
     blob.write_bytes(manifest.data[:-1] + b" ")
     with pytest.raises(IntegrityError, match="other bytes"):

@@ -9,7 +9,6 @@ from imagebuild.base.systempackages import parse_status
 from imagebuild.catalogue.lookup import FoundImage
 from imagebuild.check.verify.evidence import Evidence, gather_evidence
 from imagebuild.errors import ImagebuildError
-from imagebuild.oci.layout import LayoutStore
 from imagebuild.supply.bundled import read_bundled
 from imagebuild.supply.licences import read_licence
 from imagebuild.supply.packages import Package, describe_distribution, list_required, parse_metadata
@@ -35,7 +34,7 @@ def list_image_packages(workspace: Workspace, image: FoundImage) -> tuple[tuple[
             name=image.notes.get(names.BASE, "") or "image",
             kind="jupyter",
             reference=image.name,
-            registry="" if isinstance(image.store, LayoutStore) else image.store.label,
+            registry=image.store.registry_host,
             cache=workspace.cache,
             report=workspace.report,
         )

@@ -8,7 +8,6 @@ from imagebuild import annotations as names
 from imagebuild.base.model import Base
 from imagebuild.catalogue.lookup import FoundImage
 from imagebuild.errors import ImagebuildError
-from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Descriptor, ImageConfig, Manifest
 from imagebuild.workspace import Workspace
 
@@ -48,7 +47,7 @@ def read_named_base(workspace: Workspace, image: FoundImage) -> NamedBase:
             name=image.notes.get(names.BASE, "") or "base",
             kind=image.notes.get(names.KIND, "jupyter"),
             reference=image.notes[names.BASE_NAME],
-            registry="" if isinstance(source.store, LayoutStore) else source.store.label,
+            registry=source.store.registry_host,
             cache=workspace.cache,
             report=workspace.report,
         )
