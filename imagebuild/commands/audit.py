@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -13,11 +13,22 @@ from imagebuild.commands.options import common_options, print_data, read_clock
 from imagebuild.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
+    from imagebuild.lock.index.statuses import ProjectStatus
     from imagebuild.supply.osvdata import OsvDataset
     from imagebuild.supply.packages import Package
     from imagebuild.supply.policy import Policy
     from imagebuild.supply.systempackages import Ecosystem, ImageSystem
     from imagebuild.workspace import Workspace
+
+
+class Audited(NamedTuple):
+    """What is looked at."""
+
+    name: str
+    packages: tuple[Package, ...]
+    system: ImageSystem
+    unchecked: tuple[str, ...]  # known to be there, and not looked at
+    projects: tuple[ProjectStatus, ...] = ()
 
 
 @click.command()
@@ -64,10 +75,19 @@ def audit(
     if fail_on is not None:
         policy = msgspec.structs.replace(policy, audit=msgspec.structs.replace(policy.audit, fail_on=fail_on))
     source = None if licences_only else _choose_source(workspace, policy, osv, osv_url)
-    name, packages, system, unchecked = _list_packages(workspace, image, pushed, platform)
-    dataset = _open_dataset(workspace, source, list_wanted(packages, system)) if source is not None else None
+    audited = _list_packages(workspace, image, pushed, platform)
+    dataset = _open_dataset(workspace, source, list_wanted(audited.packages, audited.system)) if source is not None else None
     today = datetime.date.fromisoformat(read_clock()[:10])
-    report = audit_packages(name, packages, dataset, policy, today=today, unchecked=unchecked, system=system)
+    report = audit_packages(
+        audited.name,
+        audited.packages,
+        dataset,
+        policy,
+        today=today,
+        unchecked=audited.unchecked,
+        system=audited.system,
+        projects=audited.projects,
+    )
     print_data(encode_audit(report, strict=strict) if as_json else format_audit(report), nl=False)
     report.raise_findings(strict=strict)
 
@@ -110,17 +130,16 @@ def _open_dataset(workspace: Workspace, source: Path | str, wanted: Mapping[Ecos
     return read_dataset(source, wanted)
 
 
-def _list_packages(
-    workspace: Workspace, asked: str, pushed: bool, platform: str
-) -> tuple[str, tuple[Package, ...], ImageSystem, tuple[str, ...]]:
-    """(name, Python's packages, the system's, what could not be looked at)."""
+def _list_packages(workspace: Workspace, asked: str, pushed: bool, platform: str) -> Audited:
+    """Of a team's lock on its base, or of an image."""
     from functools import partial
 
     from imagebuild import pipeline
     from imagebuild.catalogue.lookup import find_named_image
     from imagebuild.check.verify.contents import list_image_packages
     from imagebuild.commands.smoke import find_planned_tag
-    from imagebuild.config import list_teams
+    from imagebuild.config import list_teams, load_team
+    from imagebuild.lock.index.statuses import recall_statuses
     from imagebuild.oci.model import Platform
     from imagebuild.supply.packages import list_packages
     from imagebuild.supply.systempackages import ImageSystem
@@ -130,9 +149,11 @@ def _list_packages(
         teams = list_teams(workspace.images)
     if asked not in teams or pushed:
         image = find_named_image(workspace, asked, Platform.parse(platform), partial(find_planned_tag, workspace))
-        return image.name, *list_image_packages(workspace, image)
+        return Audited(image.name, *list_image_packages(workspace, image))
     plan = pipeline.plan_image(workspace, asked, cutoff=read_clock(), locked=True)
     wheels = pipeline.fetch_team_wheels(workspace, plan)
     unchecked = tuple(f"{name}: a Debian package, whose version is known when it is built" for name in plan.recipe.system)
     packages = list_packages(plan.base, plan.lock, wheels)
-    return f"{asked} ({workspace.lockfile(asked).name})", packages, ImageSystem(plan.base.inventory.system), unchecked
+    projects = recall_statuses(workspace.cache, load_team(workspace.images, asked).indexes, plan.lock.packages)
+    name = f"{asked} ({workspace.lockfile(asked).name})"
+    return Audited(name, packages, ImageSystem(plan.base.inventory.system), unchecked, projects)

@@ -136,7 +136,7 @@ def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, told: bo
     made = lock_team(workspace, team, base, options)
     report_missing_programs(workspace, team, base, made)
     if not told:
-        return render_markdown(tell_changes(workspace, before, made))
+        return render_markdown(tell_changes(workspace, team, before, made))
     for item in made.packages:
         withdrawn = f"; YANKED: {item.yanked}" if item.yanked else ""
         print_data(f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'}{withdrawn})")

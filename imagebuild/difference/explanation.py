@@ -8,7 +8,7 @@ import msgspec
 
 from imagebuild import annotations as names
 from imagebuild.catalogue.lookup import FoundImage
-from imagebuild.lock.file.changes import LockChanges, compare_locks
+from imagebuild.lock.file.changes import LockChanges, compare_locks, list_rules
 from imagebuild.lock.file.model import Lock
 from imagebuild.recipe import Recipe
 
@@ -64,6 +64,7 @@ def _compare_packages(recipe: Recipe, lock: Lock, last: FoundImage, last_recipe:
     changed = sorted({*last_lock.inputs, *lock.inputs} - {key for key in lock.inputs if last_lock.inputs.get(key) == lock.inputs[key]})
     if changed:
         reasons.append(Reason("input files", "", "", tuple(f"{name} changed" for name in changed)))
+    reasons += [Reason(name, one, other) for name, one, other in list_rules(last_lock, lock) if one != other]
     changes = compare_locks(last_lock, lock)
     if changes.packages:
         reasons.append(Reason("packages", str(len(last_lock.packages)), str(len(lock.packages)), list_package_changes(changes)))

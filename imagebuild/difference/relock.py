@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from imagebuild.config import Team
@@ -12,12 +14,28 @@ from imagebuild.pipeline import LockOptions, open_base, resolve_team
 from imagebuild.workspace import Workspace
 
 
-def tell_changes(workspace: Workspace, before: Lock | None, after: Lock) -> LockChanges:
-    """The comparison of two locks of a team, with the licences that this machine's cache knows."""
+def tell_changes(workspace: Workspace, team: Team, before: Lock | None, after: Lock) -> LockChanges:
+    """The comparison of two locks of a team, with what this machine's cache knows of the packages: licences, states, wrong RECORDs."""
     from imagebuild.difference.sides import find_kept_licences
 
     licences = find_kept_licences(workspace, before) if before is not None else {}
-    return compare_locks(before, after, {**licences, **find_kept_licences(workspace, after)})
+    changes = compare_locks(before, after, {**licences, **find_kept_licences(workspace, after)})
+    return msgspec.structs.replace(changes, notes=tuple(_list_notes(workspace, team, after)))
+
+
+def _list_notes(workspace: Workspace, team: Team, lock: Lock) -> Iterator[str]:
+    """What a review should know of a lock, whether it changed or not: a line each."""
+    from imagebuild.lock.index.statuses import recall_statuses
+    from imagebuild.lock.index.upstream import wheel_cache_path
+    from imagebuild.wheel.archive import count_record_faults
+    from imagebuild.wheel.record import describe_faults
+
+    yield from (f"[resolve] changed this: {line}" for line in lock.rewritten)
+    yield from (item.describe() for item in recall_statuses(workspace.cache, team.indexes, lock.packages))
+    for package in lock.packages:
+        wheel = wheel_cache_path(workspace.cache, package.sha256, package.filename)
+        if wheel.is_file() and (count := count_record_faults(wheel, python=lock.python)):
+            yield f"{package.name} {package.version}: {describe_faults(count)}; the image's is made of the true bytes"
 
 
 def render_failure(team: str, error: ImagebuildError) -> str:

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from imagebuild.errors import IntegrityError
+from imagebuild.lock.index.statuses import ProjectStatus
 from imagebuild.supply.osv import Affected, Match, Parse, Record, list_fixes, match_version, parse_public_version
 from imagebuild.supply.osvdata import OsvDataset
 from imagebuild.supply.packages import Origin, Package
@@ -66,11 +67,17 @@ class AuditReport(msgspec.Struct, frozen=True):
     allow_unknown: bool = True
     system: int = 0  # system packages that were looked up; Debian's by source package
     uncovered: tuple[str, ...] = ()  # what no data set has
+    projects: tuple[ProjectStatus, ...] = ()  # archived, quarantined, deprecated, as their index said when it was last asked
 
     @property
     def counting(self) -> tuple[Vulnerability, ...]:
         """Those at or over the threshold, and not ignored."""
         return tuple(item for item in self.vulnerabilities if item.verdict == "counts")
+
+    @property
+    def quarantined(self) -> tuple[ProjectStatus, ...]:
+        """Projects that their index holds back, as it does with malware."""
+        return tuple(item for item in self.projects if item.status == "quarantined")
 
     @property
     def refused(self) -> tuple[LicenceFinding, ...]:
@@ -86,6 +93,8 @@ class AuditReport(msgspec.Struct, frozen=True):
         if self.refused:
             names = ", ".join(sorted({item.package for item in self.refused})[:5])
             found.append(f"{_count(len(self.refused), 'licence', 'licences')} that the policy refuses ({names})")
+        if self.quarantined:
+            found.append(f"quarantined by their index: {', '.join(item.name for item in self.quarantined[:5])}")
         if strict and self.unchecked:
             found.append(f"{_count(len(self.unchecked), 'thing', 'things')} that could not be checked")
         if found:
@@ -108,8 +117,9 @@ def audit_packages(
     today: datetime.date,
     unchecked: Sequence[str] = (),
     system: ImageSystem | None = None,
+    projects: tuple[ProjectStatus, ...] = (),
 ) -> AuditReport:
-    """Look every package up. ``unchecked``: what is known not to be among ``packages``."""
+    """Look every package up. ``unchecked``: what is known not to be among ``packages``; ``projects``: what indexes say of some."""
     lines = list(unchecked)
     system = system or ImageSystem()
     looked_up = 0
@@ -147,6 +157,7 @@ def audit_packages(
         allow_unknown=policy.licences.allow_unknown,
         system=looked_up,
         uncovered=(*system.describe_uncovered(), *_describe_uncovered(packages)) if dataset is not None else (),
+        projects=projects,
     )
 
 
@@ -299,6 +310,7 @@ def format_audit(report: AuditReport) -> str:
     for licence in report.licences:
         if licence.verdict == "denied" or not report.allow_unknown:
             lines.append(f"licence   {licence.package} {licence.version} ({licence.origin}): {licence.licence} is {licence.verdict}")
+    lines += [f"project   {item.describe()}; {item.version} is locked" for item in report.projects]
     lines += [f"unchecked {text}" for text in report.unchecked]
     lines += [f"not known {text}" for text in report.uncovered]
     lines += [f"expired   {text}" for text in report.expired]
@@ -321,5 +333,5 @@ def format_audit(report: AuditReport) -> str:
 
 def encode_audit(report: AuditReport, *, strict: bool) -> str:
     """The report as JSON: its fields, and ``ok``."""
-    failed = bool(report.counting or report.refused or (strict and report.unchecked))
+    failed = bool(report.counting or report.refused or report.quarantined or (strict and report.unchecked))
     return json.dumps({**msgspec.to_builtins(report), "ok": not failed}, indent=2) + "\n"

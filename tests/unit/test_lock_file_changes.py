@@ -123,3 +123,15 @@ def test_no_licence_breaks_the_table(licence: str) -> None:
         line for line in render_markdown(compare_locks(None, lock_of(package), {package.sha256: licence})).splitlines() if "pandas" in line
     )
     assert row.replace("\\|", "").count("|") == 7
+
+
+def test_what_resolve_changes_and_what_to_know_is_told_even_when_no_package_differs() -> None:
+    before = lock_of(make_package("pandas"))
+    after = msgspec.structs.replace(before, exclude=("opencv-python",), override=("numpy<3,>=2",))
+    changes = compare_locks(before, after)
+    assert [(fact.name, fact.before, fact.after) for fact in changes.facts] == [
+        ("excluded", "nothing", "opencv-python"),
+        ("overridden", "nothing", "numpy<3,>=2"),
+    ]
+    text = render_markdown(msgspec.structs.replace(compare_locks(before, before), notes=("six is archived (moved)",)))
+    assert text.splitlines()[2:] == ["Nothing changed.", "", "Look twice:", "", "- six is archived (moved)"]

@@ -66,6 +66,7 @@ class LockChanges(msgspec.Struct, frozen=True):
     installed_after: int
     count_before: int
     count_after: int
+    notes: tuple[str, ...] = ()  # what to know of the newer lock, changed or not
 
     @property
     def is_empty(self) -> bool:
@@ -124,6 +125,7 @@ def _list_facts(before: Lock, after: Lock) -> tuple[Fact, ...]:
         ("Python", before.python, after.python),
         ("resolver", before.resolver, after.resolver),
         ("quarter", before.quarter, after.quarter),
+        *list_rules(before, after),
     ]
     facts = [Fact(name, str(one), str(other)) for name, one, other in pairs if one != other]
     have, had = (dict(text.partition("==")[::2] for text in lock.satisfied) for lock in (after, before))
@@ -135,15 +137,21 @@ def _list_facts(before: Lock, after: Lock) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
+def list_rules(before: Lock, after: Lock) -> tuple[tuple[str, str, str], ...]:
+    """``[resolve]`` of the two: (name, before, after)."""
+    return (
+        ("excluded", ", ".join(before.exclude) or "nothing", ", ".join(after.exclude) or "nothing"),
+        ("overridden", ", ".join(before.override) or "nothing", ", ".join(after.override) or "nothing"),
+    )
+
+
 # -- Markdown
 
 
 def render_markdown(changes: LockChanges) -> str:
     """The report as GitHub and GitLab show it: a summary line, one table for packages, then what needs a second look."""
     lines = [f"### Lock of {_escape(changes.team)}", ""]
-    if changes.is_empty:
-        return "\n".join([*lines, "Nothing changed.", ""])
-    lines += [_summarise(changes), ""]
+    lines += ["Nothing changed." if changes.is_empty else _summarise(changes), ""]
     if changes.facts:
         lines += ["| | before | after |", "|---|---|---|"]
         lines += [f"| {_escape(item.name)} | `{_shorten(item.before)}` | `{_shorten(item.after)}` |" for item in changes.facts] + [""]
@@ -157,6 +165,7 @@ def render_markdown(changes: LockChanges) -> str:
     notes += [f"- {_escape(item.name)} goes back to an older version" for item in changes.packages if item.kind == "downgraded"]
     notes += [f"- {_escape(item.name)} {_escape(item.after.version)} is another file than before under the same version"
               for item in changes.packages if item.kind == "rebuilt" and item.after and item.after.index != "local"]  # fmt: skip
+    notes += [f"- {_escape(text)}" for text in changes.notes]
     if notes:
         lines += ["Look twice:", "", *notes, ""]
     return "\n".join(lines)
