@@ -168,7 +168,8 @@ def render_table(sets: list[RequirementSet], results: dict[str, Result]) -> str:
         if result is None:
             continue
         cells = [_describe(result.locks.get(name), item.refused) for name in RESOLVERS]
-        cells += [_describe(step) for step in (result.image, result.check, result.pip)]
+        cells.append(_describe(result.image, item.refused))  # a collision of two wheels is found when their files are read
+        cells += [_describe(step) for step in (result.check, result.pip)]
         differences = [f"{kind} {count}" for kind, count in sorted(result.classes.items())]
         if result.unexplained:
             differences.append(f"**unexplained {len(result.unexplained)}**")
