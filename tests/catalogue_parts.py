@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imagebuild import annotations as names
-from imagebuild.catalogue.clusterdump import BEGIN, END, KINDS
+from imagebuild.catalogue.clusterkinds import BEGIN, END, KINDS
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, read_catalogue
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor, Digest, RawManifest
@@ -190,10 +190,13 @@ def list_fleet(fleet: Sequence[Made], folder: Path, host: str = "registry.exampl
     return msgspec.structs.replace(listing, entries=tuple(as_there(entry) for entry in listing.entries))
 
 
-def write_cluster(path: Path, objects: Sequence[Any], taken: datetime, *, asked: Sequence[str] | None = None) -> Path:
+def write_cluster(
+    path: Path, objects: Sequence[Any], taken: datetime, *, asked: Sequence[str] | None = None, has: Sequence[str] = ("pods", "secrets")
+) -> Path:
     """A dump as the printed command writes it: ``objects`` and a pod, taken at that time of that kinds (None: all there are)."""
     pod = {"kind": "Pod", "metadata": {"namespace": "kube-system", "name": "dns"}, "spec": {"containers": [{"image": "busybox"}]}}
-    begin = {"kind": BEGIN, "taken": taken.strftime("%Y-%m-%dT%H:%M:%SZ"), "asked": ",".join(KINDS if asked is None else asked)}
+    names = [kind.resource for kind in KINDS] if asked is None else asked
+    begin = {"kind": BEGIN, "taken": taken.strftime("%Y-%m-%dT%H:%M:%SZ"), "has": ",".join(has), "asked": ",".join(names)}
     listed = {"kind": "List", "apiVersion": "v1", "items": [pod, *objects], "metadata": {"resourceVersion": ""}}
     path.write_text("\n".join(json.dumps(item) for item in (begin, listed, {"kind": END})) + "\n")
     os.utime(path, (taken.timestamp(), taken.timestamp()))

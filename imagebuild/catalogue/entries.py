@@ -18,6 +18,7 @@ from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.oci.model import Digest, Index, Manifest, RawManifest, Reference
 from imagebuild.oci.store import Store
+from imagebuild.oci.tags import PLACEHOLDER
 
 _NUMBER = make_decoder(int)
 _PACKAGES = make_decoder(dict[str, str])
@@ -76,12 +77,13 @@ class CatalogueListing(msgspec.Struct, frozen=True):
     what refers to one).
 
     ``undecided`` names the teams with two different images of the same cutoff and quarter, where only the order of the
-    tags made one of them current.
+    tags made one of them current. ``indexed``: (repository, digest) of what foreign indexes list -> their tags.
     """
 
     entries: tuple[CatalogueEntry, ...]
     foreign: int
     undecided: tuple[str, ...] = ()
+    indexed: dict[tuple[str, str], tuple[str, ...]] = {}
 
 
 class _Document(msgspec.Struct, frozen=True):
@@ -120,15 +122,20 @@ def read_catalogue(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # the first failure decides; don't ask for the rest
             raise
-    entries, foreign = _collect_entries(store, places, manifests)
-    return _assemble_listing((entry for entry in entries if as_of is None or entry.moment <= as_of), foreign)
+    entries, foreign, indexed = _collect_entries(store, places, manifests)
+    listing = _assemble_listing((entry for entry in entries if as_of is None or entry.moment <= as_of), foreign)
+    return msgspec.structs.replace(listing, indexed=indexed)
 
 
-def _collect_entries(store: Store, places: Sequence[tuple[str, str]], manifests: Sequence[RawManifest]) -> tuple[list[CatalogueEntry], int]:
-    """One entry per image with all its tags, and how many tags are foreign."""
+def _collect_entries(
+    store: Store, places: Sequence[tuple[str, str]], manifests: Sequence[RawManifest]
+) -> tuple[list[CatalogueEntry], int, dict[tuple[str, str], tuple[str, ...]]]:
+    """One entry per image with all its tags, how many tags are foreign, and what foreign indexes list."""
     tags: dict[tuple[str, Digest], list[str]] = defaultdict(list)
     raws: dict[tuple[str, Digest], RawManifest] = {}
     for (repository, tag), raw in zip(places, manifests, strict=True):
+        if raw.digest == PLACEHOLDER.digest:
+            continue
         tags[repository, raw.digest].append(tag)
         raws[repository, raw.digest] = raw
     holders: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -154,9 +161,9 @@ def _collect_entries(store: Store, places: Sequence[tuple[str, str]], manifests:
         entry = _describe_image(manifest, notes, where, store.image_name(repository), repository, first, digest)
         kept = tuple(sorted(name_kept(tag) for tag in named if is_pinned_tag(tag)))
         entries.append(msgspec.structs.replace(entry, kept=kept, tags=tuple(named)))
-    return [
-        msgspec.structs.replace(entry, held_by=tuple(sorted(holders.get((entry.repository, entry.digest), ())))) for entry in entries
-    ], foreign
+    indexed = {place: tuple(sorted(found)) for place, found in holders.items()}
+    held = [msgspec.structs.replace(entry, held_by=indexed.get((entry.repository, entry.digest), ())) for entry in entries]
+    return held, foreign, indexed
 
 
 def encode_entries(listing: CatalogueListing) -> bytes:

@@ -12,10 +12,11 @@ import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
 from imagebuild.catalogue.tags import ATTESTED, IMAGE_TAG, count_quarters, is_pinned_tag
-from imagebuild.catalogue.usage import Usage
+from imagebuild.catalogue.usage import Usage, explain_users
 from imagebuild.errors import UsageError
-from imagebuild.oci.model import Digest
-from imagebuild.oci.store import Presence, Store, explain_unknown
+from imagebuild.oci.model import Digest, Manifest
+from imagebuild.oci.store import Store
+from imagebuild.oci.tags import resolve_tag
 
 
 class Stay(msgspec.Struct, frozen=True):
@@ -49,9 +50,9 @@ def plan_retirement(store: Store, listing: CatalogueListing, usage: Usage, *, to
         reason = "its quarter is none" if quarter is None else _explain_stay(entry, usage)
         if not reason and newest.get(entry.team) == (entry.moment, entry.quarter):
             reason = "as new as the current image of its team"
-        attested = find_attested(store, entry.repository, entry.tags) if not reason else []
-        if user := next((usage.digests[digest] for digest in attested if digest in usage.digests), ""):
-            reason = f"in use in a cluster with its attestations: {user}"
+        if not reason:
+            users = usage.find_users(list_identities(store, entry.repository, entry.digest, entry.tags), ())
+            reason = explain_users(users) if users else ""
         if reason:
             stays.append(Stay(entry, reason))
         else:
@@ -65,25 +66,24 @@ def _explain_stay(entry: CatalogueEntry, usage: Usage) -> str:
         return "the current image of its team"
     if entry.kept:
         return f"kept as {', '.join(entry.kept)}"
-    if user := usage.find_user(entry):
-        return f"in use in a cluster: {user}"
+    if users := usage.find_users([entry.digest], entry.tags):
+        return explain_users(users)
     if entry.held_by:
         return f"listed by the index {', '.join(entry.held_by)}"
     return f"also tagged {', '.join(foreign)}" if foreign else ""
+
+
+def list_identities(store: Store, repository: str, digest: Digest, tags: Iterable[str]) -> list[Digest]:
+    """What a node may know an image by besides its digest: its config's (the image id), and that of the index with its attestations."""
+    raw = store.get_manifest(repository, digest)
+    manifest = raw.parse() if raw is not None else None
+    return [*find_attested(store, repository, tags), *([manifest.config.id] if isinstance(manifest, Manifest) else [])]
 
 
 def find_attested(store: Store, repository: str, tags: Iterable[str]) -> list[Digest]:
     """The indexes that hold the image of these tags with docker's attestations."""
     wanted = [f"{tag}{ATTESTED}" for tag in tags if IMAGE_TAG.fullmatch(tag)]
     return [digest for tag in wanted if (digest := resolve_tag(store, repository, tag)) is not None]
-
-
-def resolve_tag(store: Store, repository: str, tag: str) -> Digest | None:
-    """The digest under a tag, None for none; RemoteError when the store cannot say."""
-    presence, descriptor = store.head_manifest(repository, tag)
-    if presence is Presence.UNKNOWN:
-        raise explain_unknown(store, f"{repository}:{tag}")
-    return descriptor.id if descriptor is not None else None
 
 
 def sum_layers(plan: RetirementPlan) -> int:

@@ -1,17 +1,13 @@
 """Letting images go, in two steps: first the tag, days later the manifest and all that is about it.
 
 Step one: a marker with the time is attached to the image as a referrer, the manifest gets the tag ``retired-TAG``, and ``TAG`` is taken
-away. Nothing is lost: pulls by digest go on, and :func:`undo_retirement` brings the tag back. Step two, after the days of grace: its
-referrers (lock, SBOM, signatures) and its attestations are deleted, then the manifest, so that a run that was stopped is finished by the
-next.
-
-Some registries can only delete a manifest with all its tags (distribution before version 3). There the manifest is deleted and put back
-under the one tag it is to have; it lies in a file of this machine in between, and the next run puts back what a killed one left.
+away. At every moment the manifest is there and has a tag: pulls by digest go on, and :func:`undo_retirement` brings the tag back. Step two,
+after the days of grace: its referrers (lock, SBOM, signatures) and its attestations are deleted, then the manifest, so that a run that was
+stopped is finished by the next.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,15 +15,16 @@ from pathlib import Path
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueListing, read_catalogue
-from imagebuild.catalogue.retention import RetirementPlan, find_attested, resolve_tag
+from imagebuild.catalogue.retention import RetirementPlan, find_attested, list_identities
 from imagebuild.catalogue.tags import parse_retired, retired_tag
-from imagebuild.catalogue.usage import Usage
+from imagebuild.catalogue.usage import ImageUser, Usage, explain_users
 from imagebuild.decoding import make_decoder
-from imagebuild.errors import IntegrityError, RemoteError, UsageError
-from imagebuild.files import write_atomic
+from imagebuild.errors import RemoteError, UsageError
 from imagebuild.oci.model import Digest, Index, Manifest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts, list_referrers, read_artifact, referrers_tag
 from imagebuild.oci.store import Store
+from imagebuild.oci.tags import PLACEHOLDER, drop_tag, resolve_tag
+from imagebuild.oci.transport import RegistryError
 
 MARKER_TYPE = "application/vnd.imagebuild.retired.v1+json"
 _DEPTH = 3  # signatures of an SBOM of an image
@@ -40,19 +37,6 @@ class _Marker(msgspec.Struct, frozen=True):
 _MARKER = make_decoder(_Marker)
 
 
-class _Interrupted(msgspec.Struct, frozen=True):
-    """A manifest on its way from one tag to another, while its registry does not have it."""
-
-    store: str
-    repository: str
-    media_type: str
-    data: str  # base64
-    tag: str  # the one it is to have
-
-
-_INTERRUPTED = make_decoder(_Interrupted)
-
-
 class RetiredImage(msgspec.Struct, frozen=True):
     """An image that waits for its removal. ``since``: None when no marker says it."""
 
@@ -61,6 +45,8 @@ class RetiredImage(msgspec.Struct, frozen=True):
     digest: Digest
     since: datetime | None
     alive: bool  # it has a tag again: built or brought back meanwhile
+    identities: tuple[Digest, ...] = ()  # other digests that a node may know it by
+    held_by: tuple[str, ...] = ()  # tags of foreign indexes that list it
 
     @property
     def team(self) -> str:
@@ -85,11 +71,10 @@ def retire_images(
     replan: Callable[[CatalogueListing], RetirementPlan],
     *,
     now: datetime,
-    journal: Path,
     cache: Path | None,
     report: Callable[[str], None],
 ) -> int:
-    """Take the tags of the plan's images away; how many. ``journal``: a folder for manifests on their way.
+    """Take the tags of the plan's images away; how many. RemoteError, and nothing is changed, where nothing can be deleted.
 
     Each repository is read once more before anything in it is changed, and ``replan`` has to say the same of an image again: what
     was tagged or kept in between stays.
@@ -98,6 +83,7 @@ def retire_images(
     for repository in dict.fromkeys(entry.repository for entry in plan.goes):
         again = replan(read_catalogue(store, teams=[repository], cache=cache))
         still = {entry.digest for entry in again.goes}
+        _require_deletion(store, repository)
         for entry in plan.goes:
             if entry.repository != repository:
                 continue
@@ -105,15 +91,14 @@ def retire_images(
                 report(f"{entry.team}:{entry.tag} stays: it changed since the plan was made")
                 continue
             raw = _read_manifest(store, repository, entry.digest)
-            data = msgspec.json.encode(_Marker(now.strftime("%Y-%m-%dT%H:%M:%SZ")))
-            attach_artifacts(store, repository, raw.descriptor, [Artifact(MARKER_TYPE, MARKER_TYPE, data)])
-            _move_tags(store, repository, raw, entry.tags, retired_tag(entry.tag), journal)
+            _mark(store, repository, raw, now)
+            _move_tags(store, repository, raw, entry.tags, retired_tag(entry.tag))
             count += 1
             report(f"retired {entry.team}:{entry.tag}")
     return count
 
 
-def undo_retirement(store: Store, retired: Sequence[RetiredImage], name: str, *, journal: Path) -> RetiredImage:
+def undo_retirement(store: Store, retired: Sequence[RetiredImage], name: str) -> RetiredImage:
     """Bring the image back that had the tag ``name`` (``TAG``, ``TEAM:TAG`` or ``retired-TAG``). UsageError: none, or several teams'."""
     team, colon, tag = name.rpartition(":")
     tag = parse_retired(tag) or tag
@@ -123,10 +108,24 @@ def undo_retirement(store: Store, retired: Sequence[RetiredImage], name: str, *,
         raise UsageError(f"no retired image is called {name!r}", f"those that wait for their removal: {waiting}")
     if len(found) > 1:
         raise UsageError(f"{name!r} is retired in {' and '.join(item.team for item in found)}", "say whose: --undo TEAM:TAG")
-    image = found[0]
+    _restore(store, found[0])
+    return found[0]
+
+
+def _restore(store: Store, image: RetiredImage) -> None:
     raw = _read_manifest(store, image.repository, image.digest)
-    _move_tags(store, image.repository, raw, (retired_tag(image.tag),), image.tag, journal)
-    return image
+    _move_tags(store, image.repository, raw, (retired_tag(image.tag),), image.tag)
+
+
+def _require_deletion(store: Store, repository: str) -> None:
+    """Delete a placeholder that a stopped run left behind. Where there is none this asks whether anything can be deleted, before anything
+    is changed."""
+    store.delete_manifest(repository, PLACEHOLDER.digest)
+
+
+def _mark(store: Store, repository: str, raw: RawManifest, now: datetime) -> None:
+    data = msgspec.json.encode(_Marker(now.strftime("%Y-%m-%dT%H:%M:%SZ")))
+    attach_artifacts(store, repository, raw.descriptor, [Artifact(MARKER_TYPE, MARKER_TYPE, data)])
 
 
 def _read_manifest(store: Store, repository: str, digest: Digest) -> RawManifest:
@@ -136,56 +135,40 @@ def _read_manifest(store: Store, repository: str, digest: Digest) -> RawManifest
     return raw
 
 
-def _move_tags(store: Store, repository: str, raw: RawManifest, old: Iterable[str], new: str, journal: Path) -> None:
-    """Give a manifest the tag ``new`` and take ``old`` away, so that it has one of them at every moment that a store allows."""
+def _move_tags(store: Store, repository: str, raw: RawManifest, old: Iterable[str], new: str) -> None:
+    """Give a manifest the tag ``new``, then take ``old`` away. A registry that takes more away than it was asked to gets the manifest
+    back: its blobs are there until the next garbage collection."""
     store.put_manifest(repository, raw, new)
-    if not all(store.delete_tag(repository, tag) for tag in old if tag != new):
-        note = journal / f"{raw.digest.hex}.json"
-        journal.mkdir(parents=True, exist_ok=True)
-        content = _Interrupted(store.label, repository, raw.media_type, base64.b64encode(raw.data).decode(), new)
-        write_atomic(note, msgspec.json.encode(content))
-        try:
-            store.delete_manifest(repository, raw.digest)
-        except RemoteError:
-            if resolve_tag(store, repository, new) == raw.digest:  # nothing can be deleted here, and nothing was
-                note.unlink()
-            raise
-        store.put_manifest(repository, raw, new)
-        note.unlink()
+    for tag in old:
+        if tag != new:
+            drop_tag(store, repository, tag)
+            if resolve_tag(store, repository, new) is None:
+                store.put_manifest(repository, raw, new)
     if resolve_tag(store, repository, new) != raw.digest:
         raise RemoteError(f"{store.image_name(repository)}:{new} was changed by another writer", "see what it names: imagebuild catalogue")
-
-
-def restore_interrupted(store: Store, journal: Path, report: Callable[[str], None]) -> None:
-    """Put back the manifests that a killed run had deleted on their way to another tag."""
-    for note in sorted(journal.glob("*.json")):
-        try:
-            content = _INTERRUPTED.decode(note.read_bytes())
-            raw = RawManifest(base64.b64decode(content.data), content.media_type)
-        except (msgspec.MsgspecError, ValueError):
-            raise IntegrityError(
-                f"{note} is damaged: a manifest was on its way there", "push the image again: imagebuild image TEAM"
-            ) from None
-        if content.store != store.label:
-            continue
-        store.put_manifest(content.repository, raw, content.tag)
-        note.unlink()
-        report(f"put back {content.repository}:{content.tag}, which an earlier run had on its way")
 
 
 # --- step two ------------------------------------------------------------------------------------------------------------
 
 
 def find_retired(store: Store, repositories: Iterable[str], listing: CatalogueListing) -> tuple[RetiredImage, ...]:
-    """What waits for its removal in these repositories, sorted. RemoteError when the store cannot say."""
+    """What waits for its removal in these repositories, sorted; ``listing`` is of them. RemoteError when the store cannot say."""
     live = {(entry.repository, entry.digest) for entry in listing.entries}
     found = []
     for repository in sorted(set(repositories)):
-        for tag in sorted(set(store.list_tags(repository))):
-            digest = resolve_tag(store, repository, tag) if parse_retired(tag) else None
+        for was in sorted({parse_retired(tag) for tag in store.list_tags(repository)} - {""}):
+            digest = resolve_tag(store, repository, retired_tag(was))
             if digest is not None:
-                since = _read_since(store, repository, digest)
-                found.append(RetiredImage(repository, parse_retired(tag), digest, since, (repository, digest) in live))
+                image = RetiredImage(
+                    repository,
+                    was,
+                    digest,
+                    _read_since(store, repository, digest),
+                    (repository, digest) in live,
+                    tuple(list_identities(store, repository, digest, (was,))),
+                    listing.indexed.get((repository, digest), ()),
+                )
+                found.append(image)
     return tuple(found)
 
 
@@ -205,41 +188,70 @@ def explain_wait(image: RetiredImage, usage: Usage, *, now: datetime, grace: tim
     """Why a retired image is not removed yet; "" when it may be."""
     if image.alive:
         return "it has a tag again"
-    user = usage.find_user_of(image.team, image.digest, (image.tag, retired_tag(image.tag)))
-    if user:
-        return f"in use in a cluster: {user}; bring it back: imagebuild retire --undo {image.team}:{image.tag}"
+    if users := _find_users(image, usage):
+        return f"{explain_users(users)}; it gets its tag back"
+    if image.held_by:
+        return f"listed by the index {', '.join(image.held_by)}"
     if image.since is None:
         return "nothing says since when"
     until = image.since + grace
     return f"until {until:%Y-%m-%d}" if now < until else ""
 
 
-def remove_retired(
-    store: Store, images: Sequence[RetiredImage], usage: Usage, *, now: datetime, grace: timedelta, report: Callable[[str], None]
-) -> Removed:
-    """Remove those whose grace is over, with all that belongs to them alone. What has a tag again only loses ``retired-TAG``, where a tag
-    can be taken away by itself; what nothing says the time of starts its grace now.
+def _find_users(image: RetiredImage, usage: Usage) -> tuple[ImageUser, ...]:
+    return usage.find_users((image.digest, *image.identities), (image.tag,))
 
-    In a layout folder nothing else may write images meanwhile (:meth:`imagebuild.oci.layout.LayoutStore.sweep_blobs`).
+
+def remove_retired(
+    store: Store,
+    images: Sequence[RetiredImage],
+    usage: Usage,
+    *,
+    now: datetime,
+    grace: timedelta,
+    cache: Path | None,
+    report: Callable[[str], None],
+) -> Removed:
+    """Remove those whose grace is over, with all that belongs to them alone. What is in use gets its tag back; what has a tag again only
+    loses ``retired-TAG``; what nothing says the time of starts its grace now.
+
+    Each repository is read once more before anything in it is changed. In a layout folder nothing else may write images meanwhile
+    (:meth:`imagebuild.oci.layout.LayoutStore.sweep_blobs`).
     """
     count = manifests = 0
     unnamed: set[Digest] = set()
-    for image in images:
-        if image.alive:
-            store.delete_tag(image.repository, retired_tag(image.tag))
-        elif image.since is None:
-            raw = _read_manifest(store, image.repository, image.digest)
-            data = msgspec.json.encode(_Marker(now.strftime("%Y-%m-%dT%H:%M:%SZ")))
-            attach_artifacts(store, image.repository, raw.descriptor, [Artifact(MARKER_TYPE, MARKER_TYPE, data)])
-        if explain_wait(image, usage, now=now, grace=grace):
-            continue
-        for digest in (*_list_companions(store, image), image.digest):
-            unnamed.update(_list_parts(store, image.repository, digest))
-            manifests += store.delete_manifest(image.repository, digest)
-        count += 1
-        report(f"removed {image.team}:{image.tag}")
+    for repository in dict.fromkeys(image.repository for image in images):
+        again = find_retired(store, [repository], read_catalogue(store, teams=[repository], cache=cache))
+        _require_deletion(store, repository)
+        for image in (image for image in again if image in images):
+            if image.alive:
+                drop_tag(store, repository, retired_tag(image.tag))
+            elif users := _find_users(image, usage):
+                _restore(store, image)
+                report(f"brought back {image.team}:{image.tag}: {explain_users(users)}")
+            elif image.since is None:
+                _mark(store, repository, _read_manifest(store, repository, image.digest), now)
+            elif not explain_wait(image, usage, now=now, grace=grace):
+                if resolve_tag(store, repository, image.tag) is not None:
+                    continue  # built again a moment ago
+                for digest in (*_list_companions(store, image), image.digest):
+                    unnamed.update(_list_parts(store, repository, digest))
+                    manifests += _delete(store, image, digest)
+                count += 1
+                report(f"removed {image.team}:{image.tag}")
     freed = store.sweep_blobs(sorted(unnamed))
     return Removed(count, manifests, freed)
+
+
+def _delete(store: Store, image: RetiredImage, digest: Digest) -> bool:
+    """Delete a manifest; where only those without a tag can be deleted (Google's, Docker Hub), the image's tag goes first."""
+    try:
+        return store.delete_manifest(image.repository, digest)
+    except RegistryError as error:
+        untagged_only = digest == image.digest and error.status in (400, 403, 409)
+        if not untagged_only or not store.delete_tag(image.repository, retired_tag(image.tag)):
+            raise
+        return store.delete_manifest(image.repository, digest)
 
 
 def _list_parts(store: Store, repository: str, digest: Digest) -> list[Digest]:

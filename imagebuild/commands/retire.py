@@ -33,8 +33,12 @@ if TYPE_CHECKING:
     "of a JupyterHub (GET /hub/api/users), or a list of references.",
 )
 @click.option(
-    "--without", metavar="KIND", multiple=True, help="With --in-use: the cluster has no such kind of object (CronJob); repeatable."
+    "--without",
+    metavar="KIND",
+    multiple=True,
+    help="With --in-use: the clusters have no such objects (CronJob, notebooks.kubeflow.org, or a group: tekton.dev); repeatable.",
 )
+@click.option("--max-age", metavar="Nd|Nh", default="1d", show_default=True, help="How old an --in-use file may be.")
 @click.option("--print-kubectl", is_flag=True, help="Print the command that gathers what a cluster uses, and do nothing else.")
 @click.option("--no-cluster", is_flag=True, help="No cluster pulls from here: --yes without a cluster's dump.")
 @click.option("--grace", metavar="Nd", default="14d", show_default=True, help="How long a retired image can be brought back.")
@@ -47,6 +51,7 @@ def retire(
     older_than: str,
     dumps: tuple[Path, ...],
     without: tuple[str, ...],
+    max_age: str,
     print_kubectl: bool,
     no_cluster: bool,
     grace: str,
@@ -58,9 +63,9 @@ def retire(
 
     Never what is current, kept, or named in a cluster.
     """
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
-    from imagebuild.catalogue.clusterdump import render_command
+    from imagebuild.catalogue.clusterkinds import parse_kinds, render_command
     from imagebuild.catalogue.usage import read_usage
 
     if print_kubectl:
@@ -69,11 +74,10 @@ def retire(
     if undo is not None:
         bring_back(workspace, undo, everything)
         return
-    quarters, days = re.fullmatch(r"([1-9][0-9]?)q", older_than), re.fullmatch(r"([0-9]{1,3})d", grace)
+    quarters = re.fullmatch(r"([1-9][0-9]?)q", older_than)
     if quarters is None:
         raise UsageError(f"not a number of quarters: {older_than!r}", "write --older-than 4q")
-    if days is None:
-        raise UsageError(f"not a number of days: {grace!r}", "write --grace 14d")
+    age, wait = parse_age("--max-age", max_age), parse_age("--grace", grace)
     if confirmed and not dumps and not no_cluster:
         raise UsageError(
             "nothing says what the clusters use",
@@ -81,13 +85,24 @@ def retire(
         )
     clock = read_clock()
     now = datetime.fromisoformat(clock)
-    usage = read_usage(dumps, now, without, alone=no_cluster)
-    if no_cluster and usage.kinds.get("Pod"):
+    usage = read_usage(dumps, now, parse_kinds(without), max_age=age, alone=no_cluster)
+    if no_cluster and usage.clusters:
         raise UsageError("--no-cluster and a cluster's dump contradict each other", "leave one out")
     if dumps:
         say("in use: " + ", ".join(f"{count} {kind}" for kind, count in usage.kinds.items()))
+    say(*(f"warning: {warning}" for warning in usage.warnings))
     today = f"{clock[:4]}q{(int(clock[5:7]) + 2) // 3}"
-    carry_out(workspace, usage, today, int(quarters[1]), timedelta(days=int(days[1])), now, confirmed, everything)
+    carry_out(workspace, usage, today, int(quarters[1]), wait, now, confirmed, everything)
+
+
+def parse_age(option: str, text: str) -> timedelta:
+    """``12h``, ``14d``."""
+    from datetime import timedelta
+
+    match = re.fullmatch(r"([0-9]{1,4})([hd])", text)
+    if match is None:
+        raise UsageError(f"not a number of days: {text!r}", f"write {option} 14d, or in hours 12h")
+    return timedelta(hours=int(match[1]) * (24 if match[2] == "d" else 1))
 
 
 def carry_out(
@@ -102,10 +117,10 @@ def carry_out(
 ) -> None:
     """Show the plan, and with ``confirmed`` do it."""
     from imagebuild.catalogue.retention import plan_retirement, sum_layers
-    from imagebuild.catalogue.retirement import explain_wait, find_retired, remove_retired, restore_interrupted, retire_images
+    from imagebuild.catalogue.retirement import explain_wait, find_retired, remove_retired, retire_images
     from imagebuild.config import format_size
 
-    target, journal = workspace.target, workspace.state / "retiring"
+    target = workspace.target
 
     def plan_of(listing: CatalogueListing) -> RetirementPlan:
         return plan_retirement(target, listing, usage, today=today, older_than=older_than)
@@ -113,7 +128,6 @@ def carry_out(
     with contextlib.ExitStack() as stack:
         if confirmed:
             hold_builds(workspace, stack)
-            restore_interrupted(target, journal, workspace.report)
         listing = read_entries_of(workspace, everything=everything)
         plan = plan_of(listing)
         waiting = find_retired(target, list_repositories(workspace, listing, everything), listing)
@@ -128,8 +142,8 @@ def carry_out(
         if not confirmed:
             say(f"{summary}, may go; nothing was changed" + (": add --yes to retire them" if plan.goes else ""))
             return
-        removed = remove_retired(target, waiting, usage, now=now, grace=grace, report=workspace.report)
-        count = retire_images(target, plan, plan_of, now=now, journal=journal, cache=workspace.cache, report=workspace.report)
+        removed = remove_retired(target, waiting, usage, now=now, grace=grace, cache=workspace.cache, report=workspace.report)
+        count = retire_images(target, plan, plan_of, now=now, cache=workspace.cache, report=workspace.report)
     bytes_ = f"{format_size(removed.freed)} freed" if not workspace.host else "the bytes go with the registry's next garbage collection"
     say(f"{count} of {len(plan.goes)} images are retired, and can be brought back for {grace.days} days: imagebuild retire --undo TEAM:TAG")
     say(f"{removed.images} images that were retired before are gone: {removed.manifests} manifests removed; {bytes_}")
@@ -137,15 +151,14 @@ def carry_out(
 
 def bring_back(workspace: Workspace, name: str, everything: bool) -> None:
     """``--undo``."""
-    from imagebuild.catalogue.retirement import find_retired, restore_interrupted, undo_retirement
+    from imagebuild.catalogue.retirement import find_retired, undo_retirement
 
-    target, journal = workspace.target, workspace.state / "retiring"
+    target = workspace.target
     with contextlib.ExitStack() as stack:
         hold_builds(workspace, stack)
-        restore_interrupted(target, journal, workspace.report)
         listing = read_entries_of(workspace, everything=everything)
         retired = find_retired(target, list_repositories(workspace, listing, everything), listing)
-        image = undo_retirement(target, retired, name, journal=journal)
+        image = undo_retirement(target, retired, name)
     print_data(f"{target.image_name(image.repository)}:{image.tag}@{image.digest}")
     say(f"{image.team}:{image.tag} is back")
 

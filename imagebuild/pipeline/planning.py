@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from imagebuild import annotations as names
 from imagebuild.base.model import Base
 from imagebuild.base.reading import require_python
+from imagebuild.catalogue.tags import retired_tag
 from imagebuild.config import Team, load_team
 from imagebuild.errors import ConfigurationError
 from imagebuild.files import write_atomic
@@ -17,7 +19,7 @@ from imagebuild.layer.removal import find_removal, render_removal
 from imagebuild.lock.file.model import Lock
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Manifest
-from imagebuild.oci.store import Presence, explain_unknown
+from imagebuild.oci.tags import resolve_tag
 from imagebuild.pipeline.bases import open_base
 from imagebuild.pipeline.lockuse import LockOptions, lock_team, read_team_lock
 from imagebuild.recipe import (
@@ -108,12 +110,28 @@ def find_image(workspace: Workspace, plan: Plan) -> Digest | None:
 
     A registry takes no manifest without its blobs and serves none that rotted; of a layout folder both are looked at.
     """
-    presence, descriptor = workspace.target.head_manifest(plan.repository, plan.recipe.tag)
-    if presence is Presence.UNKNOWN:
-        raise explain_unknown(workspace.target, f"{plan.repository}:{plan.recipe.tag}")
-    if descriptor is None or (workspace.target is workspace.layout and not _is_whole(workspace.layout, plan.repository, descriptor.id)):
+    return _find_tag(workspace, plan, plan.recipe.tag)
+
+
+def bring_back(workspace: Workspace, plan: Plan) -> Digest | None:
+    """Give the recipe's tag back to its image, where that was retired and is not removed yet; None where it was not.
+
+    ``retired-TAG`` is left for the next ``imagebuild retire``: who may push may not always delete.
+    """
+    target, tag = workspace.target, retired_tag(plan.recipe.tag)
+    digest = _find_tag(workspace, plan, tag)
+    raw = target.get_manifest(plan.repository, digest) if digest is not None else None
+    if raw is None or raw.parse().annotations.get(names.VERSION) != plan.recipe.tag:
         return None
-    return descriptor.id
+    workspace.report(f"{plan.team.name}: {plan.recipe.tag} was retired, and is brought back")
+    return target.put_manifest(plan.repository, raw, plan.recipe.tag)
+
+
+def _find_tag(workspace: Workspace, plan: Plan, tag: str) -> Digest | None:
+    digest = resolve_tag(workspace.target, plan.repository, tag)
+    if digest is None or (workspace.target is workspace.layout and not _is_whole(workspace.layout, plan.repository, digest)):
+        return None
+    return digest
 
 
 def _is_whole(layout: LayoutStore, repository: str, digest: Digest) -> bool:

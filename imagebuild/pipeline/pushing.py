@@ -17,7 +17,7 @@ from imagebuild.oci.model import Digest, Platform
 from imagebuild.pipeline.bases import open_base_store
 from imagebuild.pipeline.building import adapt_context, build_direct_layer, build_docker_layer, prepare_context
 from imagebuild.pipeline.lockuse import report_missing_programs
-from imagebuild.pipeline.planning import Plan, find_image, write_recipe
+from imagebuild.pipeline.planning import Plan, bring_back, find_image, write_recipe
 from imagebuild.pipeline.sizing import find_last_image, measure_size, predict_size
 from imagebuild.size.budget import require_budget, require_prediction
 from imagebuild.size.model import encode_size_report
@@ -181,7 +181,7 @@ def run_plan(workspace: Workspace, plan: Plan, options: BuildOptions) -> dict[st
         "base": f"{plan.base.name} {plan.base.pinned}",
         "budget": f"{budget.compressed} stored, {budget.installed} unpacked",
     }
-    digest = find_image(workspace, plan)
+    digest = find_image(workspace, plan) or bring_back(workspace, plan)
     if digest is not None and (not options.attest or target.head_manifest(plan.repository, attested_tag(plan.recipe.tag))[1] is not None):
         write_recipe(workspace, plan)
         return {**result, "digest": str(digest), "built": False}

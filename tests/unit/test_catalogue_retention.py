@@ -17,10 +17,10 @@ from imagebuild.catalogue.presence import check_presence
 from imagebuild.catalogue.retention import RetirementPlan, plan_retirement
 from imagebuild.catalogue.retirement import (
     Removed,
+    _delete,
     explain_wait,
     find_retired,
     remove_retired,
-    restore_interrupted,
     retire_images,
     undo_retirement,
 )
@@ -28,9 +28,10 @@ from imagebuild.catalogue.selection import find_entry
 from imagebuild.catalogue.usage import Usage, read_usage
 from imagebuild.errors import IntegrityError, RemoteError, UsageError
 from imagebuild.oci.layout import LayoutStore
-from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
+from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, Manifest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts, list_referrers, referrers_tag
 from imagebuild.oci.store import Presence
+from imagebuild.oci.transport import RegistryError
 from tests.catalogue_parts import make_fleet, push_fleet, write_cluster
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -134,21 +135,19 @@ def attach(store: LayoutStore, entry: CatalogueEntry, text: str) -> str:
     return digest
 
 
-def retire(store: LayoutStore, folder: Path, *, at: datetime = NOW, lines: list[str] | None = None) -> int:
+def retire(store: LayoutStore, *, at: datetime = NOW, lines: list[str] | None = None) -> int:
     told = [] if lines is None else lines
-    return retire_images(
-        store, plan(store), lambda fresh: plan(store, listing=fresh), now=at, journal=folder / "journal", cache=None, report=told.append
-    )
+    return retire_images(store, plan(store), lambda fresh: plan(store, listing=fresh), now=at, cache=None, report=told.append)
 
 
 def remove(store: LayoutStore, *, at: datetime, usage: Usage | None = None) -> Removed:
     waiting = find_retired(store, store.list_repositories(), read_catalogue(store))
-    return remove_retired(store, waiting, usage or Usage(), now=at, grace=GRACE, report=lambda _: None)
+    return remove_retired(store, waiting, usage or Usage(), now=at, grace=GRACE, cache=None, report=lambda _: None)
 
 
-def test_retiring_takes_the_tag_and_leaves_the_image_for_the_days_of_grace(store: LayoutStore, tmp_path: Path) -> None:
+def test_retiring_takes_the_tag_and_leaves_the_image_for_the_days_of_grace(store: LayoutStore) -> None:
     entry = find_entry(read_catalogue(store), "churn@2025q1")
-    assert retire(store, tmp_path) == 6
+    assert retire(store) == 6
     left = read_catalogue(store)
     assert ("churn", "2025q1") not in {(item.team, item.quarter) for item in left.entries}
     assert left.foreign == 0
@@ -164,53 +163,94 @@ def test_retiring_takes_the_tag_and_leaves_the_image_for_the_days_of_grace(store
 
 
 @pytest.mark.parametrize("name", ["{tag}", "churn:{tag}", "retired-{tag}", "churn:retired-{tag}"])
-def test_a_retired_image_is_brought_back(store: LayoutStore, tmp_path: Path, name: str) -> None:
+def test_a_retired_image_is_brought_back(store: LayoutStore, name: str) -> None:
     before = read_catalogue(store)
     entry = find_entry(before, "churn@2025q1")
-    retire(store, tmp_path)
+    retire(store)
     waiting = find_retired(store, ["churn", "pricing"], read_catalogue(store))
-    image = undo_retirement(store, waiting, name.format(tag=entry.tag), journal=tmp_path / "journal")
+    image = undo_retirement(store, waiting, name.format(tag=entry.tag))
     assert (image.team, image.tag, image.digest) == ("churn", entry.tag, entry.digest)
     assert find_entry(read_catalogue(store), "churn@2025q1").digest == entry.digest
     assert store.head_manifest("churn", f"retired-{entry.tag}")[0] is Presence.ABSENT
     later = NOW + timedelta(days=30)
-    assert retire(store, tmp_path, at=later) == 1  # retired again: its grace starts anew
+    assert retire(store, at=later) == 1  # retired again: its grace starts anew
     remove(store, at=later + timedelta(days=13))
     assert store.get_manifest("churn", f"retired-{entry.tag}") is not None
 
 
-def test_nothing_of_that_name_is_retired(store: LayoutStore, tmp_path: Path) -> None:
-    retire(store, tmp_path)
+def test_nothing_of_that_name_is_retired(store: LayoutStore) -> None:
+    retire(store)
     waiting = find_retired(store, ["churn", "pricing"], read_catalogue(store))
     with pytest.raises(UsageError, match="no retired image is called 'churn:2026q4-000000000000'") as caught:
-        undo_retirement(store, waiting, "churn:2026q4-000000000000", journal=tmp_path)
+        undo_retirement(store, waiting, "churn:2026q4-000000000000")
     assert "churn:2025q1-" in caught.value.hint
     twins = [msgspec.structs.replace(waiting[0], repository=name) for name in ("a/churn", "b/pricing")]
     with pytest.raises(UsageError, match="is retired in churn and pricing"):
-        undo_retirement(store, twins, waiting[0].tag, journal=tmp_path)
+        undo_retirement(store, twins, waiting[0].tag)
 
 
 def test_what_comes_into_use_in_its_grace_is_not_removed(store: LayoutStore, tmp_path: Path) -> None:
     entry = find_entry(read_catalogue(store), "churn@2025q1")
-    retire(store, tmp_path)
+    retire(store)
     later = NOW + timedelta(days=20)
     job = {"kind": "CronJob", "metadata": {"namespace": "alice", "name": "train"}, "image": f"r.example/churn@{entry.digest}"}
     usage = read_usage([write_cluster(tmp_path / "dump.json", [job], later)], later)
     (image,) = [item for item in find_retired(store, ["churn"], read_catalogue(store)) if item.tag == entry.tag]
-    assert explain_wait(image, usage, now=later, grace=GRACE).startswith("in use in a cluster: CronJob alice/train; bring it back:")
+    assert explain_wait(image, usage, now=later, grace=GRACE) == "in use in a cluster: CronJob alice/train; it gets its tag back"
     assert remove(store, at=later, usage=usage).images == 5
-    assert store.get_manifest("churn", f"retired-{entry.tag}") is not None
+    assert find_entry(read_catalogue(store), "churn@2025q1").digest == entry.digest
+    assert store.head_manifest("churn", f"retired-{entry.tag}")[0] is Presence.ABSENT
 
 
-def test_what_was_built_again_in_its_grace_stays(store: LayoutStore, tmp_path: Path) -> None:
+def test_what_an_index_of_others_lists_is_not_removed(store: LayoutStore) -> None:
+    entry = find_entry(read_catalogue(store), "churn@2025q1")
+    retire(store)
+    item = {"mediaType": OCI_MANIFEST, "digest": entry.digest, "size": 5}
+    store.put_manifest("churn", RawManifest(json.dumps({"schemaVersion": 2, "manifests": [item]}).encode(), OCI_INDEX), "many")
+    (image,) = [item for item in find_retired(store, ["churn"], read_catalogue(store)) if item.tag == entry.tag]
+    assert explain_wait(image, Usage(), now=NOW + 2 * GRACE, grace=GRACE) == "listed by the index many"
+    assert remove(store, at=NOW + 2 * GRACE).images == 5
+
+
+@pytest.mark.parametrize("how", ["config", "attested"])
+def test_a_retired_image_is_known_by_its_other_digests_too(store: LayoutStore, tmp_path: Path, how: str) -> None:
+    entry = find_entry(read_catalogue(store), "churn@2025q1")
+    index = {"schemaVersion": 2, "manifests": [{"mediaType": OCI_MANIFEST, "digest": entry.digest, "size": 5}]}
+    name = store.put_manifest("churn", RawManifest(json.dumps(index).encode(), OCI_INDEX), f"{entry.tag}-attested")
+    if how == "config":
+        raw = store.get_manifest("churn", entry.digest)
+        manifest = raw.parse() if raw is not None else None
+        assert isinstance(manifest, Manifest)
+        name = manifest.config.id
+    usage = read_usage([write_cluster(tmp_path / "dump.json", [{"kind": "Pod", "status": {"imageID": name}}], NOW)], NOW)
+    assert reasons(plan(store, usage))["churn", "2025q1"] == "in use in a cluster: Pod"
+    retire(store)
+    assert read_catalogue(store).foreign == 0
+    assert remove(store, at=NOW, usage=usage).images == 0
+    assert find_entry(read_catalogue(store), "churn@2025q1").digest == entry.digest
+
+
+def test_what_was_built_again_in_its_grace_stays(store: LayoutStore) -> None:
     entry = find_entry(read_catalogue(store), "churn@2025q1")
     raw = store.get_manifest("churn", entry.digest)
     assert raw is not None
-    retire(store, tmp_path)
+    retire(store)
     store.put_manifest("churn", raw, entry.tag)
     remove(store, at=NOW + timedelta(days=20))
     assert find_entry(read_catalogue(store), "churn@2025q1").digest == entry.digest
     assert store.head_manifest("churn", f"retired-{entry.tag}")[0] is Presence.ABSENT
+
+
+def test_what_was_built_again_since_the_plan_stays(store: LayoutStore) -> None:
+    entry = find_entry(read_catalogue(store), "churn@2025q1")
+    retire(store)
+    waiting = find_retired(store, ["churn"], read_catalogue(store))
+    raw = store.get_manifest("churn", entry.digest)
+    assert raw is not None
+    store.put_manifest("churn", raw, entry.tag)
+    done = remove_retired(store, waiting, Usage(), now=NOW + GRACE, grace=GRACE, cache=None, report=lambda _: None)
+    assert done.images == 2
+    assert find_entry(read_catalogue(store), "churn@2025q1").digest == entry.digest
 
 
 def test_without_a_marker_the_grace_starts_when_that_is_seen(store: LayoutStore) -> None:
@@ -226,57 +266,128 @@ def test_without_a_marker_the_grace_starts_when_that_is_seen(store: LayoutStore)
 
 
 class OldRegistry(LayoutStore):
-    """A store that can only delete a manifest with all its tags, as distribution before version 3."""
+    """A store that can only delete a manifest with all its tags, as distribution 2; ``killed`` after so many changes."""
 
-    killed = ""  # dies when this method is called after a manifest was deleted
-    deleted = False
+    def __init__(self, folder: Path, killed: int = 999) -> None:
+        super().__init__(folder)
+        self.left = killed
+        self.tagged: list[set[Digest]] = []  # after each change, which manifests have a tag
+
+    def _count(self) -> None:
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
 
     def delete_tag(self, repository: str, tag: str) -> bool:  # noqa: ARG002
         return False
 
     def delete_manifest(self, repository: str, digest: Digest) -> bool:
-        self.deleted = True
-        return super().delete_manifest(repository, digest)
+        self._count()
+        done = super().delete_manifest(repository, digest)
+        self.tagged.append(find_tagged(self))
+        return done
 
     def put_manifest(self, repository: str, manifest: RawManifest, tag: str = "") -> Digest:
-        if self.killed and self.deleted:
-            raise KeyboardInterrupt
-        return super().put_manifest(repository, manifest, tag)
+        self._count()
+        digest = super().put_manifest(repository, manifest, tag)
+        self.tagged.append(find_tagged(self))
+        return digest
 
 
-def test_a_registry_that_cannot_take_a_tag_away_gets_the_manifest_back_under_the_other(store: LayoutStore, tmp_path: Path) -> None:
-    old, journal = OldRegistry(store.folder), tmp_path / "journal"
+def find_tagged(store: LayoutStore) -> set[Digest]:
+    found = [store.head_manifest(name, tag)[1] for name in store.list_repositories() for tag in store.list_tags(name)]
+    return {descriptor.id for descriptor in found if descriptor is not None}
+
+
+def test_a_registry_that_cannot_take_a_tag_away_has_the_manifest_all_the_time(store: LayoutStore) -> None:
+    before = {entry.digest for entry in read_catalogue(store).entries}
     entry = find_entry(read_catalogue(store), "churn@2025q1")
-    assert retire(old, tmp_path) == 6
-    assert set(store.list_tags("churn")) >= {f"retired-{entry.tag}"}
+    old = OldRegistry(store.folder)
+    assert retire(old) == 6
+    assert f"retired-{entry.tag}" in set(store.list_tags("churn"))
     assert entry.tag not in set(store.list_tags("churn"))
-    assert list(journal.iterdir()) == []
-    waiting = find_retired(old, ["churn"], read_catalogue(old))
-    undo_retirement(old, waiting, entry.tag, journal=journal)
+    undo_retirement(old, find_retired(old, ["churn"], read_catalogue(old)), entry.tag)
     assert find_entry(read_catalogue(store), "churn@2025q1").digest == entry.digest
+    assert f"retired-{entry.tag}" not in set(store.list_tags("churn"))
+    assert len(old.tagged) > 20
+    assert all(before <= tagged for tagged in old.tagged)
 
 
-def test_a_run_that_is_killed_with_a_manifest_in_its_hands_loses_nothing(store: LayoutStore, tmp_path: Path) -> None:
-    old, journal = OldRegistry(store.folder), tmp_path / "journal"
-    before = {(item.team, item.digest) for item in read_catalogue(store).entries}
-    old.killed = "put"
+@pytest.mark.parametrize("killed", range(1, 12))
+def test_a_run_that_is_killed_loses_nothing_and_the_next_finishes_it(store: LayoutStore, killed: int) -> None:
+    listing = read_catalogue(store)
+    before = {entry.digest for entry in listing.entries}
     with pytest.raises(KeyboardInterrupt):
-        retire(old, tmp_path)
-    (note,) = journal.iterdir()
-    fresh = OldRegistry(store.folder)
-    lines: list[str] = []
-    restore_interrupted(fresh, journal, lines.append)
-    assert [line.partition("-")[0] for line in lines] == ["put back churn:retired"]
-    assert not note.exists()
-    waiting = find_retired(fresh, ["churn", "pricing"], read_catalogue(fresh))
-    now = {(item.team, item.digest) for item in read_catalogue(fresh).entries} | {(item.team, item.digest) for item in waiting}
-    assert now == before
-    note.write_bytes(b"{}")
-    with pytest.raises(IntegrityError, match="is damaged"):
-        restore_interrupted(fresh, journal, lines.append)
+        retire(OldRegistry(store.folder, killed))
+    assert before <= find_tagged(store)
+    between = read_catalogue(store)
+    assert between.foreign == 0  # a tag that was being taken away names nothing
+    old = OldRegistry(store.folder)
+    waiting = find_retired(old, ["churn", "pricing"], between)
+    assert {entry.digest for entry in between.entries} | {image.digest for image in waiting} == before
+    remove_retired(old, waiting, Usage(), now=NOW, grace=GRACE, cache=None, report=lambda _: None)
+    retire(old)
+    after = set(store.list_tags("churn")) | set(store.list_tags("pricing"))
+    gone = {entry.tag for entry in listing.entries if entry.quarter < "2025q4"}
+    assert {tag for tag in after if not tag.startswith("sha256-")} == {
+        *(entry.tag for entry in listing.entries if entry.tag not in gone),
+        *(f"retired-{tag}" for tag in gone),
+    }
+    assert all(image.since is not None for image in find_retired(old, ["churn", "pricing"], read_catalogue(old)))
 
 
-def test_removing_takes_along_what_belongs_to_the_image_and_nothing_else(store: LayoutStore, tmp_path: Path) -> None:
+class LockedRegistry(LayoutStore):
+    """A store that deletes nothing."""
+
+    def delete_manifest(self, repository: str, digest: Digest) -> bool:  # noqa: ARG002
+        raise RemoteError("deletes no manifests")
+
+
+def test_where_nothing_can_be_deleted_nothing_is_changed(store: LayoutStore) -> None:
+    before = (store.folder / "index.json").read_bytes()
+    with pytest.raises(RemoteError, match="deletes no manifests"):
+        retire(LockedRegistry(store.folder))
+    assert (store.folder / "index.json").read_bytes() == before
+
+
+class CarelessRegistry(LayoutStore):
+    """A store that takes the manifest away when it is asked for a tag, as zot once did."""
+
+    def delete_tag(self, repository: str, tag: str) -> bool:
+        _, found = self.head_manifest(repository, tag)
+        return found is not None and super().delete_manifest(repository, found.id)
+
+
+def test_a_registry_that_takes_the_manifest_for_a_tag_gets_it_back(store: LayoutStore) -> None:
+    entry = find_entry(read_catalogue(store), "churn@2025q1")
+    assert retire(CarelessRegistry(store.folder)) == 6
+    assert store.head_manifest("churn", f"retired-{entry.tag}")[0] is Presence.EXISTS
+    assert store.head_manifest("churn", entry.tag)[0] is Presence.ABSENT
+
+
+class UntaggedOnly(LayoutStore):
+    """A store that deletes manifests without a tag only, as Google's and Docker Hub."""
+
+    def delete_manifest(self, repository: str, digest: Digest) -> bool:
+        if digest in {found.id for tag in self.list_tags(repository) if (found := self.head_manifest(repository, tag)[1]) is not None}:
+            raise RegistryError("a tag refers to it", status=403)
+        return super().delete_manifest(repository, digest) or self.get_manifest(repository, digest) is not None
+
+
+def test_where_only_untagged_manifests_can_be_deleted_the_tag_goes_first(store: LayoutStore) -> None:
+    retire(store)
+    entry_tags = [tag for tag in store.list_tags("churn") if tag.startswith("retired-")]
+    strict = UntaggedOnly(store.folder)
+    for tag in [tag for tag in store.list_tags("churn") if tag.startswith("sha256-")]:
+        store.delete_tag("churn", tag)  # the list of referrers: such registries have the API for it
+    waiting = [msgspec.structs.replace(image, since=NOW) for image in find_retired(strict, ["churn"], read_catalogue(strict))]
+    assert len(waiting) == len(entry_tags) == 3
+    for image in waiting:
+        assert _delete(strict, image, image.digest)
+    assert not [tag for tag in store.list_tags("churn") if tag.startswith("retired-")]
+
+
+def test_removing_takes_along_what_belongs_to_the_image_and_nothing_else(store: LayoutStore) -> None:
     listing = read_catalogue(store)
     entry, other = find_entry(listing, "churn@2025q1"), find_entry(listing, "churn")
     attach(store, entry, "lock")
@@ -289,7 +400,7 @@ def test_removing_takes_along_what_belongs_to_the_image_and_nothing_else(store: 
     store.put_manifest("churn", RawManifest(json.dumps(document).encode(), OCI_INDEX), referrers_tag(entry.digest))
     found = plan(store)
     lines: list[str] = []
-    retire(store, tmp_path, lines=lines)
+    retire(store, lines=lines)
     remove(store, at=NOW + GRACE)
     left = read_catalogue(store)
     assert {(item.team, item.quarter) for item in left.entries} == {(e.team, e.quarter) for e in listing.entries} - goes(found)
@@ -298,20 +409,20 @@ def test_removing_takes_along_what_belongs_to_the_image_and_nothing_else(store: 
     assert len(lines) == 6
 
 
-def test_what_was_kept_in_between_stays(store: LayoutStore, tmp_path: Path) -> None:
+def test_what_was_kept_in_between_stays(store: LayoutStore) -> None:
     listing = read_catalogue(store)
     found = plan(store)
     keep_image(store, listing, find_entry(listing, "churn@2025q1"), "paper")
     lines: list[str] = []
-    retire_images(store, found, lambda fresh: plan(store, listing=fresh), now=NOW, journal=tmp_path, cache=None, report=lines.append)
+    retire_images(store, found, lambda fresh: plan(store, listing=fresh), now=NOW, cache=None, report=lines.append)
     assert find_entry(read_catalogue(store), "paper").quarter == "2025q1"
     assert any("changed since" in line for line in lines)
 
 
-def test_a_stopped_removal_is_finished_by_the_next(store: LayoutStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_removal_is_finished_by_the_next(store: LayoutStore, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = find_entry(read_catalogue(store), "churn@2025q1")
     attach(store, entry, "lock")
-    retire(store, tmp_path)
+    retire(store)
     delete = store.delete_manifest
 
     def fail(repository: str, digest: Any) -> bool:
@@ -338,10 +449,10 @@ def test_a_layout_forgets_the_image_and_keeps_the_blobs_of_others(store: LayoutS
     assert store.has_blob("churn", Descriptor("", entry.digest, 0).id) is Presence.EXISTS
 
 
-def test_a_layout_is_swept_of_what_nothing_names_any_more(store: LayoutStore, tmp_path: Path) -> None:
+def test_a_layout_is_swept_of_what_nothing_names_any_more(store: LayoutStore) -> None:
     entry, other = find_entry(read_catalogue(store), "churn@2025q1"), find_entry(read_catalogue(store), "churn")
     attach(store, entry, "lock")
-    retire(store, tmp_path)
+    retire(store)
     blobs = {path.name: path.stat().st_size for path in (store.folder / "blobs" / "sha256").iterdir()}
     done = remove(store, at=NOW + GRACE)
     left = {path.name for path in (store.folder / "blobs" / "sha256").iterdir()}

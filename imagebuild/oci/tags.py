@@ -1,0 +1,45 @@
+"""What a tag names, and taking one away, also where a registry can only delete a manifest with all its tags (distribution 2, Harbor).
+
+There the tag is given to a manifest of nothing, and that is deleted: it takes the tag along, and the image's own manifest is there all
+the time, under its other tags. A tag that has the placeholder was being taken away when the program was stopped: it names no image.
+"""
+
+from __future__ import annotations
+
+import json
+
+from imagebuild.oci.model import OCI_MANIFEST, Descriptor, Digest, RawManifest
+from imagebuild.oci.referrers import EMPTY, EMPTY_TYPE
+from imagebuild.oci.store import Presence, Store, explain_unknown
+
+_EMPTY = {"mediaType": EMPTY_TYPE, "digest": str(Digest.of(EMPTY)), "size": len(EMPTY)}
+PLACEHOLDER = RawManifest(
+    json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "artifactType": "application/vnd.imagebuild.placeholder.v1",
+            "config": _EMPTY,
+            "layers": [_EMPTY],
+        },
+        separators=(",", ":"),
+    ).encode(),
+    OCI_MANIFEST,
+)
+
+
+def resolve_tag(store: Store, repository: str, tag: str) -> Digest | None:
+    """The digest under a tag, None for none; RemoteError when the store cannot say."""
+    presence, descriptor = store.head_manifest(repository, tag)
+    if presence is Presence.UNKNOWN:
+        raise explain_unknown(store, f"{repository}:{tag}")
+    return descriptor.id if descriptor is not None and descriptor.digest != PLACEHOLDER.digest else None
+
+
+def drop_tag(store: Store, repository: str, tag: str) -> None:
+    """Take ``tag`` away and leave the manifest. RemoteError where nothing can be deleted: the tag may have the placeholder then."""
+    if store.delete_tag(repository, tag):
+        return
+    store.put_blob(repository, Descriptor(EMPTY_TYPE, Digest.of(EMPTY), len(EMPTY)), EMPTY)
+    store.put_manifest(repository, PLACEHOLDER, tag)
+    store.delete_manifest(repository, PLACEHOLDER.digest)
