@@ -8,13 +8,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagebuild.errors import IntegrityError, LockError, RemoteError
 from imagebuild.lock.index import upstream as upstream_module
-from imagebuild.lock.index.client import IndexClient
 from imagebuild.lock.index.pages import ProjectFile, ProjectPage, parse_html_page, parse_json_page, parse_time
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
@@ -239,15 +237,6 @@ def test_a_page_may_redirect_within_its_index(fake: FakeIndex, tmp_path: Path) -
         fake.moved["/simple/hop/"] = "/simple/thing/"
         with pytest.raises(RemoteError, match="redirects in a circle"):
             upstream.read_project("thing")
-
-
-def test_a_redirect_from_https_to_http_is_not_followed() -> None:
-    session = IndexClient(make_index("https://index.example/simple/"))._connect()
-    answer = requests.Response()
-    answer.status_code, answer.url = 302, "https://files.example/a"
-    for target, followed in (("http://files.example/a", None), ("https://cdn.example/a", "https://cdn.example/a"), ("/b", "/b")):
-        answer.headers["Location"] = target
-        assert session.get_redirect_target(answer) == followed
 
 
 @pytest.mark.parametrize("form", ["json", "html"])

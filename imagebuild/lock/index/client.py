@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
 from imagebuild import __version__
 from imagebuild.errors import RemoteError
-from imagebuild.lock.index.credentials import find_credentials
-from imagebuild.lock.index.routing import PackageIndex, split_origin
+from imagebuild.lock.index.credentials import find_credentials, find_netrc_entry
+from imagebuild.lock.index.redirects import Origin, find_location, find_origin, is_downgrade, resolve_location
+from imagebuild.lock.index.routing import PackageIndex
 
 if TYPE_CHECKING:
     import requests
@@ -29,6 +29,7 @@ _LONGEST_PAUSE = 30.0
 _REDIRECTS = 10
 _PASSING = frozenset({429, 500, 502, 503, 504})
 _CHUNK = 1 << 20
+_SHORT = 64 << 10  # bytes of a redirect's body that are read, so that the connection serves again
 _PIECE = 128 << 10  # of a body: small enough to stop soon where the network is slow
 
 
@@ -46,6 +47,14 @@ class Body(msgspec.Struct, frozen=True):
     unchanged: bool = False
 
 
+class _LeftIndexError(Exception):
+    """A page's redirect may not be followed; ``host``: where it points."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.host = host
+
+
 class Elsewhere(msgspec.Struct, frozen=True):
     """A page that redirects to a host the index may not redirect to."""
 
@@ -55,8 +64,8 @@ class Elsewhere(msgspec.Struct, frozen=True):
 class IndexClient:
     """HTTP to one index and to wherever its files are. Safe to share between threads.
 
-    Credentials go to the index's own scheme, host and port; a redirect to another one drops them (there netrc, which goes by
-    host, has its say). A *page* that redirects elsewhere is never followed: whoever answers there decides what is installed, and it is not
+    Credentials go to the index's own scheme, host and port only. Another host gets what netrc has for it by name, never netrc's
+    ``default`` entry. A *page* that redirects elsewhere is never followed: whoever answers there decides what is installed, and it is not
     the index that the name was routed to (pypiserver, as installed, redirects what it lacks to the public index). A *file* may come from
     another host, as content delivery networks have it: its hash is on the page.
     """
@@ -67,8 +76,7 @@ class IndexClient:
         self.pause = pause or self.stopped.wait
         self._guard = threading.Lock()
         self._session: requests.Session | None = None
-        self._asked = False
-        self._credentials: tuple[str, str] | None = None
+        self._credentials: dict[Origin, tuple[str, str] | None] = {}
 
     def close(self) -> None:
         """Let go of connections."""
@@ -90,17 +98,11 @@ class IndexClient:
 
     def read_page(self, url: str, headers: Mapping[str, str], what: str) -> Body | Elsewhere | None:
         """A project page: the whole answer, None for 404 or 410, or where it redirects to, if it may not."""
-        for _ in range(_REDIRECTS):
-            with self.send(url, headers, what, body=True, follow=False) as answer:
-                if answer.is_redirect:
-                    target = urljoin(url, answer.headers["Location"])
-                    if not self.index.may_redirect(target):
-                        origin = split_origin(target)
-                        return Elsewhere(origin[1] if origin is not None and origin[1] else "something that is not a host")
-                    url = target
-                    continue
+        try:
+            with self.send(url, headers, what, body=True, page=True) as answer:
                 return self._read_answer(answer, headers, what)
-        raise RemoteError(f"package index {self.index.name!r} redirects in a circle for {what}", "tell its owners")
+        except _LeftIndexError as error:
+            return Elsewhere(error.host)
 
     def read_blocks(self, answer: requests.Response) -> Iterator[bytes]:
         """A body piece by piece; CutShortError when it ends early."""
@@ -113,11 +115,11 @@ class IndexClient:
             raise CutShortError(type(error).__name__) from None
 
     def send(
-        self, url: str, headers: Mapping[str, str], what: str, *, body: bool = False, limit: int = PAGE_LIMIT, follow: bool = True
+        self, url: str, headers: Mapping[str, str], what: str, *, body: bool = False, limit: int = PAGE_LIMIT, page: bool = False
     ) -> requests.Response:
         """GET with bounded retries on what passes by itself. With ``body``, the body has been read when this returns.
 
-        ``follow``: redirects to any host, but never from https to http.
+        Redirects of a ``page`` are followed within its index, those of anything else to any host, and none from https to http.
         """
         import requests
         from urllib3.exceptions import HTTPError
@@ -132,9 +134,7 @@ class IndexClient:
                 self.pause(compute_pause(attempt, after))
             after = ""
             try:
-                answer = self._connect().get(
-                    url, headers=headers, stream=True, timeout=_TIMEOUT, auth=self._credentials_for(url), allow_redirects=follow
-                )
+                answer = self._get(url, headers, what, page)
                 if answer.status_code in _PASSING:
                     problem, after = self.explain_refusal(answer.status_code, what), answer.headers.get("Retry-After", "")
                     answer.close()
@@ -160,6 +160,38 @@ class IndexClient:
                     attempts = _CONNECT_ATTEMPTS
         assert problem is not None
         raise problem
+
+    def _get(self, url: str, headers: Mapping[str, str], what: str, page: bool) -> requests.Response:
+        """One GET, and those that its redirects lead to."""
+        for _hop in range(_REDIRECTS + 1):
+            answer = self._connect().get(
+                url, headers=headers, stream=True, timeout=_TIMEOUT, auth=self._authorize(url), allow_redirects=False
+            )
+            location = find_location(answer.status_code, answer.headers.get("Location"))
+            if location is None:
+                return answer
+            _release(answer)
+            url = self._resolve(answer.url, location, what, page)
+        raise RemoteError(f"package index {self.index.name!r} redirects in a circle for {what}", "tell its owners")
+
+    def _resolve(self, url: str, location: str, what: str, page: bool) -> str:
+        """Where a redirect goes, when it may be followed."""
+        target = resolve_location(url, location)
+        origin = find_origin(target) if target is not None else None
+        if target is None or origin is None:
+            if page:
+                raise _LeftIndexError("something that is not a host")
+            raise RemoteError(
+                f"package index {self.index.name!r} redirected {what} to an address that is not http or https", "tell its owners"
+            )
+        if page and (not self.index.may_redirect(target) or is_downgrade(url, origin)):
+            raise _LeftIndexError(origin.host)
+        if is_downgrade(url, origin):
+            raise RemoteError(
+                f"package index {self.index.name!r} redirected {what} from https to {origin}, which is not encrypted",
+                "nothing was asked there; tell its owners",
+            )
+        return target
 
     def _read_whole(self, answer: requests.Response, limit: int, what: str) -> None:
         blocks: list[bytes] = []
@@ -192,15 +224,28 @@ class IndexClient:
             self._session = session
         return self._session
 
-    def _credentials_for(self, url: str) -> tuple[str, str] | None:
-        """The index's credentials for its own host only; elsewhere netrc, which requests reads by host."""
-        own, other = urlsplit(self.index.address), urlsplit(url)
-        if (own.scheme, own.netloc) != (other.scheme, other.netloc):
-            return None
+    def _authorize(self, url: str) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
+        """What adds the Authorization header for this address, if anything does.
+
+        Never None: requests would look into netrc by itself then, and take its ``default`` entry for any host.
+        """
+        from requests.auth import HTTPBasicAuth
+        from requests.utils import get_auth_from_url
+
+        found = self._find_credentials(url)
+        user, password = found if found is not None else get_auth_from_url(url)
+        return HTTPBasicAuth(user, password) if user or password else _add_nothing
+
+    def _find_credentials(self, url: str) -> tuple[str, str] | None:
+        origin = find_origin(url)
+        if origin is None:
+            return None  # no address: the request will say so
         with self._guard:
-            if not self._asked:
-                self._credentials, self._asked = find_credentials(self.index), True
-        return self._credentials
+            if origin not in self._credentials:
+                own = origin == find_origin(self.index.address)
+                given = find_credentials(self.index) if own else None
+                self._credentials[origin] = given or find_netrc_entry(origin.host, default=own)
+            return self._credentials[origin]
 
     def explain_refusal(self, status: int, what: str) -> RemoteError:
         hint = {
@@ -212,16 +257,29 @@ class IndexClient:
 
 
 def _make_session() -> requests.Session:
-    """A session that does not follow a redirect from https to http: the answer is the redirect itself, which no caller takes."""
+    """A session that leaves redirects to us: even where it does not follow one, requests would parse it and read its whole body."""
     import requests
 
     class Session(requests.Session):
-        def get_redirect_target(self, resp: requests.Response) -> str | None:
-            target = super().get_redirect_target(resp)
-            secure = urlsplit(resp.url).scheme == "https"
-            return None if target is not None and secure and urlsplit(urljoin(resp.url, target)).scheme != "https" else target
+        def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002  # requests' signature
+            return None
 
     return Session()
+
+
+def _add_nothing(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def _release(answer: requests.Response) -> None:
+    """Read a redirect's short body, so that the connection can be used again; drop the connection where it is not short."""
+    from urllib3.exceptions import HTTPError
+
+    length = answer.headers.get("Content-Length", "")
+    if length.isdigit() and int(length) <= _SHORT:
+        with contextlib.suppress(HTTPError, OSError):
+            answer.raw.read(_SHORT)
+    answer.close()
 
 
 def compute_pause(attempt: int, after: str) -> float:

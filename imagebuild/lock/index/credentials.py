@@ -6,10 +6,12 @@ keyring command, ``netrc`` and nothing leave it to netrc. This module alone read
 
 from __future__ import annotations
 
+import netrc
 import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from imagebuild.errors import ConfigurationError
@@ -33,6 +35,24 @@ def find_credentials(index: PackageIndex) -> tuple[str, str] | None:
     if kind == "keyring":
         return place, _ask_keyring(index, place)
     return index.credentials
+
+
+def find_netrc_entry(host: str, *, default: bool) -> tuple[str, str] | None:
+    """User and password that netrc (``NETRC``, else ``~/.netrc``, ``~/_netrc``) has for a host.
+
+    ``default``: whether its ``default`` entry, which stands for every host there is, counts too. A file that cannot be read has none.
+    """
+    places = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    try:
+        path = next((path for path in (Path(place).expanduser() for place in places) if path.exists()), None)
+        hosts = netrc.netrc(path).hosts if path is not None else {}
+    except (netrc.NetrcParseError, OSError, UnicodeDecodeError, RuntimeError):
+        return None
+    entry = hosts.get(host) or (hosts.get("default") if default else None)
+    if entry is None:
+        return None
+    login, account, password = entry
+    return login or account or "", password or ""
 
 
 def _read_environment(name: str, place: str) -> tuple[str, str]:

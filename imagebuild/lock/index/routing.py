@@ -17,13 +17,13 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 import msgspec
 
 from imagebuild.errors import ConfigurationError, LockError
+from imagebuild.lock.index.redirects import find_origin, is_downgrade
 
 DEFAULT_NAME = "default"
 LOCAL_NAME = "local"  # what a lock says of a wheel built from the team's own source tree
 URL_NAME = "url"  # what a lock says of a wheel that requirements.in names by its address
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 _CONFIGURATION_SECONDS = 60
-_PORTS = {"http": 80, "https": 443}
 
 
 class PackageIndex(msgspec.Struct, frozen=True):
@@ -72,27 +72,14 @@ class PackageIndex(msgspec.Struct, frozen=True):
 
         A host that is named may not take an index from https to http.
         """
-        own, other = split_origin(self.address), split_origin(url)
+        own, other = find_origin(self.address), find_origin(url)
         if other is None or own is None:
             return False
         if own == other:
             return True
-        scheme, host, port = other
-        if scheme not in ("http", "https") or (own[0] == "https" and scheme == "http"):
+        if is_downgrade(self.address, other):
             return False
-        standard = port == _PORTS.get(scheme)
-        return f"{host}:{port}" in self.redirects or (standard and host in self.redirects)
-
-
-def split_origin(url: str) -> tuple[str, str, int] | None:
-    """Scheme, host and port of a URL (RFC 6454: lower case, the scheme's own port where none is given); None for what has none."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port if parts.port is not None else _PORTS.get(parts.scheme.lower(), 0)
-        host = (parts.hostname or "").rstrip(".").encode("idna").decode() if parts.hostname else ""
-    except (ValueError, UnicodeError):
-        return None
-    return parts.scheme.lower(), host, port
+        return any(find_origin(f"{other.scheme}://{host}/") == other for host in self.redirects)
 
 
 # Stands for no index: what a lock names by address has its own, and only netrc, which goes by host, has credentials for it.
