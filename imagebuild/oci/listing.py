@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import msgspec
 import requests
 
-from imagebuild.oci.transport import RegistryError, Transport
+from imagebuild.oci.failures import RegistryError
+from imagebuild.oci.transport import Transport
 
 _PAGE_LIMIT = 8 << 20  # bytes of one page
 Entry = TypeVar("Entry")

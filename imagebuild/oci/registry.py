@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +18,6 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import requests
-import urllib3.exceptions
 
 from imagebuild.errors import IntegrityError, RemoteError
 from imagebuild.oci.content import (
@@ -33,23 +31,22 @@ from imagebuild.oci.content import (
     parse_reference,
 )
 from imagebuild.oci.credentials import Credentials
+from imagebuild.oci.download import WRONG_BYTES, Download
+from imagebuild.oci.failures import RegistryError
 from imagebuild.oci.listing import DEFAULT_LIMITS, ListingLimits, iterate_pages
 from imagebuild.oci.model import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
+from imagebuild.oci.session import read_length
 from imagebuild.oci.store import Presence
-from imagebuild.oci.transport import RegistryError, Transport, read_length
+from imagebuild.oci.transport import Transport
 
 _ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
 _PAGE_SIZE = 1000  # entries asked for, the most that ECR and distribution take; registries may give fewer
 _UPLOADS = 3  # times an upload is begun
-_RESUMES = 5  # times in a row that a download is taken up again without a byte of progress
-_RESUMES_IN_ALL = 50
 _ABSENT = frozenset({404})
 _NO_REFERRERS = frozenset({400, 404, 405, 406, 501})  # what registries without the referrers API answer
 _REFUSED_MOUNT = frozenset({400, 401, 403, 404, 405})
-_RANGE = re.compile(r"bytes (\d{1,18})-\d+/(?:\d+|\*)")
 _REMADE = "it was changed or cut short after it was made; remove it and run again"
 _REPORT = "report it to the registry's operators"
-_HINT = "the registry, or a cache before it, serves wrong content: run again, and if it stays, push the image again"
 
 
 class RegistryStore:
@@ -128,7 +125,7 @@ class RegistryStore:
         found = Digest.of(data)
         for expected in (wanted, _read_digest(response)):
             if expected is not None and found != expected:
-                raise IntegrityError(f"{self.label}: {doing}: the bytes have digest {found} instead of {expected}", _HINT)
+                raise IntegrityError(f"{self.label}: {doing}: the bytes have digest {found} instead of {expected}", WRONG_BYTES)
         return check_manifest(data, _read_type(response))
 
     def put_manifest(self, repository: str, manifest: RawManifest, tag: str = "") -> Digest:
@@ -213,8 +210,8 @@ class RegistryStore:
     @contextlib.contextmanager
     def open_blob(self, repository: str, descriptor: Descriptor) -> Iterator[BinaryIO]:
         """Stream a blob; a connection that breaks is taken up again where it broke (Range), a bounded number of times."""
-        download = _Download(self._transport, repository, descriptor)
-        with open_verified(download.read, descriptor, f"{self.label}/{repository}", _HINT, download.close) as stream:
+        download = Download(self._transport, repository, descriptor, _pull(repository))
+        with open_verified(download.read, descriptor, f"{self.label}/{repository}", WRONG_BYTES, download.close) as stream:
             yield stream
 
     def read_blob(self, repository: str, descriptor: Descriptor) -> bytes:
@@ -222,7 +219,7 @@ class RegistryStore:
         where = f"{self.label}/{repository}"
         check_small(descriptor, where)
         with self.open_blob(repository, descriptor) as stream:
-            return check_bytes(stream.read(), descriptor, where, _HINT)
+            return check_bytes(stream.read(), descriptor, where, WRONG_BYTES)
 
     def put_blob(self, repository: str, descriptor: Descriptor, source: Path | bytes) -> None:
         """POST and one PUT with Content-Length; an upload that breaks is begun anew, a bounded number of times."""
@@ -346,7 +343,7 @@ class RegistryStore:
         media_type, digest, size = _read_type(response), _read_digest(response), read_length(response)
         complete = status == 200
         if complete and digest is not None and wanted is not None and digest != wanted:
-            raise IntegrityError(f"{self.label}: {doing}: the registry names {digest}", _HINT)
+            raise IntegrityError(f"{self.label}: {doing}: the registry names {digest}", WRONG_BYTES)
         if complete and media_type in IMAGE_TYPES and size and (digest or wanted):
             return Presence.EXISTS, Descriptor(media_type, digest or wanted or "", size)
         manifest = self.get_manifest(repository, reference)
@@ -451,74 +448,6 @@ class RegistryStore:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise RegistryError(f"{self.label}: {doing}: the answer is not a list of {field}", "check the address or the mirror")
         return names
-
-
-class _Download:
-    """The bytes of one blob, over as many requests as it takes."""
-
-    def __init__(self, transport: Transport, repository: str, descriptor: Descriptor) -> None:
-        check_name(repository)
-        self._transport, self._descriptor, self._scopes = transport, descriptor, _pull(repository)
-        self._target = f"/v2/{repository}/blobs/{descriptor.id}"
-        self._doing = f"{repository}: get blob {descriptor.digest}"
-        self._stack = contextlib.ExitStack()
-        self._response: requests.Response | None = None
-        self._offset = self._failures = self._failures_in_all = 0
-
-    def read(self, count: int) -> bytes:
-        """Up to ``count`` next bytes; empty at the end of a whole blob."""
-        while True:
-            try:
-                if self._response is None:
-                    self._response = self._open()
-                data: bytes = self._response.raw.read(count, decode_content=False)
-                if data or self._offset >= self._descriptor.size:
-                    self._offset += len(data)
-                    self._failures = 0 if data else self._failures
-                    return data
-                failure = RegistryError(
-                    f"{self._transport.host}: {self._doing}: cut short at {self._offset} of {self._descriptor.size} bytes",
-                    "run again; if it stays, look at the registry's storage or a proxy before it",
-                )
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                if self._offset >= self._descriptor.size:
-                    return b""
-                failure = self._transport.explain(error, f"{self._doing}: cut short at {self._offset} of {self._descriptor.size} bytes")
-            self.close()
-            self._failures += 1
-            self._failures_in_all += 1
-            if self._failures >= _RESUMES or self._failures_in_all >= _RESUMES_IN_ALL:
-                raise failure
-            self._transport.pause(self._failures - 1, failure)
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._stack.close()
-        self._response = None
-
-    def _open(self) -> requests.Response:
-        headers = {"Range": f"bytes={self._offset}-"} if self._offset else {}
-        request = self._transport.request(
-            "GET", self._target, scopes=self._scopes, doing=self._doing, headers=headers, accept=frozenset({200, 206})
-        )
-        response = self._stack.enter_context(request)
-        start = 0
-        if response.status_code == 206:
-            found = _RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-            start = int(found[1]) if found else self._offset
-            if start > self._offset:
-                raise RegistryError(f"{self._transport.host}: {self._doing}: the registry gave another range than asked", "run again")
-        length = read_length(response)
-        if length is not None and start + length > self._descriptor.size:
-            raise IntegrityError(
-                f"{self._transport.host}: {self._doing}: the registry has {start + length} bytes instead of {self._descriptor.size}", _HINT
-            )
-        while start < self._offset:  # no Range here: read over what is known already
-            skipped = response.raw.read(min(self._offset - start, 1 << 20), decode_content=False)
-            if not skipped:
-                raise urllib3.exceptions.ProtocolError("cut short again")
-            start += len(skipped)
-        return response
 
 
 def _measure(source: Path) -> int:

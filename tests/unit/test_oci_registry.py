@@ -14,11 +14,12 @@ import pytest
 
 from imagebuild.errors import ConfigurationError, ImagebuildError, IntegrityError, RemoteError
 from imagebuild.oci.credentials import Credentials
+from imagebuild.oci.failures import RegistryError
 from imagebuild.oci.listing import DEFAULT_LIMITS, ListingLimits
 from imagebuild.oci.model import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.registry import RegistryStore
 from imagebuild.oci.store import Presence
-from imagebuild.oci.transport import RegistryError, Transport
+from imagebuild.oci.transport import Transport
 from tests.unit.oci_server import Answer, Asked, in_turn, serve
 
 BLOB = bytes(range(256)) * 2000

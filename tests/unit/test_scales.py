@@ -28,7 +28,8 @@ from imagebuild.errors import (
 from imagebuild.lock.index.client import compute_pause
 from imagebuild.lock.index.pages import ProjectFile, ProjectPage
 from imagebuild.lock.resolve.candidates import Choice, select_wheels
-from imagebuild.oci.transport import RegistryError, Transport
+from imagebuild.oci.failures import RegistryError
+from imagebuild.oci.transport import Transport
 from imagebuild.size.budget import LastImage, compute_limits, require_budget, require_prediction
 from imagebuild.size.model import Limit, PackageSize, SizeReport
 from imagebuild.supply.policy import AuditRules, Ignored, find_ignored

@@ -31,7 +31,6 @@ LONG_MODULES = frozenset(
         "lock/index/upstream.py",
         "oci/layout.py",
         "oci/registry.py",
-        "oci/transport.py",
     }
 )
 

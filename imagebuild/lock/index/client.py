@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from imagebuild import __version__
 from imagebuild.errors import RemoteError
+from imagebuild.http.retry import INDEX, PASSING, compute_wait, parse_retry_after
 from imagebuild.lock.index.credentials import find_credentials, find_netrc_entry
 from imagebuild.lock.index.redirects import Origin, find_location, find_origin, is_downgrade, resolve_location
 from imagebuild.lock.index.routing import PackageIndex
@@ -21,13 +20,10 @@ from imagebuild.lock.index.routing import PackageIndex
 if TYPE_CHECKING:
     import requests
 
-ATTEMPTS = 4
+ATTEMPTS = INDEX.attempts
 PAGE_LIMIT = 256 << 20
-_CONNECT_ATTEMPTS = 3  # where nothing answers at all: no network should not take long to say so
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds between bytes
-_LONGEST_PAUSE = 30.0
 _REDIRECTS = 10
-_PASSING = frozenset({429, 500, 502, 503, 504})
 _CHUNK = 1 << 20
 _SHORT = 64 << 10  # bytes of a redirect's body that are read, so that the connection serves again
 _PIECE = 128 << 10  # of a body: small enough to stop soon where the network is slow
@@ -135,7 +131,7 @@ class IndexClient:
             after = ""
             try:
                 answer = self._get(url, headers, what, page)
-                if answer.status_code in _PASSING:
+                if answer.status_code in PASSING:
                     problem, after = self.explain_refusal(answer.status_code, what), answer.headers.get("Retry-After", "")
                     answer.close()
                     continue
@@ -157,7 +153,7 @@ class IndexClient:
                     "check the network and proxy of this machine, then run it again",
                 )
                 if "NewConnectionError" in repr(error) or isinstance(error, requests.ConnectTimeout):
-                    attempts = _CONNECT_ATTEMPTS
+                    attempts = INDEX.connect_attempts
         assert problem is not None
         raise problem
 
@@ -283,13 +279,8 @@ def _release(answer: requests.Response) -> None:
 
 
 def compute_pause(attempt: int, after: str) -> float:
-    """Seconds to wait: what Retry-After asks (seconds or a date), else doubling with jitter; never more than 30."""
-    if after.strip().isdigit():
-        return min(float(after), _LONGEST_PAUSE)
-    if after:
-        with contextlib.suppress(ValueError, TypeError):
-            return min(max(0.0, parsedate_to_datetime(after).timestamp() - time.time()), _LONGEST_PAUSE)
-    return min(0.4 * 2.0**attempt, _LONGEST_PAUSE) * (0.5 + random.random() / 2)
+    """Seconds to wait before attempt ``attempt + 1``, by the rule for indexes; ``after`` is the Retry-After header, or empty."""
+    return compute_wait(INDEX, attempt, parse_retry_after(after or None, time.time()))
 
 
 def _name_cause(error: Exception) -> str:

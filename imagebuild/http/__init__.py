@@ -1,0 +1,1 @@
+"""How a request over HTTP is tried again."""
