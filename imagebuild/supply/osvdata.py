@@ -7,6 +7,7 @@ Everything is bounded; what cannot be read as a record is counted.
 
 from __future__ import annotations
 
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,7 +16,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from imagebuild.errors import ConfigurationError, IntegrityError
+from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
+from imagebuild.http.retry import INDEX, PASSING, Attempts, parse_retry_after
 from imagebuild.supply.osv import ECOSYSTEM, Affected, Record, decode_record
 from imagebuild.supply.systempackages import Ecosystem
 
@@ -144,9 +146,13 @@ def _check_size(name: str, data: bytes) -> bytes:
     return data
 
 
-def fetch_dataset(url: str, cache: Path, report: Callable[[str], None], systems: Collection[str] = ()) -> Path:
+def fetch_dataset(
+    url: str, cache: Path, report: Callable[[str], None], systems: Collection[str] = (), sleep: Callable[[float], object] = time.sleep
+) -> Path:
     """``URL/PyPI/all.zip`` of an internal mirror, kept in the cache and asked for again only when it changed. The folder that holds
     ``PyPI/all.zip``, and ``NAME/all.zip`` of those ``systems`` that the mirror has.
+
+    What passes by itself is asked for again, as with a package index; RemoteError when it does not pass.
     """
     import hashlib
 
@@ -156,14 +162,30 @@ def fetch_dataset(url: str, cache: Path, report: Callable[[str], None], systems:
         )
     folder = cache / "osv" / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
     for name in (ECOSYSTEM, *sorted(systems)):
-        _fetch_archive(f"{url.rstrip('/')}/{quote(name)}/all.zip", folder / name, report, needed=name == ECOSYSTEM)
+        _fetch_archive(f"{url.rstrip('/')}/{quote(name)}/all.zip", folder / name, report, Attempts(INDEX, sleep), needed=name == ECOSYSTEM)
     return folder
 
 
-def _fetch_archive(address: str, folder: Path, report: Callable[[str], None], *, needed: bool) -> None:
+class _PassingError(Exception):
+    """A failure that another attempt may not meet."""
+
+    def __init__(self, failure: RemoteError, retry_after: float | None = None, *, connected: bool = True) -> None:
+        super().__init__()
+        self.failure, self.retry_after, self.connected = failure, retry_after, connected
+
+
+def _fetch_archive(address: str, folder: Path, report: Callable[[str], None], attempts: Attempts, *, needed: bool) -> None:
+    while True:
+        try:
+            return _fetch_once(address, folder, report, needed=needed)
+        except _PassingError as error:
+            if not attempts.wait(error.retry_after, connected=error.connected):
+                raise error.failure from None
+
+
+def _fetch_once(address: str, folder: Path, report: Callable[[str], None], *, needed: bool) -> None:
     import requests
 
-    from imagebuild.errors import RemoteError
     from imagebuild.files import explain_os_error, replacing, write_atomic
 
     archive, mark = folder / "all.zip", folder / "etag"
@@ -178,7 +200,11 @@ def _fetch_archive(address: str, folder: Path, report: Callable[[str], None], *,
                 archive.unlink(missing_ok=True)
                 return
             if answer.status_code != 200:
-                raise RemoteError(f"{shown}: HTTP {answer.status_code}", "see that the mirror has PyPI/all.zip; or name a copy with --osv")
+                hint = "see that the mirror has PyPI/all.zip; or name a copy with --osv"
+                failure = RemoteError(f"{shown}: HTTP {answer.status_code}", hint)
+                if answer.status_code in PASSING:
+                    raise _PassingError(failure, parse_retry_after(answer.headers.get("Retry-After"), time.time()))
+                raise failure
             report(f"fetching {shown}")
             size = 0
             with replacing(archive) as stream:
@@ -192,8 +218,11 @@ def _fetch_archive(address: str, folder: Path, report: Callable[[str], None], *,
                     raise IntegrityError(f"{shown} is no zip", "a proxy's page, perhaps; look at the mirror")
             write_atomic(mark, answer.headers.get("ETag", "").encode("latin-1", "replace"))
     except requests.RequestException as error:
-        raise RemoteError(
+        failure = RemoteError(
             f"{shown} cannot be fetched: {type(error).__name__}", "see that the mirror is reachable; or name a copy on disk with --osv"
-        ) from None
+        )
+        if isinstance(error, (requests.exceptions.SSLError, requests.exceptions.InvalidURL)):
+            raise failure from None  # asking again does not help
+        raise _PassingError(failure, connected="NewConnectionError" not in repr(error)) from None
     except OSError as error:
         raise explain_os_error(error, "keeping the OSV data") from None

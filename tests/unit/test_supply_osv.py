@@ -18,7 +18,7 @@ from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
 from imagebuild.supply.osv import Affected, Event, Match, Range, decode_record, list_fixes, match_version
 from imagebuild.supply.osvdata import fetch_dataset, read_dataset
 from imagebuild.supply.severity import Severity, compute_base_score, read_severity
-from tests.unit.oci_server import Answer, serve
+from tests.unit.oci_server import Answer, in_turn, serve
 
 
 def make_affected(*events: dict[str, str], kind: str = "ECOSYSTEM", versions: Sequence[str] | None = None) -> Affected:
@@ -229,6 +229,20 @@ def test_a_mirror_is_asked_again_only_for_what_changed(tmp_path: Path) -> None:
         assert fetch_dataset(url, tmp_path / "cache", lambda _: None) == first
         assert server.lines == ["GET /osv/PyPI/all.zip"] * 2
         assert list(read_dataset(first).by_name) == ["demo"]
+
+
+def test_a_mirror_that_is_busy_is_asked_again(tmp_path: Path) -> None:
+    data = write_zip(tmp_path / "all.zip", make_record()).read_bytes()
+    naps: list[float] = []
+    busy = Answer(429, {"Retry-After": "7"})
+    with serve(in_turn(busy, Answer(200, {}, data, sent=10), Answer(200, {"ETag": '"1"'}, data))) as server:
+        folder = fetch_dataset(f"http://{server.host}", tmp_path / "cache", lambda _: None, sleep=naps.append)
+    assert list(read_dataset(folder).by_name) == ["demo"]
+    assert naps[0] == 7.0
+    assert len(naps) == 2
+    with serve(lambda _: busy) as server, pytest.raises(RemoteError, match="HTTP 429"):
+        fetch_dataset(f"http://{server.host}", tmp_path / "other", lambda _: None, sleep=naps.append)
+    assert len(server.asked) == 4
 
 
 def test_a_mirror_that_serves_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
