@@ -20,11 +20,11 @@ from imagebuild.catalogue.tags import parse_retired, retired_tag
 from imagebuild.catalogue.usage import ImageUser, Usage, explain_users
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import RemoteError, UsageError
+from imagebuild.oci.failures import RegistryError
 from imagebuild.oci.model import Digest, Index, Manifest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts, list_referrers, read_artifact, referrers_tag
 from imagebuild.oci.store import Store
 from imagebuild.oci.tags import PLACEHOLDER, drop_tag, resolve_tag
-from imagebuild.oci.transport import RegistryError
 
 MARKER_TYPE = "application/vnd.imagebuild.retired.v1+json"
 _DEPTH = 3  # signatures of an SBOM of an image

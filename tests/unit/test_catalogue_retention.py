@@ -27,11 +27,11 @@ from imagebuild.catalogue.retirement import (
 from imagebuild.catalogue.selection import find_entry
 from imagebuild.catalogue.usage import Usage, read_usage
 from imagebuild.errors import IntegrityError, RemoteError, UsageError
+from imagebuild.oci.failures import RegistryError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, Manifest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts, list_referrers, referrers_tag
 from imagebuild.oci.store import Presence
-from imagebuild.oci.transport import RegistryError
 from tests.catalogue_parts import make_fleet, push_fleet, write_cluster
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
