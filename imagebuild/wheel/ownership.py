@@ -103,10 +103,22 @@ def explain_collisions(collisions: Sequence[Collision]) -> BuildError:
     more = (f"and {len(collisions) - _SHOWN} more",) if len(collisions) > _SHOWN else ()
     return BuildError(
         str(first),
-        f'say in team.toml whose it is, [files] "{first.row}" = "{first.first}" (patterns are allowed); or leave one of them out, or pin '
-        "versions that agree",
+        f'say in team.toml whose it is, [files] "{_propose_pattern(collisions)}" = "{first.first}" (patterns are allowed); '
+        "or leave one of them out, or pin versions that agree",
         (*lines, *more),
     )
+
+
+def _propose_pattern(collisions: Sequence[Collision]) -> str:
+    """What settles all of them, where they are between the same two packages in one folder; else the first one's path.
+
+    Bytecode is its source's owner's.
+    """
+    first = collisions[0]
+    collisions = [item for item in collisions if not item.row.endswith(".pyc")]
+    folder, slash, _ = first.row.partition("/")
+    alike = all((item.first, item.second) == (first.first, first.second) and item.row.startswith(f"{folder}/") for item in collisions)
+    return f"{folder}/*" if len(collisions) > 1 and slash and folder != ".." and alike else first.row
 
 
 def divide_wheels(wheels: Mapping[str, Path], files: Mapping[str, str], layout: SiteLayout, slim: Collection[str] = ()) -> Ownership:

@@ -76,6 +76,8 @@ def test_answers_of_both_resolvers() -> None:
         ("ERROR: Could not find a version that satisfies the requirement src>=1 (from wrap) (from versions: none)", [("wrap", "src>=1")]),
         ("ERROR: No matching distribution found for src>=1", [("", "src>=1")]),
         ("cause: Because all versions of old\n  depend on numpy<2 and numpy==2.1.0, we can", [("old", "numpy<2")]),
+        ("Because gitlint-core[trusted-deps]==0.17.0 depends on arrow==1.2.1 and", [("gitlint-core", "arrow==1.2.1")]),
+        ("Because a==1 depends on celery[sqs]>=5 and", [("a", "celery>=5")]),
         ("Because only beta<=2.0 is available and you require beta>=7, we can", [("", "beta>=7")]),
         ("Because nothere was not found in the package registry and", [("", "nothere")]),
         ("nothing known", []),

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from imagebuild.errors import BuildError
 from imagebuild.wheel.archive import count_record_faults
-from imagebuild.wheel.ownership import Collision, SiteLayout, divide_wheels, find_owner, settle_path, write_adapted_wheel
+from imagebuild.wheel.ownership import (
+    Collision,
+    SiteLayout,
+    divide_wheels,
+    explain_collisions,
+    find_owner,
+    settle_path,
+    write_adapted_wheel,
+)
 from tests.layer_parts import make_interpreter, make_wheel
 
 PYTHON = make_interpreter()
@@ -50,6 +58,23 @@ def test_a_path_has_one_owner_and_whoever_brings_other_content_yields(claims: di
         assert not isinstance(settled, Collision)
         assert settled.owner == wanted
         assert settled.yielding == {name for name in claims if claims[name] != claims[wanted]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "pattern"),
+    [
+        (["cv2/cv2.abi3.so"], "cv2/cv2.abi3.so"),
+        (["cv2/__init__.py", "cv2/data/haar.xml"], "cv2/*"),
+        (["cv2/__init__.py", "tests/test_a.py"], "cv2/__init__.py"),
+        (["x.py", "y.py"], "x.py"),
+        (["../../../bin/run", "../../../bin/walk"], "../../../bin/run"),
+    ],
+)
+def test_the_hint_settles_all_of_one_folder(rows: list[str], pattern: str) -> None:
+    error = explain_collisions([Collision(row, "one", "two") for row in rows])
+    assert f'[files] "{pattern}" = "one"' in (error.hint or "")
+    if pattern.endswith("*"):
+        assert all(find_owner({pattern: "one"}, row) == "one" for row in rows)
 
 
 def make_two(tmp_path: Path) -> dict[str, Path]:

@@ -123,7 +123,9 @@ def find_causes(log: str) -> tuple[Cause, ...]:
     if not found:
         text = " ".join(log.split())
         for match in re.finditer(
-            r"([A-Za-z0-9._-]+)(?:[=<>!~]=?\S+)? depends? on ([A-Za-z0-9][A-Za-z0-9._-]*(?:[=<>!~]=?[^\s,]+(?:,[=<>!~]=?[^\s,]+)*)?)", text
+            r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?(?:[=<>!~]=?\S+)? depends? on "
+            r"([A-Za-z0-9][A-Za-z0-9._-]*(?:\[[^\]]*\])?(?:[=<>!~]=?[^\s,]+(?:,[=<>!~]=?[^\s,]+)*)?)",
+            text,
         ):
             add(match[1], match[2])
         for match in re.finditer(r"you require ([A-Za-z0-9][^\s]*)(?: and ([A-Za-z0-9][^\s]*))?", text):
