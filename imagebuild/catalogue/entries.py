@@ -251,8 +251,9 @@ def _describe_image(
 def find_reference(entry: CatalogueEntry, registry_prefix: str = "") -> Reference:
     """The name, tag and digest that a cluster can pull an entry by.
 
-    An image in a layout folder has none of its own: ``registry_prefix`` (``HOST/NAMESPACE``) says where it will be, and
-    where it is given it goes before the store's name too, as for a mirror. Without either: ConfigurationError.
+    An image in a layout folder has none of its own: ``registry_prefix`` (``HOST/NAMESPACE``) says where it will be. Of an image in a
+    registry it stands in place of the host, before the repository's whole path, as for a mirror or a pull-through cache. Without either:
+    ConfigurationError.
     """
     name = f"{registry_prefix.rstrip('/')}/{entry.repository}" if registry_prefix else entry.image
     try:

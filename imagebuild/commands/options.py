@@ -105,7 +105,10 @@ def common_options(function: Command) -> Command:
 
 
 pull_option = click.option(
-    "--pull-from", metavar="HOST/NAMESPACE", default="", help="Where the cluster pulls from, if not from --registry (a mirror)."
+    "--pull-from",
+    metavar="HOST[/PREFIX]",
+    default="",
+    help="A mirror the cluster pulls from: stands in place of the registry's host, before the repository's whole path.",
 )
 
 

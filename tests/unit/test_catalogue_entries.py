@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from imagebuild import annotations as names
@@ -213,5 +214,8 @@ def test_a_folder_has_no_name_to_pull_by(store: LayoutStore) -> None:
         find_reference(entry)
     assert "--registry" in caught.value.hint
     assert str(find_reference(entry, "registry.example:5000/ml/")) == f"registry.example:5000/ml/cosml:2026q4-a@{entry.digest}"
+    mirrored = msgspec.structs.replace(entry, image="registry.example/notebooks/cosml", repository="notebooks/cosml")
+    assert str(find_reference(mirrored, "mirror.example")) == f"mirror.example/notebooks/cosml:2026q4-a@{entry.digest}"
+    assert str(find_reference(mirrored, "harbor.example/up")) == f"harbor.example/up/notebooks/cosml:2026q4-a@{entry.digest}"
     with pytest.raises(ConfigurationError):
         find_reference(entry, "Registry Example")

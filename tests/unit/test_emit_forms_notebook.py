@@ -144,3 +144,9 @@ def test_slices_of_a_gpu() -> None:
     for text in ("1g", "all-1g.5gb", ""):
         with pytest.raises(UsageError):
             name_mig(text)
+
+
+@pytest.mark.parametrize(("memory", "told"), [("2Gi", True), ("4Gi", True), ("4500M", False), ("8Gi", False)])
+def test_memory_that_shm_does_not_fit_in_is_told(memory: str, told: bool) -> None:
+    text = render_notebook(HISTORY[0], find_reference(HISTORY[0]), CONFIG, msgspec.structs.replace(PLAN, memory=memory))
+    assert (f"# /dev/shm may hold 4Gi, and the container {memory}:" in text) == told

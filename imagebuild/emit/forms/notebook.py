@@ -113,6 +113,12 @@ def _check_paths(home: str, plan: NotebookPlan) -> None:
         used.add(PurePosixPath(dataset.path))
 
 
+def _warn_shm(memory: str) -> tuple[str, ...]:
+    if not memory or parse_quantity(memory, "--memory") > parse_quantity(_SHM, "/dev/shm"):
+        return ()
+    return (f"/dev/shm may hold {_SHM}, and the container {memory}: who fills it is killed for memory before it is full.",)
+
+
 def _is_path(text: str) -> bool:
     """Absolute, not the root, without what a mount path may not have."""
     return text.startswith("/") and bool(text.strip("/")) and ":" not in text and ".." not in text.split("/")
@@ -166,7 +172,7 @@ def _describe_container(
         "image": str(reference),
         "imagePullPolicy": "IfNotPresent",
         "resources": Note(
-            ("Requests equal to limits: quotas count requests. What is written to /dev/shm counts as memory.",),
+            ("Requests equal to limits: quotas count requests. What is written to /dev/shm counts as memory.", *_warn_shm(plan.memory)),
             describe_resources(plan.cpu, plan.memory, plan.devices),
         ),
         "securityContext": security,
