@@ -11,6 +11,7 @@ import msgspec
 
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.layer.model import Layer
+from imagebuild.oci.encoding import encode_json
 from imagebuild.oci.model import (
     DOCKER_LAYER_GZIP,
     DOCKER_LAYER_TAR,
@@ -51,11 +52,6 @@ class DerivedImage(msgspec.Struct, frozen=True):
         return Descriptor(OCI_CONFIG, Digest.of(self.config), len(self.config))
 
 
-def _encode(document: Mapping[str, Any]) -> bytes:
-    """Compact JSON, keys in the order given: the same document is the same bytes."""
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-
-
 def derive_config(
     base_config: bytes, *, diff_id: str, created: str, created_by: str, environment: Mapping[str, str], labels: Mapping[str, str]
 ) -> bytes:
@@ -87,7 +83,7 @@ def derive_config(
     # Written by old docker daemons: what the image was last run with. Meaningless here, and stale once derived.
     for leftover in ("container", "container_config", "docker_version", "id", "parent"):
         document.pop(leftover, None)
-    return _encode(document)
+    return encode_json(document)
 
 
 def derive_manifest(base: Manifest, *, config: bytes, layer: Descriptor, annotations: Mapping[str, str]) -> RawManifest:
@@ -102,7 +98,7 @@ def derive_manifest(base: Manifest, *, config: bytes, layer: Descriptor, annotat
         "layers": [_describe(item) for item in (*convert_layers(base), layer)],
         "annotations": dict(sorted(annotations.items())),
     }
-    return RawManifest(_encode(document), OCI_MANIFEST)
+    return RawManifest(encode_json(document), OCI_MANIFEST)
 
 
 def convert_layers(base: Manifest) -> tuple[Descriptor, ...]:
@@ -161,9 +157,9 @@ def derive_attested_index(image: RawManifest, platform: Platform, name: str, sta
     }
     blobs = []
     for predicate, data in statements:
-        statement = _encode({**json.loads(data), "subject": [subject]})
+        statement = encode_json({**json.loads(data), "subject": [subject]})
         blobs.append((Descriptor(IN_TOTO, Digest.of(statement), len(statement), {"in-toto.io/predicate-type": predicate}), statement))
-    config = _encode(
+    config = encode_json(
         {
             "architecture": "unknown",
             "os": "unknown",
@@ -173,7 +169,7 @@ def derive_attested_index(image: RawManifest, platform: Platform, name: str, sta
     )
     config_descriptor = Descriptor(OCI_CONFIG, Digest.of(config), len(config))
     attestation = RawManifest(
-        _encode(
+        encode_json(
             {
                 "schemaVersion": 2,
                 "mediaType": OCI_MANIFEST,
@@ -191,7 +187,7 @@ def derive_attested_index(image: RawManifest, platform: Platform, name: str, sta
             "annotations": {"vnd.docker.reference.digest": str(image.digest), "vnd.docker.reference.type": "attestation-manifest"},
         },
     ]
-    index = RawManifest(_encode({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}), OCI_INDEX)
+    index = RawManifest(encode_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}), OCI_INDEX)
     return AttestedIndex(index, attestation, ((config_descriptor, config), *blobs))
 
 

@@ -37,6 +37,7 @@ from imagebuild.oci.content import (
     open_verified,
     parse_reference,
 )
+from imagebuild.oci.encoding import describe, encode_json
 from imagebuild.oci.model import DESCRIPTOR, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.store import Presence
 
@@ -122,12 +123,12 @@ class LayoutStore:
         self.put_blob(repository, manifest.descriptor, manifest.data)
         if tag:
             name = f"{repository}:{tag}"
-            entry = {**_to_json(manifest.descriptor), "annotations": {REF_NAME: name}}
+            entry = {**describe(manifest.descriptor), "annotations": {REF_NAME: name}}
             with self._writing("tagging an image in"), files.exclusive(self.folder / ".lock"):
                 document = self._read_index()
                 kept = [item for item in document["manifests"] if _name_of(item) != name]
                 document["manifests"] = [*kept, entry]
-                files.write_atomic(self.folder / "index.json", _encode(document))
+                files.write_atomic(self.folder / "index.json", encode_json(document))
         return manifest.digest
 
     def delete_manifest(self, repository: str, digest: Digest) -> bool:
@@ -143,7 +144,7 @@ class LayoutStore:
             removed = len(kept) < len(document["manifests"])
             if removed:
                 document["manifests"] = kept
-                files.write_atomic(self.folder / "index.json", _encode(document))
+                files.write_atomic(self.folder / "index.json", encode_json(document))
         return removed
 
     def delete_tag(self, repository: str, tag: str) -> bool:
@@ -155,7 +156,7 @@ class LayoutStore:
             gone = [item for item in document["manifests"] if _name_of(item) == wanted]
             if gone:
                 document["manifests"] = [item for item in document["manifests"] if _name_of(item) != wanted]
-                files.write_atomic(self.folder / "index.json", _encode(document))
+                files.write_atomic(self.folder / "index.json", encode_json(document))
         return True
 
     def sweep_blobs(self, candidates: Iterable[Digest]) -> int:
@@ -371,9 +372,9 @@ class LayoutStore:
         marker = self.folder / "oci-layout"
         with files.exclusive(self.folder / ".lock"):
             if not marker.exists():
-                files.write_atomic(marker, _encode({"imageLayoutVersion": LAYOUT_VERSION}))
+                files.write_atomic(marker, encode_json({"imageLayoutVersion": LAYOUT_VERSION}))
             if not (self.folder / "index.json").exists():
-                files.write_atomic(self.folder / "index.json", _encode(self._read_index()))
+                files.write_atomic(self.folder / "index.json", encode_json(self._read_index()))
         try:
             found = json.loads(marker.read_bytes())
             version = found["imageLayoutVersion"]
@@ -444,11 +445,3 @@ def _name_of(item: dict[str, Any]) -> str:
     found = item.get("annotations")
     name = found.get(REF_NAME) if isinstance(found, dict) else None
     return name if isinstance(name, str) else ""
-
-
-def _to_json(descriptor: Descriptor) -> dict[str, Any]:
-    return {"mediaType": descriptor.media_type, "digest": str(descriptor.digest), "size": descriptor.size}
-
-
-def _encode(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()

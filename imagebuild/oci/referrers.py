@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from imagebuild.errors import IntegrityError, RemoteError
+from imagebuild.oci.encoding import describe, encode_json
 from imagebuild.oci.model import DESCRIPTOR, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, Manifest, RawManifest
 from imagebuild.oci.store import Store
 
@@ -62,12 +63,12 @@ def make_artifact_manifest(artifact: Artifact, subject: Descriptor) -> RawManife
         "mediaType": OCI_MANIFEST,
         "artifactType": artifact.artifact_type,
         "config": {"mediaType": EMPTY_TYPE, "digest": str(Digest.of(EMPTY)), "size": len(EMPTY)},
-        "layers": [_describe(artifact.blob)],
-        "subject": _describe(Descriptor(subject.media_type, subject.digest, subject.size)),
+        "layers": [describe(artifact.blob)],
+        "subject": describe(Descriptor(subject.media_type, subject.digest, subject.size)),
     }
     if artifact.annotations:
         document["annotations"] = dict(sorted(artifact.annotations.items()))
-    return RawManifest(_encode(document), OCI_MANIFEST)
+    return RawManifest(encode_json(document), OCI_MANIFEST)
 
 
 def attach_artifacts(
@@ -88,7 +89,7 @@ def attach_artifacts(
         store.put_blob(repository, Descriptor(EMPTY_TYPE, Digest.of(EMPTY), len(EMPTY)), EMPTY)
         store.put_blob(repository, artifact.blob, artifact.data)
         store.put_manifest(repository, manifest)
-        entry = {**_describe(manifest.descriptor), "artifactType": artifact.artifact_type}
+        entry = {**describe(manifest.descriptor), "artifactType": artifact.artifact_type}
         entries.append({**entry, "annotations": dict(sorted(artifact.annotations.items()))} if artifact.annotations else entry)
     with store.lock_referrers() as alone:
         if alone:
@@ -153,7 +154,7 @@ def _merge(store: Store, repository: str, digest: Digest, entries: Sequence[dict
     lacking = [entry for entry in entries if entry["digest"] not in known]
     if lacking:
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*present, *lacking]}
-        store.put_manifest(repository, RawManifest(_encode(document), OCI_INDEX), referrers_tag(digest))
+        store.put_manifest(repository, RawManifest(encode_json(document), OCI_INDEX), referrers_tag(digest))
     return bool(lacking)
 
 
@@ -170,12 +171,3 @@ def _merge_settled(
         f"{store.image_name(repository)}:{referrers_tag(digest)}: another writer keeps undoing the list of what refers to the image",
         "run it again; see which other program writes that tag",
     )
-
-
-def _describe(item: Descriptor) -> dict[str, Any]:
-    found: dict[str, Any] = {"mediaType": item.media_type, "digest": str(item.digest), "size": item.size}
-    return {**found, "annotations": dict(sorted(item.annotations.items()))} if item.annotations else found
-
-
-def _encode(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()

@@ -6,11 +6,11 @@ may sign does, with ``cosign attest`` or ``cosign sign``.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from imagebuild import __version__
 from imagebuild.lock.file.model import Lock, LockedPackage
+from imagebuild.oci.encoding import encode_json
 from imagebuild.oci.model import Digest
 from imagebuild.recipe import Recipe
 from imagebuild.supply.bom import BomSubject
@@ -52,7 +52,7 @@ def render_provenance(subject: BomSubject, lock: Lock, recipe: Recipe, lock_dige
             },
         },
     }
-    return json.dumps(statement, separators=(",", ":"), ensure_ascii=False).encode()
+    return encode_json(statement)
 
 
 def _list_dependencies(subject: BomSubject, lock: Lock, lock_digest: str) -> list[dict[str, Any]]:
