@@ -15,6 +15,8 @@ from imagebuild.errors import ConfigurationError
 
 T = TypeVar("T")
 
+_LONGEST_NAME = 100
+
 
 def suggest(word: str, known: list[str]) -> str:
     """``did you mean 'x'?`` for the closest known word, or the list of what is known."""
@@ -32,28 +34,36 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path} is not valid TOML: {error}", "correct that line") from None
 
 
-def _check_keys(value: Any, kind: Any, path: Path, where: str) -> None:
-    """Walk the typed shape and refuse keys it does not have, by name and place."""
+def _check_keys(value: Any, kind: Any, path: Path, where: str, table: str = "") -> None:
+    """Walk the typed shape and refuse keys it does not have, by name and place. ``table``: which of an array of tables."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         if not isinstance(value, dict):
             return  # convert() says it better
         fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
         for key, item in value.items():
             if key not in fields:
-                raise ConfigurationError(f"{path}: unknown key {where}{key}", suggest(key, list(fields)))
-            _check_keys(item, fields[key], path, f"{where}{key}.")
+                raise ConfigurationError(f"{path}: unknown key {where}{key}{table}", suggest(key, list(fields)))
+            _check_keys(item, fields[key], path, f"{where}{key}.", table)
         return
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is dict and isinstance(value, dict):
         for key, item in value.items():
-            _check_keys(item, arguments[1], path, f"{where}{key}.")
+            _check_keys(item, arguments[1], path, f"{where}{key}.", table)
     elif origin in (tuple, list) and isinstance(value, list):
-        for item in value:
-            _check_keys(item, arguments[0], path, where)
+        for number, item in enumerate(value, 1):
+            _check_keys(item, arguments[0], path, where, _name_table(where.rstrip("."), item, number, table))
     elif arguments and isinstance(value, dict):  # a union such as Struct | None
         for option in arguments:
             if isinstance(option, type) and issubclass(option, msgspec.Struct):
-                _check_keys(value, option, path, where)
+                _check_keys(value, option, path, where, table)
+
+
+def _name_table(key: str, item: Any, number: int, outer: str) -> str:
+    """`` in [[index]] 'corp'`` for an entry of an array of tables; the ``outer`` one's name for what is none, or within one."""
+    if not isinstance(item, dict) or outer:
+        return outer
+    name = item.get("name") or item.get("id")
+    return f" in [[{key}]] {name!r}" if isinstance(name, str) and len(name) <= _LONGEST_NAME else f" in [[{key}]] number {number}"
 
 
 _TOML_NAMES = {"object": "table", "int": "whole number", "str": "string", "bool": "true or false", "float": "number", "null": "nothing"}
@@ -77,7 +87,23 @@ def decode_toml(path: Path, kind: type[T]) -> T:
     try:
         return Converter(kind).convert(raw)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{path}: {_translate(str(error))}", "see docs/formats.md for what each key takes") from None
+        table = _find_table(raw, kind)
+        text = re.sub(r"\[\d+\]", "", _translate(str(error)), count=1) if table else _translate(str(error))
+        raise ConfigurationError(f"{path}: {text}{table}", "see docs/formats.md for what each key takes") from None
+
+
+def _find_table(raw: dict[str, Any], kind: type[Any]) -> str:
+    """The entry of an array of tables that does not fit, as :func:`_name_table` names it; "" when it is something else."""
+    for field in msgspec.structs.fields(kind):
+        items, arguments = raw.get(field.encode_name), get_args(field.type)
+        if get_origin(field.type) not in (tuple, list) or not isinstance(items, list):
+            continue
+        for number, item in enumerate(items, 1):
+            try:
+                msgspec.convert(item, arguments[0])
+            except msgspec.ValidationError:
+                return _name_table(field.encode_name, item, number, "")
+    return ""
 
 
 def quote_text(text: str) -> str:

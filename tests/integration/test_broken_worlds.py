@@ -145,7 +145,7 @@ def flip(path: Path, place: float = 0.5) -> None:
     ("file", "old", "new", "error", "hint"),
     [
         ("images/blue/team.toml", "base =", "display_name = 'x'\nbase =", r"team\.toml: unknown key display_name$", "'display-name'"),
-        ("images/blue/team.toml", "default =", "defualt =", r"team\.toml: unknown key index\.defualt$", "did you mean 'default'"),
+        ("images/blue/team.toml", "default =", "defualt =", r"team\.toml: unknown key index\.defualt in ", "did you mean 'default'"),
         ("images/blue/team.toml", "base =", "budget = 3\nbase =", r"team\.toml: budget: expected table, got whole number", "formats.md"),
         ("images/blue/team.toml", 'base = "tiny"', 'base = "tiny', r"team\.toml is not valid TOML: .*line 1", "correct that line"),
         ("images/blue/team.toml", '"tiny"', '"tinny"', r"there is no base 'tinny'", "did you mean 'tiny'"),

@@ -44,7 +44,7 @@ def test_local_packages_are_found_in_order(tmp_path: Path) -> None:
     [
         ('base = "x"\nbudgets = 1\n', "unknown key budgets", "did you mean 'budget'?"),
         ('base = "x"\n[budget]\ncompresed = 1\n', "unknown key budget.compresed", "did you mean 'compressed'?"),
-        ('base = "x"\n[[index]]\nname = "a"\nurl = "b"\nnmes = []\n', "unknown key index.nmes", "did you mean 'name"),
+        ('base = "x"\n[[index]]\nname = "a"\nurl = "b"\nnmes = []\n', "unknown key index.nmes in [[index]] 'a'", "did you mean 'name"),
         ("engine = 'auto'\n", "base is missing", "docs/formats.md"),
         ('base = "x"\nengine = "podman"\n', "podman", "docs/formats.md"),
         ('base = "x"\n[budget]\ncompressed = "3 elephants"\n', "not a size: '3 elephants'", "MiB"),
@@ -76,6 +76,12 @@ def test_local_packages_are_found_in_order(tmp_path: Path) -> None:
             "narrow the names",
         ),
         ('base = "x"\n[[index]]\nname = "a"\nurl = "ftp://a.example/"\nnames = ["x"]\n', "index 'a' is not http, https or file", "url"),
+        (
+            'base = "x"\n[[index]]\nname = "a"\nurl = "https://a.example/"\nnames = ["x"]\n[[index]]\nname = "b"\nurl = 1\n',
+            "index.url: expected string, got whole number in [[index]] 'b'",
+            "docs/formats.md",
+        ),
+        ('base = "x"\n[[index]]\nurl = "https://a.example/"\n', "index.name is missing in [[index]] number 1", "docs/formats.md"),
         ("base = \n", "not valid TOML", "correct that line"),
     ],
 )

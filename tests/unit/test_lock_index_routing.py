@@ -46,6 +46,10 @@ def test_two_claims_on_a_name_are_refused() -> None:
     other = PackageIndex("other", "https://other.example/", ("cosml-utils",))
     with pytest.raises(ConfigurationError, match="cosml-utils is claimed by two package indexes: internal, other"):
         route_name("cosml-utils", (PUBLIC, PRIVATE, other))
+    written = [msgspec.structs.replace(item, file=file) for item, file in ((PRIVATE, "images/indexes.toml"), (other, "images/a/team.toml"))]
+    with pytest.raises(ConfigurationError) as caught:
+        route_name("cosml-utils", written)
+    assert caught.value.hint == "narrow the names of one of them in images/indexes.toml or images/a/team.toml"
 
 
 def test_the_default_index_claims_names_as_any_other() -> None:

@@ -39,6 +39,7 @@ class PackageIndex(msgspec.Struct, frozen=True):
     reference: str = ""  # where the credentials are: netrc, env:USER,PASSWORD, keyring:USER (lock/index/credentials.py)
     redirects: tuple[str, ...] = ()  # other hosts (``host`` or ``host:port``) that its pages may redirect to
     local: bool = False  # source trees and wheels by URL may have names that this index claims
+    file: str = ""  # where its table is written, for messages
 
     def __repr__(self) -> str:
         return f"PackageIndex(name={self.name!r}, names={self.names!r}, default={self.default})"
@@ -141,8 +142,10 @@ def find_shared_claim(one: PackageIndex, other: PackageIndex) -> str:
 
 
 def _doubly_claimed(name: str, indexes: Sequence[PackageIndex]) -> ConfigurationError:
+    files = " or ".join(dict.fromkeys(index.file for index in indexes if index.file))
     return ConfigurationError(
-        f"{name} is claimed by two package indexes: {', '.join(index.name for index in indexes)}", "narrow the names of one of them"
+        f"{name} is claimed by two package indexes: {', '.join(index.name for index in indexes)}",
+        f"narrow the names of one of them{f' in {files}' if files else ''}",
     )
 
 

@@ -91,7 +91,8 @@ def list_indexes(path: Path, own: Sequence[IndexTable], shared: SharedIndexes) -
             raise ConfigurationError(
                 f"{path}: images/{FILE_NAME} has an index {item.name!r} too", "give the team's own another name: a lock tells them by name"
             )
-    tables = (*own, *shared.index)
+    common = f"{path.parent.parent.name}/{FILE_NAME}"
+    tables = (*((item, str(path)) for item in own), *((item, common) for item in shared.index))
     indexes = tuple(
         PackageIndex(
             item.name,
@@ -101,14 +102,15 @@ def list_indexes(path: Path, own: Sequence[IndexTable], shared: SharedIndexes) -
             reference="" if item.credentials == "netrc" else item.credentials,
             redirects=tuple(host.lower() for host in item.redirects),
             local=item.local,
+            file=file,
         )
-        for item in tables
+        for item, file in tables
     )
     try:
         validate_indexes(indexes)
     except ConfigurationError as error:
         files = [str(path)] if own else []
-        files += [f"{path.parent.parent.name}/{FILE_NAME}"] if shared.index else []
+        files += [common] if shared.index else []
         raise ConfigurationError(f"{' and '.join(files)}: {error.message}", error.hint) from None
     return indexes
 
