@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: image test lint bench clean parts
+.PHONY: image unit test lint bench clean parts
 .DEFAULT_GOAL := help
 .PHONY: help
 
 help:
 	@echo "make image TEAM=cosml   build, check and push a team's image (OPTIONS=... for more)"
-	@echo "make test               lint, types, unit and integration tests"
+	@echo "make unit               unit tests but the slow ones, on all cores"
+	@echo "make test               lint, types, all unit tests and the integration tests"
 	@echo "make lint               ruff and mypy alone"
 	@echo "make bench              timings, as ratios in one run"
 	@echo "make clean              remove .venv and .imagebuild"
@@ -43,8 +44,15 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check --quiet . || { echo "hint: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/mypy
 
+# Integration tests share a registry, an engine and a base: one after the other.
+PARALLEL := -n auto --dist worksteal
+
+unit: $(STAMP)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow" tests/unit $(PYTEST_OPTIONS)
+
 test: $(STAMP) parts lint
-	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	@$(BIN)/python -m pytest $(PARALLEL) tests/unit $(PYTEST_OPTIONS)
+	@$(BIN)/python -m pytest tests/integration $(PYTEST_OPTIONS)
 
 bench: $(STAMP) parts
 	@$(BIN)/python -m bench.pipeline

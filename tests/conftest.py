@@ -1,8 +1,7 @@
-"""Shared by all tests: in CI a skipped test is a failure, since .ci/run installs every part."""
+"""Shared by all tests: what they have in common, and what every error that a test provokes must be."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 
@@ -12,13 +11,12 @@ from hypothesis import settings
 
 from imagebuild.errors import LONGEST, ImagebuildError
 
-pytest_plugins = ("tests.workspaces",)  # one build of the main job for all modules
+pytest_plugins = ("tests.support.skips", "tests.workspaces")  # the second: one build of the main job for all modules
 
 # How long one example takes is the machine's business: a timing is a benchmark, not a test.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
-_skipped: list[str] = []
 _REPR = re.compile(r"\b[A-Z]\w*\(\w+=|\b\w+=\(|<[\w.]+ object at 0x|\bStruct\b")
 
 
@@ -57,14 +55,3 @@ def _errors_are_for_people(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     watch_values(monkeypatch, faults)
     yield
     assert not faults, faults[0]
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.skipped:
-        _skipped.append(report.nodeid)
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if _skipped and exitstatus == 0 and os.environ.get("IMAGEBUILD_NO_SKIPS") == "1":
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        print(f"\nIMAGEBUILD_NO_SKIPS: {len(_skipped)} skipped tests count as failures: {', '.join(_skipped[:5])}")

@@ -127,6 +127,7 @@ _OPERATION = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.lists(_OPERATION, max_size=7), min_size=1, max_size=4))
 def test_layers_give_the_models_tree(layers: list[list[Operation]]) -> None:

@@ -82,6 +82,7 @@ def test_pools_are_pod_configs() -> None:
     assert mig["spawner"]["description"] == "500m CPU, 1500Mi memory, 2 nvidia.com/mig-1g.5gb"
 
 
+@pytest.mark.slow
 def test_quarter_after_quarter_nothing_in_use_is_changed() -> None:
     """Four quarters, a pool that changes, an image that the registry loses, and a team that leaves: each accepted."""
     entries = list(HISTORY)
@@ -209,6 +210,7 @@ def test_namespaces_by_team() -> None:
     assert rule["match"][0]["matchNamespace"]["selector"]["matchExpressions"][0]["key"] == "example.com/other"
 
 
+@pytest.mark.slow
 def test_two_years_of_fifty_teams_fit_into_one_object() -> None:
     """etcd takes objects of 1.5 MiB."""
     packages = {f"package-number-{number}": "2026.10.1" for number in range(40)}

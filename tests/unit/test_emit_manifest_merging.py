@@ -77,6 +77,7 @@ def change(document: Any, what: str, key: str) -> None:
         keep_items(document, key, lambda item: item == document[key][0])
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     st.lists(SECTIONS, min_size=1, max_size=4),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
@@ -24,6 +25,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.lists(TEXT, max_size=2), st.dictionaries(TEXT, VALUES, min_size=1, max_size=3)), min_size=1, max_size=3))
 def test_any_value_survives_both_versions(documents: list[tuple[list[str], dict[str, Any]]]) -> None:
     text = render_documents([Document(tuple(comment), value) for comment, value in documents])

@@ -33,6 +33,7 @@ NEWER = age(HISTORY, make_image("cosml", "2027q1"))[:-1]
 JUNK: st.SearchStrategy[Any] = st.sampled_from([None, 3, True, "text", [], {}, [3], {"a": 3}, [None], ["text"], [{}], "delete"])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(data=st.data(), junk=JUNK)
 @pytest.mark.parametrize("form", list(RENDERERS))

@@ -304,6 +304,7 @@ def test_an_extra_file_may_take_the_place_of_an_older_one(tmp_path: Path) -> Non
     assert "/etc/team/c.txt" in read(layer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", [Codec(), Codec("gzip", 1)])
 def test_a_defect_is_seen_while_the_layer_is_written(tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = [make_wheel(tmp_path, "one", files={"one.py": b"x = 1\n" * 300_000}), make_wheel(tmp_path, "two", files={"two.py": b""})]

@@ -1,0 +1,1 @@
+"""What the tests stand on: one home for each kind of helper."""
