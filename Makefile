@@ -13,7 +13,7 @@ help:
 	@echo "make image TEAM=cosml   build, check and push a team's image (OPTIONS=... for more)"
 	@echo "make unit               unit tests but the slow ones, on all cores"
 	@echo "make test               lint, types, all unit tests and the integration tests"
-	@echo "make lint               ruff and mypy alone"
+	@echo "make lint               ruff, mypy, deptry (declared dependencies) and vulture (dead code) alone"
 	@echo "make bench              timings, as ratios in one run"
 	@echo "make clean              remove .venv and .imagebuild"
 
@@ -43,6 +43,8 @@ lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || { echo "hint: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/mypy
+	@$(BIN)/deptry --no-ansi .
+	@$(BIN)/vulture
 
 # Integration tests share a registry, an engine and a base: one after the other.
 PARALLEL := -n auto --dist worksteal
