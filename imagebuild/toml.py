@@ -100,7 +100,7 @@ def _find_table(raw: dict[str, Any], kind: type[Any]) -> str:
             continue
         for number, item in enumerate(items, 1):
             try:
-                msgspec.convert(item, arguments[0])
+                Converter(arguments[0]).convert(item)
             except msgspec.ValidationError:
                 return _name_table(field.encode_name, item, number, "")
     return ""

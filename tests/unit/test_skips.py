@@ -18,10 +18,10 @@ SKIPS = {
 
 
 def run(folder: Path, *options: str, strict: bool) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "tests.support.skips", "-p", "no:cacheprovider", "-c", os.devnull, *options]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.support.skips", "-p", "xdist", "-c", os.devnull, *options]
     return subprocess.run(
         [*command, "--rootdir", str(folder), str(folder)], cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "IMAGEBUILD_NO_SKIPS": "1" if strict else ""},
+        env={**os.environ, "IMAGEBUILD_NO_SKIPS": "1" if strict else "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )  # fmt: skip
 
 
