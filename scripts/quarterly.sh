@@ -2,7 +2,8 @@
 # One team's update for a new quarter, as a commit to look at: the base pinned to what its tag names now, the lock made anew with
 # the newest versions until a date, and a report of what that changes. For any CI system; .github/workflows/images-quarter.yml calls it too.
 #
-#   scripts/quarterly.sh TEAM [DATE]      DATE: files uploaded until then (default: the first day of this quarter, UTC)
+#   scripts/quarterly.sh TEAM [DATE]      DATE: files uploaded until then (default: the first day of this quarter, UTC), or until
+#                                         the cutoff of the lock that is there when that is later: nothing goes back to older versions
 #
 # Run it in a clean checkout with git and a virtual environment (make .venv/.installed). It changes images/catalogue.toml and
 # lockfiles/pylock.TEAM.toml, and commits them on the branch images/TEAM-QUARTER; it pushes nothing. The report is
@@ -30,6 +31,14 @@ cd "$(git rev-parse --show-toplevel)"
 git diff --quiet HEAD -- images lockfiles || fail 'images/ or lockfiles/ have changes that are not committed' 'commit or undo them first'
 read -ra options <<<"${IMAGEBUILD_OPTIONS:-}"
 imagebuild() { "${IMAGEBUILD:-.venv/bin/imagebuild}" "$@" ${options[@]+"${options[@]}"}; }
+
+cutoff=$(sed -n 's/^cutoff = "\(.*\)"$/\1/p' "lockfiles/pylock.$team.toml" 2>/dev/null || true)
+moment=$until_date
+[[ $moment == *T* ]] || moment+=T00:00:00Z
+if [[ $cutoff > $moment ]]; then
+    printf '%s: the lock has files until %s already: not until %s\n' "$team" "$cutoff" "$until_date"
+    until_date=$cutoff
+fi
 
 imagebuild base pin --team "$team"
 imagebuild lock "$team" --upgrade --as-of "$until_date" >/dev/null

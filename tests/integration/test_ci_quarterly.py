@@ -91,6 +91,13 @@ def test_a_quarter_is_a_commit_a_report_and_a_patch_that_applies_elsewhere(world
     git(world, "commit", "-qm", "applied")
     assert git(world, "diff", "--stat", "images/blue-2026q4") == ""
 
+    # An older date proposes no older versions.
+    done = run_script(world, "blue", "2026-07-01")
+    assert done.returncode == 0, done.stderr
+    assert "blue: the lock has files until 2026-10-01T00:00:00Z already: not until 2026-07-01" in done.stdout
+    assert "blue: nothing changed until 2026-10-01T00:00:00Z" in done.stdout
+    assert git(world, "diff", "--stat", "images/blue-2026q4") == ""
+
     teams = world.run("ci", "teams", "--since", before, "--json").succeeded().out
     assert teams == '["blue"]\n'
     assert world.run("ci", "teams", "--since", "HEAD").succeeded().out == ""

@@ -137,6 +137,32 @@ def test_a_workflow_has_no_more_than_it_needs(path: Path) -> None:
                 assert "make" not in step.get("run", "").split()
 
 
+IMAGES = [path for path in WORKFLOWS if path.name.startswith("images-")]
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
+def test_an_error_within_a_step_stops_the_job(path: Path) -> None:
+    """GitHub's own default is ``bash -e``, without pipefail; and a command that is substituted into another's arguments may fail unseen."""
+    workflow, text = read_workflow(path), path.read_text()
+    assert workflow["defaults"]["run"]["shell"] == "bash"
+    assert not re.findall(r"^.*\b(?:echo|printf)\b.*\$\(.*imagebuild.*$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
+def test_whoever_opens_a_base_has_what_the_starter_needs(path: Path) -> None:
+    for name, job in read_workflow(path)["jobs"].items():
+        script = "\n".join(step.get("run", "") for step in job["steps"])
+        if re.search(r"imagebuild (?:image|lock|size|ci summary)|quarterly\.sh", script):
+            assert "mmdebstrap debian-archive-keyring" in script, name
+
+
+def test_a_push_does_not_take_another_teams_build_away() -> None:
+    """Of the runs that wait in one concurrency group GitHub keeps the newest and cancels the others."""
+    workflow = read_workflow(ROOT / ".github" / "workflows" / "images-build.yml")
+    assert "concurrency" not in workflow
+    assert workflow["jobs"]["build"]["concurrency"] == {"group": "image-${{ matrix.team }}", "cancel-in-progress": False}
+
+
 def test_workflows_are_valid_and_zizmor_finds_nothing() -> None:
     files = [str(path) for path in WORKFLOWS]
     assert len(files) == 5
