@@ -19,9 +19,9 @@ from playwright.sync_api import Page, sync_playwright
 
 from imagebuild.emit.page import render_catalogue_page
 from imagebuild.oci.registry import RegistryStore
-from tests.catalogue_parts import list_fleet, make_fleet, push_fleet
-from tests.registries import run_registry
-from tests.workspaces import Checkout, RequestLog
+from tests.support.fleet import list_fleet, make_fleet, push_fleet
+from tests.support.servers.registry import run_registry
+from tests.support.workspaces import Checkout, RequestLog
 
 _KEPT = {("churn", "2025q3"), ("claims", "2025q4"), ("audit", "2026q1")}
 

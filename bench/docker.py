@@ -36,7 +36,7 @@ from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Manifest
 from imagebuild.oci.registry import RegistryStore
 from imagebuild.recipe import render_requirements
-from tests.registries import Registry, run_registry
+from tests.support.servers.registry import Registry, run_registry
 
 CHANGED = "toolz"  # a small wheel of pure Python
 MARK = "imagebuild-bench"  # in every RUN, to find its build cache again

@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from imagebuild.errors import LONGEST, ImagebuildError
 
-pytest_plugins = ("tests.support.skips", "tests.workspaces")  # the second: one build of the main job for all modules
+pytest_plugins = ("tests.support.skips", "tests.support.workspaces")  # the second: one build of the main job for all modules
 
 # How long one example takes is the machine's business: a timing is a benchmark, not a test.
 settings.register_profile("project", deadline=None)

@@ -39,7 +39,9 @@ from imagebuild.pipeline.planning import Plan, plan_image, write_recipe
 from imagebuild.pipeline.pushing import derive_team_image
 from imagebuild.wheel.slim import RULES, find_slim_kind
 from imagebuild.workspace import Workspace
-from tests.layer_parts import HostRuntime, MemoryTree, file, folder, link, make_wheel
+from tests.support.builders import make_wheel
+from tests.support.runtimes import HostRuntime
+from tests.support.trees import MemoryTree, file, folder, link
 
 FOLDER = Path(__file__).parent
 SITE = "/usr/local/lib/python3.11/dist-packages"

@@ -25,8 +25,8 @@ from imagebuild.base.runtime import CutRuntime, find_network_isolation
 from imagebuild.errors import ConfigurationError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Platform
-from tests.bases import REPOSITORY, debian_rootfs, entry, make_layer, push_image, push_index, read_image
-from tests.parts import need
+from tests.support.images import REPOSITORY, debian_rootfs, entry, make_layer, push_image, push_index, read_image
+from tests.support.tools import need
 
 pytestmark = pytest.mark.integration
 

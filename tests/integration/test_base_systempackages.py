@@ -11,7 +11,7 @@ import pytest
 
 from imagebuild.base.systempackages import parse_status
 from imagebuild.supply.versions import make_debian_key
-from tests.parts import need
+from tests.support.tools import need
 
 pytestmark = pytest.mark.integration
 

@@ -23,24 +23,13 @@ from typing import Any
 import pytest
 
 from imagebuild.oci.model import Digest
-from tests import bases
-from tests.broken_parts import (
-    Done,
-    Fault,
-    FaultyRegistry,
-    SlowIndex,
-    SmallBase,
-    World,
-    as_nobody,
-    find_ordinary_python,
-    give_to_nobody,
-    need_no_network,
-    publish,
-    push_small_base,
-    small_disk,
-)
-from tests.parts import need
-from tests.registries import Registry, registry
+from tests.support import images
+from tests.support.servers.faulty import Fault, FaultyRegistry
+from tests.support.servers.index import SlowIndex, publish
+from tests.support.servers.registry import Registry, registry
+from tests.support.tools import as_nobody, find_ordinary_python, give_to_nobody, need, need_no_network, small_disk
+from tests.support.workspaces import Done
+from tests.support.worlds import SmallBase, World, push_small_base
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")]
 __all__ = ["registry"]  # a fixture
@@ -78,7 +67,7 @@ def index_url(index: SlowIndex) -> Iterator[str]:
 def base(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> SmallBase:
     """The base, pushed, and read once into a cache that the worlds copy."""
     folder = tmp_path_factory.mktemp("base")
-    found = push_small_base(bases.debian_rootfs(tmp_path_factory.getbasetemp() / "rootfs"), folder, registry)
+    found = push_small_base(images.debian_rootfs(tmp_path_factory.getbasetemp() / "rootfs"), folder, registry)
     World(folder / "reader", found, NOBODY_LISTENS, warm=False).run("base", "inspect", "tiny", "--cache-dir", str(found.cache)).succeeded()
     return found
 
@@ -160,7 +149,7 @@ def test_a_wrong_file_is_named_with_the_key_that_was_meant(
     world = make_world()
     before = (world.root / file).read_text(encoding="utf-8")
     world.edit(file, old, new)
-    done = world.run("image", "blue").refused(2 if "tinny" in new else 3, error, hint)
+    done = world.run("image", "blue").failed(2 if "tinny" in new else 3, error, hint)
     assert len(done.err.splitlines()) == 2
     world.nothing_made()
     world.write(file, before)
@@ -169,9 +158,9 @@ def test_a_wrong_file_is_named_with_the_key_that_was_meant(
 
 def test_a_wrong_key_of_a_pool_is_named(make_world: MakeWorld) -> None:
     world = make_world()
-    world.run("prewarm").refused(3, r"pools\.toml is missing", "create it")
+    world.run("prewarm").failed(3, r"pools\.toml is missing", "create it")
     world.write("images/pools.toml", '[pool.gpu]\nteam = "*"\n')
-    world.run("prewarm").refused(3, r"pools\.toml: unknown key pool\.gpu\.team$", "did you mean 'teams'")
+    world.run("prewarm").failed(3, r"pools\.toml: unknown key pool\.gpu\.team$", "did you mean 'teams'")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +180,7 @@ def test_a_wrong_key_of_a_pool_is_named(make_world: MakeWorld) -> None:
 def test_a_wrong_command_line_is_told_what_exists(
     make_world: MakeWorld, arguments: Sequence[str], code: int, error: str, hint: str
 ) -> None:
-    make_world().run(*arguments).refused(code, error, hint)
+    make_world().run(*arguments).failed(code, error, hint)
 
 
 def test_of_several_teams_the_wrong_one_is_named(make_world: MakeWorld) -> None:
@@ -233,7 +222,7 @@ def test_of_several_teams_the_wrong_one_is_named(make_world: MakeWorld) -> None:
 )  # fmt: skip
 def test_a_requirement_that_cannot_be_met_is_named_by_its_line(make_world: MakeWorld, line: str, code: int, error: str, hint: str) -> None:
     world = make_world(requirements=f"# what we need\n{line}\n", locked=False)
-    world.run("image", "blue").refused(code, error, hint)
+    world.run("image", "blue").failed(code, error, hint)
     world.nothing_made()
     assert not world.lockfile.exists()
     assert world.kept_wheels() == []
@@ -242,7 +231,7 @@ def test_a_requirement_that_cannot_be_met_is_named_by_its_line(make_world: MakeW
 def test_a_team_without_requirements_is_told_so(make_world: MakeWorld) -> None:
     world = make_world(locked=False)
     (world.root / "images/blue/requirements.in").unlink()
-    world.run("image", "blue").refused(3, r"requirements\.in is missing", "one requirement a line")
+    world.run("image", "blue").failed(3, r"requirements\.in is missing", "one requirement a line")
 
 
 # --- the lock -------------------------------------------------------------------------------------------------------
@@ -253,20 +242,20 @@ def test_a_stale_lock_says_which_input_changed_and_locking_helps(make_world: Mak
     folder = world.add_package()
     hint = "run: imagebuild lock blue$"
     for options in (["image", "blue", "--locked"], ["lock", "blue", "--check"], ["render", "blue"]):
-        world.run(*options).refused(4, r"lockfiles/pylock\.blue\.toml is missing", hint)
+        world.run(*options).failed(4, r"lockfiles/pylock\.blue\.toml is missing", hint)
     world.run("lock", "blue").succeeded()
     world.run("lock", "blue", "--check").succeeded()
     world.add_package(body="x = 2\n")
-    world.run("image", "blue").refused(4, "stale: images/blue/packages/own_kit changed$", hint)
-    world.run("lock", "blue", "--check").refused(4, "stale", hint)
+    world.run("image", "blue").failed(4, "stale: images/blue/packages/own_kit changed$", hint)
+    world.run("lock", "blue", "--check").failed(4, "stale", hint)
     world.write("images/blue/requirements.in", "alpha<2\n")
-    world.run("image", "blue").refused(4, r"stale: .*own_kit changed; images/blue/requirements\.in changed$", hint)
+    world.run("image", "blue").failed(4, r"stale: .*own_kit changed; images/blue/requirements\.in changed$", hint)
     world.run("lock", "blue").succeeded()
     world.run("image", "blue").succeeded()
     (folder / "pyproject.toml").unlink()
-    world.run("image", "blue").refused(3, r"own_kit has no pyproject\.toml", "PEP 517")
+    world.run("image", "blue").failed(3, r"own_kit has no pyproject\.toml", "PEP 517")
     shutil.rmtree(folder)
-    world.run("image", "blue").refused(4, "own_kit is gone$", hint)
+    world.run("image", "blue").failed(4, "own_kit is gone$", hint)
 
 
 def spoil_lock(way: str, text: str) -> str:
@@ -289,7 +278,7 @@ def test_a_damaged_lock_is_refused_and_can_be_made_anew(make_world: MakeWorld, w
     world = make_world()
     good = world.lockfile.read_text(encoding="utf-8")
     world.lockfile.write_text(spoil_lock(way, good), encoding="utf-8")
-    world.run("image", "blue").refused(4, r"pylock\.blue\.toml", "imagebuild lock blue")
+    world.run("image", "blue").failed(4, r"pylock\.blue\.toml", "imagebuild lock blue")
     world.nothing_made()
     if way in ("half", "other-team"):  # what the hint says works
         world.run("lock", "blue").succeeded()
@@ -300,7 +289,7 @@ def test_a_hash_edited_into_the_lock_is_not_what_the_index_has(make_world: MakeW
     world = make_world()
     text = world.lockfile.read_text(encoding="utf-8")
     world.lockfile.write_text(re.sub(r'hashes = \{ sha256 = "[0-9a-f]{64}"', f'hashes = {{ sha256 = "{"1" * 64}"', text), encoding="utf-8")
-    done = world.run("image", "blue").refused(8, f"another {ALPHA} than the one that was locked", "edited the lock")
+    done = world.run("image", "blue").failed(8, f"another {ALPHA} than the one that was locked", "edited the lock")
     assert f"expected sha256 {'1' * 64}" in done.err
     assert world.kept_wheels() == []
     world.nothing_made()
@@ -316,16 +305,16 @@ def test_other_bytes_than_locked_are_refused_and_not_kept(make_world: MakeWorld,
     try:
         for body in (bad, good + b"more"):
             index.bodies[ALPHA] = body
-            done = world.run("image", "blue").refused(8, rf"alpha 1\.1: {ALPHA} from index 'fake' is not the file", "nothing was kept")
+            done = world.run("image", "blue").failed(8, rf"alpha 1\.1: {ALPHA} from index 'fake' is not the file", "nothing was kept")
             assert f"expected sha256 {page['sha256']}" in done.err
             assert world.kept_wheels() == []
             world.nothing_made()
         index.add_file("alpha", ALPHA, bad)  # and now its page agrees with it
-        world.run("image", "blue").refused(8, f"now has another {ALPHA}", "replaced a published file")
+        world.run("image", "blue").failed(8, f"now has another {ALPHA}", "replaced a published file")
         assert world.kept_wheels() == []
         world.nothing_made()
         del index.files["alpha"][ALPHA]
-        world.run("image", "blue").refused(4, f"{ALPHA} is no longer on package index 'fake'", "imagebuild lock blue --upgrade")
+        world.run("image", "blue").failed(4, f"{ALPHA} is no longer on package index 'fake'", "imagebuild lock blue --upgrade")
     finally:
         index.bodies[ALPHA] = good
         index.files["alpha"][ALPHA] = page
@@ -336,7 +325,7 @@ def test_a_wheel_cut_short_is_asked_for_again_and_then_given_up(make_world: Make
     world = make_world()
     try:
         index.cut = 99
-        world.run("image", "blue").refused(6, f"'fake' cut {ALPHA} short 4 times", "nothing was kept")
+        world.run("image", "blue").failed(6, f"'fake' cut {ALPHA} short 4 times", "nothing was kept")
         assert world.kept_wheels() == []
         world.nothing_made()
         index.cut = 1
@@ -361,7 +350,7 @@ def publish_hostile(index: SlowIndex, folder: Path, way: str) -> None:
     options = ways[way]
     index.files.pop("evil", None)
     if "metadata" in options:
-        from tests.layer_parts import make_wheel
+        from tests.support.builders import make_wheel
 
         path = make_wheel(folder, "evil", "1.0", **options)
         index.add_file("evil", path.name, path.read_bytes())
@@ -390,15 +379,15 @@ def test_a_hostile_wheel_never_becomes_an_image(
     if way == "other-name":  # the resolver reads it too, and says so first
         done = world.run("image", "blue")
         assert done.code in (4, 7, 8)
-        done.refused(done.code, error)
+        done.failed(done.code, error)
     else:
-        world.run("image", "blue").refused(code, rf"evil-1\.0-py3-none-any\.whl: {error}", "hostile")
+        world.run("image", "blue").failed(code, rf"evil-1\.0-py3-none-any\.whl: {error}", "hostile")
     world.nothing_made()
     if way not in ("climbs", "unrecorded"):
         return
     repository = f"hostile/{way}"
     again = world.run("image", "blue", "--registry", f"{base.host}/{repository}")
-    again.refused(again.code, error)
+    again.failed(again.code, error)
     assert not (base.registry.storage / "docker/registry/v2/repositories" / repository / "blue/_manifests").exists()
 
 
@@ -411,7 +400,7 @@ def test_an_index_that_refuses_is_named_with_its_answer(make_world: MakeWorld, i
     try:
         for world, command in ((unlocked, "lock"), (locked, "image")):
             index.refuse = [status] * 50
-            world.run(command, "blue").refused(6, f"package index 'fake' answered {status} for the page of alpha", hint)
+            world.run(command, "blue").failed(6, f"package index 'fake' answered {status} for the page of alpha", hint)
             world.nothing_made()
         index.refuse = [429, 500]  # what passes by itself
         locked.run("image", "blue").succeeded()
@@ -422,7 +411,7 @@ def test_an_index_that_refuses_is_named_with_its_answer(make_world: MakeWorld, i
 def test_an_index_nobody_answers_for_is_one_line_and_soon(make_world: MakeWorld) -> None:
     world = make_world(url=NOBODY_LISTENS)
     for command in ("image", "lock"):
-        done = world.run(command, "blue").refused(6, r"no network: package index 'fake' .* \(connection refused\)", "network and proxy")
+        done = world.run(command, "blue").failed(6, r"no network: package index 'fake' .* \(connection refused\)", "network and proxy")
         assert done.seconds < 20
         world.nothing_made()
 
@@ -440,17 +429,17 @@ def test_without_any_network(make_world: MakeWorld) -> None:
     world = make_world()
     world.add_package()
     world.run("lock", "blue").succeeded()
-    cold = world.run("image", "blue", before=alone).refused(6, r"no network: package index 'fake' .*no route", "network")
+    cold = world.run("image", "blue", before=alone).failed(6, r"no network: package index 'fake' .*no route", "network")
     assert cold.seconds < 20
     world.nothing_made()
-    world.run("lock", "blue", "--upgrade", before=alone).refused(6, "loopback|no network", "network|interface")
+    world.run("lock", "blue", "--upgrade", before=alone).failed(6, "loopback|no network", "network|interface")
     first = world.run("image", "blue").succeeded()
     assert "there already" in world.run("image", "blue", before=alone).succeeded().out
     world.forget_image(members=True)
     warm = world.run("image", "blue", before=alone).succeeded()
     assert warm.digest == first.digest
     assert "built in" in warm.out
-    empty = make_world(name="empty", warm=False).run("image", "blue", before=alone).refused(6, "no connection", "network")
+    empty = make_world(name="empty", warm=False).run("image", "blue", before=alone).failed(6, "no connection", "network")
     assert empty.seconds < 20
 
 
@@ -483,7 +472,7 @@ def test_a_registry_that_refuses_gets_no_half_image(
     target = f"{faulty.host}/refusing{abs(hash(tmp_path)) % 10**9}"
     fault.times = -1
     faulty.faults = [fault]
-    world.run("image", "blue", "--registry", target).refused(code, error, hint)
+    world.run("image", "blue", "--registry", target).failed(code, error, hint)
     assert world.leftovers() == []
     faulty.faults = []
     assert "built in" in world.run("image", "blue", "--registry", target).succeeded().out  # so it was not there before
@@ -507,12 +496,12 @@ def test_a_registry_that_asks_to_wait_is_waited_for(make_world: MakeWorld, fault
 
 
 def test_a_registry_out_of_reach_is_one_line_and_soon(make_world: MakeWorld) -> None:
-    done = make_world().run("image", "blue", "--registry", "localhost:9/x").refused(6, r"localhost:9: .*Connection refused", "address")
+    done = make_world().run("image", "blue", "--registry", "localhost:9/x").failed(6, r"localhost:9: .*Connection refused", "address")
     assert done.seconds < 20
     done = (
         make_world(name="two", warm=False, mirror="localhost:9")
         .run("image", "blue")
-        .refused(6, "localhost:9: .*Connection refused", "address")
+        .failed(6, "localhost:9: .*Connection refused", "address")
     )
     assert done.seconds < 20
 
@@ -536,7 +525,7 @@ def test_a_base_that_cannot_be_read(
     world = make_world(mirror=faulty.host, warm=False)
     fault.pattern, fault.times = fault.pattern.replace("LAYER", str(base.layer)), -1
     faulty.faults = [fault]
-    world.run("image", "blue").refused(code, error, hint)
+    world.run("image", "blue").failed(code, error, hint)
     world.nothing_made()
     assert fault.seen
 
@@ -544,7 +533,7 @@ def test_a_base_that_cannot_be_read(
 def test_a_base_cut_short_is_gone_on_from(make_world: MakeWorld, base: SmallBase, faulty: FaultyRegistry) -> None:
     world = make_world(mirror=faulty.host, warm=False)
     faulty.faults = [Fault(f"GET .*/blobs/{base.layer}", flip=True, times=1)]
-    world.run("image", "blue").refused(8, "holds other bytes", "run again")
+    world.run("image", "blue").failed(8, "holds other bytes", "run again")
     faulty.faults = [Fault(f"GET .*/blobs/{base.layer}", cut=True, times=1)]
     world.run("image", "blue").succeeded()
     assert len([line for line in faulty.requests if str(base.layer) in line]) == 3
@@ -553,7 +542,7 @@ def test_a_base_cut_short_is_gone_on_from(make_world: MakeWorld, base: SmallBase
 def test_a_digest_the_registry_does_not_have(make_world: MakeWorld, base: SmallBase) -> None:
     world = make_world(warm=False)
     world.edit("images/catalogue.toml", str(base.digest), f"sha256:{'0' * 64}")
-    world.run("image", "blue").refused(6, f"has no bases/test@sha256:{'0' * 64}", "base pin")
+    world.run("image", "blue").failed(6, f"has no bases/test@sha256:{'0' * 64}", "base pin")
     world.run("base", "pin", "tiny").succeeded()  # what the hint says works
     world.run("image", "blue").succeeded()
 
@@ -697,16 +686,16 @@ def test_a_read_only_cache(make_world: MakeWorld, public_folder: Path) -> None:
     cache = public_folder / "cache"
     cache.mkdir(mode=0o555)
     refusal = world.run("image", "blue", "--cache-dir", str(cache), before=user)
-    refusal.refused(3, f"not allowed to write .*{cache}", "--cache-dir")
+    refusal.failed(3, f"not allowed to write .*{cache}", "--cache-dir")
     for name in ("wheels", "members"):
         (world.cache / name).mkdir(exist_ok=True)
         os.chown(world.cache / name, 0, 0)
-        world.run("image", "blue", before=user).refused(3, f"not allowed to write .*/cache/{name}", "write access")
+        world.run("image", "blue", before=user).failed(3, f"not allowed to write .*/cache/{name}", "write access")
         world.nothing_made()
         (world.cache / name).rmdir()
     os.chown(world.root / "lockfiles", 0, 0)
     world.write("images/blue/requirements.in", "beta\n")
-    world.run("lock", "blue", before=user).refused(3, "not allowed to write .*/lockfiles", "write access")
+    world.run("lock", "blue", before=user).failed(3, "not allowed to write .*/lockfiles", "write access")
     assert world.leftovers() == []
     give_to_nobody(world.root)
     world.run("lock", "blue", before=user).succeeded()
@@ -717,7 +706,7 @@ def test_a_read_only_cache(make_world: MakeWorld, public_folder: Path) -> None:
 def test_a_full_cache(make_world: MakeWorld, tmp_path: Path, size: str) -> None:
     world = make_world(requirements=many(), warm=False)
     with small_disk(tmp_path / "disk", size) as disk:
-        world.run("image", "blue", "--cache-dir", str(disk)).refused(3, "no space left", "nothing half-written was kept")
+        world.run("image", "blue", "--cache-dir", str(disk)).failed(3, "no space left", "nothing half-written was kept")
         assert not list(disk.rglob(".tmp*"))
         world.nothing_made()
         subprocess.run([need("mount"), "-o", "remount,size=200m", str(disk)], check=True)
@@ -729,7 +718,7 @@ def test_a_full_state_folder(make_world: MakeWorld, undisturbed: Done, tmp_path:
     cache = tmp_path / "cache"
     world.cache.rename(cache)
     with small_disk(world.state, "1m") as disk:
-        world.run("image", "blue", "--cache-dir", str(cache)).refused(3, "no space left", "free some disk")
+        world.run("image", "blue", "--cache-dir", str(cache)).failed(3, "no space left", "free some disk")
         assert world.leftovers() == []
         assert not list(cache.rglob(".tmp*"))
         assert world.tags() == []
@@ -782,10 +771,10 @@ def test_a_layout_that_rotted(make_world: MakeWorld) -> None:
     for path in (index_file, manifest):
         path.write_bytes(whole[path][:-5])
         for command in (["image", "blue"], ["catalogue"]):
-            world.run(*command).refused(8, "damaged|bytes", "restore|remove")
+            world.run(*command).failed(8, "damaged|bytes", "restore|remove")
         path.write_bytes(whole[path])
     flip(manifest)
-    world.run("image", "blue").refused(8, f"{first.digest} holds other bytes", f"remove {manifest} and run again")
+    world.run("image", "blue").failed(8, f"{first.digest} holds other bytes", f"remove {manifest} and run again")
     manifest.unlink()  # what the hint says
     assert "built in" in world.run("image", "blue").succeeded().out
     check_layout(world, first.digest)
@@ -836,7 +825,7 @@ def test_the_environment_changes_nothing(
     assert world.run("image", "blue", environment=environment).succeeded().digest == first.digest
     check_layout(world, first.digest)
     world.write("images/blue/requirements.in", "größe\n")
-    world.run("lock", "blue", environment=environment).refused(3, "line 1 is not a requirement")
+    world.run("lock", "blue", environment=environment).failed(3, "line 1 is not a requirement")
 
 
 def run_in_shell(world: World, command: Sequence[str], redirection: str) -> subprocess.CompletedProcess[str]:

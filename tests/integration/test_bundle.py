@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.lock_parts import FakeIndex
-from tests.parts import need
-from tests.registries import Registry
-from tests.workspaces import PROJECT, Built, Checkout, Done, LayoutImage, RequestLog, skopeo_copy
+from tests.support.servers.index import FakeIndex
+from tests.support.servers.registry import Registry
+from tests.support.tools import need
+from tests.support.workspaces import PROJECT, Built, Checkout, Done, LayoutImage, RequestLog, skopeo_copy
 
 pytestmark = pytest.mark.integration
 

@@ -12,9 +12,9 @@ import pytest
 
 from imagebuild.oci.model import Digest
 from imagebuild.oci.registry import RegistryStore
-from tests.catalogue_parts import Made, make_fleet, push_fleet
-from tests.registries import Registry, run_registry
-from tests.workspaces import Checkout, RequestLog, run_tool
+from tests.support.fleet import Made, make_fleet, push_fleet
+from tests.support.servers.registry import Registry, run_registry
+from tests.support.workspaces import Checkout, RequestLog, run_tool
 
 pytestmark = pytest.mark.integration
 

@@ -20,9 +20,9 @@ from imagebuild.oci.model import Digest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts, referrers_tag
 from imagebuild.oci.registry import RegistryStore
 from imagebuild.oci.tags import PLACEHOLDER
-from tests.catalogue_parts import Made, make_fleet, push_fleet, write_cluster
-from tests.registries import Registry, run_registry
-from tests.workspaces import Built, Checkout, Done, RequestLog, run_tool
+from tests.support.fleet import Made, make_fleet, push_fleet, write_cluster
+from tests.support.servers.registry import Registry, run_registry
+from tests.support.workspaces import Built, Checkout, Done, RequestLog, run_tool
 
 pytestmark = pytest.mark.integration
 

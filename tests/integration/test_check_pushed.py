@@ -17,8 +17,8 @@ import pytest
 
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Digest, RawManifest
-from tests.registries import Registry
-from tests.workspaces import Built, Checkout, run_tool
+from tests.support.servers.registry import Registry
+from tests.support.workspaces import Built, Checkout, run_tool
 
 pytestmark = pytest.mark.integration
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.parts import need, need_docker
-from tests.registries import Registry
-from tests.workspaces import PROJECT, Built, Checkout, Done
+from tests.support.servers.registry import Registry
+from tests.support.tools import need, need_docker
+from tests.support.workspaces import PROJECT, Built, Checkout, Done
 
 pytestmark = pytest.mark.integration
 

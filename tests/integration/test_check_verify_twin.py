@@ -15,10 +15,10 @@ from imagebuild.check.verify.twin import SHOWN, require_twins
 from imagebuild.errors import IntegrityError
 from imagebuild.pipeline import planning
 from imagebuild.workspace import Workspace
-from tests.layer_parts import make_wheel
-from tests.parts import need_docker
-from tests.registries import Registry
-from tests.workspaces import PROJECT, Built, LayoutImage, run_tool, skopeo_copy
+from tests.support.builders import make_wheel
+from tests.support.servers.registry import Registry
+from tests.support.tools import need_docker
+from tests.support.workspaces import PROJECT, Built, LayoutImage, run_tool, skopeo_copy
 
 pytestmark = pytest.mark.integration
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from imagebuild.catalogue.description import find_commit
-from tests import bases
-from tests.broken_parts import PROJECT, SlowIndex, World, publish, push_small_base
-from tests.parts import need
-from tests.registries import Registry
+from tests.support import images
+from tests.support.servers.index import SlowIndex, publish
+from tests.support.servers.registry import Registry
+from tests.support.tools import need
+from tests.support.workspaces import PROJECT
+from tests.support.worlds import World, push_small_base
 
 pytestmark = pytest.mark.integration
 
@@ -28,7 +30,7 @@ def index() -> SlowIndex:
 def world(hub: Registry, index: SlowIndex, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A repository whose team is locked to the one version there was."""
     folder = tmp_path_factory.mktemp("quarterly")
-    base = push_small_base(bases.debian_rootfs(tmp_path_factory.getbasetemp() / "rootfs"), folder, hub)
+    base = push_small_base(images.debian_rootfs(tmp_path_factory.getbasetemp() / "rootfs"), folder, hub)
     publish(index, folder, "alpha", "1.0")
     with index.serve() as url:
         world = World(folder / "world", base, url, warm=False)

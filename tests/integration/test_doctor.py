@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.lock_parts import FakeIndex
-from tests.parts import need_docker
-from tests.registries import Registry
-from tests.workspaces import Checkout
+from tests.support.servers.index import FakeIndex
+from tests.support.servers.registry import Registry
+from tests.support.tools import need_docker
+from tests.support.workspaces import Checkout
 
 pytestmark = pytest.mark.integration
 

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
 from imagebuild.emit.page import render_catalogue_page
-from tests.catalogue_parts import list_fleet, make_fleet
-from tests.parts import need
+from tests.support.fleet import list_fleet, make_fleet
+from tests.support.tools import need
 
 pytestmark = pytest.mark.integration
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tests.workspaces import Built, Checkout, LayoutImage
+from tests.support.workspaces import Built, Checkout, LayoutImage
 
 pytestmark = pytest.mark.integration
 

@@ -26,8 +26,8 @@ from imagebuild.oci.credentials import Credentials
 from imagebuild.oci.model import OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.registry import RegistryStore
 from imagebuild.oci.store import Store
-from tests.parts import need
-from tests.registries import Registry, run_registry
+from tests.support.servers.registry import Registry, run_registry
+from tests.support.tools import need
 
 pytestmark = pytest.mark.integration
 

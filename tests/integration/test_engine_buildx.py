@@ -25,12 +25,12 @@ from imagebuild.errors import BuildError
 from imagebuild.layer.invariants import check_layer
 from imagebuild.layer.reading import ForeignLayer
 from imagebuild.workspace import Workspace
-from tests.builders import run_remote_builder
-from tests.layer_parts import make_wheel
-from tests.lock_parts import FakeIndex
-from tests.parts import need, need_docker
-from tests.registries import Registry, run_registry
-from tests.workspaces import Built, Checkout, LayoutImage, RequestLog, run_tool, skopeo_copy
+from tests.support.builders import make_wheel
+from tests.support.servers.buildkit import run_remote_builder
+from tests.support.servers.index import FakeIndex
+from tests.support.servers.registry import Registry, run_registry
+from tests.support.tools import need, need_docker
+from tests.support.workspaces import Built, Checkout, LayoutImage, RequestLog, run_tool, skopeo_copy
 
 pytestmark = pytest.mark.integration
 

@@ -20,9 +20,9 @@ from imagebuild.lock.file.model import LockedPackage
 from imagebuild.lock.inputs.localpackage import repack_wheel
 from imagebuild.lock.wheels.sdist import SourceOrder
 from imagebuild.workspace import Workspace
-from tests.lock_parts import FakeIndex
-from tests.parts import need_docker
-from tests.workspaces import Built, Checkout, LayoutImage
+from tests.support.servers.index import FakeIndex
+from tests.support.tools import need_docker
+from tests.support.workspaces import Built, Checkout, LayoutImage
 
 pytestmark = pytest.mark.integration
 

@@ -22,8 +22,10 @@ from imagebuild.layer.assembly import build_layer
 from imagebuild.layer.invariants import check_layer
 from imagebuild.layer.model import LAYER_MTIME, Codec, Layer
 from imagebuild.oci.compression import open_decompressed
-from tests.layer_parts import HostRuntime, MemoryTree, folder, link, lock_wheel, make_base, make_interpreter, make_wheel
-from tests.parts import need
+from tests.support.builders import lock_wheel, make_host_base, make_host_interpreter, make_wheel
+from tests.support.runtimes import HostRuntime
+from tests.support.tools import need
+from tests.support.trees import MemoryTree, folder, link
 
 pytestmark = pytest.mark.integration
 
@@ -88,7 +90,7 @@ def test_the_layer_is_what_pip_leaves(tmp_path: Path, wheels: list[Path]) -> Non
     facts = json.loads(subprocess.run([python, "-c", PROBE], check=True, capture_output=True).stdout)
     before = snapshot(prefix)
     folders = [str(path) for path in (prefix, *prefix.rglob("*")) if path.is_dir() and not path.is_symlink()]
-    interpreter = make_interpreter(str(prefix), path=python, environment="venv", paths=facts["paths"])
+    interpreter = make_host_interpreter(str(prefix), path=python, environment="venv", paths=facts["paths"])
     tree = MemoryTree(
         [
             *(folder(str(parent)) for parent in prefix.parents if str(parent) != "/"),
@@ -96,7 +98,7 @@ def test_the_layer_is_what_pip_leaves(tmp_path: Path, wheels: list[Path]) -> Non
             *([link(str(prefix / "lib64"), "lib")] if (prefix / "lib64").is_symlink() else []),
         ]
     )
-    base = make_base(tree, interpreter, runtime=HostRuntime(), home="/root/nowhere")
+    base = make_host_base(tree, interpreter, runtime=HostRuntime(), home="/root/nowhere")
     pins = [f"{(parsed := parse_wheel_filename(wheel.name))[0]}=={parsed[1]}" for wheel in wheels]
     environment = {"PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull, "HOME": str(tmp_path)}
     subprocess.run(
@@ -170,7 +172,7 @@ def lay_out(folder: Path, layer: Layer) -> str:
 def test_umoci_skopeo_and_tar_read_the_layer(tmp_path: Path, codec: Codec, wheels: list[Path]) -> None:
     umoci, skopeo = need("umoci"), need("skopeo")
     chosen = [wheel for wheel in wheels if wheel.name.startswith(("six", "click", "odd", "greenlet"))]
-    base = make_base(runtime=HostRuntime())
+    base = make_host_base(runtime=HostRuntime())
     layer = build_layer(
         [(wheel, lock_wheel(wheel)) for wheel in chosen], base=base, codec=codec, cache=tmp_path / "cache", out=tmp_path / "layer"
     )
@@ -214,7 +216,7 @@ def test_umoci_skopeo_and_tar_read_the_layer(tmp_path: Path, codec: Codec, wheel
 
 def test_real_wheels_give_the_same_bytes_in_any_order_and_with_any_number_of_workers(tmp_path: Path, wheels: list[Path]) -> None:
     chosen = [wheel for wheel in wheels if not wheel.name.startswith("numpy")]
-    base = make_base(runtime=HostRuntime())
+    base = make_host_base(runtime=HostRuntime())
 
     def build(name: str, order: list[Path], workers: int, codec: Codec) -> Layer:
         return build_layer(

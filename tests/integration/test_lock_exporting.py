@@ -22,8 +22,8 @@ from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.inputs.localpackage import build_local_wheel
 from imagebuild.lock.resolve.uv import find_uv
 from tests.integration.test_lock_resolving import CUTOFF, lock_for
-from tests.lock_parts import FakeIndex, make_index
-from tests.workspaces import Built
+from tests.support.servers.index import FakeIndex, make_index
+from tests.support.workspaces import Built
 
 pytestmark = pytest.mark.integration
 

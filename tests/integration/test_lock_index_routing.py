@@ -17,9 +17,10 @@ from imagebuild.errors import LockError
 from imagebuild.lock.request import RESOLVERS
 from imagebuild.lock.wheels.fetching import fetch_wheels
 from tests.integration.test_lock_resolving import lock_for, public, versions
-from tests.lock_parts import FakeIndex, ignore, make_index, make_wheel, run_pypiserver
-from tests.parts import need_docker
-from tests.workspaces import Built, Checkout
+from tests.support.builders import encode_wheel
+from tests.support.servers.index import FakeIndex, make_index, run_pypiserver
+from tests.support.tools import ignore, need_docker
+from tests.support.workspaces import Built, Checkout
 
 pytestmark = pytest.mark.integration
 PASSWORD = "c0rrect-horse"
@@ -45,7 +46,7 @@ class World:
 
 
 def publish(folder: Path, name: str, version: str, *requires: str, extra: bytes = b"x = 1\n") -> Path:
-    filename, data = make_wheel(name, version, requires, extra=extra)
+    filename, data = encode_wheel(name, version, requires, extra=extra)
     path = folder / filename
     path.write_bytes(data)
     return path

@@ -12,7 +12,8 @@ from imagebuild.lock.index.routing import PackageIndex, default_index
 from imagebuild.lock.index.upstream import Upstream
 from imagebuild.lock.inputs.localpackage import BuildTools, build_local_wheel, hash_tree
 from imagebuild.lock.wheels.buildtools import make_build_tools
-from tests.lock_parts import FakeIndex, ignore, make_index
+from tests.support.servers.index import FakeIndex, make_index
+from tests.support.tools import ignore
 
 pytestmark = pytest.mark.integration
 CUTOFF = "2026-10-01T00:00:00Z"

@@ -22,8 +22,9 @@ from imagebuild.lock.inputs.freshness import check_lock_fresh
 from imagebuild.lock.inputs.localpackage import build_local_wheel
 from imagebuild.lock.request import RESOLVERS, LockRequest
 from imagebuild.lock.wheels.fetching import fetch_wheels
-from tests.lock_parts import UPLOADED, FakeIndex, ignore, make_base, make_index
-from tests.parts import need
+from tests.support.builders import make_lock_base
+from tests.support.servers.index import UPLOADED, FakeIndex, make_index
+from tests.support.tools import ignore, need
 
 pytestmark = pytest.mark.integration
 CUTOFF = "2026-10-01T00:00:00Z"
@@ -49,7 +50,7 @@ def lock_for(
     return compile_lock(
         LockRequest(
             team="t",
-            base=base or make_base(),
+            base=base or make_lock_base(),
             requirements=root / "requirements.in",
             local_packages=packages,
             indexes=indexes,
@@ -93,7 +94,7 @@ def public() -> FakeIndex:
 
 @pytest.mark.parametrize("resolver", RESOLVERS)
 def test_a_lock_of_what_the_base_lacks(tmp_path: Path, resolver: str) -> None:
-    base = make_base([NUMPY, TORCH])
+    base = make_lock_base([NUMPY, TORCH])
     with public().serve() as url:
         lock = lock_for(tmp_path, "alpha\nnew\nlate\ned\ntorch[more]==2.5.1\n", [make_index(url)], base=base, resolver=resolver)
         again = lock_for(tmp_path, "alpha\nnew\nlate\ned\ntorch[more]==2.5.1\n", [make_index(url)], base=base, resolver=resolver)
@@ -125,7 +126,7 @@ def test_both_resolvers_agree_under_html(tmp_path: Path) -> None:
             lock = compile_lock(
                 LockRequest(
                     team="t",
-                    base=make_base(),
+                    base=make_lock_base(),
                     requirements=root / "project/requirements.in",
                     local_packages=(),
                     indexes=[make_index(url)],
@@ -166,7 +167,7 @@ def test_both_resolvers_agree_under_html(tmp_path: Path) -> None:
 )
 def test_failures_are_one_sentence(tmp_path: Path, resolver: str, text: str, complaint: str) -> None:
     with public().serve() as url, pytest.raises(LockError, match=complaint) as caught:
-        lock_for(tmp_path, text, [make_index(url)], base=make_base([NUMPY, TORCH]), resolver=resolver)
+        lock_for(tmp_path, text, [make_index(url)], base=make_lock_base([NUMPY, TORCH]), resolver=resolver)
     said = "\n".join((caught.value.message, caught.value.hint, *caught.value.details))
     assert "127.0.0.1" not in said
     assert str(tmp_path) not in said
@@ -229,7 +230,7 @@ def test_a_local_package_and_what_it_needs(tmp_path: Path) -> None:
         wheel = build_local_wheel(package, tmp_path / "cache", CUTOFF)
         found = fetch_wheels(lock, [make_index(url)], tmp_path / "cache", {wheel.name: wheel.path}, ignore)
         with pytest.raises(LockError, match="my_tools makes my-tools, which the base plain already has"):
-            lock_for(tmp_path, "", [make_index(url)], packages=[package], base=make_base([Distribution("my-tools", "9", "/x")]))
+            lock_for(tmp_path, "", [make_index(url)], packages=[package], base=make_lock_base([Distribution("my-tools", "9", "/x")]))
     mine = next(item for item in lock.packages if item.name == "my-tools")
     assert (mine.version, mine.index, mine.tree, mine.dependencies, mine.via) == ("0.1", "local", wheel.tree, ("beta",), ("local package",))
     assert found["my-tools"] == wheel.path
@@ -241,7 +242,7 @@ def test_a_local_package_and_what_it_needs(tmp_path: Path) -> None:
 def test_a_replaced_distribution_is_locked(tmp_path: Path) -> None:
     installed = Distribution("beta", "1.0", "/x", has_record=True)
     with public().serve() as url:
-        lock = lock_for(tmp_path, "beta>=2\n", [make_index(url)], base=make_base([installed]), replace=["Beta"])
+        lock = lock_for(tmp_path, "beta>=2\n", [make_index(url)], base=make_lock_base([installed]), replace=["Beta"])
     assert versions(lock) == {"beta": "2.0"}
     assert lock.satisfied == ()
 
@@ -277,7 +278,7 @@ def test_nothing_of_this_machine_leaks_in(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_without_a_runtime_uv_resolves(tmp_path: Path) -> None:
-    base = msgspec.structs.replace(make_base(), runtime=None)
+    base = msgspec.structs.replace(make_lock_base(), runtime=None)
     with public().serve() as url:
         lock = lock_for(tmp_path, "alpha\n", [make_index(url)], base=base)
     assert lock.resolver.startswith("uv ")
@@ -302,7 +303,7 @@ def test_the_machines_own_index_and_pip_as_the_judge(tmp_path: Path) -> None:
     """The locked set is what pip itself would install on top of what the base has."""
     index = machine_index(tmp_path / "cache")
     python = need("python3")
-    base = make_base([Distribution("numpy", "1.26.4", "/x")], executable=python)
+    base = make_lock_base([Distribution("numpy", "1.26.4", "/x")], executable=python)
     if base.interpreter.version.rpartition(".")[0] != ".".join(map(str, sys.version_info[:2])):
         pytest.skip("missing part: python3 of this version")
     text = "pandas==2.2.*\nscikit-learn==1.5.*\n"

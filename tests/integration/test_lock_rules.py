@@ -21,8 +21,9 @@ from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.inputs.freshness import check_lock_fresh
 from imagebuild.lock.inputs.resolverules import make_rules
 from imagebuild.lock.request import RESOLVERS, LockRequest
-from tests.lock_parts import FakeIndex, make_base, make_index
-from tests.workspaces import Built, Checkout
+from tests.support.builders import make_lock_base
+from tests.support.servers.index import FakeIndex, make_index
+from tests.support.workspaces import Built, Checkout
 
 pytestmark = pytest.mark.integration
 CUTOFF = "2026-10-01T00:00:00Z"
@@ -35,7 +36,7 @@ def lock_for(folder: Path, text: str, indexes: Sequence[PackageIndex], lines: li
     (root / "requirements.in").write_text(text)
     request = LockRequest(
         team="t",
-        base=make_base([DATEUTIL]),
+        base=make_lock_base([DATEUTIL]),
         requirements=root / "requirements.in",
         local_packages=(),
         indexes=indexes,
@@ -79,7 +80,7 @@ def test_excluded_and_overridden(tmp_path: Path, resolver: str) -> None:
     plain = msgspec.structs.replace(read, exclude=(), override=(), rewritten=())
     assert lock_digest(plain) != lock_digest(read)  # so the tag is another
     root = tmp_path / "project"
-    base = make_base([DATEUTIL])
+    base = make_lock_base([DATEUTIL])
     check_lock_fresh(found, base, root / "requirements.in", [], root, rules)
     with pytest.raises(LockError, match=r"stale: \[resolve\] of team\.toml changed"):
         check_lock_fresh(found, base, root / "requirements.in", [], root, make_rules(["opencv-python"], []))

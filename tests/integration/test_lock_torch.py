@@ -12,10 +12,10 @@ from imagebuild.errors import ImagebuildError
 from imagebuild.lock.file.lockfile import read_lock
 from imagebuild.lock.index.routing import default_index
 from imagebuild.lock.index.upstream import Upstream
-from tests.bases import entry, make_layer
-from tests.parts import need_docker
-from tests.registries import Registry
-from tests.workspaces import Built, Checkout, run_tool, skopeo_copy
+from tests.support.images import entry, make_layer
+from tests.support.servers.registry import Registry
+from tests.support.tools import need_docker
+from tests.support.workspaces import Built, Checkout, run_tool, skopeo_copy
 
 pytestmark = pytest.mark.integration
 SITE = "usr/local/lib/python3.11/dist-packages"

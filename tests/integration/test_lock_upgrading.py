@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from imagebuild.lock.file.lockfile import read_lock
-from tests.bases import entry, make_layer
-from tests.layer_parts import make_wheel
-from tests.lock_parts import FakeIndex
-from tests.registries import Registry
-from tests.workspaces import Built, Checkout, run_tool, skopeo_copy
+from tests.support.builders import make_wheel
+from tests.support.images import entry, make_layer
+from tests.support.servers.index import FakeIndex
+from tests.support.servers.registry import Registry
+from tests.support.workspaces import Built, Checkout, run_tool, skopeo_copy
 
 pytestmark = pytest.mark.integration
 

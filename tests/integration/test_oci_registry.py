@@ -38,9 +38,9 @@ from imagebuild.oci.model import (
 )
 from imagebuild.oci.registry import RegistryStore
 from imagebuild.oci.store import Presence, Store
-from tests.parts import need
-from tests.registries import Registry, TokenService, make_certificates, registry, run_registry
-from tests.unit.oci_server import Answer, Asked, Server, serve
+from tests.support.servers.registry import Registry, TokenService, make_certificates, registry, run_registry
+from tests.support.servers.scripted import Answer, Asked, Server, serve
+from tests.support.tools import need
 
 __all__ = ["registry"]  # a fixture
 

@@ -14,12 +14,12 @@ import pytest
 
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Platform, RawManifest
-from tests import bases
-from tests.bases import entry, make_layer, push_image, push_index
-from tests.layer_parts import make_wheel
-from tests.lock_parts import FakeIndex
-from tests.registries import Registry
-from tests.workspaces import Built, Checkout, Done, LayoutImage, run_inside, run_tool, skopeo_copy, unpack
+from tests.support import images
+from tests.support.builders import make_wheel
+from tests.support.images import entry, make_layer, push_image, push_index
+from tests.support.servers.index import FakeIndex
+from tests.support.servers.registry import Registry
+from tests.support.workspaces import Built, Checkout, Done, LayoutImage, run_inside, run_tool, skopeo_copy, unpack
 
 pytestmark = pytest.mark.integration
 
@@ -108,7 +108,7 @@ class Forge:
         """Copy an image (or an index with all of its images) to the registry with skopeo: its reference and digest there."""
         reference = f"{self.hub.host}/forge/{name}"
         options = [f"--format={form}"] if form else ["--all", "--preserve-digests"]
-        skopeo_copy(f"oci:{self.folder / 'layouts' / name}:{bases.REPOSITORY}:{tag}", f"docker://{reference}:1", *options)
+        skopeo_copy(f"oci:{self.folder / 'layouts' / name}:{images.REPOSITORY}:{tag}", f"docker://{reference}:1", *options)
         return reference, run_tool("crane", "digest", "--insecure", f"{reference}:1").decode().strip()
 
     def team(self, name: str, reference: str, digest: str, requirements: str, settings: str = "") -> Checkout:

@@ -25,8 +25,8 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from tests.parts import need, need_docker
-from tests.workspaces import Built, LayoutImage, run_tool
+from tests.support.tools import need, need_docker
+from tests.support.workspaces import Built, LayoutImage, run_tool
 
 pytestmark = pytest.mark.integration
 

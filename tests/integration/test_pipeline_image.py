@@ -15,9 +15,9 @@ import pytest
 import zstandard
 from ruamel.yaml import YAML
 
-from tests.parts import need
-from tests.registries import Registry
-from tests.workspaces import (
+from tests.support.servers.registry import Registry
+from tests.support.tools import need
+from tests.support.workspaces import (
     Built,
     Checkout,
     LayoutImage,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lock_parts import FakeIndex
-from tests.parts import need_docker
-from tests.workspaces import Built, run_tool
+from tests.support.servers.index import FakeIndex
+from tests.support.tools import need_docker
+from tests.support.workspaces import Built, run_tool
 
 pytestmark = pytest.mark.integration
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.parts import need, need_docker
-from tests.registries import Registry
-from tests.workspaces import Built, Checkout, LayoutImage, RequestLog, run_tool, skopeo_copy
+from tests.support.servers.registry import Registry
+from tests.support.tools import need, need_docker
+from tests.support.workspaces import Built, Checkout, LayoutImage, RequestLog, run_tool, skopeo_copy
 
 pytestmark = pytest.mark.integration
 

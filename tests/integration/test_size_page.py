@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import need
-from tests.workspaces import Built
+from tests.support.tools import need
+from tests.support.workspaces import Built
 
 pytestmark = pytest.mark.integration
 

@@ -20,9 +20,9 @@ from imagebuild.oci.model import Digest
 from imagebuild.oci.referrers import Artifact, attach_artifacts, list_referrers
 from imagebuild.oci.registry import RegistryStore
 from imagebuild.oci.store import Presence
-from tests.parts import need
-from tests.registries import Registry
-from tests.workspaces import Built, Checkout, read_companions, run_tool
+from tests.support.servers.registry import Registry
+from tests.support.tools import need
+from tests.support.workspaces import Built, Checkout, read_companions, run_tool
 
 pytestmark = pytest.mark.integration
 
@@ -195,7 +195,7 @@ def test_a_registry_that_serves_no_referrers_api_is_what_this_was_tested_on(push
 
 def test_a_registry_that_takes_no_artifacts(built: Built, hub: Registry, tmp_path: Path) -> None:
     """Whoever must push there leaves them out; else no tag is pushed without them."""
-    from tests.broken_parts import Fault, FaultyRegistry
+    from tests.support.servers.faulty import Fault, FaultyRegistry
 
     checkout = built.checkout.fork(tmp_path / "checkout")
     with FaultyRegistry(hub).serve() as proxy:

@@ -13,7 +13,8 @@ import pytest
 
 from imagebuild.layer.member import build_member
 from imagebuild.layer.model import Codec, Member
-from tests.layer_parts import USUAL, MemoryTree, make_interpreter, make_wheel
+from tests.support.builders import make_host_interpreter, make_wheel
+from tests.support.trees import USUAL, MemoryTree
 
 pytestmark = pytest.mark.integration
 
@@ -23,7 +24,7 @@ def build(wheel: Path, package: str, version: str, cache: Path) -> Member:
         wheel,
         package=package,
         version=version,
-        interpreter=make_interpreter(),
+        interpreter=make_host_interpreter(),
         tree=MemoryTree(USUAL),
         codec=Codec(),
         compiler=None,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from imagebuild.base.archive import LayerArchive, normalise_name
 from imagebuild.errors import IntegrityError
-from tests.bases import entry, make_layer
+from tests.support.images import entry, make_layer
 
 _TEXT = st.text(st.characters(min_codepoint=1, exclude_characters="/\n", exclude_categories=["Cs"]), min_size=1, max_size=60)
 _NAME = st.lists(_TEXT.filter(lambda part: part not in (".", "..")), min_size=1, max_size=5).map("/".join)

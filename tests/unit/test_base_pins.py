@@ -13,7 +13,7 @@ from imagebuild.errors import ConfigurationError, RemoteError, UsageError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest, Reference
 from imagebuild.oci.store import Presence
-from tests.bases import REPOSITORY, make_layer, push_image
+from tests.support.images import REPOSITORY, make_layer, push_image
 
 SHIPPED = Path(__file__).parents[2] / "images" / "catalogue.toml"
 PIN = Digest("sha256:" + "ab" * 32)

@@ -17,7 +17,7 @@ from imagebuild.base.tree import SqliteTree
 from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Platform
-from tests.bases import REPOSITORY, entry, make_layer, push_image, push_index, read_image
+from tests.support.images import REPOSITORY, entry, make_layer, push_image, push_index, read_image
 
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\njovyan:x:1000:0::/home/jovyan:/bin/bash\nbroken\n"
 GROUP = b"root:x:0:\nusers:x:100:jovyan\n"

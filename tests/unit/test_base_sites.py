@@ -14,23 +14,24 @@ from imagebuild.base.sites import find_sites
 from imagebuild.layer.reading import read_foreign_layer
 from imagebuild.oci.model import OCI_LAYER_GZIP
 from imagebuild.wheel.installed import NO_SITES
-from tests import fakes
+from tests.support import builders
+from tests.support.trees import SITE
 
 TOOL = "/opt/tool/lib/python3.11/site-packages"
 
 
 def test_the_folders_of_the_bases_sys_path_count_and_no_other() -> None:
-    base = fakes.make_base(Distribution("six", "1.16.0", "/usr/lib/python3/dist-packages"))
+    base = builders.make_base(Distribution("six", "1.16.0", "/usr/lib/python3/dist-packages"))
     environment = {"PATH": "/opt/venv/bin:/usr/local/bin:/usr/bin:/opt/x", "PYTHONPATH": "/extra:relative"}
     venv = "/opt/venv/lib/python3.11/site-packages"
-    assert find_sites(base.inventory, base.tree, environment) == {fakes.SITE, "/usr/lib/python3/dist-packages", "/extra", venv}
-    assert find_sites(base.inventory, None, {}) == {fakes.SITE, "/usr/lib/python3/dist-packages"}
+    assert find_sites(base.inventory, base.tree, environment) == {SITE, "/usr/lib/python3/dist-packages", "/extra", venv}
+    assert find_sites(base.inventory, None, {}) == {SITE, "/usr/lib/python3/dist-packages"}
     assert find_sites(msgspec.structs.replace(base.inventory, interpreter=None), base.tree, environment) == NO_SITES
 
 
 def test_what_no_python_of_the_image_looks_into_is_not_counted_as_a_package(tmp_path: Path) -> None:
-    base = fakes.make_base()
-    site = fakes.SITE
+    base = builders.make_base()
+    site = SITE
     files = {
         f"{site}/setuptools-80.9.0.dist-info/RECORD": b"setuptools/_vendor/zipp/__init__.py,,\n",
         f"{site}/setuptools/_vendor/zipp-3.19.2.dist-info/RECORD": b"zipp/__init__.py,,\n",

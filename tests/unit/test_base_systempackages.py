@@ -19,7 +19,7 @@ from imagebuild.base.reading import decode_inventory, encode_inventory
 from imagebuild.base.systempackages import is_system_database, parse_header, parse_status
 from imagebuild.commands.base import describe_system
 from imagebuild.oci.layout import LayoutStore
-from tests.bases import entry, make_layer, push_image, read_image
+from tests.support.images import entry, make_layer, push_image, read_image
 
 STATUS = """Package: libssl3
 Status: install ok installed

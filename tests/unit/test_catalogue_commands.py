@@ -23,7 +23,7 @@ from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_INDEX, Digest, RawManifest
 from imagebuild.oci.store import Presence
 from imagebuild.workspace import Workspace
-from tests.catalogue_parts import make_fleet, push_fleet, push_image
+from tests.support.fleet import make_fleet, push_fleet, push_image
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, Manifest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts, list_referrers, referrers_tag
 from imagebuild.oci.store import Presence
-from tests.catalogue_parts import make_fleet, push_fleet, write_cluster
+from tests.support.fleet import make_fleet, push_fleet, write_cluster
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 GRACE = timedelta(days=14)

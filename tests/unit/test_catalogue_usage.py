@@ -18,7 +18,7 @@ from imagebuild.catalogue.entries import CatalogueEntry
 from imagebuild.catalogue.usage import MAX_AGE, Usage, explain_users, read_usage
 from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.oci.model import Digest
-from tests.catalogue_parts import write_cluster
+from tests.support.fleet import write_cluster
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 DIGEST = Digest.of(b"cosml")

@@ -50,7 +50,7 @@ from imagebuild.oci.archive import stream_archive
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST, ContainerConfig, Digest, Manifest, RawManifest
 from imagebuild.workspace import Workspace
-from tests.fakes import make_base, make_lock
+from tests.support.builders import make_base, make_lock
 
 
 def make_subject(**changes: Any) -> SmokeSubject:

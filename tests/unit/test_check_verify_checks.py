@@ -15,9 +15,10 @@ from imagebuild.check.verify.evidence import _find_replaced, gather_evidence
 from imagebuild.errors import IntegrityError
 from imagebuild.oci.model import Digest
 from imagebuild.supply.referrers import BOM_TYPE, STATEMENT_TYPE
-from tests import fakes
-from tests.bases import entry
-from tests.image_parts import SITE, HandMade, make_distribution
+from tests.support import builders
+from tests.support.handmade import SITE, HandMade, make_distribution
+from tests.support.images import entry
+from tests.support.trees import MemoryTree
 
 TOKEN = "ghp" + "_" + "a1B2" * 9  # put together here, so that no scanner takes this file for a leak
 KEY = "-----BEGIN " + "PRIVATE KEY-----\n" + "MIIE" * 16 + "\n"
@@ -235,8 +236,8 @@ def test_what_a_declared_replacement_may_change() -> None:
     """A lock has a package of the base only where the team's ``replace`` names it."""
     site = "/usr/local/lib/python3.11/dist-packages"
     numpy = Distribution("numpy", "1.26.4", site, "numpy-1.26.4.dist-info", "pip", True)
-    base = fakes.make_base(numpy, Distribution("six", "1.0", site, "six-1.0.dist-info", "pip", True))
-    assert isinstance(base.tree, fakes.MemoryTree)
+    base = builders.make_base(numpy, Distribution("six", "1.0", site, "six-1.0.dist-info", "pip", True))
+    assert isinstance(base.tree, MemoryTree)
     base.tree.texts[f"{site}/numpy-1.26.4.dist-info/RECORD"] = (
         b"numpy/__init__.py,sha256=x,1\n../../../bin/f2py,,\nnumpy-1.26.4.dist-info/RECORD,,\n"
     )
@@ -246,7 +247,7 @@ def test_what_a_declared_replacement_may_change() -> None:
         base.tree.entries[path] = Entry(path, "file", 0o644, 0, 0)
         for folder in map(str, Path(path).parents):
             base.tree.entries[folder] = Entry(folder, "dir", 0o755, 0, 0)
-    lock = fakes.make_lock(base, fakes.make_package("numpy", "2.0"), fakes.make_package("pandas"))
+    lock = builders.make_lock(base, builders.make_package("numpy", "2.0"), builders.make_package("pandas"))
     assert _find_replaced(base, lock) == {
         "numpy": tuple(
             sorted(

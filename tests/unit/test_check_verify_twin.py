@@ -15,10 +15,12 @@ import pytest
 from imagebuild.check.verify.twin import SHOWN, TwinReport, compare_layers, require_twins
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.layer.model import Layer
-from tests.layer_parts import PURELIB, HostRuntime, MemoryTree, folder, make_base
+from tests.support.builders import make_host_base
+from tests.support.runtimes import HostRuntime
+from tests.support.trees import SITE, MemoryTree, folder
 
-PYC = f"{PURELIB}/__pycache__/x.cpython-311.pyc"
-RECORD = f"{PURELIB}/x-1.dist-info/RECORD"
+PYC = f"{SITE}/__pycache__/x.cpython-311.pyc"
+RECORD = f"{SITE}/x-1.dist-info/RECORD"
 SOURCE = "x = (1, 'a', -0.0)\ny = 'z' in {'p', 'q'}\ndef f(a, *, b=2):\n    return [a + b for _ in range(3)]\n"
 
 
@@ -40,7 +42,7 @@ def directory(mode: int = 0o755, gid: int = 0) -> Item:
     return Item(mode=mode, gid=gid, type=tarfile.DIRTYPE)
 
 
-def pyc(source: str = SOURCE, *, flags: int = 1, filename: str = f"{PURELIB}/x.py", salt: bytes = b"12345678") -> bytes:
+def pyc(source: str = SOURCE, *, flags: int = 1, filename: str = f"{SITE}/x.py", salt: bytes = b"12345678") -> bytes:
     code = compile(source, filename, "exec", dont_inherit=True)
     return importlib.util.MAGIC_NUMBER + flags.to_bytes(4, "little") + salt + marshal.dumps(code)
 
@@ -52,8 +54,8 @@ def usual() -> dict[str, Item]:
         "/usr/local/bin": directory(),
         "/usr/local/bin/tool": Item(b"#!/bin/sh\n", 0o755),
         "/usr/local/lib": directory(),
-        f"{PURELIB}/x.py": Item(SOURCE.encode()),
-        f"{PURELIB}/new": directory(),
+        f"{SITE}/x.py": Item(SOURCE.encode()),
+        f"{SITE}/new": directory(),
         PYC: Item(pyc()),
         RECORD: Item(b"x.py,sha256=abc,3\r\n__pycache__/x.cpython-311.pyc,,\r\nx-1.dist-info/RECORD,,\r\n"),
     }
@@ -81,7 +83,7 @@ def compare(tmp_path: Path, change: Change, *, first: Change = lambda items: ite
     layers = [pack(tmp_path / f"{number}.tar", side) for number, side in enumerate(sides)]
     (tmp_path / "kept").mkdir()
     usual_tree = [folder("/usr"), folder("/usr/local"), folder("/usr/local/bin"), folder("/usr/local/lib"), folder("/opt", 0o2775, 0, 50)]
-    return compare_layers(*layers, base=make_base(MemoryTree(usual_tree), runtime=HostRuntime()), scratch=tmp_path / "kept")
+    return compare_layers(*layers, base=make_host_base(MemoryTree(usual_tree), runtime=HostRuntime()), scratch=tmp_path / "kept")
 
 
 def put(path: str, **changes: object) -> Change:
@@ -106,7 +108,7 @@ def drop(path: str) -> Change:
     "change",
     [
         pytest.param(lambda items: items, id="nothing"),
-        pytest.param(put(f"{PURELIB}/x.py", mtime=77), id="time"),
+        pytest.param(put(f"{SITE}/x.py", mtime=77), id="time"),
         pytest.param(lambda items: items.update(dict(reversed(items.items()))), id="order"),
         pytest.param(drop("/usr/local/bin"), id="folder-as-in-the-base"),
         pytest.param(add("/opt", directory(0o2775, 50)), id="folder-repeated-from-the-base"),
@@ -114,7 +116,7 @@ def drop(path: str) -> Change:
             put(RECORD, content=b'"x.py",sha256=abc,3\nx-1.dist-info/RECORD,,\n__pycache__/x.cpython-311.pyc,,\n'), id="record-order"
         ),
         pytest.param(put(PYC, content=pyc(flags=3)), id="checked-hash"),
-        pytest.param(put(PYC, content=pyc(filename=f"{PURELIB}/../dist-packages/x.py")), id="way-to-the-source"),
+        pytest.param(put(PYC, content=pyc(filename=f"{SITE}/../dist-packages/x.py")), id="way-to-the-source"),
     ],
 )
 def test_the_same_tree_is_found_the_same(tmp_path: Path, change: Change) -> None:
@@ -147,8 +149,8 @@ def other_source(old: str, new: str) -> Change:
         (drop("/usr/local/bin/tool"), "/usr/local/bin/tool", "presence", ("file", "-")),
         (add("/usr/local/bin/.wh.old", Item()), "/usr/local/bin/.wh.old", "presence", ("-", "whiteout")),
         (put("/usr/local/bin", mode=0o700), "/usr/local/bin", "mode", ("0755", "0700")),
-        (put(f"{PURELIB}/new", mode=0o2755, gid=50), f"{PURELIB}/new", "owner", ("0:0", "0:50")),
-        (drop(f"{PURELIB}/new"), f"{PURELIB}/new", "presence", ("folder", "-")),
+        (put(f"{SITE}/new", mode=0o2755, gid=50), f"{SITE}/new", "owner", ("0:0", "0:50")),
+        (drop(f"{SITE}/new"), f"{SITE}/new", "presence", ("folder", "-")),
         (add("/opt", directory(0o755)), "/opt", "mode", ("2775", "0755")),
         (add("/root", directory(0o700)), "/root", "presence", ("-", "folder")),
         (put(RECORD, content=b"x.py,sha256=abc,3\r\n__pycache__/x.cpython-311.pyc,,\r\n"), RECORD, "row", ("x-1.dist-info/RECORD,,", "-")),
@@ -162,7 +164,7 @@ def other_source(old: str, new: str) -> Change:
         (other_source("'p', 'q'", "'p', 'r'"), PYC, "bytecode module.co_", None),
         (other_source("def f", "def g"), PYC, "bytecode module.co_", None),
         (other_source("\n    return", "\n\n    return"), PYC, "bytecode module.co_", None),
-        (put(PYC, content=pyc(filename="/build/x.py")), PYC, "bytecode module.co_", (f"'{PURELIB}/x.py'", "'/build/x.py'")),
+        (put(PYC, content=pyc(filename="/build/x.py")), PYC, "bytecode module.co_", (f"'{SITE}/x.py'", "'/build/x.py'")),
     ],
 )
 def test_a_difference_is_found_and_named(tmp_path: Path, change: Change, path: str, what: str, values: tuple[str, str] | None) -> None:
@@ -203,12 +205,12 @@ def test_a_path_that_comes_twice_is_an_error(tmp_path: Path) -> None:
     with tarfile.open(layers[1].blob, "a") as archive:
         archive.addfile(tarfile.TarInfo("usr/local/bin/tool"))
     with pytest.raises(IntegrityError, match="/usr/local/bin/tool is twice"):
-        compare_layers(*layers, base=make_base(), scratch=tmp_path)
+        compare_layers(*layers, base=make_host_base(), scratch=tmp_path)
 
 
 def test_without_the_base_s_python_nothing_is_said_to_be_the_same(tmp_path: Path) -> None:
     sides = [usual(), usual()]
-    sides[1][PYC].content = pyc(flags=3, filename=f"{PURELIB}/./x.py")
+    sides[1][PYC].content = pyc(flags=3, filename=f"{SITE}/./x.py")
     layers = [pack(tmp_path / f"{number}.tar", side) for number, side in enumerate(sides)]
     with pytest.raises(BuildError, match="cannot be compared"):
-        compare_layers(*layers, base=make_base(runtime=None), scratch=tmp_path)
+        compare_layers(*layers, base=make_host_base(runtime=None), scratch=tmp_path)

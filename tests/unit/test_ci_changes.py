@@ -19,7 +19,7 @@ from imagebuild.ci.changes import choose_changed_teams, find_changed_bases
 from imagebuild.ci.reports import compare_packages, read_results
 from imagebuild.ci.summary import TeamReport, escape, render_summary
 from imagebuild.errors import ConfigurationError
-from tests.fakes import make_base, make_lock, make_package
+from tests.support.builders import make_base, make_lock, make_package
 
 TEAMS = {"blue": "tiny", "green": "tiny", "red": "huge"}
 ROOT = Path(__file__).parents[2]

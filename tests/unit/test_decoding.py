@@ -29,7 +29,8 @@ from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_LAYER_ZSTD, OCI_MANIFEST, Digest, ImageConfig, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts, list_referrers
 from imagebuild.wheel.sizes import ShapeGroup, WheelShape, recall_shape, remember_shape
-from tests.layer_parts import USUAL, MemoryTree, make_interpreter, make_wheel
+from tests.support.builders import make_host_interpreter, make_wheel
+from tests.support.trees import USUAL, MemoryTree
 
 PACKAGE = Path(__file__).parents[2] / "imagebuild"
 MAKERS = {"make_decoder", "make_msgpack_decoder", "Converter"}
@@ -123,7 +124,7 @@ MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": 
 SUBJECT = RawManifest(b'{"schemaVersion":2,"mediaType":"%s","config":{},"layers":[]}' % OCI_MANIFEST.encode(), OCI_MANIFEST)
 WHEEL = hashlib.sha256(b"wheel").hexdigest()
 INDEX = "https://index.example/simple/"
-INTERPRETER = make_interpreter()
+INTERPRETER = make_host_interpreter()
 
 
 def read_member(folder: Path) -> Member:

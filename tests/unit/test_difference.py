@@ -21,7 +21,7 @@ from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.oci.model import OCI_CONFIG, Descriptor, Digest, Manifest
 from imagebuild.recipe import Recipe, make_recipe
 from imagebuild.workspace import Workspace
-from tests.fakes import make_base, make_lock, make_package
+from tests.support.builders import make_base, make_lock, make_package
 from tests.unit.test_size_scan import BASE, installed, make_tar, push
 
 BASE_VALUE = make_base()

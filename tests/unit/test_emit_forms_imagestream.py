@@ -9,7 +9,7 @@ from typing import Any
 from imagebuild.catalogue.entries import CatalogueEntry
 from imagebuild.emit.forms.imagestream import render_image_streams
 from imagebuild.emit.manifest.merging import EditedFile
-from tests.form_parts import A100, HISTORY, MIG, age, make_image
+from tests.support.forms import A100, HISTORY, MIG, age, make_image
 
 yaml: Any = importlib.import_module("yaml")
 ODH = "opendatahub.io/"

@@ -14,7 +14,7 @@ from imagebuild.emit.forms.kubeflow import render_spawner_form
 from imagebuild.emit.manifest.merging import EditedFile
 from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.oci.model import Digest
-from tests.form_parts import A100, HISTORY, MIG, age, check_pod, make_image
+from tests.support.forms import A100, HISTORY, MIG, age, check_pod, make_image
 
 yaml: Any = importlib.import_module("yaml")
 

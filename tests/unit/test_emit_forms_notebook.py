@@ -12,7 +12,7 @@ from imagebuild.catalogue.entries import find_reference
 from imagebuild.emit.forms.notebook import NotebookPlan, name_mig, parse_dataset, render_notebook
 from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.oci.model import ContainerConfig
-from tests.form_parts import A100, HISTORY, MIG, check_pod, make_image
+from tests.support.forms import A100, HISTORY, MIG, check_pod, make_image
 
 yaml: Any = importlib.import_module("yaml")
 

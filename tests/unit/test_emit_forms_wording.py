@@ -14,7 +14,7 @@ from imagebuild.emit.forms.offers import find_successor, list_offers
 from imagebuild.emit.forms.wording import clip, describe_change, is_breaking
 from imagebuild.emit.prewarm.quantities import parse_quantity
 from imagebuild.errors import ConfigurationError
-from tests.form_parts import HISTORY, make_image
+from tests.support.forms import HISTORY, make_image
 
 OLD, NEW = make_image(quarter="2026q3", packages={"a": "1.0", "b": "1.2.3"}), make_image(quarter="2026q4")
 

@@ -12,7 +12,7 @@ from imagebuild.catalogue.entries import CatalogueEntry
 from imagebuild.emit.forms.workspacekind import render_workspace_kinds
 from imagebuild.emit.manifest.merging import EditedFile
 from imagebuild.errors import ConfigurationError
-from tests.form_parts import A100, HISTORY, MIG, age, check_kind, make_image
+from tests.support.forms import A100, HISTORY, MIG, age, check_kind, make_image
 
 yaml: Any = importlib.import_module("yaml")
 

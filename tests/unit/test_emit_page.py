@@ -18,7 +18,7 @@ from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
 from imagebuild.emit.page import render_catalogue_page
 from imagebuild.errors import UsageError
 from imagebuild.oci.model import Digest
-from tests.catalogue_parts import list_fleet, make_fleet
+from tests.support.fleet import list_fleet, make_fleet
 
 
 class Scripts(HTMLParser):

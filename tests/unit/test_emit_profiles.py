@@ -11,7 +11,7 @@ import pytest
 from imagebuild.emit.forms.kubespawner import render_profiles
 from imagebuild.emit.manifest.merging import EditedFile
 from imagebuild.errors import ConfigurationError
-from tests.form_parts import A100, HISTORY, MIG, age, check_pod, make_image
+from tests.support.forms import A100, HISTORY, MIG, age, check_pod, make_image
 
 yaml: Any = importlib.import_module("yaml")
 

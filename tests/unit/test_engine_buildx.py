@@ -37,7 +37,8 @@ from imagebuild.oci.model import (
 )
 from imagebuild.pipeline import choose_engine
 from imagebuild.recipe import Recipe, make_recipe, render_dockerfile
-from tests.fakes import SITE, MemoryTree, make_base, make_lock, make_package
+from tests.support.builders import make_base, make_lock, make_package
+from tests.support.trees import SITE, MemoryTree
 
 APT = Entry("/usr/bin/apt-get", "file", 0o755, 0, 0, 10)
 
@@ -49,7 +50,7 @@ def recipe_of(base: Base, **changes: Any) -> Recipe:
 
 
 def with_tree(base: Base, *entries: Entry) -> Base:
-    return msgspec.structs.replace(base, tree=MemoryTree(*entries))
+    return msgspec.structs.replace(base, tree=MemoryTree(entries))
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------------
@@ -166,9 +167,9 @@ def test_an_armoured_keyring_is_left_to_the_base(tmp_path: Path) -> None:
 
 def test_a_base_with_sources_keeps_them(tmp_path: Path) -> None:
     listed = Entry("/etc/apt/sources.list.d/ubuntu.sources", "file", 0o644, 0, 0, 300)
-    assert has_apt_sources(MemoryTree(listed))
-    assert has_apt_sources(MemoryTree(Entry("/etc/apt/sources.list", "file", 0o644, 0, 0, 300)))
-    assert not has_apt_sources(MemoryTree(Entry("/etc/apt/sources.list.d/README", "file", 0o644, 0, 0, 300)))
+    assert has_apt_sources(MemoryTree([listed]))
+    assert has_apt_sources(MemoryTree([Entry("/etc/apt/sources.list", "file", 0o644, 0, 0, 300)]))
+    assert not has_apt_sources(MemoryTree([Entry("/etc/apt/sources.list.d/README", "file", 0o644, 0, 0, 300)]))
     assert prepare_apt_secrets(with_tree(make_base(), APT, listed), tmp_path / "s", machine=tmp_path) == {}
     assert not (tmp_path / "s").exists()
 
@@ -297,10 +298,8 @@ def test_a_damaged_layer_is_told(tmp_path: Path, media_type: str) -> None:
 def faults(tmp_path: Path, data: bytes, *, system: SystemFiles | None, foreign: bool = True) -> list[str]:
     blob = tmp_path / "blob"
     blob.write_bytes(gzip.compress(data))
-    tree = MemoryTree(
-        *(Entry(path, "dir", 0o755, 0, 0) for path in ("/usr", "/usr/bin", "/usr/share", "/etc", "/var")),
-        Entry("/usr/bin/sh", "file", 0o755, 0, 0, 9),
-    )
+    folders = (Entry(path, "dir", 0o755, 0, 0) for path in ("/usr", "/usr/bin", "/usr/share", "/etc", "/var"))
+    tree = MemoryTree([*folders, Entry("/usr/bin/sh", "file", 0o755, 0, 0, 9)])
     digest, diff_id = Digest.of(blob.read_bytes()), Digest.of(data)
     return list(
         find_faults(blob, OCI_LAYER_GZIP, tree=tree, home="/home/j", system=system, foreign=foreign, digest=digest, diff_id=diff_id)

@@ -12,7 +12,7 @@ import pytest
 
 from imagebuild.errors import LONGEST, LockError
 from tests.conftest import find_repr, watch_values
-from tests.fakes import make_base
+from tests.support.builders import make_base
 
 PACKAGE = Path(__file__).parents[2] / "imagebuild"
 

@@ -10,9 +10,9 @@ import pytest
 
 from imagebuild import annotations as names
 from imagebuild.oci.layout import LayoutStore
-from tests.catalogue_parts import push_image
-from tests.form_parts import check_kind, check_pod
-from tests.workspaces import Checkout, copy_project
+from tests.support.fleet import push_image
+from tests.support.forms import check_kind, check_pod
+from tests.support.workspaces import Checkout, copy_project
 
 yaml: Any = importlib.import_module("yaml")
 PULL = ("--pull-from", "registry.example.com/ml")

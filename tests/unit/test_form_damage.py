@@ -18,7 +18,7 @@ from imagebuild.emit.forms.kubespawner import render_profiles
 from imagebuild.emit.forms.workspacekind import render_workspace_kinds
 from imagebuild.emit.manifest.merging import EditedFile
 from imagebuild.errors import ConfigurationError
-from tests.form_parts import A100, HISTORY, MIG, age, make_image
+from tests.support.forms import A100, HISTORY, MIG, age, make_image
 
 yaml: Any = importlib.import_module("yaml")
 

@@ -23,26 +23,16 @@ from imagebuild.layer.sharing import find_exclusions
 from imagebuild.layer.tar.header import encode_header
 from imagebuild.oci.model import Digest
 from imagebuild.wheel.archive import WheelArchive
-from tests.layer_parts import (
-    PURELIB,
-    USUAL,
-    HostRuntime,
-    MemoryTree,
-    file,
-    folder,
-    link,
-    lock_wheel,
-    make_base,
-    make_interpreter,
-    make_wheel,
-)
+from tests.support.builders import lock_wheel, make_host_base, make_host_interpreter, make_wheel
+from tests.support.runtimes import HostRuntime
+from tests.support.trees import SITE, USUAL, MemoryTree, file, folder, link
 
-TAG = make_interpreter().cache_tag
+TAG = make_host_interpreter().cache_tag
 
 
 def build(tmp_path: Path, wheels: list[Path], *, base: Base | None = None, **changes: Any) -> Layer:
     options: dict[str, Any] = {"codec": Codec(), "cache": tmp_path / "cache", "mtime": 9, "out": tmp_path / "layer"}
-    base = base or make_base(runtime=HostRuntime())
+    base = base or make_host_base(runtime=HostRuntime())
     layer = build_layer([(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, **{**options, **changes})
     check_layer(layer, base=base, extra=options.get("extra", changes.get("extra", ())))
     return layer
@@ -76,9 +66,11 @@ def read_file(layer: Layer, path: str) -> bytes:
 
 
 def test_every_ancestor_is_there_once_with_the_bases_metadata(tmp_path: Path) -> None:
-    tree = MemoryTree((*USUAL, folder(f"{PURELIB}/demo", 0o2775, 1000660000, 50)))
+    tree = MemoryTree((*USUAL, folder(f"{SITE}/demo", 0o2775, 1000660000, 50)))
     wheel = make_wheel(tmp_path, files={"demo/__init__.py": b"x = 1\n", "demo/sub/deep/y.txt": b"y"})
-    found = read(build(tmp_path, [wheel], base=make_base(tree, runtime=HostRuntime()), extra=(ExtraFile("/etc/team/c.txt", b"a==1\n"),)))
+    found = read(
+        build(tmp_path, [wheel], base=make_host_base(tree, runtime=HostRuntime()), extra=(ExtraFile("/etc/team/c.txt", b"a==1\n"),))
+    )
     folders = {path: (entry.mode, entry.uid, entry.gid) for path, entry in found.items() if entry.isdir()}
     assert folders == {
         "/etc": (0o755, 0, 0),
@@ -87,12 +79,12 @@ def test_every_ancestor_is_there_once_with_the_bases_metadata(tmp_path: Path) ->
         "/usr/local": (0o755, 0, 0),
         "/usr/local/lib": (0o755, 0, 0),
         "/usr/local/lib/python3.11": (0o2775, 0, 50),
-        PURELIB: (0o2775, 0, 50),
-        f"{PURELIB}/demo": (0o2775, 1000660000, 50),
-        f"{PURELIB}/demo/__pycache__": (0o755, 0, 0),
-        f"{PURELIB}/demo/sub": (0o755, 0, 0),
-        f"{PURELIB}/demo/sub/deep": (0o755, 0, 0),
-        f"{PURELIB}/demo-1.0.dist-info": (0o755, 0, 0),
+        SITE: (0o2775, 0, 50),
+        f"{SITE}/demo": (0o2775, 1000660000, 50),
+        f"{SITE}/demo/__pycache__": (0o755, 0, 0),
+        f"{SITE}/demo/sub": (0o755, 0, 0),
+        f"{SITE}/demo/sub/deep": (0o755, 0, 0),
+        f"{SITE}/demo-1.0.dist-info": (0o755, 0, 0),
     }
     paths = list(found)
     assert paths[: len(folders)] == sorted(folders)
@@ -103,8 +95,8 @@ def test_every_ancestor_is_there_once_with_the_bases_metadata(tmp_path: Path) ->
 @pytest.mark.parametrize("codec", [Codec(), Codec("gzip", 2), Codec("zstd", 1, single=True), Codec("gzip", 1, single=True)])
 def test_every_codec_gives_the_same_tar_and_sizes_that_add_up(tmp_path: Path, codec: Codec) -> None:
     wheels = [make_wheel(tmp_path, f"p{number}", files={f"p{number}/x.bin": bytes(range(number + 1)) * 40_000}) for number in range(6)]
-    plain = build(tmp_path, wheels, base=make_base())
-    layer = build(tmp_path, wheels[::-1], base=make_base(), codec=codec, out=tmp_path / "other", workers=1)
+    plain = build(tmp_path, wheels, base=make_host_base())
+    layer = build(tmp_path, wheels[::-1], base=make_host_base(), codec=codec, out=tmp_path / "other", workers=1)
     assert layer.diff_id == plain.diff_id
     files = [entry for entry in read(layer).values() if entry.isfile()]
     assert layer.installed == sum(entry.size for entry in files) == sum(item.installed for item in layer.packages)
@@ -137,7 +129,7 @@ def test_a_file_two_wheels_share_is_in_the_layer_once(tmp_path: Path) -> None:
     one = make_wheel(tmp_path, "one", files={"ns/__init__.py": b"# namespace\n", "ns/one.py": b""})
     two = make_wheel(tmp_path, "two", files={"ns/__init__.py": b"# namespace\n", "ns/two.py": b""})
     found = read(build(tmp_path, [two, one]))
-    assert {f"{PURELIB}/ns/__init__.py", f"{PURELIB}/ns/__pycache__/__init__.{TAG}.pyc", f"{PURELIB}/ns/two.py"} <= set(found)
+    assert {f"{SITE}/ns/__init__.py", f"{SITE}/ns/__pycache__/__init__.{TAG}.pyc", f"{SITE}/ns/two.py"} <= set(found)
 
 
 def test_different_content_at_one_path_names_both(tmp_path: Path) -> None:
@@ -149,7 +141,7 @@ def test_different_content_at_one_path_names_both(tmp_path: Path) -> None:
 
 
 def list_record(layer: Layer, info: str) -> list[str]:
-    data = read_file(layer, f"{PURELIB}/{info}/RECORD")
+    data = read_file(layer, f"{SITE}/{info}/RECORD")
     return [row[0] for row in csv.reader(data.decode().splitlines())]
 
 
@@ -161,7 +153,7 @@ def test_a_path_that_two_bring_is_its_owners(tmp_path: Path, owner: str, pattern
     two = make_wheel(tmp_path, "two", files={"ns/__init__.py": b"x = 2\n", "ns/two.py": b""})
     loser = "two" if owner == "one" else "one"
     layer = build(tmp_path, [two, one], files={pattern: owner})
-    assert read_file(layer, f"{PURELIB}/ns/__init__.py") == (b"x = 1\n" if owner == "one" else b"x = 2\n")
+    assert read_file(layer, f"{SITE}/ns/__init__.py") == (b"x = 1\n" if owner == "one" else b"x = 2\n")
     compiled = f"ns/__pycache__/__init__.{TAG}.pyc"
     assert {"ns/__init__.py", compiled} <= set(list_record(layer, f"{owner}-1.0.dist-info"))
     assert not {"ns/__init__.py", compiled} & set(list_record(layer, f"{loser}-1.0.dist-info"))
@@ -177,7 +169,7 @@ def test_of_three_that_bring_a_path_those_with_the_owners_file_keep_their_row(tm
     paths = {"ns/__init__.py", f"ns/__pycache__/__init__.{TAG}.pyc"}
     for owner, listing in (("three", {"three"}), ("one", {"one", "same"}), ("same", {"one", "same"})):
         layer = build(tmp_path, [one, same, three], files={"ns/*": owner})
-        assert read_file(layer, f"{PURELIB}/ns/__init__.py") == (b"x = 3\n" if owner == "three" else b"x = 1\n")
+        assert read_file(layer, f"{SITE}/ns/__init__.py") == (b"x = 3\n" if owner == "three" else b"x = 1\n")
         assert {name for name in ("one", "same", "three") if paths & set(list_record(layer, f"{name}-1.0.dist-info"))} == listing
 
 
@@ -192,7 +184,7 @@ def test_a_script_that_two_bring_is_its_owners(tmp_path: Path, owner: str) -> No
     assert (b"from one import main" in read_file(layer, "/usr/local/bin/run")) is (owner == "one")
     rows = {name: "../../../bin/run" in list_record(layer, f"{name}-1.0.dist-info") for name in ("one", "two")}
     assert rows == {"one": owner == "one", "two": owner == "two"}
-    assert b"run = one:main" in read_file(layer, f"{PURELIB}/one-1.0.dist-info/entry_points.txt")
+    assert b"run = one:main" in read_file(layer, f"{SITE}/one-1.0.dist-info/entry_points.txt")
 
 
 def test_an_owner_that_does_not_bring_the_path(tmp_path: Path) -> None:
@@ -207,49 +199,49 @@ def test_slim_comes_before_collisions(tmp_path: Path) -> None:
     two = make_wheel(tmp_path, "two", files={"tests/test_a.py": b"2\n", "two.py": b""})
     with pytest.raises(BuildError, match="both bring tests/test_a"):
         build(tmp_path, [one, two])
-    assert f"{PURELIB}/tests/test_a.py" not in read(build(tmp_path, [one, two], slim=("tests",)))
+    assert f"{SITE}/tests/test_a.py" not in read(build(tmp_path, [one, two], slim=("tests",)))
 
 
 def test_a_file_where_another_wheel_needs_a_folder(tmp_path: Path) -> None:
     one = make_wheel(tmp_path, "one", files={"ns": b"1"})
     two = make_wheel(tmp_path, "two", files={"ns/x.py": b""})
-    with pytest.raises(BuildError, match=f"one brings {PURELIB}/ns as a file, two needs a folder there"):
+    with pytest.raises(BuildError, match=f"one brings {SITE}/ns as a file, two needs a folder there"):
         build(tmp_path, [two, one])
 
 
 @pytest.mark.parametrize(
     ("entries", "why"),
     [
-        ((file(f"{PURELIB}/demo.py", b"other\n"),), f"demo would change a file of the base: {PURELIB}/demo.py"),
-        ((Entry(f"{PURELIB}/demo.py", "file", 0o644, 0, 0, 6),), "would change a file"),
-        ((folder(f"{PURELIB}/demo.py"),), "would change a folder"),
-        ((link(f"{PURELIB}/demo.py", "/etc/passwd"),), "would change a symbolic link"),
-        ((file(f"{PURELIB}/demo-1.0.dist-info"),), "demo needs a folder at .*dist-info, which is a file in the base"),
+        ((file(f"{SITE}/demo.py", b"other\n"),), f"demo would change a file of the base: {SITE}/demo.py"),
+        ((Entry(f"{SITE}/demo.py", "file", 0o644, 0, 0, 6),), "would change a file"),
+        ((folder(f"{SITE}/demo.py"),), "would change a folder"),
+        ((link(f"{SITE}/demo.py", "/etc/passwd"),), "would change a symbolic link"),
+        ((file(f"{SITE}/demo-1.0.dist-info"),), "demo needs a folder at .*dist-info, which is a file in the base"),
     ],
 )
 def test_nothing_of_the_base_is_changed(tmp_path: Path, entries: tuple[Entry, ...], why: str) -> None:
     wheel = make_wheel(tmp_path, files={"demo.py": b"x = 1\n"})
     with pytest.raises(BuildError, match=why):
-        build(tmp_path, [wheel], base=make_base(MemoryTree((*USUAL, *entries)), runtime=HostRuntime()))
+        build(tmp_path, [wheel], base=make_host_base(MemoryTree((*USUAL, *entries)), runtime=HostRuntime()))
 
 
 @pytest.mark.parametrize("content", [b"", b"# namespace\n"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_what_the_base_has_already_is_left_out(tmp_path: Path, content: bytes, compiled: bool) -> None:
-    pyc = f"{PURELIB}/ns/__pycache__/__init__.{TAG}.pyc"
-    below = [folder(f"{PURELIB}/ns"), file(f"{PURELIB}/ns/__init__.py", content)]
+    pyc = f"{SITE}/ns/__pycache__/__init__.{TAG}.pyc"
+    below = [folder(f"{SITE}/ns"), file(f"{SITE}/ns/__init__.py", content)]
     if compiled:
-        below += [folder(f"{PURELIB}/ns/__pycache__"), file(pyc, b"made by another pip")]
+        below += [folder(f"{SITE}/ns/__pycache__"), file(pyc, b"made by another pip")]
     wheel = make_wheel(tmp_path, files={"ns/__init__.py": content, "ns/demo.py": b""})
-    found = read(build(tmp_path, [wheel], base=make_base(MemoryTree((*USUAL, *below)), runtime=HostRuntime())))
-    assert f"{PURELIB}/ns/__init__.py" not in found
-    assert f"{PURELIB}/ns/demo.py" in found
+    found = read(build(tmp_path, [wheel], base=make_host_base(MemoryTree((*USUAL, *below)), runtime=HostRuntime())))
+    assert f"{SITE}/ns/__init__.py" not in found
+    assert f"{SITE}/ns/demo.py" in found
     assert (pyc in found) is not compiled
 
 
 def test_a_symlinked_parent_is_never_replaced_by_a_folder(tmp_path: Path) -> None:
     tree = MemoryTree((*USUAL[:4], folder("/data"), folder("/data/lib"), link("/usr/local/lib", "/data/lib"), USUAL[0]))
-    base = make_base(tree, make_interpreter(paths={**make_interpreter().paths}), runtime=None)
+    base = make_host_base(tree, make_host_interpreter(paths={**make_host_interpreter().paths}), runtime=None)
     found = read(build(tmp_path, [make_wheel(tmp_path)], base=base))
     assert "/data/lib/python3.11/dist-packages/demo/__init__.py" in found
     assert not any(path.startswith("/usr/local/lib") for path in found)
@@ -257,7 +249,7 @@ def test_a_symlinked_parent_is_never_replaced_by_a_folder(tmp_path: Path) -> Non
 
 def test_a_base_that_does_not_run_here_gets_no_bytecode_and_says_so(tmp_path: Path) -> None:
     lines: list[str] = []
-    found = read(build(tmp_path, [make_wheel(tmp_path)], base=make_base(), report=lines.append))
+    found = read(build(tmp_path, [make_wheel(tmp_path)], base=make_host_base(), report=lines.append))
     assert not any(path.endswith(".pyc") for path in found)
     assert "no bytecode" in lines[0]
 
@@ -289,17 +281,17 @@ def test_damaged_members_are_seen_and_built_anew(tmp_path: Path, name: str, plac
         (ExtraFile("/tmp/x", b""), "hidden or emptied"),
         (ExtraFile("/usr/local", b""), "not a file in the base"),
         (ExtraFile("/lib/x", b""), "symbolic link of the base"),
-        (ExtraFile(f"{PURELIB}/demo/__init__.py", b""), "demo brings"),
+        (ExtraFile(f"{SITE}/demo/__init__.py", b""), "demo brings"),
     ],
 )
 def test_extra_files_keep_the_rules_too(tmp_path: Path, extra: ExtraFile, why: str) -> None:
-    base = make_base(MemoryTree((*USUAL, link("/lib", "usr/lib"))), runtime=None)
+    base = make_host_base(MemoryTree((*USUAL, link("/lib", "usr/lib"))), runtime=None)
     with pytest.raises(BuildError, match=why):
         build(tmp_path, [make_wheel(tmp_path)], base=base, extra=(extra,))
 
 
 def test_an_extra_file_may_take_the_place_of_an_older_one(tmp_path: Path) -> None:
-    base = make_base(MemoryTree((*USUAL, folder("/etc/team"), file("/etc/team/c.txt", b"old"))), runtime=None)
+    base = make_host_base(MemoryTree((*USUAL, folder("/etc/team"), file("/etc/team/c.txt", b"old"))), runtime=None)
     layer = build(tmp_path, [make_wheel(tmp_path)], base=base, extra=(ExtraFile("/etc/team/c.txt", b"new"),))
     assert "/etc/team/c.txt" in read(layer)
 
@@ -308,7 +300,7 @@ def test_an_extra_file_may_take_the_place_of_an_older_one(tmp_path: Path) -> Non
 @pytest.mark.parametrize("codec", [Codec(), Codec("gzip", 1)])
 def test_a_defect_is_seen_while_the_layer_is_written(tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = [make_wheel(tmp_path, "one", files={"one.py": b"x = 1\n" * 300_000}), make_wheel(tmp_path, "two", files={"two.py": b""})]
-    base = make_base(runtime=HostRuntime())
+    base = make_host_base(runtime=HostRuntime())
     good = TarEntries(base)
     build(tmp_path, wheels, base=base, codec=codec, inspect=good.read)
     good.finish()
@@ -344,7 +336,9 @@ def test_a_wheel_that_was_seen_is_not_opened_again(tmp_path: Path, monkeypatch: 
         assert build(tmp_path, [wheel]).digest == first.digest
     assert len(opened) == 4
     build(
-        tmp_path, [wheel], base=make_base(MemoryTree([*USUAL, link("/x", "y")]), runtime=HostRuntime(), digest=Digest("sha256:" + "1" * 64))
+        tmp_path,
+        [wheel],
+        base=make_host_base(MemoryTree([*USUAL, link("/x", "y")]), runtime=HostRuntime(), digest=Digest("sha256:" + "1" * 64)),
     )
     assert len(opened) == 5
     build(tmp_path, [wheel], codec=Codec("gzip", 1))
@@ -354,7 +348,7 @@ def test_a_wheel_that_was_seen_is_not_opened_again(tmp_path: Path, monkeypatch: 
 def test_no_wheels_and_no_python(tmp_path: Path) -> None:
     layer = build(tmp_path, [], extra=(ExtraFile("/etc/c", b"1"),))
     assert list(read(layer)) == ["/etc", "/etc/c"]
-    base = make_base()
+    base = make_host_base()
     inventory = type(base.inventory)(**{**{f: getattr(base.inventory, f) for f in base.inventory.__struct_fields__}, "interpreter": None})
     other = Base(**{**{f: getattr(base, f) for f in base.__struct_fields__}, "inventory": inventory})
     with pytest.raises(BuildError, match="has no Python"):
@@ -366,6 +360,6 @@ def test_many_conflicts_are_counted() -> None:
         Member(name, "1", Path(), 0, 0, tuple(FileFact(f"/usr/x{n}", 1, 0o644, name, "data") for n in range(30))) for name in ("a", "b")
     ]
     with pytest.raises(BuildError) as caught:
-        find_exclusions(members, FolderResolver(MemoryTree(USUAL)), interpreter=make_interpreter())
+        find_exclusions(members, FolderResolver(MemoryTree(USUAL)), interpreter=make_host_interpreter())
     assert caught.value.details[-1] == "and 10 more"
     assert len(caught.value.details) == 20

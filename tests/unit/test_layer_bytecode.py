@@ -12,7 +12,8 @@ import pytest
 
 from imagebuild.errors import BuildError
 from imagebuild.layer.bytecode import BytecodeCompiler, locate_bytecode, locate_source
-from tests.layer_parts import FakeChild, HostRuntime, make_interpreter
+from tests.support.builders import make_host_interpreter
+from tests.support.runtimes import FakeChild, HostRuntime
 
 # Names and constants shared between files, constants that are sets, interned and not: what reference flags depend on.
 SOURCES = [
@@ -30,7 +31,7 @@ SOURCES = [
 
 
 def compile_all(sources: list[tuple[str, bytes]], runtime: HostRuntime | None = None) -> dict[str, bytes | None]:
-    with BytecodeCompiler(runtime or HostRuntime(), make_interpreter()) as compiler:
+    with BytecodeCompiler(runtime or HostRuntime(), make_host_interpreter()) as compiler:
         return dict(compiler.compile_wheel(sources))
 
 
@@ -39,7 +40,7 @@ def test_pycs_are_unchecked_hash_pycs_that_name_their_final_path() -> None:
     for path, data in result.items():
         assert data is not None
         magic, flags = data[:4], struct.unpack("<I", data[4:8])[0]
-        assert magic.hex() == make_interpreter().magic
+        assert magic.hex() == make_host_interpreter().magic
         assert flags == 0b01  # hash-based, source not checked
         code = marshal.loads(data[16:])
         assert isinstance(code, types.CodeType)
@@ -52,7 +53,7 @@ def test_a_wheels_bytes_do_not_depend_on_what_the_child_compiled_before() -> Non
     for seed in range(4):
         order = list(range(len(wheels)))
         random.Random(seed).shuffle(order)
-        with BytecodeCompiler(HostRuntime(), make_interpreter()) as compiler:
+        with BytecodeCompiler(HostRuntime(), make_host_interpreter()) as compiler:
             for index in order:
                 assert dict(compiler.compile_wheel(wheels[index])) == alone[index]
 
@@ -97,7 +98,7 @@ os.write(1, importlib.util.MAGIC_NUMBER + bytes([len(tag)]) + tag)
     ],
 )
 def test_a_child_that_dies_hangs_or_is_another_python(code: str, why: str) -> None:
-    compiler = BytecodeCompiler(FakeChild(code), make_interpreter(), timeout=0.5)
+    compiler = BytecodeCompiler(FakeChild(code), make_host_interpreter(), timeout=0.5)
     with pytest.raises(BuildError, match=why):
         list(compiler.compile_wheel([("/x.py", b"x = 1\n" * 200_000)]))
     compiler.close()
@@ -108,7 +109,7 @@ def test_a_compiler_serves_again_after_a_source_failed_to_arrive() -> None:
         yield SOURCES[0]
         raise RuntimeError("reading failed")
 
-    with BytecodeCompiler(HostRuntime(), make_interpreter()) as compiler:
+    with BytecodeCompiler(HostRuntime(), make_host_interpreter()) as compiler:
         with pytest.raises(RuntimeError, match="reading failed"):
             list(compiler.compile_wheel(broken()))
         assert dict(compiler.compile_wheel(SOURCES[:2])) == compile_all(SOURCES[:2])

@@ -15,7 +15,8 @@ from imagebuild.errors import IntegrityError
 from imagebuild.layer.invariants import TarEntries, check_layer, find_faults
 from imagebuild.layer.model import ExtraFile, Layer
 from imagebuild.oci.model import OCI_LAYER_GZIP, OCI_LAYER_TAR, OCI_LAYER_ZSTD
-from tests.layer_parts import USUAL, MemoryTree, file, folder, link, make_base
+from tests.support.builders import make_host_base
+from tests.support.trees import USUAL, MemoryTree, file, folder, link
 
 TREE = MemoryTree((*USUAL, link("/lib", "usr/lib"), folder("/usr/lib"), file("/etc/passwd", b"root")))
 
@@ -75,7 +76,7 @@ def audit(
 
 def find_while_written(plain: bytes, replaceable: frozenset[str] = frozenset()) -> list[str]:
     """What the other audit says, which sees the tar go by."""
-    going = TarEntries(make_base(TREE), [ExtraFile(path, b"") for path in replaceable])
+    going = TarEntries(make_host_base(TREE), [ExtraFile(path, b"") for path in replaceable])
     going.read(iter([b"old"]))
     chunks = iter([plain[start : start + 777] for start in range(0, len(plain), 777)])
     going.read(chunks)
@@ -189,7 +190,7 @@ def test_damage_that_goes_by_is_a_finding(damage: Callable[[bytes], bytes]) -> N
 
 def test_a_layer_that_was_not_read_is_not_found_good() -> None:
     with pytest.raises(IntegrityError, match="no layer was read"):
-        TarEntries(make_base(TREE)).finish()
+        TarEntries(make_host_base(TREE)).finish()
 
 
 def test_the_error_lists_the_findings(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_the_error_lists_the_findings(tmp_path: Path) -> None:
     digests = [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in (data, plain)]
     layer = Layer(tmp_path / "blob", digests[0], len(data), digests[1], len(plain), 0, OCI_LAYER_GZIP, ())
     with pytest.raises(IntegrityError, match="breaks 30 rules: /usr/0: anyone may write it") as caught:
-        check_layer(layer, base=make_base(TREE), extra=(ExtraFile("/x", b""),))
+        check_layer(layer, base=make_host_base(TREE), extra=(ExtraFile("/x", b""),))
     assert len(caught.value.details) == 20
     assert caught.value.details[-1] == "and 10 more"
 
@@ -262,6 +263,6 @@ def test_deletions_are_exactly_those_of_what_is_replaced(tmp_path: Path, entries
     digest = f"sha256:{hashlib.sha256(plain).hexdigest()}"
     found = find_faults(tmp_path / "blob", OCI_LAYER_TAR, tree=OLD, home="/home/j", digest=digest, diff_id=digest, whiteouts=GOING)
     assert list(found) == faults
-    going = TarEntries(make_base(OLD), (), GOING)
+    going = TarEntries(make_host_base(OLD), (), GOING)
     going.read(iter([plain]))
     assert going.findings == faults

@@ -28,7 +28,9 @@ from imagebuild.layer.model import Codec, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.header import END_OF_ARCHIVE
 from imagebuild.wheel.record import render_record
-from tests.layer_parts import PURELIB, USUAL, HostRuntime, MemoryTree, folder, link, lock_wheel, make_interpreter, make_wheel
+from tests.support.builders import lock_wheel, make_host_interpreter, make_wheel
+from tests.support.runtimes import HostRuntime
+from tests.support.trees import SITE, USUAL, MemoryTree, folder, link
 
 TAG = sys.implementation.cache_tag
 
@@ -37,7 +39,7 @@ def build(wheel: Path, cache: Path, **changes: Any) -> Member:
     options: dict[str, Any] = {
         "package": "demo",
         "version": "1.0",
-        "interpreter": make_interpreter(),
+        "interpreter": make_host_interpreter(),
         "tree": MemoryTree(USUAL),
         "codec": Codec(),
         "compiler": None,
@@ -85,18 +87,18 @@ def test_every_scheme_mode_and_generated_file_is_where_pip_puts_it(tmp_path: Pat
         tmp_path, files=RICH, modes={"demo/run.sh": 0o100750, "demo-1.0.data/scripts/jp.py": 0o100755},
         entry_points="[console_scripts]\ndemo-tool = demo:main\n[gui_scripts]\ndemo-gui = demo.gui:app.run [extra]\n",
     )  # fmt: skip
-    with BytecodeCompiler(HostRuntime(), make_interpreter()) as compiler:
+    with BytecodeCompiler(HostRuntime(), make_host_interpreter()) as compiler:
         member = build(wheel, tmp_path / "cache", compiler=compiler)
     found = read_tar(member)
-    info = f"{PURELIB}/demo-1.0.dist-info"
+    info = f"{SITE}/demo-1.0.dist-info"
     kinds = {
-        f"{PURELIB}/demo/__init__.py": (0o644, "code"),
-        f"{PURELIB}/demo/broken.py": (0o644, "code"),
-        f"{PURELIB}/demo/native.cpython-311-x86_64-linux-gnu.so.1": (0o644, "library"),
-        f"{PURELIB}/demo/run.sh": (0o755, "data"),
-        f'{PURELIB}/demo/na\u00efve name,with "quotes".txt': (0o644, "data"),
-        f"{PURELIB}/demo/__pycache__/__init__.cpython-27.pyc": (0o644, "bytecode"),
-        f"{PURELIB}/demo/__pycache__/__init__.{TAG}.pyc": (0o644, "bytecode"),
+        f"{SITE}/demo/__init__.py": (0o644, "code"),
+        f"{SITE}/demo/broken.py": (0o644, "code"),
+        f"{SITE}/demo/native.cpython-311-x86_64-linux-gnu.so.1": (0o644, "library"),
+        f"{SITE}/demo/run.sh": (0o755, "data"),
+        f'{SITE}/demo/na\u00efve name,with "quotes".txt': (0o644, "data"),
+        f"{SITE}/demo/__pycache__/__init__.cpython-27.pyc": (0o644, "bytecode"),
+        f"{SITE}/demo/__pycache__/__init__.{TAG}.pyc": (0o644, "bytecode"),
         "/usr/local/bin/jp.py": (0o755, "script"),
         f"/usr/local/bin/__pycache__/jp.{TAG}.pyc": (0o644, "bytecode"),
         "/usr/local/bin/demo-tool": (0o755, "script"),
@@ -113,7 +115,7 @@ def test_every_scheme_mode_and_generated_file_is_where_pip_puts_it(tmp_path: Pat
     assert found["/usr/local/bin/demo-tool"][1].startswith(b"#!/usr/local/bin/python3\nimport sys\nfrom demo import main\n")
     assert found[f"{info}/INSTALLER"][1] == b"pip\n"
     assert found[f"{info}/REQUESTED"][1] == b""
-    assert found[f"{PURELIB}/demo/__pycache__/__init__.{TAG}.pyc"][1] != b"stale"
+    assert found[f"{SITE}/demo/__pycache__/__init__.{TAG}.pyc"][1] != b"stale"
     for fact in member.files:
         assert (fact.size, fact.sha256) == (len(found[fact.path][1]), hashlib.sha256(found[fact.path][1]).hexdigest())
     assert member.sha256 == hashlib.sha256(member.blob.read_bytes()).hexdigest()
@@ -141,7 +143,7 @@ def check_record(found: dict[str, tuple[tarfile.TarInfo, bytes]], info: str, mis
 
 
 def test_links_of_the_base_are_followed_and_record_still_says_what_pip_says(tmp_path: Path) -> None:
-    interpreter = make_interpreter("/opt/venv", environment="venv")
+    interpreter = make_host_interpreter("/opt/venv", environment="venv")
     interpreter.paths["platlib"] = "/opt/venv/lib64/python3.11/site-packages"
     tree = MemoryTree((*USUAL, link("/opt", "usr/opt"), folder("/usr/opt"), folder("/usr/opt/venv"), link("/usr/opt/venv/lib64", "lib")))
     wheel = make_wheel(
@@ -178,18 +180,18 @@ def test_the_second_time_nothing_is_built_and_each_input_is_in_the_key(tmp_path:
     inode = first.blob.stat().st_ino
     assert build(wheel, cache) == first
     assert first.blob.stat().st_ino == inode
-    interpreter = make_interpreter()
+    interpreter = make_host_interpreter()
     others = [
         build(wheel, cache, codec=Codec(level=4)),
         build(wheel, cache, codec=Codec("gzip", 2)),
         build(wheel, cache, mtime=8),
-        build(wheel, cache, exclude=frozenset({f"{PURELIB}/demo/__init__.py"})),
-        build(wheel, cache, tree=MemoryTree((*USUAL[:-1], link(f"{PURELIB}/demo", "/usr/local/elsewhere")))),
-        build(wheel, cache, interpreter=make_interpreter(path="/usr/local/bin/python3.11")),
-        build(wheel, cache, interpreter=make_interpreter(version=interpreter.version + "9")),
+        build(wheel, cache, exclude=frozenset({f"{SITE}/demo/__init__.py"})),
+        build(wheel, cache, tree=MemoryTree((*USUAL[:-1], link(f"{SITE}/demo", "/usr/local/elsewhere")))),
+        build(wheel, cache, interpreter=make_host_interpreter(path="/usr/local/bin/python3.11")),
+        build(wheel, cache, interpreter=make_host_interpreter(version=interpreter.version + "9")),
         build(make_wheel(tmp_path / "b", files={"demo/__init__.py": b"x = 2\n"}), cache),
     ]
-    with BytecodeCompiler(HostRuntime(), make_interpreter()) as compiler:
+    with BytecodeCompiler(HostRuntime(), make_host_interpreter()) as compiler:
         others.append(build(wheel, cache, compiler=compiler))
     assert len({member.blob.parent for member in [first, *others]}) == len(others) + 1
 
@@ -210,11 +212,11 @@ def test_a_codec_that_is_none(tmp_path: Path, codec: Codec) -> None:
 
 def test_excluded_files_are_listed_but_not_written(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path, files={"shared/__init__.py": b"", "demo.py": b"y = 1\n"})
-    gone = frozenset({f"{PURELIB}/shared/__init__.py", f"{PURELIB}/shared/__pycache__/__init__.{TAG}.pyc"})
-    with BytecodeCompiler(HostRuntime(), make_interpreter()) as compiler:
+    gone = frozenset({f"{SITE}/shared/__init__.py", f"{SITE}/shared/__pycache__/__init__.{TAG}.pyc"})
+    with BytecodeCompiler(HostRuntime(), make_host_interpreter()) as compiler:
         found = read_tar(build(wheel, tmp_path / "cache", exclude=gone, compiler=compiler))
     assert not gone & set(found)
-    check_record(found, f"{PURELIB}/demo-1.0.dist-info", gone)
+    check_record(found, f"{SITE}/demo-1.0.dist-info", gone)
 
 
 def test_a_cut_off_blob_is_built_again_and_a_file_that_is_not_the_locked_one_is_refused(tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ def test_order_and_number_of_workers_never_show(tmp_path: Path) -> None:
     seen = []
     for number, (workers, order) in enumerate([(1, requests), (2, requests), (2, requests[::-1]), (4, requests[5:] + requests[:5])]):
         members = build_members(
-            order, interpreter=make_interpreter(), folders=FolderResolver(MemoryTree(USUAL)), codec=Codec(), runtime=HostRuntime(),
+            order, interpreter=make_host_interpreter(), folders=FolderResolver(MemoryTree(USUAL)), codec=Codec(), runtime=HostRuntime(),
             cache=tmp_path / f"cache{number}", home="/root", workers=workers,
         )  # fmt: skip
         assert [member.package for member in members] == [request.package for request in order]
@@ -270,7 +272,7 @@ def test_one_bad_wheel_ends_the_run_with_its_own_error(tmp_path: Path) -> None:
     bad = MemberRequest(make_wheel(tmp_path, extra=[("../x", b"")]), "demo", "1.0")
     with pytest.raises(BuildError, match="climbs"):
         build_members(
-            [*requests, bad], interpreter=make_interpreter(), folders=FolderResolver(MemoryTree(USUAL)), codec=Codec(),
+            [*requests, bad], interpreter=make_host_interpreter(), folders=FolderResolver(MemoryTree(USUAL)), codec=Codec(),
             runtime=None, cache=tmp_path / "cache", home="/root",
         )  # fmt: skip
 
@@ -288,8 +290,9 @@ import sys
 from pathlib import Path
 from imagebuild.layer.member import build_member
 from imagebuild.layer.model import Codec
-from tests.layer_parts import USUAL, MemoryTree, make_interpreter
-member = build_member(Path(sys.argv[1]), package="demo", version="1.0", interpreter=make_interpreter(), tree=MemoryTree(USUAL),
+from tests.support.trees import USUAL, MemoryTree
+from tests.support.builders import make_host_interpreter
+member = build_member(Path(sys.argv[1]), package="demo", version="1.0", interpreter=make_host_interpreter(), tree=MemoryTree(USUAL),
     codec=Codec(), compiler=None, cache=Path(sys.argv[2]), home="/root")
 print(member.sha256)
 """

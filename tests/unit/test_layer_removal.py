@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from imagebuild.base.model import Base, Distribution, Entry
 from imagebuild.errors import BuildError
 from imagebuild.layer.removal import NOTHING, ReducedTree, Removal, find_removal, find_whiteouts, is_emptied, render_removal
-from tests.fakes import SITE, MemoryTree, make_base
+from tests.support.builders import make_base
+from tests.support.trees import SITE, MemoryTree
 
 
 def tree_of(paths: Sequence[str]) -> MemoryTree:
     """Files, with their folders."""
     folders = {str(parent) for path in paths for parent in Path(path).parents}
     entries = [Entry(path, "file", 0o644, 0, 0) for path in paths]
-    return MemoryTree(*entries, *(Entry(path, "dir", 0o755, 0, 0) for path in folders - set(paths)))
+    return MemoryTree([*entries, *(Entry(path, "dir", 0o755, 0, 0) for path in folders - set(paths))])
 
 
 def base_of(files: Mapping[str, Mapping[str, Sequence[str]]], others: Sequence[str] = (), **changes: str) -> Base:

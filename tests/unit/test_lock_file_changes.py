@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from imagebuild.lock.file.changes import compare_locks, render_markdown
 from imagebuild.lock.file.model import Lock, LockedPackage
-from tests.fakes import make_base, make_lock, make_package
+from tests.support.builders import make_base, make_lock, make_package
 
 BASE = make_base()
 

@@ -17,7 +17,8 @@ from imagebuild.lock.file.replacement import (
     suggest_replacement,
 )
 from imagebuild.lock.resolve.baserequirements import find_broken_edges, list_edge_constraints, list_edge_owners
-from tests.fakes import SITE, make_base, make_lock, make_package
+from tests.support.builders import make_base, make_lock, make_package
+from tests.support.trees import SITE
 
 
 def held(name: str, version: str = "1.0", *requires: str, installer: str = "pip", record: bool = True) -> Distribution:

@@ -10,7 +10,7 @@ from imagebuild.errors import ConfigurationError
 from imagebuild.lock.index.credentials import find_credentials, is_reference
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.upstream import Upstream
-from tests.lock_parts import FakeIndex
+from tests.support.servers.index import FakeIndex
 
 
 def index(reference: str, url: str = "https://pypi.corp.example/simple/") -> PackageIndex:

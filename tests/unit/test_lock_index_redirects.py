@@ -22,7 +22,7 @@ from imagebuild.lock.index.pages import ProjectFile, ProjectPage
 from imagebuild.lock.index.redirects import Origin, find_location, find_origin, is_downgrade, resolve_location
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.upstream import Upstream
-from tests.lock_parts import FakeIndex
+from tests.support.servers.index import FakeIndex
 
 EMPTY = Lock("t", "b", "sha256:" + "0" * 64, "sha256:" + "0" * 64, "3.11.2", "linux/amd64", {}, "r", "2026-10-01T00:00:00Z", ())
 BASIC = "Basic " + base64.b64encode(b"joe:x").decode()

@@ -15,7 +15,7 @@ from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.statuses import ProjectStatus, recall_statuses
 from imagebuild.supply.audit import audit_packages, encode_audit, format_audit
 from imagebuild.supply.policy import Policy
-from tests.fakes import make_package
+from tests.support.builders import make_package
 
 TODAY = datetime.date(2026, 11, 26)
 

@@ -16,7 +16,8 @@ from imagebuild.lock.index import upstream as upstream_module
 from imagebuild.lock.index.pages import ProjectFile, ProjectPage, parse_html_page, parse_json_page, parse_time
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
-from tests.lock_parts import FakeIndex, make_index, make_wheel
+from tests.support.builders import encode_wheel
+from tests.support.servers.index import FakeIndex, make_index
 
 PAGE = "https://index.example/simple/thing/"
 SHA = "a" * 64
@@ -333,7 +334,7 @@ def test_a_body_that_is_no_wheel_is_refused(upstream: Upstream, fake: FakeIndex)
 
 
 def test_a_wheel_with_anothers_metadata_is_refused(upstream: Upstream, fake: FakeIndex) -> None:
-    fake.add_file("thing", "thing-1.0-py3-none-any.whl", make_wheel("other", "1.0")[1])
+    fake.add_file("thing", "thing-1.0-py3-none-any.whl", encode_wheel("other", "1.0")[1])
     with pytest.raises(IntegrityError, match="METADATA of its own name"):
         upstream.read_wheel_metadata(read_file(upstream))
 
@@ -356,7 +357,7 @@ def test_an_index_without_hashes_is_hashed_here(upstream: Upstream, fake: FakeIn
 
 
 def test_a_folder_as_an_index(tmp_path: Path) -> None:
-    filename, data = make_wheel("thing", "1.0")
+    filename, data = encode_wheel("thing", "1.0")
     (tmp_path / "simple/thing").mkdir(parents=True)
     (tmp_path / "simple/thing" / filename).write_bytes(data)
     (tmp_path / "simple/thing/index.html").write_text(f'<a href="{filename}">x</a>')

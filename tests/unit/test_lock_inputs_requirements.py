@@ -15,7 +15,9 @@ from imagebuild.lock.index.upstream import wheel_cache_path
 from imagebuild.lock.inputs.freshness import hash_inputs
 from imagebuild.lock.inputs.requirements import list_files, read_requirements, split_address
 from imagebuild.lock.wheels.directurls import fetch_addressed, pin_addressed
-from tests.lock_parts import FakeIndex, ignore, make_base
+from tests.support.builders import make_lock_base
+from tests.support.servers.index import FakeIndex
+from tests.support.tools import ignore
 
 
 def write(folder: Path, text: str) -> Path:
@@ -144,7 +146,7 @@ def test_a_wheel_by_address_is_fetched_verified_and_pinned(tmp_path: Path) -> No
     fake = FakeIndex()
     filename = fake.add("thing", "1.0+corp.1", ["six; extra == 'more'"])
     digest = hashlib.sha256(fake.bodies[filename]).hexdigest()
-    interpreter = make_base().interpreter
+    interpreter = make_lock_base().interpreter
     with fake.serve() as url:
         address = url.replace("/simple/", f"/files/{filename.replace('+', '%2B')}")
         line = f"Thing[more] @ {address}#sha256={digest.upper()} ; python_version >= '3'"
@@ -174,7 +176,7 @@ def test_a_wheel_by_address_is_fetched_verified_and_pinned(tmp_path: Path) -> No
 
 
 def test_a_wheel_by_address_must_fit_the_base(tmp_path: Path) -> None:
-    interpreter = make_base().interpreter
+    interpreter = make_lock_base().interpreter
     line = f"thing @ https://x.example/thing-1.0-cp39-cp39-win_amd64.whl#sha256={'0' * 64}"
     direct = read_requirements(write(tmp_path, line)).direct
     with pytest.raises(LockError, match=r"line 1: thing-1\.0-cp39-cp39-win_amd64\.whl is for cp39 on win_amd64; the base is"):

@@ -7,7 +7,8 @@ import pytest
 
 from imagebuild.base.model import Entry
 from imagebuild.lock.programs import PROGRAMS, find_missing_programs
-from tests.fakes import MemoryTree, make_base
+from tests.support.builders import make_base
+from tests.support.trees import MemoryTree, file, link
 
 LINE = 'jupyterlab-git and nbgitpuller need the program git, which scipy lacks; [system] packages = ["git"] adds it'
 
@@ -20,11 +21,15 @@ LINE = 'jupyterlab-git and nbgitpuller need the program git, which scipy lacks; 
         ((Entry("/usr/bin/git", "dir", 0o755, 0, 0),), False),
         ((Entry("/opt/bin/git", "file", 0o755, 0, 0),), False),  # not on PATH
         ((Entry("/usr/bin/git", "file", 0o755, 0, 0),), True),
-        ((Entry("/usr/local/bin/git", "symlink", 0o777, 0, 0, link="/etc/alternatives/git"),), True),
+        ((link("/usr/local/bin/git", "/etc/alternatives/git"),), False),
+        (
+            (link("/usr/local/bin/git", "/etc/alternatives/git"), link("/etc/alternatives/git", "/opt/git"), file("/opt/git", mode=0o755)),
+            True,
+        ),
     ],
 )
 def test_a_base_with_and_without_git(entries: tuple[Entry, ...], found: bool) -> None:
-    base = msgspec.structs.replace(make_base(), tree=MemoryTree(*entries))
+    base = msgspec.structs.replace(make_base(), tree=MemoryTree(entries))
     assert find_missing_programs(base, ["pandas", "nbgitpuller", "jupyterlab-git"]) == ([] if found else [LINE])
 
 

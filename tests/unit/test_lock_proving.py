@@ -13,7 +13,7 @@ from imagebuild.errors import IntegrityError, LockError
 from imagebuild.lock.file.model import BuildWheel, Lock, LockedPackage, SourceArchive
 from imagebuild.lock.index.routing import PackageIndex, UnroutedError
 from imagebuild.lock.proving import Listing, check_listing, check_routes
-from tests.lock_parts import FakeIndex, make_index
+from tests.support.servers.index import FakeIndex, make_index
 
 EMPTY = Lock("t", "b", "sha256:" + "0" * 64, "sha256:" + "0" * 64, "3.11.2", "linux/amd64", {}, "r", "2026-10-01T00:00:00Z", ())
 

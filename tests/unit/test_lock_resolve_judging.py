@@ -17,7 +17,7 @@ from imagebuild.lock.resolve.candidates import Choice as Limits
 from imagebuild.lock.resolve.judging import JudgedChoice, describe_held_back, judge_choice
 from imagebuild.lock.resolve.kernelmarkers import depends_on_kernel
 from imagebuild.lock.resolve.resolution import Pin, parse_pins
-from tests.lock_parts import make_base
+from tests.support.builders import make_lock_base
 
 LINUX = {
     "sys_platform": "linux",
@@ -108,7 +108,7 @@ class Index:
         return [Requirement(line) for line in self.needs[f"{name} {version}"]]
 
 
-BASE = make_base([Distribution("python-dateutil", "4.0.0", "/x", has_record=True)])
+BASE = make_lock_base([Distribution("python-dateutil", "4.0.0", "/x", has_record=True)])
 HELD = {item.name: item for item in BASE.inventory.distributions}
 
 

@@ -13,7 +13,7 @@ from imagebuild.lock.inputs.freshness import check_lock_fresh, hash_inputs
 from imagebuild.lock.inputs.requirements import read_requirements
 from imagebuild.lock.resolve.explaining import find_causes
 from imagebuild.lock.resolve.resolution import Pin, check_against_base, find_pins, parse_pins
-from tests.lock_parts import make_base
+from tests.support.builders import make_lock_base
 
 
 def write(folder: Path, text: str) -> Path:
@@ -25,7 +25,7 @@ def write(folder: Path, text: str) -> Path:
 def test_a_line_the_base_cannot_satisfy(tmp_path: Path) -> None:
     direct = read_requirements(write(tmp_path, "six\n\npandas==2.2.*\n")).direct
     pandas = Distribution("pandas", "3.0.1", "/x")
-    base = make_base([pandas], name="big")
+    base = make_lock_base([pandas], name="big")
     with pytest.raises(LockError, match=r"^requirements\.in line 3 asks pandas==2\.2\.\*; the base big has pandas 3\.0\.1$"):
         check_against_base(direct, {"pandas": pandas}, {}, base)
     check_against_base(direct, {"pandas": Distribution("pandas", "2.2.9", "/x")}, {}, base)
@@ -39,7 +39,7 @@ def test_a_line_the_base_cannot_satisfy(tmp_path: Path) -> None:
 def test_replacing_is_offered_only_where_it_works(tmp_path: Path, installer: str, record: bool, offered: bool) -> None:
     direct = read_requirements(write(tmp_path, "pandas==2.2.*\n")).direct
     pandas = Distribution("pandas", "3.0.1", "/x", installer=installer, has_record=record)
-    base = make_base([pandas], name="big")
+    base = make_lock_base([pandas], name="big")
     with pytest.raises(LockError) as caught:
         check_against_base(direct, {"pandas": pandas}, {}, base)
     way = 'or let it be replaced: replace = ["pandas"] in team.toml, ' if offered else ""
@@ -88,7 +88,7 @@ def test_causes_are_found(log: str, causes: list[tuple[str, str]]) -> None:
 
 
 def test_freshness(tmp_path: Path) -> None:
-    base = make_base([Distribution("numpy", "1.26.4", "/x")])
+    base = make_lock_base([Distribution("numpy", "1.26.4", "/x")])
     requirements = write(tmp_path, "pandas\n")
     package = tmp_path / "packages/tools"
     package.mkdir(parents=True)
@@ -114,8 +114,8 @@ def test_freshness(tmp_path: Path) -> None:
     with pytest.raises(LockError, match="packages/tools is gone"):
         check_lock_fresh(lock, base, requirements, [], tmp_path)
     with pytest.raises(LockError, match="base plain changed since t was locked: its Python packages"):
-        check_lock_fresh(lock, make_base([Distribution("numpy", "2.0", "/x")]), requirements, [package], tmp_path)
+        check_lock_fresh(lock, make_lock_base([Distribution("numpy", "2.0", "/x")]), requirements, [package], tmp_path)
     with pytest.raises(LockError, match="is for base plain, and the team now uses other"):
-        check_lock_fresh(lock, make_base(name="other"), requirements, [package], tmp_path)
+        check_lock_fresh(lock, make_lock_base(name="other"), requirements, [package], tmp_path)
     with pytest.raises(ConfigurationError, match="is not under"):
         hash_inputs(requirements, [], tmp_path / "elsewhere")

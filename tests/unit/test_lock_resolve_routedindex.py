@@ -20,7 +20,8 @@ from imagebuild.lock.resolve.baserequirements import list_edge_constraints, list
 from imagebuild.lock.resolve.candidates import Choice, describe_tags, select_wheels
 from imagebuild.lock.resolve.routedindex import RoutedIndex
 from imagebuild.lock.resolve.stubs import build_stub, build_stubs
-from tests.lock_parts import FakeIndex, ignore, make_index, wait_for
+from tests.support.servers.index import FakeIndex, make_index
+from tests.support.tools import ignore, wait_for
 
 ENVIRONMENT = {"python_version": "3.11", "sys_platform": "linux", "extra": ""}
 TAGS = ("cp311-cp311-manylinux_2_28_x86_64", "cp311-cp311-manylinux_2_17_x86_64", "cp311-abi3-manylinux_2_17_x86_64", "py3-none-any")

@@ -15,7 +15,9 @@ from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.lock.index import upstream as upstream_module
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.wheels.fetching import fetch_wheels
-from tests.lock_parts import FakeIndex, ignore, make_index, make_wheel
+from tests.support.builders import encode_wheel
+from tests.support.servers.index import FakeIndex, make_index
+from tests.support.tools import ignore
 
 
 def lock_package(fake: FakeIndex, name: str, filename: str, index: str = "default") -> LockedPackage:
@@ -74,7 +76,7 @@ def test_a_rotten_cache_is_mended(fake: FakeIndex, indexes: tuple[PackageIndex, 
     lock = all_of(fake)
     found = fetch_wheels(lock, indexes, tmp_path, {}, ignore)
     data = bytearray(found["one"].read_bytes())
-    data[1000] ^= 1
+    data[len(data) // 2] ^= 1
     found["one"].write_bytes(data)
     assert fetch_wheels(lock, indexes, tmp_path, {}, ignore)["one"].read_bytes() == fake.bodies[found["one"].name]
 
@@ -152,7 +154,7 @@ def test_a_wheel_comes_from_its_own_index_only(fake: FakeIndex, indexes: tuple[P
 
 
 def test_local_wheels_are_checked(tmp_path: Path) -> None:
-    filename, data = make_wheel("mine", "1.0")
+    filename, data = encode_wheel("mine", "1.0")
     path = tmp_path / filename
     path.write_bytes(data)
     package = LockedPackage("mine", "1.0", filename, hashlib.sha256(data).hexdigest(), len(data), 1, "local", tree="a" * 64)

@@ -28,7 +28,8 @@ from imagebuild.lock.wheels.sdist import (
     read_member,
     read_static_metadata,
 )
-from tests.lock_parts import FakeIndex, make_wheel
+from tests.support.builders import encode_wheel
+from tests.support.servers.index import FakeIndex
 from tests.unit.test_lock_file_lockfile import LOCK
 
 TOOL = BuildWheel("flit-core", "3.9.0", "flit_core-3.9.0-py3-none-any.whl", "a" * 64, 10, "default")
@@ -138,7 +139,7 @@ class Workshop:
 
     def build(self, order: SourceOrder, folder: Path) -> Path:
         self.orders.append(order)
-        name, data = make_wheel(order.name, order.version, extra=self.extra)
+        name, data = encode_wheel(order.name, order.version, extra=self.extra)
         (folder / name).write_bytes(data)
         return folder / name
 
@@ -206,7 +207,7 @@ def test_another_wheel_than_locked_is_refused(workshop: Workshop) -> None:
 
 def test_a_build_that_makes_another_package_is_refused(workshop: Workshop) -> None:
     def build(order: SourceOrder, folder: Path) -> Path:
-        name, data = make_wheel("numpy", order.version)
+        name, data = encode_wheel("numpy", order.version)
         (folder / name).write_bytes(data)
         return folder / name
 

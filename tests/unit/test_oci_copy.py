@@ -12,7 +12,7 @@ from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Descriptor, Digest
 from imagebuild.oci.registry import RegistryStore
 from imagebuild.oci.store import Presence
-from tests.unit.oci_server import Answer, Asked, serve
+from tests.support.servers.scripted import Answer, Asked, serve
 
 FIRST, SECOND = b"first" * 300_000, b"second" * 100
 BLOBS = tuple(Descriptor("application/octet-stream", Digest.of(data), len(data)) for data in (FIRST, SECOND))

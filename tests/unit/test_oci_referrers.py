@@ -14,7 +14,7 @@ from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts, list_referrers, make_artifact_manifest, read_artifact, referrers_tag
 from imagebuild.oci.registry import RegistryStore
-from tests.unit.oci_server import Answer, Asked, serve
+from tests.support.servers.scripted import Answer, Asked, serve
 
 SUBJECT = RawManifest(b'{"schemaVersion":2,"mediaType":"%s","config":{},"layers":[]}' % OCI_MANIFEST.encode(), OCI_MANIFEST)
 NOTE = Artifact("application/vnd.example.note", "text/plain", b"hello", {"a": "1"}, {"title": "note"})

@@ -20,7 +20,7 @@ from imagebuild.oci.model import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_MAN
 from imagebuild.oci.registry import RegistryStore
 from imagebuild.oci.store import Presence
 from imagebuild.oci.transport import Transport
-from tests.unit.oci_server import Answer, Asked, in_turn, serve
+from tests.support.servers.scripted import Answer, Asked, in_turn, serve
 
 BLOB = bytes(range(256)) * 2000
 BLOB_AT = Descriptor("application/octet-stream", Digest.of(BLOB), len(BLOB))
@@ -159,7 +159,7 @@ def test_nobody_there(unused_port: int) -> None:
 
 @pytest.fixture
 def unused_port() -> int:
-    from tests.registries import find_port
+    from tests.support.tools import find_port
 
     return find_port()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from imagebuild.recipe import find_install_folders, render_installer
-from tests.layer_parts import make_interpreter
+from tests.support.builders import make_host_interpreter
 
 PIP = """
 import json, os, stat, sys
@@ -91,4 +91,4 @@ def test_the_folders_are_the_outermost_of_the_scheme() -> None:
         "purelib": "/opt/conda/lib/python3.11/site-packages", "platlib": "/opt/conda/lib/python3.11/site-packages",
         "scripts": "/opt/conda/bin", "data": "/opt/conda", "include": "/usr/include/python3.11",
     }  # fmt: skip
-    assert find_install_folders(make_interpreter(paths=paths)) == ["/opt/conda", "/usr/include/python3.11"]
+    assert find_install_folders(make_host_interpreter(paths=paths)) == ["/opt/conda", "/usr/include/python3.11"]

@@ -13,7 +13,8 @@ from imagebuild.base.model import Base, Distribution
 from imagebuild.layer.model import Codec
 from imagebuild.lock.file.model import Lock
 from imagebuild.recipe import Recipe, make_recipe, render_constraints, render_dockerfile, render_requirements
-from tests.fakes import SITE, make_base, make_lock, make_package
+from tests.support.builders import make_base, make_lock, make_package
+from tests.support.trees import SITE
 
 NUMPY = Distribution("numpy", "2.1.0", SITE)
 

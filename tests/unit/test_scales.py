@@ -35,7 +35,7 @@ from imagebuild.size.model import Limit, PackageSize, SizeReport
 from imagebuild.supply.policy import AuditRules, Ignored, find_ignored
 from imagebuild.supply.severity import Severity, compute_base_score, grade_score
 from imagebuild.toml import suggest
-from tests.fakes import make_base, make_lock
+from tests.support.builders import make_base, make_lock
 
 MIB = 1 << 20
 

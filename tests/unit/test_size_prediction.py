@@ -16,7 +16,7 @@ from imagebuild.lock.wheels.shapes import find_shapes
 from imagebuild.size.needs import find_needing_chain, measure_removals
 from imagebuild.size.prediction import compare_codec, find_unknown, predict_package, predict_report
 from imagebuild.wheel.sizes import classify_file, classify_path, keep_shape, read_shape, recall_shape, remember_shape
-from tests.lock_parts import FakeIndex, make_index
+from tests.support.servers.index import FakeIndex, make_index
 
 SOURCE = b"def f(a):\n    return [item for item in a]\n" * 50
 

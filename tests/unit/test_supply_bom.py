@@ -25,7 +25,8 @@ from imagebuild.supply.licences import Licence
 from imagebuild.supply.packages import list_packages
 from imagebuild.supply.referrers import BOM_TYPE, LOCK_TYPE, RECIPE_TYPE, STATEMENT_TYPE, make_companions
 from imagebuild.supply.systempackages import make_system_purl
-from tests.fakes import SITE, MemoryTree, make_base, make_lock, make_package
+from tests.support.builders import make_base, make_lock, make_package
+from tests.support.trees import SITE, MemoryTree
 
 METADATA = "Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nLicense-Expression: {licence}\n{more}\n"
 

@@ -22,7 +22,8 @@ from imagebuild.supply.packages import Package, describe_distribution
 from imagebuild.supply.policy import Policy
 from imagebuild.supply.systempackages import CRATES, ImageSystem
 from imagebuild.supply.versions import make_semver_key
-from tests.fakes import SITE, MemoryTree, make_base
+from tests.support.builders import make_base
+from tests.support.trees import SITE, MemoryTree
 from tests.unit.test_supply_systempackages import make_record, write_bucket
 
 CYCLONE = {
@@ -81,7 +82,7 @@ def test_of_a_wheel_and_of_a_base(tmp_path: Path) -> None:
     path = f"{SITE}/{info}/sboms/sbom.json"
     assert is_bundled_sbom(path)
     assert choose_keeping(path.encode(), 9) == "text"
-    tree = MemoryTree(Entry(path, "file", 0o644, 0, 0))
+    tree = MemoryTree([Entry(path, "file", 0o644, 0, 0)])
     tree.texts[path] = encode(SPDX)
     item = Distribution("cryptography", "50.0.2", SITE, info)
     base = msgspec.structs.replace(make_base(item), tree=tree)

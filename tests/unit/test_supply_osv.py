@@ -18,7 +18,7 @@ from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
 from imagebuild.supply.osv import Affected, Event, Match, Range, decode_record, list_fixes, match_version
 from imagebuild.supply.osvdata import fetch_dataset, read_dataset
 from imagebuild.supply.severity import Severity, compute_base_score, read_severity
-from tests.unit.oci_server import Answer, in_turn, serve
+from tests.support.servers.scripted import Answer, in_turn, serve
 
 
 def make_affected(*events: dict[str, str], kind: str = "ECOSYSTEM", versions: Sequence[str] | None = None) -> Affected:

@@ -17,7 +17,7 @@ from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Digest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts
 from imagebuild.recipe import Recipe, make_recipe
 from imagebuild.supply.referrers import LOCK_TYPE, make_lock_artifact, make_recipe_artifact, read_image_lock, read_image_recipe
-from tests.fakes import make_base, make_lock, make_package
+from tests.support.builders import make_base, make_lock, make_package
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from imagebuild.supply.osvdata import fetch_dataset, read_dataset
 from imagebuild.supply.policy import Policy
 from imagebuild.supply.systempackages import Ecosystem, ImageSystem, find_ecosystem
 from imagebuild.supply.versions import make_debian_key, make_r_key, make_rpm_key
-from tests.unit.oci_server import Answer, serve
+from tests.support.servers.scripted import Answer, serve
 
 TODAY = datetime.date(2026, 11, 26)
 DEBIAN = OperatingSystem("debian", "12")

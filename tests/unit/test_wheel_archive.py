@@ -23,7 +23,8 @@ from imagebuild.layer.memberstore import MemberRequest
 from imagebuild.layer.model import Codec, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.wheel.archive import WheelArchive, count_record_faults
-from tests.layer_parts import PURELIB, USUAL, MemoryTree, folder, link, make_interpreter, make_wheel, render_wheel_record
+from tests.support.builders import make_host_interpreter, make_wheel, render_record
+from tests.support.trees import SITE, USUAL, MemoryTree, folder, link
 
 
 def build(wheel: Path, tmp_path: Path, *, tree: tuple[Entry, ...] = (), home: str = "/home/jovyan", version: str = "1.0") -> Member:
@@ -31,7 +32,7 @@ def build(wheel: Path, tmp_path: Path, *, tree: tuple[Entry, ...] = (), home: st
         wheel,
         package="demo",
         version=version,
-        interpreter=make_interpreter(),
+        interpreter=make_host_interpreter(),
         tree=MemoryTree((*USUAL, *tree)),
         codec=Codec(),
         compiler=None,
@@ -219,7 +220,7 @@ def test_a_strict_policy_refuses_a_wrong_record(tmp_path: Path) -> None:
         with pytest.raises(IntegrityError, match=r"demo-1\.0-py3-none-any\.whl: 1 row of its RECORD is wrong, and images/policy\.toml"):
             build_members(
                 [MemberRequest(wheel, "demo", "1.0", strict=True)],
-                interpreter=make_interpreter(),
+                interpreter=make_host_interpreter(),
                 folders=FolderResolver(MemoryTree(USUAL)),
                 codec=Codec(),
                 runtime=None,
@@ -234,7 +235,7 @@ def test_a_wrong_record_is_told_once(tmp_path: Path) -> None:
     for _ in range(2):
         build_members(
             [MemberRequest(wheel, "demo", "1.0")],
-            interpreter=make_interpreter(),
+            interpreter=make_host_interpreter(),
             folders=FolderResolver(MemoryTree(USUAL)),
             codec=Codec(),
             runtime=None,
@@ -330,7 +331,7 @@ def test_volatile_folders_are_refused_even_inside_the_prefix(tmp_path: Path) -> 
             make_wheel(tmp_path, files={"demo-1.0.data/data/dev/x": b""}),
             package="demo",
             version="1.0",
-            interpreter=make_interpreter("/"),
+            interpreter=make_host_interpreter("/"),
             tree=MemoryTree(()),
             codec=Codec(),
             compiler=None,
@@ -355,7 +356,7 @@ def test_stored_entries_and_old_spellings_are_fine(tmp_path: Path) -> None:
     text = parts["demo-1.0.dist-info/WHEEL"].replace(b"Purelib: true", b"Purelib: True")
     parts["demo-1.0.dist-info/WHEEL"] = text
     parts.pop("demo-1.0.dist-info/RECORD")
-    parts["demo-1.0.dist-info/RECORD"] = render_wheel_record(parts, "demo-1.0.dist-info/RECORD")
+    parts["demo-1.0.dist-info/RECORD"] = render_record(parts, "demo-1.0.dist-info/RECORD")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("demo/", b"")
@@ -363,4 +364,4 @@ def test_stored_entries_and_old_spellings_are_fine(tmp_path: Path) -> None:
             archive.writestr(name, data)
     wheel.write_bytes(buffer.getvalue())
     member = build(wheel, tmp_path)
-    assert f"{PURELIB}/demo/a.bin" in [fact.path for fact in member.files]
+    assert f"{SITE}/demo/a.bin" in [fact.path for fact in member.files]

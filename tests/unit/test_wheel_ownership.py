@@ -23,9 +23,9 @@ from imagebuild.wheel.ownership import (
     settle_path,
     write_adapted_wheel,
 )
-from tests.layer_parts import make_interpreter, make_wheel
+from tests.support.builders import make_host_interpreter, make_wheel
 
-PYTHON = make_interpreter()
+PYTHON = make_host_interpreter()
 LAYOUT = SiteLayout(PYTHON.paths, PYTHON.version)
 
 

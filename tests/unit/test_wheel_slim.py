@@ -12,7 +12,9 @@ from imagebuild.layer.memberstore import MemberRequest
 from imagebuild.layer.model import Codec, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.wheel.slim import SLIM_KINDS, choose_dropped, find_slim_kind, slim_installed
-from tests.layer_parts import PURELIB, USUAL, HostRuntime, MemoryTree, make_interpreter, make_wheel
+from tests.support.builders import make_host_interpreter, make_wheel
+from tests.support.runtimes import HostRuntime
+from tests.support.trees import SITE, USUAL, MemoryTree
 
 STUBBED = b"import lazy_loader\n__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)\n"
 FILES = {
@@ -59,7 +61,7 @@ def build(wheel: Path, cache: Path, slim: tuple[str, ...]) -> Member:
     request = MemberRequest(wheel, "demo", "1.0", slim=slim)
     (member,) = build_members(
         [request],
-        interpreter=make_interpreter(),
+        interpreter=make_host_interpreter(),
         folders=FolderResolver(MemoryTree(USUAL)),
         codec=Codec(),
         runtime=HostRuntime(),
@@ -75,14 +77,14 @@ def test_a_member_holds_neither_the_files_nor_their_bytecode_and_is_another_one(
     assert whole.blob != slim.blob
     gone = {fact.path for fact in whole.files} - {fact.path for fact in slim.files}
     bytecode = {path for path in gone if path.endswith(".pyc")}
-    assert {path.removeprefix(f"{PURELIB}/") for path in gone - bytecode} == {
+    assert {path.removeprefix(f"{SITE}/") for path in gone - bytecode} == {
         "demo/__init__.pyi",
         "demo/tests/__init__.py",
         "demo/tests/deep/data.bin",
         "demo/include/demo.h",
         "demo/libdemo.a",
     }
-    assert [path.removeprefix(f"{PURELIB}/demo/tests/__pycache__/").split(".")[0] for path in bytecode] == ["__init__"]
+    assert [path.removeprefix(f"{SITE}/demo/tests/__pycache__/").split(".")[0] for path in bytecode] == ["__init__"]
     assert build(wheel, tmp_path / "cache", ()).sha256 == whole.sha256
 
 

@@ -1,4 +1,4 @@
-"""Stand-ins for the lock's tests: a package index on loopback, a base without layers, a runtime on this machine's Python."""
+"""Package indexes on loopback: one in memory that breaks as a test tells it to, a slow one, and a real private one (pypiserver)."""
 
 from __future__ import annotations
 
@@ -8,54 +8,22 @@ import hashlib
 import io
 import json
 import socket
-import subprocess
 import sys
-import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from subprocess import CompletedProcess, Popen
+from subprocess import Popen
 from typing import Any
 from urllib.parse import unquote
 
-from packaging.markers import default_environment
-from packaging.tags import sys_tags
-
-from imagebuild.base.model import Base, Distribution, Entry, Interpreter, Inventory, User, compute_fingerprint
-from imagebuild.errors import BuildError
 from imagebuild.lock.index.routing import PackageIndex
-from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, ImageConfig, Manifest, Platform
+from tests.support.builders import encode_wheel, make_wheel
+from tests.support.servers.threads import run_server
+from tests.support.tools import find_port, wait_for
 
 UPLOADED = "2024-05-01T10:00:00.123456Z"
-
-
-def make_wheel(
-    name: str, version: str, requires: Sequence[str] = (), *, tag: str = "py3-none-any", extra: bytes = b"x = 1\n", python: str = ""
-) -> tuple[str, bytes]:
-    """(file name, bytes) of a small real wheel."""
-    stem = f"{name.replace('-', '_')}-{version}"
-    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
-    lines += [f"Requires-Python: {python}"] if python else []
-    extras = sorted({line.partition("extra == ")[2].strip("'\" ") for line in requires if "extra ==" in line})
-    lines += [f"Provides-Extra: {item}" for item in extras] + [f"Requires-Dist: {line}" for line in requires]
-    folder = f"{stem}.dist-info"
-    files = {
-        f"{name.replace('-', '_')}/__init__.py": extra,
-        f"{folder}/METADATA": "\n".join(lines).encode() + b"\n",
-        f"{folder}/WHEEL": f"Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: {tag}\n".encode(),
-    }
-    record = [
-        f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b'=').decode()},{len(data)}"
-        for path, data in files.items()
-    ]
-    files[f"{folder}/RECORD"] = "\n".join([*record, f"{folder}/RECORD,,\n"]).encode()
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path, data in files.items():
-            archive.writestr(zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0)), data)
-    return f"{stem}-{tag}.whl", buffer.getvalue()
 
 
 class FakeIndex:
@@ -82,7 +50,7 @@ class FakeIndex:
     def add(self, name: str, version: str, requires: Sequence[str] = (), **options: Any) -> str:
         """Publish a wheel; ``uploaded``, ``yanked``, ``requires_python`` go to the page. Its file name."""
         page = {key: options.pop(key) for key in ("uploaded", "yanked", "requires_python") if key in options}
-        filename, data = make_wheel(name, version, requires, **options)
+        filename, data = encode_wheel(name, version, requires, **options)
         return self.add_file(name, filename, data, **page)
 
     def add_file(
@@ -148,14 +116,8 @@ class FakeIndex:
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/simple/"
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        with run_server(server) as host:
+            yield f"http://{host}/simple/"
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         span = handler.headers.get("Range", "")
@@ -206,117 +168,28 @@ class FakeIndex:
         handler.wfile.write(body)
 
 
-class MachineRuntime:
-    """Runs an interpreter of this machine as the base's: isolated, environment scrubbed."""
-
-    def __init__(self, executable: str = sys.executable) -> None:
-        self.executable = executable
-
-    def run(
-        self,
-        code: str,
-        *arguments: str,
-        input: bytes = b"",
-        path: Sequence[Path] = (),
-        network: bool = False,
-        environment: Mapping[str, str] | None = None,
-        timeout: float = 300,
-    ) -> CompletedProcess[bytes]:
-        assert network or not path
-        start = (
-            f"import sys\nsys.path[:0] = {[str(item) for item in path]!r}\nsys.path[:] = [p for p in sys.path if '-packages' not in p]\n"
-        )
-        scrubbed = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", **(environment or {})}
-        command = [self.executable, "-I", "-c", start + code, *arguments]
-        try:
-            return subprocess.run(command, input=input, env=scrubbed, capture_output=True, timeout=timeout, check=False)
-        except subprocess.TimeoutExpired:
-            raise BuildError(f"the base's Python did not finish within {timeout:g} s") from None
-
-    def start(self, code: str, *arguments: str) -> Popen[bytes]:
-        raise NotImplementedError
+def publish(index: FakeIndex, folder: Path, name: str, version: str, requires: Sequence[str] = (), **options: object) -> str:
+    """Put a wheel with a true RECORD on the index; ``options`` as :func:`tests.support.builders.make_wheel`. Its file name."""
+    lines = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", *(f"Requires-Dist: {line}\n" for line in requires)]
+    path = make_wheel(folder, name.replace("-", "_"), version, metadata="".join(lines), **options)  # type: ignore[arg-type]
+    return index.add_file(name, path.name, path.read_bytes())
 
 
-class EmptyTree:
-    """A base without files."""
+class SlowIndex(FakeIndex):
+    """A package index whose answers take ``delay`` seconds each; a client that hangs up is no news to it."""
 
-    def get(self, path: str) -> Entry | None:  # noqa: ARG002
-        return None
+    def __init__(self) -> None:
+        super().__init__()
+        self.delay = 0.0
 
-    def resolve(self, path: str) -> str:
-        return path
-
-    def read_text(self, path: str) -> bytes | None:  # noqa: ARG002
-        return None
-
-    def under(self, folder: str) -> Iterator[Entry]:  # noqa: ARG002
-        return iter(())
-
-
-def make_base(distributions: Sequence[Distribution] = (), *, executable: str = sys.executable, name: str = "plain") -> Base:
-    """A base that has this machine's Python (the same minor version as the tests') and these distributions."""
-    done = MachineRuntime(executable).run("import platform; print(platform.python_version(), end='')")
-    version = done.stdout.decode()
-    markers = {key: str(value) for key, value in default_environment().items()}
-    markers["python_full_version"] = version
-    tags = tuple(str(tag) for tag in sys_tags())
-    interpreter = Interpreter(
-        path="/usr/bin/python3",
-        executable="/usr/bin/python3.11",
-        version=version,
-        implementation="cpython",
-        cache_tag="cpython-311",
-        magic="a70d0d0a",
-        environment="system",
-        prefix="/usr",
-        base_prefix="/usr",
-        paths={"purelib": "/usr/local/lib/python3/dist-packages"},
-        markers=markers,
-        tags=tags,
-        libc="glibc 2.36",
-    )
-    digest = Digest.of(b"base")
-    inventory = Inventory(
-        format=1,
-        digest=digest,
-        platform=Platform(),
-        fingerprint=compute_fingerprint(interpreter, distributions),
-        user=User("1000", 1000, 1000),
-        path=("/usr/bin",),
-        interpreter=interpreter,
-        distributions=tuple(distributions),
-        layers=(),
-    )
-    manifest = Manifest(OCI_MANIFEST, Descriptor(OCI_CONFIG, digest, 2), (), {})
-    return Base(
-        name=name,
-        kind="jupyter",
-        reference=f"localhost/bases/{name}",
-        registry="",
-        repository=f"bases/{name}",
-        pinned=digest,
-        manifest=manifest,
-        config=ImageConfig(),
-        config_data=b"{}",
-        inventory=inventory,
-        tree=EmptyTree(),
-        runtime=MachineRuntime(executable),
-    )
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(self.delay)
+        with contextlib.suppress(ConnectionError):
+            super().answer(handler)
 
 
 def make_index(url: str, name: str = "default", names: tuple[str, ...] = ()) -> PackageIndex:
     return PackageIndex(name, url, names, default=not names)
-
-
-def ignore(_line: str) -> None:
-    """A report that nobody reads."""
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -328,9 +201,7 @@ def run_pypiserver(folder: Path, user: str, password: str, *, fallback: str = ""
     digest = base64.b64encode(hashlib.sha1(password.encode(), usedforsecurity=False).digest()).decode()
     secrets = folder.parent / "htpasswd"
     secrets.write_text(f"{user}:{{SHA}}{digest}\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = find_port()
     command = [
         sys.executable, "-W", "ignore", "-m", "pypiserver", "run", "--interface", "127.0.0.1", "--port", str(port),
         "--passwords", str(secrets),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import need_docker
+from tests.support.tools import need_docker
 
 _UPGRADE = b"POST /grpc HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n"
 

@@ -21,10 +21,10 @@ from typing import IO, Any, cast
 import pytest
 import zstandard
 
-from tests.parts import need
-from tests.registries import Registry, run_registry
+from tests.support.servers.registry import Registry, run_registry
+from tests.support.tools import need
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 _SHARED_CACHE = ("wheels", "metadata")  # what came over the network and is verified again; never what a build makes
 _REQUEST = re.compile(r'"(GET|HEAD|PUT|POST|PATCH|DELETE) (\S+) HTTP/')
 _AGENT = re.compile(r'"(GET|HEAD|PUT|POST|PATCH|DELETE) (\S+) HTTP/[0-9.]+" 2\d\d \d+ "[^"]*" "([^"/]*)')
@@ -37,9 +37,22 @@ class Done:
     code: int
     out: str
     err: str
+    seconds: float = 0.0
+
+    def lines(self, start: str) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith(start)]
+
+    @property
+    def error(self) -> str:
+        return " ".join(self.lines("error: "))
+
+    @property
+    def hint(self) -> str:
+        return " ".join(self.lines("hint: "))
 
     def succeeded(self) -> Done:
         assert self.code == 0, f"exit {self.code}\n{self.err}"
+        assert not self.lines("error: "), self.err
         return self
 
     def refused(self, code: int, *patterns: str, hint: str = "") -> Done:
@@ -52,6 +65,25 @@ class Done:
         assert re.search(hint, text.partition("hint: ")[2]), text
         return self
 
+    def failed(self, code: int, error: str, hint: str = "") -> Done:
+        """The whole contract of a failure: its exit code, one error line and one hint that hold these patterns, nothing after them."""
+        assert self.code == code, f"exit {self.code}, not {code}\n{self.err}"
+        assert len(self.lines("error: ")) == 1, self.err
+        assert len(self.lines("hint: ")) == 1, self.err
+        assert "Traceback" not in self.err + self.out, self.err
+        assert "defect of imagebuild" not in self.err, self.err
+        assert self.err.rstrip("\n").splitlines()[-1].startswith("hint: "), self.err
+        assert re.search(error, self.error), self.error
+        assert re.search(hint, self.hint), self.hint
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Of the image, from the summary on stdout."""
+        match = re.search(r"^  digest +(sha256:[0-9a-f]{64})$", self.out, re.MULTILINE)
+        assert match is not None, self.out + self.err
+        return match[1]
+
     @property
     def result(self) -> dict[str, Any]:
         """The one image of ``image --json``."""
@@ -59,8 +91,26 @@ class Done:
         return cast("dict[str, Any]", found)
 
 
+class ProjectFolder:
+    """A folder as a user has it, to write in."""
+
+    root: Path
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        path = self.root / name
+        text = path.read_text(encoding="utf-8")
+        assert old in text, (old, text)
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+
 @dataclass(frozen=True)
-class Checkout:
+class Checkout(ProjectFolder):
     """A folder with images/ and lockfiles/, and the cache its runs use."""
 
     root: Path
@@ -90,18 +140,6 @@ class Checkout:
     def image(self, team: str, *options: str, umask: int = -1) -> dict[str, Any]:
         """Build ``team``'s image: what the run says of it."""
         return self.run("image", team, "--json", *options, umask=umask).succeeded().result
-
-    def write(self, name: str, text: str) -> Path:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    def edit(self, name: str, old: str, new: str) -> None:
-        path = self.root / name
-        text = path.read_text(encoding="utf-8")
-        assert text.count(old) == 1, (old, text)
-        path.write_text(text.replace(old, new), encoding="utf-8")
 
     def fork(self, folder: Path) -> Checkout:
         """A copy to change: its own inputs and layout folder (blobs as hard links, which are never written to), the same cache."""

@@ -34,7 +34,7 @@ from imagebuild.oci.model import (
     Platform,
     RawManifest,
 )
-from tests.parts import need
+from tests.support.tools import need
 
 DEBIAN_PACKAGES = "python3,python3-venv,python3-six,ca-certificates,tini"
 REPOSITORY = "bases/test"

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import hashlib
-import io
 import json
 import tarfile
 import zipfile
@@ -26,20 +22,11 @@ from imagebuild.oci.referrers import Artifact, attach_artifacts
 from imagebuild.recipe import CONSTRAINTS_PATH, Recipe
 from imagebuild.supply.referrers import make_companions
 from imagebuild.workspace import Workspace
-from tests import bases
+from tests.support import images
+from tests.support.builders import render_record
 
 SITE = "usr/lib/python3/dist-packages"
 Entries = list[tuple[tarfile.TarInfo, bytes]]
-
-
-def render_record(files: dict[str, bytes], info: str) -> bytes:
-    """RECORD of files named relative to the site folder."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    for name, data in files.items():
-        writer.writerow((name, "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("="), len(data)))
-    writer.writerow((f"{info}/RECORD", "", ""))
-    return text.getvalue().encode()
 
 
 def make_distribution(name: str, version: str, files: dict[str, bytes]) -> dict[str, bytes]:
@@ -47,7 +34,7 @@ def make_distribution(name: str, version: str, files: dict[str, bytes]) -> dict[
     info = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nLicense-Expression: MIT\n".encode()
     content = {**files, f"{info}/METADATA": metadata, f"{info}/INSTALLER": b"pip\n"}
-    return {**content, f"{info}/RECORD": render_record(content, info)}
+    return {**content, f"{info}/RECORD": render_record(content, f"{info}/RECORD")}
 
 
 @dataclass
@@ -75,13 +62,13 @@ class HandMade:
         """Put it under ``cosml:1``."""
         distribution = make_distribution("basekit", "1.5", {"basekit/__init__.py": b"y = 2\n"})
         entries = [
-            bases.entry("etc"), bases.entry("etc/passwd", b"jovyan:x:1000:100::/home/jovyan:/bin/sh\n"), bases.entry("home"),
-            bases.entry("home/jovyan", uid=1000), bases.entry("tmp", mode=0o1777), bases.entry("usr"), bases.entry("usr/lib"),
-            bases.entry("usr/lib/python3"), bases.entry(SITE), *place(distribution), *self.base_entries,
+            images.entry("etc"), images.entry("etc/passwd", b"jovyan:x:1000:100::/home/jovyan:/bin/sh\n"), images.entry("home"),
+            images.entry("home/jovyan", uid=1000), images.entry("tmp", mode=0o1777), images.entry("usr"), images.entry("usr/lib"),
+            images.entry("usr/lib/python3"), images.entry(SITE), *place(distribution), *self.base_entries,
         ]  # fmt: skip
         settings = {"User": "1000", "Env": ["PATH=/usr/bin", "HOME=/home/jovyan"], "Entrypoint": ["tini", "--"], "Cmd": ["jupyter", "lab"]}
-        raw = bases.push_image(self.store, [bases.make_layer(entries)], settings, compression="zstd")
-        base = bases.read_image(self.store, raw, self.workspace.cache)
+        raw = images.push_image(self.store, [images.make_layer(entries)], settings, compression="zstd")
+        base = images.read_image(self.store, raw, self.workspace.cache)
         lock = self.make_lock(base.inventory.fingerprint, base.inventory.digest)
         environment = {"PIP_CONSTRAINT": CONSTRAINTS_PATH}
         annotations = {
@@ -91,9 +78,9 @@ class HandMade:
         wheels_of = tuple(sorted((item.filename, item.sha256) for item in lock.packages))
         recipe = Recipe(1, 1, "direct", "cosml", lock.quarter, lock.cutoff, "linux/amd64", str(base.inventory.digest),
                         wheels_of, Codec(), "", environment, annotations)  # fmt: skip
-        constraints = [bases.entry("etc"), bases.entry("etc/imagebuild"), bases.entry(CONSTRAINTS_PATH[1:], b"demo==1.0\n")]
-        folders = [bases.entry("usr"), bases.entry("usr/lib"), bases.entry("usr/lib/python3"), bases.entry(SITE)]
-        layers = [bases.make_layer([*constraints, *folders, *place(self.files), *self.further]), *map(bases.make_layer, self.over)]
+        constraints = [images.entry("etc"), images.entry("etc/imagebuild"), images.entry(CONSTRAINTS_PATH[1:], b"demo==1.0\n")]
+        folders = [images.entry("usr"), images.entry("usr/lib"), images.entry("usr/lib/python3"), images.entry(SITE)]
+        layers = [images.make_layer([*constraints, *folders, *place(self.files), *self.further]), *map(images.make_layer, self.over)]
         image = self._put(base.config_data, base.manifest, layers, recipe, environment)
         if self.companions:
             wheels = {item.name: self._make_wheel(item) for item in lock.packages}
@@ -130,8 +117,8 @@ class HandMade:
         config["config"]["Env"] += [f"{name}={value}" for name, value in environment.items()]
         config["config"]["Labels"] = recipe.labels
         config["config"] |= self.config
-        stored = [bases.push_blob(self.store, OCI_LAYER_ZSTD, zstandard.ZstdCompressor(level=1).compress(layer)) for layer in layers]
-        described = bases.push_blob(self.store, OCI_CONFIG, json.dumps(config).encode())
+        stored = [images.push_blob(self.store, OCI_LAYER_ZSTD, zstandard.ZstdCompressor(level=1).compress(layer)) for layer in layers]
+        described = images.push_blob(self.store, OCI_CONFIG, json.dumps(config).encode())
         notes: dict[str, str | None] = {**recipe.labels, names.DELTA_COMPRESSED: str(sum(item.size for item in stored)), **self.notes}
         described_config, *described_layers = [
             {"mediaType": item.media_type, "digest": item.digest, "size": item.size} for item in (described, *base.layers, *stored)
@@ -151,5 +138,5 @@ class HandMade:
 def place(files: dict[str, bytes]) -> Entries:
     """Entries for files below the site folder, folders first."""
     folders = {name[:position] for name in files for position, letter in enumerate(name) if letter == "/"}
-    made = [bases.entry(f"{SITE}/{name}") for name in sorted(folders)]
-    return [*made, *(bases.entry(f"{SITE}/{name}", data) for name, data in files.items())]
+    made = [images.entry(f"{SITE}/{name}") for name in sorted(folders)]
+    return [*made, *(images.entry(f"{SITE}/{name}", data) for name, data in files.items())]

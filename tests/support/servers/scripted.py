@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
+
+from tests.support.servers.threads import run_server
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
 def serve(script: Script) -> Iterator[Server]:
     """Run a :class:`Server` for the length of a test."""
     server = Server(script)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with run_server(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def in_turn(*answers: Answer) -> Script:

@@ -8,7 +8,6 @@ import ctypes.util
 import http.client
 import json
 import secrets
-import socket
 import ssl
 import string
 import subprocess
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import need
+from tests.support.tools import find_port, need
 
 
 @dataclass(frozen=True)
@@ -119,14 +118,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A plain registry, shared by the tests of a session: use a repository of your own."""
     with run_registry(tmp_path_factory.mktemp("registry")) as found:
         yield found
-
-
-def find_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def hash_bcrypt(password: str) -> str:

@@ -1,0 +1,1 @@
+"""Servers on loopback: real ones, stand-ins, and those that misbehave."""
