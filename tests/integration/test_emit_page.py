@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
@@ -87,6 +89,52 @@ def test_search_by_package_and_version(page: Page, listing: CatalogueListing) ->
     expect(page.get_by_role("status").first).to_have_text("96 images of 12 teams")
     page.get_by_label("Status", exact=True).select_option("kept")
     expect(page.get_by_role("status").first).to_have_text("1 of 96 images, in 1 of 12 teams")
+
+
+VERSIONS = ("1.0", "1.0.post1", "1.0rc1", "1.0.dev1", "1!0.5", "2.0+cu121", "1.10", "1.9", "1.10.1", "0.9", "2.0a1", "3.0")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "Demo_Pkg>=1.0",
+        "demo.pkg>1.9",
+        "demo-pkg<1.0",
+        "demo-pkg <= 1.10 , >1.0rc1",
+        "demo-pkg!=1.9",
+        "demo-pkg!=1.*",
+        "demo-pkg~=1.9",
+        "demo-pkg>=1!0",
+    ],
+)
+def test_versions_are_compared_as_packaging_does(page: Page, listing: CatalogueListing, tmp_path: Path, query: str) -> None:
+    """PEP 440; the peer decides. Local versions stay out of the comparison with <, > and !=, where its rules are of their own."""
+    newest = [entry for entry in listing.entries if entry.quarter == "2026q4"]
+    packages = [{"demo-pkg": version} for version in VERSIONS]
+    entries = tuple(msgspec.structs.replace(entry, packages=some) for entry, some in zip(newest, packages, strict=True))
+    file = tmp_path / "page.html"  # the same address: the fixture says that nothing else is asked for
+    file.write_text(render_catalogue_page(msgspec.structs.replace(listing, entries=entries)), encoding="utf-8")
+    page.reload()
+    name, specifier = re.fullmatch(r"([A-Za-z._-]+)\s*(.*)", query).groups()  # type: ignore[union-attr]
+    assert canonicalize_name(name) == "demo-pkg"
+    expected = {
+        entry.team for entry, version in zip(newest, VERSIONS, strict=True) if SpecifierSet(specifier).contains(version, prereleases=True)
+    }
+    page.get_by_role("searchbox").fill(query)
+    shown = page.locator("#rows tr:not([hidden]) .team").all_text_contents()
+    assert set(shown) == expected
+
+
+def test_a_package_is_found_however_its_name_is_written(page: Page) -> None:
+    box = page.get_by_role("searchbox")
+    counts = []
+    for text in ("scikit-learn", "scikit_learn", "Scikit.Learn", "scikit-lea"):
+        box.fill(text)
+        counts.append(page.get_by_role("status").first.text_content())
+    assert len(set(counts)) == 1
+    assert not str(counts[0]).startswith("0 of")
+    box.fill("scikit_learn>=99")
+    expect(page.get_by_role("button", name="Show all")).to_be_visible()
 
 
 def test_an_image_is_described_and_copied(page: Page, listing: CatalogueListing) -> None:
