@@ -9,6 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from imagebuild import annotations as names
+from imagebuild.lock.file.lockfile import read_lock
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.starter.build import starter_lock
@@ -55,3 +56,10 @@ def test_the_lock_has_what_much_used_packages_want(line: str) -> None:
     wanted = Requirement(line)
     versions = {item.name: item.version for item in starter_lock().packages}
     assert wanted.specifier.contains(versions[wanted.name])
+
+
+def test_the_benchmarks_team_is_locked_on_the_same_starter_as_the_example() -> None:
+    root = Path(__file__).parents[2]
+    locks = [read_lock(root / path) for path in ("lockfiles/pylock.cosml.toml", "bench/heavy/lockfiles/pylock.heavy.toml")]
+    assert [lock.base for lock in locks] == ["starter", "starter"]
+    assert locks[0].base_fingerprint == locks[1].base_fingerprint
