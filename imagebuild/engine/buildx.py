@@ -42,7 +42,6 @@ _OUTPUT = re.compile(r"#\d+ \d+\.\d+ (.*)")  # of a RUN, under --progress plain
 _INSTALL_DOCKER = 'install Docker Engine 23 or newer with buildx, or set engine = "direct" for a team without system packages'
 
 
-ATTESTATIONS = ("provenance", "sbom")
 _REFERENCE_TYPE = "vnd.docker.reference.type"  # docs.docker.com, Image attestation storage
 _PREDICATE_TYPE = "in-toto.io/predicate-type"
 
@@ -147,8 +146,8 @@ def build_layer_with_docker(
     ``builder``: a name of ``docker buildx ls``; ``secrets``: files for the RUN's secret mounts by id; ``network``: ``host``
     where an apt step reaches no mirror through the builder's own (wheels are installed without any); ``cache=False``
     builds again what the builder has kept; ``push``: the builder pushes, and the layer is read back from there;
-    ``attest``: which of ATTESTATIONS the builder is asked for. BuildError with the failing program's last word; ConfigurationError when
-    docker, its engine, buildx or the builder is missing; IntegrityError when the base's layers are not the base's.
+    ``attest``: which of provenance and sbom the builder is asked for. BuildError with the failing program's last word;
+    ConfigurationError when docker, its engine, buildx or the builder is missing; IntegrityError when the base's layers are not the base's.
     """
     client = connect_docker()
     inputs = make_build_inputs(recipe, base, context=context, layout=layout, secrets=secrets)

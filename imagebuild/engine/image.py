@@ -38,11 +38,10 @@ _LAYER_TYPES = {
 
 
 class DerivedImage(msgspec.Struct, frozen=True):
-    """An image that is ready to be pushed: its manifest, its config, the layer it adds, and the base's layers."""
+    """An image that is ready to be pushed: its manifest, its config, and the layer it adds."""
 
     manifest: RawManifest
     config: bytes
-    base_layers: tuple[Descriptor, ...]
     layer: Descriptor
     installed: int  # bytes of the layer's files
 
@@ -131,7 +130,7 @@ def derive_image(
     )
     descriptor = Descriptor(layer.media_type, layer.digest, layer.size)
     manifest = derive_manifest(base, config=config, layer=descriptor, annotations=annotations)
-    return DerivedImage(manifest, config, convert_layers(base), descriptor, layer.installed)
+    return DerivedImage(manifest, config, descriptor, layer.installed)
 
 
 IN_TOTO = "application/vnd.in-toto+json"

@@ -45,7 +45,6 @@ class Scan(msgspec.Struct):
     texts: dict[str, str] = {}
     hidden: int = 0
     fetched: int = 0
-    overhead: float = 0  # stored bytes of what is hidden
     sites: Set[str] = NO_SITES  # where distributions count
 
     def hide(self, path: str, *, below: bool, itself: bool = True) -> None:
@@ -56,7 +55,6 @@ class Scan(msgspec.Struct):
             gone = self.files.pop(name)
             self.texts.pop(name, None)
             self.hidden += gone.size
-            self.overhead += gone.stored
 
 
 def wants_text(path: str, sites: Set[str]) -> bool:

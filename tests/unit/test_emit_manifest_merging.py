@@ -28,8 +28,7 @@ SCALARS = st.sampled_from(
     ["a", '"b: c"', "'it''s'", "3", "yes", "~", "1e3", "2026-10-01", "[]", "{}", "[x, y]", "{p: q}", "|\n{pad}  one\n{pad}  two"]
 )
 COMMENTS = st.sampled_from(["", "", "above", "\nabove", "above\n\nbelow"])
-Section = tuple[str, str, Any]  # comment, end of line, value: a scalar's text, or a list of sections
-SECTIONS = st.recursive(
+SECTIONS = st.recursive(  # comment, end of line, value: a scalar's text, or a list of sections
     st.tuples(COMMENTS, st.sampled_from(["", "  # here"]), SCALARS),
     lambda inner: st.tuples(COMMENTS, st.just(""), st.lists(inner, min_size=1, max_size=3)),
     max_leaves=8,

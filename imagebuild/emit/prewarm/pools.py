@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import msgspec
 
@@ -76,7 +76,6 @@ class _PoolTable(msgspec.Struct, frozen=True, rename="kebab"):
 
 
 Mode = Literal["image-volume", "hold", "pinned-image-set", "image-pull-job"]
-MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 class PrewarmSettings(msgspec.Struct, frozen=True, rename="kebab"):

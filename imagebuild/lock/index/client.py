@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ATTEMPTS = INDEX.attempts
 PAGE_LIMIT = 256 << 20
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds between bytes
-_REDIRECTS = 10
+_REDIRECTS = 10  # in one chain
 _CHUNK = 1 << 20
 _SHORT = 64 << 10  # bytes of a redirect's body that are read, so that the connection serves again
 _PIECE = 128 << 10  # of a body: small enough to stop soon where the network is slow

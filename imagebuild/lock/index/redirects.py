@@ -10,7 +10,6 @@ from urllib.parse import urljoin
 
 import msgspec
 
-REDIRECTS = 10  # in one chain
 _STATUSES = frozenset({301, 302, 303, 307, 308})
 _PORTS = {"http": 80, "https": 443}
 
