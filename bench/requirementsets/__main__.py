@@ -107,6 +107,9 @@ def compare_with_pip(
     layout = Workspace(scratch.root).layout
     image = layout.head_manifest(item.name, tag)[1]
     assert image is not None
+    if folder.exists():  # a run that was killed left its trees
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
     ours, theirs = folder / "image", folder / "pip"
     unpack_image(layout, item.name, image.id, ours, skip=count_layers(layout, REPOSITORY, Digest(scratch.base_digest)))
     apply_whiteouts(ours)
