@@ -151,7 +151,6 @@ def _describe_priority() -> dict[str, Any]:
         "metadata": {"name": PRIORITY_CLASS, "labels": _MANAGED},
         "value": Note(("Below every notebook: on a full node this pod goes first, and pushes nobody out.",), _PRIORITY),
         "preemptionPolicy": "Never",
-        "globalDefault": False,
         "description": "Pods that only keep notebook images on their node",
     }
 
