@@ -153,7 +153,7 @@ def _judge(request: LockRequest, inputs: LockInputs, answer: _Answer, index: Rou
         line = lines.get(pin.name)
         if not warning and line is not None and describe_held_back(pin, candidates, line.requirement.specifier, None, request.base.name):
             if blocks is None:
-                found = find_blocks(inputs.direct, index, inputs.held, request.environment)
+                found = find_blocks(inputs.direct, index, inputs.held, request.environment, given=inputs.given)
                 blocks = {block.name: block for block in found}
             warning = describe_held_back(pin, candidates, line.requirement.specifier, blocks.get(pin.name), request.base.name)
         if warning:

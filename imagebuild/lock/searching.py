@@ -121,7 +121,9 @@ class _Watch:
 
     def _look(self) -> None:
         request, inputs = self._request, self._inputs
-        self.blocks = find_blocks(inputs.direct, self._index, inputs.held, request.environment, stopped=self._ended.is_set)
+        self.blocks = find_blocks(
+            inputs.direct, self._index, inputs.held, request.environment, given=inputs.given, stopped=self._ended.is_set
+        )
         for block in self.blocks[:_SHOWN_BLOCKS]:
             request.report(f"{request.team}: {block.describe(request.base.name)}")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -73,19 +73,27 @@ def find_blocks(
     held: Mapping[str, Distribution],
     environment: Mapping[str, str],
     *,
+    given: Collection[str] = (),
     seconds: float = _SECONDS,
     stopped: Callable[[], bool] | None = None,
 ) -> tuple[Block, ...]:
     """At most one block for each line that applies, in their order. What cannot be read is passed over: the resolver will say it.
 
+    ``given``: names that come from a source tree or an address; no index hears of them.
     ``stopped`` is asked between projects: when it says so, nobody waits for more.
     """
     end = time.monotonic() + seconds
     found: dict[str, Block] = {}
     for item in requirements:
-        if item.name in held or item.name in found or item.requirement.url or not applies(item.requirement, environment):
+        if (
+            item.name in held
+            or item.name in given
+            or item.name in found
+            or item.requirement.url
+            or not applies(item.requirement, environment)
+        ):
             continue
-        block = _follow(item, reader, held, environment, lambda: time.monotonic() >= end or (stopped is not None and stopped()))
+        block = _follow(item, reader, held, given, environment, lambda: time.monotonic() >= end or (stopped is not None and stopped()))
         if block is not None:
             found[item.name] = block
     return tuple(found.values())
@@ -95,6 +103,7 @@ def _follow(
     item: DirectRequirement,
     reader: Reader,
     held: Mapping[str, Distribution],
+    given: Collection[str],
     environment: Mapping[str, str],
     ended: Callable[[], bool],
 ) -> Block | None:
@@ -116,9 +125,13 @@ def _follow(
                     continue
                 target = canonicalize_name(need.name)
                 there = held.get(target)
-                if there is None:
+                if there is None and target not in given:
                     todo.append((need, way))
-                elif (own := parse_version(there.version)) is not None and not need.specifier.contains(own, prereleases=True):
+                elif (
+                    there is not None
+                    and (own := parse_version(there.version)) is not None
+                    and not need.specifier.contains(own, prereleases=True)
+                ):
                     return Block(item.where, item.name, way, f"{target}{need.specifier}", there.name, there.version)
     return None
 
