@@ -54,6 +54,16 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
             position = item.end()
 
 
+def pull_scopes(repository: str) -> tuple[str, ...]:
+    """What reading a repository takes."""
+    return (f"repository:{repository}:pull",)
+
+
+def push_scopes(repository: str) -> tuple[str, ...]:
+    """What writing to a repository takes."""
+    return (f"repository:{repository}:pull,push",)
+
+
 def merge_scopes(wanted: Iterable[str], asked: str) -> tuple[str, ...]:
     """``wanted`` in its order, with what a challenge's ``scope`` asks beyond it; actions on one resource are joined."""
     merged: dict[str, list[str]] = {}

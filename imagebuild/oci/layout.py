@@ -10,22 +10,17 @@ says ABSENT. Any number of processes may write at once: blobs are renamed into p
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import io
 import json
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import msgspec
-
 from imagebuild import files
 from imagebuild.annotations import REF_NAME
 from imagebuild.errors import IntegrityError, RemoteError
-from imagebuild.oci.compression import CHUNK
+from imagebuild.oci.blobfiles import copy_file, link_file
 from imagebuild.oci.content import (
     IMAGE_TYPES,
     MANIFEST_LIMIT,
@@ -38,14 +33,11 @@ from imagebuild.oci.content import (
     parse_reference,
 )
 from imagebuild.oci.encoding import describe, encode_json
-from imagebuild.oci.model import DESCRIPTOR, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
+from imagebuild.oci.layoutindex import LayoutIndex, explain_unreadable, name_of
+from imagebuild.oci.model import OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.store import Presence
 
 LAYOUT_VERSION = "1.0.0"
-_INDEX_LIMIT = 256 << 20  # bytes; a million tags
-# What os.link answers where two names for one file are not possible: another disk, a file system without links, a file
-# of another user (fs.protected_hardlinks), too many links.
-_NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
 
 
 class LayoutStore:
@@ -53,6 +45,7 @@ class LayoutStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
+        self._index = LayoutIndex(self.folder)
         self._prepared = False
         self.last_failure: RemoteError | None = None  # why the last answer was UNKNOWN
 
@@ -86,7 +79,7 @@ class LayoutStore:
         except FileNotFoundError:
             return Presence.ABSENT, None
         except OSError as error:
-            self.last_failure = self._unreadable(error)
+            self.last_failure = explain_unreadable(error)
             return Presence.UNKNOWN, None
         if size != descriptor.size:
             raise self._damaged(descriptor.id, f"has {size} bytes instead of {descriptor.size}")
@@ -108,7 +101,7 @@ class LayoutStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise explain_unreadable(error) from error
         if len(data) > MANIFEST_LIMIT:
             raise IntegrityError(f"{self.label}: {digest} is larger than any manifest", "name a manifest, not a layer")
         if Digest.of(data) != digest:
@@ -125,38 +118,22 @@ class LayoutStore:
             name = f"{repository}:{tag}"
             entry = {**describe(manifest.descriptor), "annotations": {REF_NAME: name}}
             with self._writing("tagging an image in"), files.exclusive(self.folder / ".lock"):
-                document = self._read_index()
-                kept = [item for item in document["manifests"] if _name_of(item) != name]
-                document["manifests"] = [*kept, entry]
-                files.write_atomic(self.folder / "index.json", encode_json(document))
+                self._index.replace(name, entry)
         return manifest.digest
 
     def delete_manifest(self, repository: str, digest: Digest) -> bool:
         """Remove the repository's entries for it from ``index.json``; the blobs stay where they are, for others may use them."""
         check_name(repository)
+        wanted = str(Digest(digest))
         with self._writing("removing an image from"), files.exclusive(self.folder / ".lock"):
-            document = self._read_index()
-            kept = [
-                item
-                for item in document["manifests"]
-                if item.get("digest") != str(Digest(digest)) or _name_of(item).rpartition(":")[0] != repository
-            ]
-            removed = len(kept) < len(document["manifests"])
-            if removed:
-                document["manifests"] = kept
-                files.write_atomic(self.folder / "index.json", encode_json(document))
-        return removed
+            return self._index.remove(lambda item: item.get("digest") == wanted and name_of(item).rpartition(":")[0] == repository)
 
     def delete_tag(self, repository: str, tag: str) -> bool:
         """Remove the tag's entry from ``index.json``; a manifest that no entry names any more stays under its digest."""
         check_name(repository, tag)
         wanted = f"{repository}:{tag}"
         with self._writing("taking a tag from"), files.exclusive(self.folder / ".lock"):
-            document = self._read_index()
-            gone = [item for item in document["manifests"] if _name_of(item) == wanted]
-            if gone:
-                document["manifests"] = [item for item in document["manifests"] if _name_of(item) != wanted]
-                files.write_atomic(self.folder / "index.json", encode_json(document))
+            self._index.remove(lambda item: name_of(item) == wanted)
         return True
 
     def sweep_blobs(self, candidates: Iterable[Digest]) -> int:
@@ -190,7 +167,7 @@ class LayoutStore:
         except FileNotFoundError:
             return Presence.ABSENT
         except OSError as error:
-            self.last_failure = self._unreadable(error)
+            self.last_failure = explain_unreadable(error)
             return Presence.UNKNOWN
         return Presence.EXISTS
 
@@ -227,8 +204,8 @@ class LayoutStore:
                 return
             if path.is_file() and compute_file_digest(path) == (descriptor.id, descriptor.size):
                 return
-            if not self._link(source, descriptor, path):
-                self._copy(source, descriptor, path)
+            if not link_file(source, descriptor, path):
+                copy_file(source, descriptor, path)
 
     def mount_blob(self, repository: str, digest: Digest, source_repository: str) -> bool:
         """True when the folder has the blob: repositories share them."""
@@ -240,12 +217,12 @@ class LayoutStore:
     def list_tags(self, repository: str) -> Iterator[str]:
         """Tags in the order of ``index.json``, each once."""
         check_name(repository)
-        tags = (tag for name, tag in self._names() if name == repository)
+        tags = (tag for name, tag in self._index.names() if name == repository)
         return iter(dict.fromkeys(tags))
 
     def list_repositories(self, prefix: str = "") -> Iterator[str]:
         """Repositories that have a tag, sorted."""
-        return iter(sorted({name for name, _ in self._names() if name.startswith(prefix)}))
+        return iter(sorted({name for name, _ in self._index.names() if name.startswith(prefix)}))
 
     def list_referrers(self, repository: str, digest: Digest) -> list[dict[str, Any]] | None:  # noqa: ARG002
         """None: the list is the index under the fallback tag."""
@@ -260,8 +237,8 @@ class LayoutStore:
     def find_referrers(self, digest: Digest) -> list[dict[str, Any]]:
         """The untagged entries of ``index.json`` whose manifest has ``digest`` as its subject: where oras puts referrers."""
         found = []
-        for item in self._read_index()["manifests"]:
-            if _name_of(item) or item.get("mediaType") != OCI_MANIFEST or not isinstance(item.get("digest"), str):
+        for item in self._index.entries():
+            if name_of(item) or item.get("mediaType") != OCI_MANIFEST or not isinstance(item.get("digest"), str):
                 continue
             try:
                 raw = self.get_manifest("x", str(Digest(item["digest"])))
@@ -278,7 +255,7 @@ class LayoutStore:
 
     def _find_named(self) -> set[str]:
         """Every digest that the index leads to, by manifests of whatever kind. A manifest that is not here (sparse) leads nowhere."""
-        pending = [item for item in self._read_index()["manifests"] if isinstance(item.get("digest"), str)]
+        pending = [item for item in self._index.entries() if isinstance(item.get("digest"), str)]
         named: set[str] = set()
         while pending:
             item = pending.pop()
@@ -299,42 +276,7 @@ class LayoutStore:
 
     def _find_tag(self, repository: str, tag: str) -> Descriptor | None:
         check_name(repository, tag)
-        wanted = f"{repository}:{tag}"
-        for item in self._read_index()["manifests"]:
-            if _name_of(item) == wanted:
-                try:
-                    descriptor = DESCRIPTOR.convert(item)
-                    Digest(descriptor.digest)
-                except (msgspec.ValidationError, IntegrityError) as error:
-                    raise self._bad_index(f"its entry {wanted} is not a descriptor ({error})") from None
-                return descriptor
-        return None
-
-    def _names(self) -> Iterator[tuple[str, str]]:
-        for item in self._read_index()["manifests"]:
-            repository, colon, tag = _name_of(item).rpartition(":")
-            if colon and repository and tag:
-                yield repository, tag
-
-    def _read_index(self) -> dict[str, Any]:
-        """``index.json`` as plain JSON, so that what other tools put there survives our writing it."""
-        path = self.folder / "index.json"
-        try:
-            with path.open("rb") as stream:
-                data = stream.read(_INDEX_LIMIT + 1)
-        except FileNotFoundError:
-            return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
-        except OSError as error:
-            raise self._unreadable(error) from error
-        try:
-            document = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise self._bad_index(f"it is not JSON ({error})") from None
-        if not isinstance(document, dict) or not isinstance(document.get("manifests"), list):
-            raise self._bad_index("it has no list of manifests")
-        if not all(isinstance(item, dict) for item in document["manifests"]):
-            raise self._bad_index("an entry is not an object")
-        return document
+        return self._index.find(f"{repository}:{tag}")
 
     @contextlib.contextmanager
     def _open(self, descriptor: Descriptor) -> Iterator[io.FileIO]:
@@ -347,7 +289,7 @@ class LayoutStore:
                 "the folder is sparse: a base's blobs stay where the base is unless --copy-base is given",
             ) from None
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise explain_unreadable(error) from error
         with raw:
             size = os.fstat(raw.fileno()).st_size
             if size != descriptor.size:
@@ -373,8 +315,8 @@ class LayoutStore:
         with files.exclusive(self.folder / ".lock"):
             if not marker.exists():
                 files.write_atomic(marker, encode_json({"imageLayoutVersion": LAYOUT_VERSION}))
-            if not (self.folder / "index.json").exists():
-                files.write_atomic(self.folder / "index.json", encode_json(self._read_index()))
+            if not self._index.path.exists():
+                self._index.write(self._index.read())
         try:
             found = json.loads(marker.read_bytes())
             version = found["imageLayoutVersion"]
@@ -383,65 +325,8 @@ class LayoutStore:
         if version != LAYOUT_VERSION:
             raise IntegrityError(f"{self.label} is an image layout of version {version!r}", f"only {LAYOUT_VERSION} is known")
 
-    def _link(self, source: Path, descriptor: Descriptor, path: Path) -> bool:
-        """Give ``source`` a second name; False when the two folders cannot share a file."""
-        real = source.resolve(strict=True)
-        if real.stat().st_dev != path.parent.stat().st_dev:
-            return False
-        found, size = compute_file_digest(real)
-        self._check_source(source, descriptor, found, size)
-        with real.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary = path.parent / f"{files.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-        try:
-            os.link(real, temporary)
-        except OSError as error:
-            if error.errno in _NO_LINK:
-                return False
-            raise
-        try:
-            with contextlib.suppress(PermissionError):  # a private temporary file becomes a blob others may read
-                temporary.chmod(0o644)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)  # rename() leaves it where both names are one file already
-        files.fsync_directory(path.parent)
-        return True
-
-    def _copy(self, source: Path, descriptor: Descriptor, path: Path) -> None:
-        state, size = hashlib.sha256(), 0
-        with source.open("rb") as stream, files.replacing(path) as target:
-            while chunk := stream.read(CHUNK):
-                state.update(chunk)
-                size += len(chunk)
-                target.write(chunk)
-            self._check_source(source, descriptor, Digest("sha256:" + state.hexdigest()), size)
-
-    @staticmethod
-    def _check_source(source: Path, descriptor: Descriptor, found: Digest, size: int) -> None:
-        if (found, size) != (descriptor.id, descriptor.size):
-            raise IntegrityError(
-                f"{source} holds {size} bytes with digest {found}, not the {descriptor.size} of {descriptor.digest}",
-                "it was changed or cut short after it was made; remove it and run again",
-            )
-
     def _repair_hint(self, digest: Digest) -> str:
         return f"remove {self._blob_path(digest)} and run again"
 
     def _damaged(self, digest: Digest, what: str) -> IntegrityError:
         return IntegrityError(f"{self.label}: blob {digest} {what}", self._repair_hint(digest))
-
-    def _bad_index(self, what: str) -> IntegrityError:
-        return IntegrityError(
-            f"{self.folder / 'index.json'} is damaged: {what}",
-            "restore it from a copy; or move the folder away and build again (nothing in it is needed to do so)",
-        )
-
-    def _unreadable(self, error: OSError) -> RemoteError:
-        return RemoteError(f"cannot read {error.filename}: {error.strerror}", "give this user read access to the folder")
-
-
-def _name_of(item: dict[str, Any]) -> str:
-    found = item.get("annotations")
-    name = found.get(REF_NAME) if isinstance(found, dict) else None
-    return name if isinstance(name, str) else ""

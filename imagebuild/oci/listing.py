@@ -6,15 +6,19 @@ comes a byte at a time keeps anybody waiting for ever.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 import requests
 
 from imagebuild.oci.failures import RegistryError
+from imagebuild.oci.model import OCI_INDEX
+from imagebuild.oci.session import read_type
 from imagebuild.oci.transport import Transport
 
 _PAGE_LIMIT = 8 << 20  # bytes of one page
@@ -72,3 +76,28 @@ def iterate_pages(
         if page is None or not following:
             return
         url = transport.resolve(following, response.url)
+
+
+def read_names(data: bytes, field: str, where: str) -> list[str]:
+    """The names of one page (``tags``, ``repositories``); RegistryError, which begins with ``where``, for anything else."""
+    document: Any = None
+    with contextlib.suppress(ValueError, RecursionError):
+        document = json.loads(data)
+    names = document.get(field, []) if isinstance(document, dict) else 0
+    names = [] if names is None else names  # distribution says null for none
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RegistryError(f"{where}: the answer is not a list of {field}", "check the address or the mirror")
+    return names
+
+
+def read_referrers(response: requests.Response, data: bytes, where: str) -> list[dict[str, Any]] | None:
+    """The entries of one page; None where it is no index, as a proxy's page of HTML is none."""
+    if response.status_code != 200 or read_type(response) != OCI_INDEX:
+        return None
+    document: Any = None
+    with contextlib.suppress(ValueError, RecursionError):
+        document = json.loads(data)
+    found = (document.get("manifests") or []) if isinstance(document, dict) else 0
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise RegistryError(f"{where}: the answer is not an index", _REPORT)
+    return found

@@ -8,18 +8,14 @@ turned into a copy.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote, urlsplit, urlunsplit
-
-import requests
 
 from imagebuild.errors import IntegrityError, RemoteError
+from imagebuild.oci.challenge import pull_scopes, push_scopes
 from imagebuild.oci.content import (
     IMAGE_TYPES,
     MANIFEST_LIMIT,
@@ -33,11 +29,13 @@ from imagebuild.oci.content import (
 from imagebuild.oci.credentials import Credentials
 from imagebuild.oci.download import WRONG_BYTES, Download
 from imagebuild.oci.failures import RegistryError
-from imagebuild.oci.listing import DEFAULT_LIMITS, ListingLimits, iterate_pages
+from imagebuild.oci.listing import DEFAULT_LIMITS, ListingLimits, iterate_pages, read_names, read_referrers
 from imagebuild.oci.model import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
-from imagebuild.oci.session import read_length
+from imagebuild.oci.presence import find_blob, send_head
+from imagebuild.oci.session import read_digest, read_length, read_type
 from imagebuild.oci.store import Presence
 from imagebuild.oci.transport import Transport
+from imagebuild.oci.upload import mount_blob, upload_blob
 
 _ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
 _PAGE_SIZE = 1000  # entries asked for, the most that ECR and distribution take; registries may give fewer
@@ -114,7 +112,7 @@ class RegistryStore:
         doing = f"{repository}: get manifest {reference}"
         response, data = self._transport.fetch(
             f"/v2/{repository}/manifests/{reference}",
-            scopes=_pull(repository),
+            scopes=pull_scopes(repository),
             doing=doing,
             limit=MANIFEST_LIMIT,
             headers={"Accept": _ACCEPT},
@@ -123,10 +121,10 @@ class RegistryStore:
         if response.status_code == 404:
             return None
         found = Digest.of(data)
-        for expected in (wanted, _read_digest(response)):
+        for expected in (wanted, read_digest(response)):
             if expected is not None and found != expected:
                 raise IntegrityError(f"{self.label}: {doing}: the bytes have digest {found} instead of {expected}", WRONG_BYTES)
-        return check_manifest(data, _read_type(response))
+        return check_manifest(data, read_type(response))
 
     def put_manifest(self, repository: str, manifest: RawManifest, tag: str = "") -> Digest:
         """PUT by tag, or without one by digest; IntegrityError when the registry stored something else."""
@@ -136,13 +134,13 @@ class RegistryStore:
         with self._transport.request(
             "PUT",
             f"/v2/{repository}/manifests/{tag or digest}",
-            scopes=_push(repository),
+            scopes=push_scopes(repository),
             doing=doing,
             headers={"Content-Type": manifest.media_type},
             body=manifest.data,
             accept=frozenset({200, 201, 202}),
         ) as response:
-            stored = _read_digest(response)
+            stored = read_digest(response)
         if stored is not None and stored != digest:
             raise IntegrityError(f"{self.label}: {doing}: the registry stored {stored} instead of {digest}", "use one that keeps manifests")
         return digest
@@ -202,7 +200,7 @@ class RegistryStore:
     def has_blob(self, repository: str, digest: Digest) -> Presence:
         """HEAD, with the fallbacks of :meth:`head_manifest`."""
         try:
-            return self._find_blob(repository, digest, _pull(repository))
+            return find_blob(self._transport, repository, digest, pull_scopes(repository))
         except RegistryError as error:
             self._failures.last = error
             return Presence.UNKNOWN
@@ -210,7 +208,7 @@ class RegistryStore:
     @contextlib.contextmanager
     def open_blob(self, repository: str, descriptor: Descriptor) -> Iterator[BinaryIO]:
         """Stream a blob; a connection that breaks is taken up again where it broke (Range), a bounded number of times."""
-        download = Download(self._transport, repository, descriptor, _pull(repository))
+        download = Download(self._transport, repository, descriptor, pull_scopes(repository))
         with open_verified(download.read, descriptor, f"{self.label}/{repository}", WRONG_BYTES, download.close) as stream:
             yield stream
 
@@ -223,70 +221,30 @@ class RegistryStore:
 
     def put_blob(self, repository: str, descriptor: Descriptor, source: Path | bytes) -> None:
         """POST and one PUT with Content-Length; an upload that breaks is begun anew, a bounded number of times."""
-        check_name(repository)
-        size = len(source) if isinstance(source, bytes) else _measure(source)
-        if size != descriptor.size:
-            name = "the data" if isinstance(source, bytes) else source
-            raise IntegrityError(f"{name} for {descriptor.digest} has {size} bytes instead of {descriptor.size}", _REMADE)
-        for attempt in range(_UPLOADS):
-            # Asked each time: the answer to an upload may have been lost after the bytes had arrived.
-            if self._find_blob(repository, descriptor.id, _push(repository)) is Presence.EXISTS:
-                return
-            try:
-                self._upload(repository, descriptor, source)
-                return
-            except RegistryError as error:
-                if "DIGEST_INVALID" in error.codes:
-                    raise IntegrityError(f"{error.message}: what was sent is not {descriptor.digest}", _REMADE) from error
-                # 404: the upload was forgotten (a registry of several instances); 401: its token ran out.
-                passing = error.status in (0, 401, 404, 408, 429) or error.status >= 500
-                if not passing or attempt + 1 == _UPLOADS:
-                    raise
-                self._transport.pause(attempt, error)
+        upload_blob(self._transport, repository, descriptor, source)
 
     def mount_blob(self, repository: str, digest: Digest, source_repository: str) -> bool:
         """Ask for a cross-repository mount. False when the registry won't (202, 400, 401, 403, 404, 405)."""
         check_name(repository)
         check_name(source_repository)
         if repository == source_repository:
-            return self._find_blob(repository, digest, _pull(repository)) is Presence.EXISTS
-        doing = f"{repository}: mount {digest} of {source_repository}"
+            return find_blob(self._transport, repository, digest, pull_scopes(repository)) is Presence.EXISTS
         self._failures.last = None
-        scopes = (*_push(repository), *_pull(source_repository))
-        target = f"/v2/{repository}/blobs/uploads/?mount={quote(Digest(digest), safe='')}&from={quote(source_repository, safe='')}"
         try:
-            with self._transport.request(
-                "POST", target, scopes=scopes, doing=doing, headers={"Content-Length": "0"}, body=b"", accept=frozenset({201, 202})
-            ) as response:
-                if response.status_code == 201:
-                    return True
-                location, asked = response.headers.get("Location"), response.url
+            return mount_blob(self._transport, repository, digest, source_repository)
         except RegistryError as error:
             if error.status in _REFUSED_MOUNT:
                 self._failures.last = error
                 return False
             raise
-        if location:  # the registry opened an upload instead; nobody will fill it
-            with (
-                contextlib.suppress(RegistryError),
-                self._transport.request(
-                    "DELETE",
-                    self._transport.resolve(location, asked),
-                    scopes=scopes,
-                    doing=f"{repository}: cancel upload",
-                    accept=frozenset({200, 202, 204}),
-                    retry=False,
-                ),
-            ):
-                pass
-        return False
 
     # --- listings --------------------------------------------------------------------------------------------------
 
     def list_tags(self, repository: str) -> Iterator[str]:
         """All tags, page by page (``Link: <...>; rel="next"``); none when the repository is absent."""
         check_name(repository)
-        return self._list_pages(f"/v2/{repository}/tags/list", "tags", _pull(repository), f"{repository}: list tags", absent_is_empty=True)
+        doing = f"{repository}: list tags"
+        return self._list_pages(f"/v2/{repository}/tags/list", "tags", pull_scopes(repository), doing, absent_is_empty=True)
 
     def list_repositories(self, prefix: str = "") -> Iterator[str]:
         """``/v2/_catalog``; RemoteError where the registry has none or keeps it to itself."""
@@ -311,8 +269,8 @@ class RegistryStore:
         for page in iterate_pages(
             self._transport,
             f"/v2/{repository}/referrers/{Digest(digest)}",
-            lambda response, data: self._read_referrers(response, data, doing),
-            scopes=_pull(repository),
+            lambda response, data: read_referrers(response, data, f"{self.label}: {doing}"),
+            scopes=pull_scopes(repository),
             doing=doing,
             headers={"Accept": OCI_INDEX},
             accept=frozenset({200}) | _NO_REFERRERS,
@@ -337,10 +295,10 @@ class RegistryStore:
         check_name(repository)
         doing = f"{repository}: head manifest {reference}"
         target = f"/v2/{repository}/manifests/{reference}"
-        status, response = self._head(target, repository, _pull(repository), doing, {"Accept": _ACCEPT})
+        status, response = send_head(self._transport, target, repository, pull_scopes(repository), doing, {"Accept": _ACCEPT})
         if status == 404:
             return Presence.ABSENT, None
-        media_type, digest, size = _read_type(response), _read_digest(response), read_length(response)
+        media_type, digest, size = read_type(response), read_digest(response), read_length(response)
         complete = status == 200
         if complete and digest is not None and wanted is not None and digest != wanted:
             raise IntegrityError(f"{self.label}: {doing}: the registry names {digest}", WRONG_BYTES)
@@ -349,138 +307,15 @@ class RegistryStore:
         manifest = self.get_manifest(repository, reference)
         return (Presence.ABSENT, None) if manifest is None else (Presence.EXISTS, manifest.descriptor)
 
-    def _find_blob(self, repository: str, digest: Digest, scopes: tuple[str, ...]) -> Presence:
-        check_name(repository)
-        target, doing = f"/v2/{repository}/blobs/{Digest(digest)}", f"{repository}: head blob {digest}"
-        status, _ = self._head(target, repository, scopes, doing, {})
-        if status != 405:
-            return Presence.ABSENT if status == 404 else Presence.EXISTS
-        # One byte tells as much; an empty blob has none and answers 416.
-        with self._transport.request(
-            "GET", target, scopes=scopes, doing=doing, headers={"Range": "bytes=0-0"}, accept=frozenset({200, 206, 404, 416})
-        ) as response:
-            return Presence.ABSENT if response.status_code == 404 else Presence.EXISTS
-
-    def _head(
-        self, target: str, repository: str, scopes: tuple[str, ...], doing: str, headers: dict[str, str]
-    ) -> tuple[int, requests.Response]:
-        """HEAD that ends in 200, 404 or 405; the answer is for its headers only.
-
-        A storage service that a redirect led to may refuse a HEAD with 403, its signed address being good for GET only:
-        that counts as 405.
-        """
-        answers = frozenset({200, 404, 405})
-
-        def ask(scopes: tuple[str, ...]) -> tuple[int, requests.Response]:
-            with self._transport.request("HEAD", target, scopes=scopes, doing=doing, headers=headers, accept=answers | {403}) as response:
-                if response.status_code == 403 and self._transport.is_here(response.url):
-                    raise RegistryError(f"{self.label}: {doing}: HTTP 403", f"run `docker login {self.label}`", status=403)
-                return 405 if response.status_code == 403 else response.status_code, response
-
-        try:
-            return ask(scopes)
-        except RegistryError as error:
-            if error.status not in (401, 403) or scopes == _push(repository) or not self._transport.has_credential:
-                raise
-        # Some registries answer 404 for a repository that is not there yet only to those who may create it.
-        return ask(_push(repository))
-
-    def _upload(self, repository: str, descriptor: Descriptor, source: Path | bytes) -> None:
-        scopes, doing = _push(repository), f"{repository}: upload {descriptor.digest}"
-        with self._transport.request(
-            "POST",
-            f"/v2/{repository}/blobs/uploads/",
-            scopes=scopes,
-            doing=doing,
-            headers={"Content-Length": "0"},
-            body=b"",
-            accept=frozenset({202}),
-        ) as response:
-            location = response.headers.get("Location")
-            asked = response.url
-        if not location:
-            raise RegistryError(f"{self.label}: {doing}: the registry named no place to send it to", _REPORT, status=202)
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
-        with self._transport.request(
-            "PUT",
-            _add_digest(self._transport.resolve(location, asked), descriptor.id),
-            scopes=scopes,
-            doing=doing,
-            headers=headers,
-            body=source,
-            accept=frozenset({200, 201, 204}),
-            retry=False,
-        ) as response:
-            stored = _read_digest(response)
-        if stored is not None and stored != descriptor.id:
-            raise IntegrityError(f"{self.label}: {doing}: the registry stored {stored}", _REMADE)
-
     def _list_pages(self, target: str, field: str, scopes: tuple[str, ...], doing: str, *, absent_is_empty: bool) -> Iterator[str]:
+        where = f"{self.label}: {doing}"
         for page in iterate_pages(
             self._transport,
             f"{target}?n={self._page_size}",
-            lambda response, data: None if response.status_code == 404 else self._read_names(data, field, doing),
+            lambda response, data: None if response.status_code == 404 else read_names(data, field, where),
             scopes=scopes,
             doing=doing,
             accept=frozenset({200, 404}) if absent_is_empty else frozenset({200}),
             limits=self._listing,
         ):
             yield from page or ()
-
-    def _read_referrers(self, response: requests.Response, data: bytes, doing: str) -> list[dict[str, Any]] | None:
-        """The entries of one page; None where it is no index, as a proxy's page of HTML is none."""
-        if response.status_code != 200 or _read_type(response) != OCI_INDEX:
-            return None
-        document: Any = None
-        with contextlib.suppress(ValueError, RecursionError):
-            document = json.loads(data)
-        found = (document.get("manifests") or []) if isinstance(document, dict) else 0
-        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-            raise RegistryError(f"{self.label}: {doing}: the answer is not an index", _REPORT)
-        return found
-
-    def _read_names(self, data: bytes, field: str, doing: str) -> list[str]:
-        document: Any = None
-        with contextlib.suppress(ValueError, RecursionError):
-            document = json.loads(data)
-        names = document.get(field, []) if isinstance(document, dict) else 0
-        names = [] if names is None else names  # distribution says null for none
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise RegistryError(f"{self.label}: {doing}: the answer is not a list of {field}", "check the address or the mirror")
-        return names
-
-
-def _measure(source: Path) -> int:
-    """The file's size in bytes, after making sure that it can be read."""
-    try:
-        with source.open("rb") as stream:
-            return os.fstat(stream.fileno()).st_size
-    except OSError as error:
-        raise IntegrityError(f"cannot read {source} to send it: {error.strerror}", "run again") from None
-
-
-def _pull(repository: str) -> tuple[str, ...]:
-    return (f"repository:{repository}:pull",)
-
-
-def _push(repository: str) -> tuple[str, ...]:
-    return (f"repository:{repository}:pull,push",)
-
-
-def _read_type(response: requests.Response) -> str:
-    return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-
-
-def _read_digest(response: requests.Response) -> Digest | None:
-    """Docker-Content-Digest, where it is there and a SHA-256."""
-    text = response.headers.get("Docker-Content-Digest", "").strip()
-    if not text.startswith("sha256:"):
-        return None
-    return Digest(text)
-
-
-def _add_digest(location: str, digest: Digest) -> str:
-    """The upload's address with ``digest`` beside whatever query it came with, which is kept to the letter (it may be signed)."""
-    address = urlsplit(location)
-    query = f"{address.query}&" if address.query else ""
-    return urlunsplit(address._replace(query=f"{query}digest={quote(digest, safe='')}"))

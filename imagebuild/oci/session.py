@@ -17,6 +17,7 @@ import requests.auth
 import urllib3.exceptions
 
 from imagebuild.errors import ConfigurationError
+from imagebuild.oci.model import Digest
 
 NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 ERROR_BODY = 64 << 10  # bytes read of an error's body
@@ -78,6 +79,19 @@ def read_length(response: requests.Response) -> int | None:
     """Content-Length in bytes; None when it is missing or not a number."""
     text = response.headers.get("Content-Length", "").strip()
     return int(text) if text.isdecimal() and len(text) < 19 else None
+
+
+def read_type(response: requests.Response) -> str:
+    """Content-Type without its parameters, in lower case; empty when it is missing."""
+    return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def read_digest(response: requests.Response) -> Digest | None:
+    """Docker-Content-Digest, where it is there and a SHA-256."""
+    text = response.headers.get("Docker-Content-Digest", "").strip()
+    if not text.startswith("sha256:"):
+        return None
+    return Digest(text)
 
 
 @contextlib.contextmanager

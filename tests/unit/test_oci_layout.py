@@ -171,7 +171,7 @@ def test_a_source_that_changed_is_not_kept(
     store: LayoutStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, linked: bool
 ) -> None:
     if not linked:
-        monkeypatch.setattr(LayoutStore, "_link", lambda *_: False)
+        monkeypatch.setattr("imagebuild.oci.layout.link_file", lambda *_: False)
     source = tmp_path / "source"
     source.write_bytes(data)
     for given in (source, data):

@@ -29,8 +29,6 @@ LONG_MODULES = frozenset(
     {
         "base/reading.py",
         "lock/index/upstream.py",
-        "oci/layout.py",
-        "oci/registry.py",
     }
 )
 
