@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from imagebuild.base.cache import pin_path
 from imagebuild.base.pins import load_catalogue
-from imagebuild.base.reading import pin_path
 from imagebuild.bundle.model import Bundle, BundleManifest
 from imagebuild.errors import IntegrityError
 from imagebuild.files import exclusive, explain_os_error, fsync_directory, fsync_tree, scratch_folder, write_atomic

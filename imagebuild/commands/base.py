@@ -108,7 +108,7 @@ def tell_upgrade(workspace: Workspace, name: str, tag: str, before: str | None, 
 def base_inspect(workspace: Workspace, name: str, platform: str, as_json: bool) -> None:
     """What is in base NAME: its user, its Python, its packages."""
     from imagebuild import pipeline
-    from imagebuild.base.reading import encode_inventory
+    from imagebuild.base.inventory import encode_inventory
     from imagebuild.config import format_size
     from imagebuild.oci.model import Platform
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from imagebuild.base.model import Base
 from imagebuild.base.pins import load_catalogue, require_pinned
-from imagebuild.base.reading import read_base
+from imagebuild.base.reading import BaseNames, read_base
 from imagebuild.errors import ConfigurationError
 from imagebuild.oci.model import Digest, Platform
 from imagebuild.oci.store import Store
@@ -33,18 +33,8 @@ def open_base(workspace: Workspace, name: str, platform: Platform) -> Base:
     located = entry.located(catalogue.mirrors if workspace.mirrors is None else workspace.mirrors)
     if not entry.build:
         store = workspace.registry_store(located.registry)
-    return read_base(
-        store,
-        located.repository,
-        pinned,
-        platform,
-        name=name,
-        kind=entry.kind,
-        reference=entry.annotation_name,
-        registry=located.registry,
-        cache=workspace.cache,
-        report=workspace.report,
-    )
+    names = BaseNames(name, entry.kind, entry.annotation_name, located.registry)
+    return read_base(store, located.repository, pinned, platform, names, cache=workspace.cache, report=workspace.report)
 
 
 def open_base_store(workspace: Workspace, base: Base) -> Store:

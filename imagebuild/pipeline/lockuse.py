@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from imagebuild.base.inventory import encode_inventory, require_python
 from imagebuild.base.model import Base
-from imagebuild.base.reading import encode_inventory, require_python
 from imagebuild.config import Team
 from imagebuild.errors import LockError, UsageError
 from imagebuild.files import exclusive, explain_os_error, write_atomic

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from imagebuild import annotations as names
+from imagebuild.base.inventory import require_python
 from imagebuild.base.model import Base
-from imagebuild.base.reading import require_python
 from imagebuild.catalogue.tags import retired_tag
 from imagebuild.config import Team, load_team
 from imagebuild.errors import ConfigurationError

@@ -14,7 +14,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from imagebuild import annotations as names
-from imagebuild.base.reading import decode_inventory
+from imagebuild.base.inventory import decode_inventory
 from imagebuild.base.sites import find_sites
 from imagebuild.base.tree import SqliteTree
 from imagebuild.catalogue.lookup import FoundImage

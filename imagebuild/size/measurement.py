@@ -96,7 +96,7 @@ def _add_copies(report: SizeReport, files: Sequence[LayerFile], find_contents: F
 
 
 def look_up_contents(tree: Tree) -> FindContents | None:
-    """How a base that was read here answers which contents it has: of files up to 1 MiB in its site-packages (base/reading.py)."""
+    """How a base that was read here answers which contents it has: of files up to 1 MiB in its site-packages (base/layers.py)."""
     return tree.find_contents if isinstance(tree, SqliteTree) else None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imagebuild import annotations as names
 from imagebuild.base.model import Base
-from imagebuild.base.reading import read_base
+from imagebuild.base.reading import BaseNames, read_base
 from imagebuild.engine.aptsources import SUITE
 from imagebuild.engine.image import derive_image
 from imagebuild.errors import LockError
@@ -91,18 +91,8 @@ def _put_root(layout: LayoutStore, created: str, platform: Platform, report: Cal
 
 
 def _read_root(layout: LayoutStore, digest: Digest, platform: Platform, cache: Path, report: Callable[[str], None]) -> Base:
-    return read_base(
-        layout,
-        ROOT_REPOSITORY,
-        digest,
-        platform,
-        name="starter-root",
-        kind="jupyter",
-        reference=f"localhost/{ROOT_REPOSITORY}",
-        registry="",
-        cache=cache,
-        report=report,
-    )
+    names = BaseNames("starter-root", "jupyter", f"localhost/{ROOT_REPOSITORY}", "")
+    return read_base(layout, ROOT_REPOSITORY, digest, platform, names, cache=cache, report=report)
 
 
 def open_root(layout: LayoutStore, cache: Path, platform: Platform, report: Callable[[str], None]) -> Base:

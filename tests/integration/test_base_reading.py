@@ -19,8 +19,8 @@ from typing import Any
 import packaging
 import pytest
 
+from imagebuild.base.inventory import require_python
 from imagebuild.base.model import Base, Interpreter
-from imagebuild.base.reading import require_python
 from imagebuild.base.runtime import CutRuntime, find_network_isolation
 from imagebuild.errors import ConfigurationError
 from imagebuild.oci.layout import LayoutStore
@@ -254,10 +254,11 @@ def test_an_ordinary_user_reads_and_runs_it(debian: Debian, base: Base) -> None:
     cache.mkdir()
     os.chown(cache, 65534, 65534)
     code = (
-        "import os\nfrom pathlib import Path\nfrom imagebuild.base.reading import encode_inventory, read_base\n"
+        "import os\nfrom pathlib import Path\nfrom imagebuild.base.inventory import encode_inventory\n"
+        "from imagebuild.base.reading import BaseNames, read_base\n"
         "from imagebuild.oci.layout import LayoutStore\nfrom imagebuild.oci.model import Digest, Platform\n"
         f"base = read_base(LayoutStore(Path({str(debian.store.folder)!r})), {REPOSITORY!r}, Digest({str(base.pinned)!r}), Platform(),"
-        f" name='t', kind='jupyter', reference='r', registry='', cache=Path({str(cache)!r}), report=lambda line: None)\n"
+        f" BaseNames('t', 'jupyter', 'r', ''), cache=Path({str(cache)!r}), report=lambda line: None)\n"
         "done = base.runtime.run('import os, sys, ssl; print(os.getuid(), sys.version_info[:2])')\n"
         "print(os.getuid(), done.stdout.decode().strip(), done.stderr.decode())\n"
         "print(encode_inventory(base.inventory).decode())\n"
@@ -278,7 +279,7 @@ def test_an_ordinary_user_reads_and_runs_it(debian: Debian, base: Base) -> None:
 
 
 def test_without_running_it_the_same_is_said(debian: Debian, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagebuild.base.reading.runs_here", lambda _: False)
+    monkeypatch.setattr("imagebuild.base.runtime.runs_here", lambda _: False)
     environment = {"User": "nobody", "Env": ["PATH=/usr/sbin:/usr/bin"]}
     raw = push_image(debian.store, [debian.layer], environment, compression="zstd")
     plain = read_image(debian.store, raw, tmp_path)
@@ -308,7 +309,7 @@ def test_virtual_environment(debian: Debian, system: bool, tmp_path: Path, monke
     }
     assert ("six" in said["distributions"]) is system is (base.inventory.distribution("six") is not None)
     with monkeypatch.context() as patch:
-        patch.setattr("imagebuild.base.reading.runs_here", lambda _: False)
+        patch.setattr("imagebuild.base.runtime.runs_here", lambda _: False)
         assert read_image(debian.store, raw, tmp_path).inventory == base.inventory
     assert not interpreter.externally_managed
     assert base.inventory.shadowed_interpreters == ("/usr/bin/python3",)
@@ -356,10 +357,10 @@ def test_conda_prefix_first_on_path_shadows_the_system(debian: Debian) -> None:
 
 def test_two_reads_at_once_read_the_layers_once(debian: Debian, base: Base, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path\nfrom imagebuild.base.reading import read_base\n"
+        "from pathlib import Path\nfrom imagebuild.base.reading import BaseNames, read_base\n"
         "from imagebuild.oci.layout import LayoutStore\nfrom imagebuild.oci.model import Digest, Platform\n"
         f"base = read_base(LayoutStore(Path({str(debian.store.folder)!r})), {REPOSITORY!r}, Digest({str(base.pinned)!r}), Platform(),"
-        f" name='t', kind='jupyter', reference='r', registry='', cache=Path({str(tmp_path)!r}), report=print)\n"
+        f" BaseNames('t', 'jupyter', 'r', ''), cache=Path({str(tmp_path)!r}), report=print)\n"
         "print(base.inventory.fingerprint)\n"
     )
     repository = Path(__file__).parents[2]

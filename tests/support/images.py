@@ -16,7 +16,7 @@ from typing import Any
 import zstandard
 
 from imagebuild.base.model import Base
-from imagebuild.base.reading import read_base
+from imagebuild.base.reading import BaseNames, read_base
 from imagebuild.engine.aptsources import choose_sources, parse_apt_sources
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import (
@@ -135,10 +135,8 @@ def push_index(store: LayoutStore, images: Sequence[tuple[Platform, RawManifest]
 
 def read_image(store: Any, raw: RawManifest, cache: Path, platform: Platform | None = None) -> Base:
     """:func:`imagebuild.base.reading.read_base` with the names filled in."""
-    return read_base(
-        store, REPOSITORY, raw.digest, platform or Platform(), name="test", kind="jupyter", reference=f"layout:{REPOSITORY}:1",
-        registry="", cache=cache, report=lambda _: None,
-    )  # fmt: skip
+    names = BaseNames("test", "jupyter", f"layout:{REPOSITORY}:1", "")
+    return read_base(store, REPOSITORY, raw.digest, platform or Platform(), names, cache=cache, report=lambda _: None)
 
 
 def debian_rootfs(fallback: Path) -> Path:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from imagebuild.base.distributions import read_distributions, read_requires_text
-from imagebuild.base.reading import choose_keeping, decode_inventory, encode_inventory, read_user, require_python
+from imagebuild.base.inventory import decode_inventory, encode_inventory, require_python
+from imagebuild.base.layers import choose_keeping
 from imagebuild.base.tree import SqliteTree
+from imagebuild.base.users import read_user
 from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Platform
@@ -121,8 +123,9 @@ def test_cached_read_imports_nothing_heavy(tmp_path: Path) -> None:
     raw = push_image(LayoutStore(tmp_path / "layout"), [make_layer(PLAIN)])
     read_image(LayoutStore(tmp_path / "layout"), raw, tmp_path / "cache")
     code = (
-        "import sys; from pathlib import Path; from imagebuild.base.reading import read_base; from imagebuild.oci.model import *\n"
-        f"read_base(None, 'x', Digest({str(raw.digest)!r}), Platform(), name='', kind='', reference='', registry='',"
+        "import sys; from pathlib import Path; from imagebuild.base.reading import BaseNames, read_base\n"
+        "from imagebuild.oci.model import *\n"
+        f"read_base(None, 'x', Digest({str(raw.digest)!r}), Platform(), BaseNames('', '', '', ''),"
         f" cache=Path({str(tmp_path / 'cache')!r}), report=print)\n"
         "print([name for name in ('requests', 'elftools', 'zstandard', 'isal', 'packaging', 'email') if name in sys.modules])"
     )

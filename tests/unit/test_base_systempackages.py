@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagebuild.base.inventory import decode_inventory, encode_inventory
 from imagebuild.base.model import Inventory, OperatingSystem, SystemInventory, SystemPackage
-from imagebuild.base.reading import decode_inventory, encode_inventory
 from imagebuild.base.systempackages import is_system_database, parse_header, parse_status
 from imagebuild.commands.base import describe_system
 from imagebuild.oci.layout import LayoutStore

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from imagebuild.base.reading import choose_keeping
+from imagebuild.base.layers import choose_keeping
 from imagebuild.catalogue.tags import count_quarters
 from imagebuild.commands.options import print_error
 from imagebuild.config import Budget, BudgetRules, LayerOptions, format_size, parse_size

@@ -16,7 +16,6 @@ MODULE_LINES = 400
 LONG_FUNCTIONS = frozenset(
     {
         "base/estimate.py:estimate_interpreter",
-        "base/reading.py:read_base",
         "bundle/packing.py:pack_bundle",
         "engine/buildx.py:build_layer_with_docker",
         "engine/sdist.py:build_source_wheel",
@@ -27,7 +26,6 @@ LONG_FUNCTIONS = frozenset(
 )
 LONG_MODULES = frozenset(
     {
-        "base/reading.py",
         "lock/index/upstream.py",
     }
 )

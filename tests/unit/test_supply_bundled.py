@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from imagebuild.base.layers import choose_keeping
 from imagebuild.base.model import Distribution, Entry
-from imagebuild.base.reading import choose_keeping
 from imagebuild.oci.model import Digest
 from imagebuild.supply.audit import audit_packages, list_wanted
 from imagebuild.supply.bom import BomSubject, render_bom

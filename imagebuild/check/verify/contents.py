@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from imagebuild import annotations as names
 from imagebuild.base.model import Base, SystemPackage
-from imagebuild.base.reading import read_base
+from imagebuild.base.reading import BaseNames, read_base
 from imagebuild.base.systempackages import parse_status
 from imagebuild.catalogue.lookup import FoundImage
 from imagebuild.check.verify.evidence import Evidence, gather_evidence
@@ -31,10 +31,7 @@ def list_image_packages(workspace: Workspace, image: FoundImage) -> tuple[tuple[
             image.repository,
             image.digest,
             image.config.platform,
-            name=image.notes.get(names.BASE, "") or "image",
-            kind="jupyter",
-            reference=image.name,
-            registry=image.store.registry_host,
+            BaseNames(image.notes.get(names.BASE, "") or "image", "jupyter", image.name, image.store.registry_host),
             cache=workspace.cache,
             report=workspace.report,
         )

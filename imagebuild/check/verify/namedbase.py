@@ -31,7 +31,7 @@ def read_named_base(workspace: Workspace, image: FoundImage) -> NamedBase:
 
     Labels are inherited, and may be true of an image below this one: they count where the base's layers are the lowest.
     """
-    from imagebuild.base.reading import read_base
+    from imagebuild.base.reading import BaseNames, read_base
     from imagebuild.engine.dockerd import find_base
 
     try:
@@ -44,10 +44,12 @@ def read_named_base(workspace: Workspace, image: FoundImage) -> NamedBase:
             source.repository,
             source.digest,
             image.config.platform,
-            name=image.notes.get(names.BASE, "") or "base",
-            kind=image.notes.get(names.KIND, "jupyter"),
-            reference=image.notes[names.BASE_NAME],
-            registry=source.store.registry_host,
+            BaseNames(
+                image.notes.get(names.BASE, "") or "base",
+                image.notes.get(names.KIND, "jupyter"),
+                image.notes[names.BASE_NAME],
+                source.store.registry_host,
+            ),
             cache=workspace.cache,
             report=workspace.report,
         )
