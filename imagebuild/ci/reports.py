@@ -11,21 +11,32 @@ import msgspec
 
 from imagebuild.ci.history import read_file
 from imagebuild.ci.summary import TeamReport
+from imagebuild.config import load_team
 from imagebuild.errors import ConfigurationError, ImagebuildError
 from imagebuild.lock.file.lockfile import decode_lock, read_lock
 from imagebuild.lock.file.model import Lock
+from imagebuild.lock.inputs.freshness import list_changed_inputs
+from imagebuild.size.budget import shorten
 from imagebuild.workspace import Workspace
 
 
-def make_report(workspace: Workspace, team: str, *, since: str = "", result: Mapping[str, Any] | None = None) -> TeamReport:
-    """One team's report. What keeps it from being made is said in it: a summary is wanted most when something failed."""
+def make_report(
+    workspace: Workspace, team: str, *, since: str = "", proof: str = "", built: bool = False, result: Mapping[str, Any] | None = None
+) -> TeamReport:
+    """One team's report. What keeps it from being made is said in it: a summary is wanted most when something failed.
+
+    ``proof``: how ``lock --check`` ended, "success" or another word; "" when it was not run. ``built``: a build was run, of which
+    ``result`` is what it said, if it came to say anything.
+    """
     from imagebuild.pipeline.sizesubject import predict_team
 
     before = _read_before(workspace.root, team, since) if since else None
+    silent = "no image: the build ended without a result" if built and result is None else ""
     try:
         lock = read_lock(workspace.lockfile(team))
+        lost = silent or _find_staleness(workspace, team, lock, proof)
     except ImagebuildError as error:
-        return TeamReport(team, problem=error.message, result=result)
+        return TeamReport(team, problem=silent or error.message, result=result)
     report = TeamReport(
         team,
         packages=compare_packages(before, lock) if since else None,
@@ -36,11 +47,26 @@ def make_report(workspace: Workspace, team: str, *, since: str = "", result: Map
     try:
         size = predict_team(workspace, team)
     except ImagebuildError as error:
-        return msgspec.structs.replace(report, problem=error.message)
+        return msgspec.structs.replace(report, problem=lost or error.message)
     limits = tuple((limit.what, limit.size or 0, limit.limit) for limit in size.limits if not limit.package)
     over = ", ".join(f"{limit.package} {limit.what}".strip() for limit in size.limits if limit.over)
-    problem = f"over budget: {over}" if over else ""
-    return msgspec.structs.replace(report, problem=problem, compressed=size.compressed, installed=size.installed, limits=limits)
+    return msgspec.structs.replace(
+        report,
+        problem=lost or (f"over budget: {over}" if over else ""),
+        checks=("lock proved" if proof else "inputs as locked", "predicted within budget"),
+        compressed=size.compressed,
+        installed=size.installed,
+        limits=limits,
+    )
+
+
+def _find_staleness(workspace: Workspace, team: str, lock: Lock, proof: str) -> str:
+    """Why the lock cannot be relied on; "" when nothing is known against it."""
+    if proof not in ("", "success"):
+        return f"the lock is not proved (lock --check: {proof})"
+    found = load_team(workspace.images, team)
+    changed = list_changed_inputs(lock, found.requirements, found.local_packages, workspace.root)
+    return f"the lock is stale: {shorten(changed)} changed" if changed else ""
 
 
 def compare_packages(before: Lock | None, after: Lock) -> dict[str, tuple[str, str]]:

@@ -23,7 +23,8 @@ class TeamReport(msgspec.Struct, frozen=True):
     """What is known of one team. ``packages``: name -> (version before, version after), "" where it is not; None without a before."""
 
     team: str
-    problem: str = ""  # why there is no prediction, or what is over budget
+    problem: str = ""  # why there is no prediction, what the lock lacks, or what is over budget
+    checks: tuple[str, ...] = ()  # what was looked at and found good, in words
     compressed: int = 0
     installed: int = 0
     limits: tuple[tuple[str, int, int], ...] = ()  # (what, size, limit)
@@ -56,7 +57,7 @@ def _render_row(report: TeamReport) -> str:
     elif result:
         state = f"{'built' if result.get('built') else 'there already'}: {escape(str(result.get('tag', '')))}"
     else:
-        state = f"**{escape(report.problem)}**" if report.problem else "checked"
+        state = f"**{escape(report.problem)}**" if report.problem else ", ".join(report.checks)
     return f"| {escape(report.team)} | {sizes[0]} | {sizes[1]} | {counts} | {state} |"
 
 

@@ -51,9 +51,19 @@ def ci_teams(workspace: Workspace, since: str, as_json: bool) -> None:
 @click.option(
     "--result", "results", multiple=True, type=click.Path(path_type=Path), help="What `imagebuild image --json` printed (may be repeated)."
 )
+@click.option(
+    "--lock-check",
+    "proof",
+    metavar="OUTCOME",
+    default="",
+    help="How `imagebuild lock --check` ended: success, or GitHub's other words for a step (default: it was not run).",
+)
 @common_options
-def ci_summary(workspace: Workspace, teams: tuple[str, ...], since: str, results: tuple[Path, ...]) -> None:
-    """Markdown about TEAMS (default: those of --result, else all): predicted size against budget, changed packages, what was built."""
+def ci_summary(workspace: Workspace, teams: tuple[str, ...], since: str, results: tuple[Path, ...], proof: str) -> None:
+    """Markdown about TEAMS (default: those of --result, else all): predicted size against budget, changed packages, what was built.
+
+    It says what was looked at: that a lock is proved with --lock-check success alone, that an image was built with its --result alone.
+    """
     from imagebuild.ci.reports import make_report, read_results
     from imagebuild.ci.summary import render_summary
     from imagebuild.config import list_teams, load_team
@@ -64,5 +74,5 @@ def ci_summary(workspace: Workspace, teams: tuple[str, ...], since: str, results
     for name in wanted:
         if name not in known:
             load_team(workspace.images, name)  # says which was meant
-    reports = [make_report(workspace, name, since=since, result=found.get(name)) for name in wanted]
+    reports = [make_report(workspace, name, since=since, proof=proof, built=bool(results), result=found.get(name)) for name in wanted]
     print_data(render_summary(reports, since=since), nl=False)

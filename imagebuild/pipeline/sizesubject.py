@@ -14,7 +14,7 @@ from imagebuild.errors import BudgetError, LockError, RemoteError
 from imagebuild.lock.file.lockfile import lock_digest, read_lock
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.index.routing import LOCAL_NAME, PackageIndex
-from imagebuild.lock.inputs.freshness import hash_inputs
+from imagebuild.lock.inputs.freshness import list_changed_inputs
 from imagebuild.lock.wheels.shapes import find_shapes
 from imagebuild.oci.model import Platform
 from imagebuild.size.budget import LastImage, compute_limits, list_absent
@@ -44,8 +44,7 @@ def predict_team(workspace: Workspace, name: str) -> SizeReport:
     }
     bytecode = runs_here(team.platform) or team.table.engine == "docker" or bool(team.table.system.packages)
     report = predict_report(name, lock, shapes, team.table.layer.codec, bytecode=bytecode, slim=team.table.slim)
-    now = hash_inputs(team.requirements, team.local_packages, workspace.root)
-    changed = sorted({*now, *lock.inputs} - {key for key in now if lock.inputs.get(key) == now[key]})
+    changed = list_changed_inputs(lock, team.requirements, team.local_packages, workspace.root)
     notes = [*report.notes, *([f"the lock is stale ({', '.join(changed)} changed): imagebuild lock {name}"] if changed else [])]
     if team.table.system.packages:
         notes.append(f"{len(team.table.system.packages)} system packages come on top: their size is known when the layer is built")

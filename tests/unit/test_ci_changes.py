@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import importlib
 import json
@@ -11,14 +12,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuild.ci.changes import choose_changed_teams, find_changed_bases
 from imagebuild.ci.reports import compare_packages, read_results
 from imagebuild.ci.summary import TeamReport, escape, render_summary
+from imagebuild.cli import cli
 from imagebuild.errors import ConfigurationError
+from imagebuild.lock.file.lockfile import format_lock
 from tests.support.builders import make_base, make_lock, make_package
 
 TEAMS = {"blue": "tiny", "green": "tiny", "red": "huge"}
@@ -76,7 +81,9 @@ def test_the_summary_says_what_was_built_and_what_failed() -> None:
     reports = [
         TeamReport("blue", limits=(("stored", 1, 3 << 20),), packages={"alpha": ("1.0", "2.0")}, base=("tiny a", "tiny b"), result=built),
         TeamReport("red", result=failed),
-        TeamReport("green", problem="the lock is stale"),
+        TeamReport("green", problem="the lock is stale", checks=("predicted within budget",)),
+        TeamReport("grey", checks=("lock proved", "predicted within budget")),
+        TeamReport("black"),
     ]
     text = html.unescape(render_summary(reports, since="a" * 40))
     assert "| blue | 1.0 MiB of 3.0 MiB | 2.0 MiB | 1 changed | built: 2026q4-0 |" in text
@@ -84,8 +91,37 @@ def test_the_summary_says_what_was_built_and_what_failed() -> None:
     assert "`reg.example/ml/blue:2026q4-0@sha256:12`" in text
     assert "| alpha | 1.0 | 2.0 |" in text
     assert "Base: tiny a → tiny b" in text
-    assert "**the lock is stale**" in text
+    assert "| green |  |  |  | **the lock is stale** |" in text
+    assert "| grey |  |  |  | lock proved, predicted within budget |" in text
+    assert "| black |  |  |  |  |" in text  # nothing was looked at, and nothing is said
     assert "Packages since aaaaaaaaaaaa:" in text
+
+
+def test_the_summary_says_checked_only_of_what_was_checked(tmp_path: Path) -> None:
+    def summarize(*options: str) -> str:
+        done = CliRunner().invoke(cli, ["ci", "summary", "blue", "--root", str(tmp_path), *options], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return html.unescape(done.stdout).splitlines()[4]
+
+    world = tmp_path / "images" / "blue"
+    world.mkdir(parents=True)
+    (world / "team.toml").write_text('base = "tiny"\n[budget]\ninstalled = "1 GiB"\n')
+    (world / "requirements.in").write_text("\n")
+    (tmp_path / "images" / "catalogue.toml").write_text('[base.tiny]\nbuild = "starter"\nkind = "jupyter"\n')
+    assert "**pylock.blue.toml is missing**" in summarize()
+    lock = make_lock(make_base())
+    inputs = {"images/blue/requirements.in": hashlib.sha256(b"\n").hexdigest()}
+    lock = msgspec.structs.replace(lock, team="blue", base="tiny", inputs=inputs)
+    (tmp_path / "lockfiles").mkdir()
+    (tmp_path / "lockfiles" / "pylock.blue.toml").write_text(format_lock(lock))
+    assert summarize().endswith("| inputs as locked, predicted within budget |")
+    assert summarize("--lock-check", "success").endswith("| lock proved, predicted within budget |")
+    assert "**the lock is not proved (lock --check: failure)**" in summarize("--lock-check", "failure")
+    (tmp_path / "result.json").touch()  # a build that was killed
+    assert "**no image: the build ended without a result**" in summarize("--result", str(tmp_path / "result.json"))
+    (world / "requirements.in").write_text("alpha\n")
+    assert "**the lock is stale: images/blue/requirements.in changed**" in summarize()
+    assert "**the lock is stale: images/blue/requirements.in changed**" in summarize("--lock-check", "success")
 
 
 @given(st.text())

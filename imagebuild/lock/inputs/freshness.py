@@ -38,6 +38,12 @@ def check_lock_fresh(
         raise LockError(f"the lock of {lock.team} is stale: {'; '.join(changed)}", hint)
 
 
+def list_changed_inputs(lock: Lock, requirements: Path, local_packages: Sequence[Path], root: Path) -> list[str]:
+    """Paths relative to ``root`` of the inputs that are new, gone or others since the lock was made, sorted."""
+    now = hash_inputs(requirements, local_packages, root)
+    return sorted(key for key in now.keys() | lock.inputs.keys() if now.get(key) != lock.inputs.get(key))
+
+
 def hash_inputs(requirements: Path, local_packages: Sequence[Path], root: Path) -> dict[str, str]:
     """Path relative to ``root`` -> sha256 hex, of requirements.in, of each file it includes and of each source tree."""
     inputs = {_relate(path, root): hashlib.sha256(path.read_bytes()).hexdigest() for path in list_files(requirements, root)}
