@@ -78,6 +78,15 @@ def load_sets() -> list[RequirementSet]:
     return msgspec.convert(document["set"], list[RequirementSet])
 
 
+def choose_sets(sets: list[RequirementSet], names: list[str]) -> list[RequirementSet]:
+    """The sets of these names in the order of the names; all sets for no name. SystemExit for a name that no set has."""
+    known = {item.name: item for item in sets}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SystemExit(f"no set is called {', '.join(unknown)}; there are {', '.join(known)}")
+    return [known[name] for name in names] or sets
+
+
 def _attempt(run: Run, packages: int = 0) -> Attempt:
     return Attempt(run.status, run.seconds, "" if run.status == 0 else run.message, packages)
 
@@ -222,11 +231,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=PROJECT / ".imagebuild/requirement-sets", help="folder of the results")
     parser.add_argument("--limit", type=float, default=150, help="seconds a lock may take; an image and pip three times as much")
-    parser.add_argument("--only", default="", help="sets with this in their name")
+    parser.add_argument("names", nargs="*", metavar="SET", help="the sets to do, in this order; all of them when none is named")
+    parser.add_argument("--again", action="store_true", help="do the sets that are named also where a result is there")
     parser.add_argument("--until", default="", metavar="HH:MM", help="begin no set after this time")
     arguments = parser.parse_args()
     out: Path = arguments.out.resolve()
     sets, index = load_sets(), default_index()
+    chosen = choose_sets(sets, arguments.names)
     scratch = Scratch(out / "workspace")
     lower = out / f"base-{str(scratch.base_digest)[7:19]}"
     if not lower.is_dir():
@@ -234,19 +245,21 @@ def main() -> None:
     results: dict[str, Result] = {}
     write: Callable[[], object] = lambda: (out / "table.md").write_text(render_table(sets, results))  # noqa: E731
     for item in sets:
-        path = out / f"{item.name}.json"
-        if path.is_file() and (kept := _RESULT.decode(path.read_bytes())).base == str(scratch.base_digest):
+        kept_file = out / f"{item.name}.json"
+        if kept_file.is_file() and (kept := _RESULT.decode(kept_file.read_bytes())).base == str(scratch.base_digest):
             results[item.name] = kept
+    for item in chosen:
+        if item.name in results and not (arguments.again and arguments.names):
             continue
-        if arguments.only not in item.name or (arguments.until and time.strftime("%H:%M") >= arguments.until):
-            continue
+        if arguments.until and time.strftime("%H:%M") >= arguments.until:
+            break
         scratch = Scratch(out / "workspace")
         folder = out / "trees"
         try:
             results[item.name] = run_set(scratch, item, lower, index, folder, arguments.limit)
         finally:
             clean(scratch, item.name, folder)
-        write_atomic(path, msgspec.json.format(msgspec.json.encode(results[item.name])))
+        write_atomic(out / f"{item.name}.json", msgspec.json.format(msgspec.json.encode(results[item.name])))
         print(f"{item.name}: {', '.join(_describe(step, item.refused) for step in results[item.name].locks.values())}", flush=True)
         write()
     write()

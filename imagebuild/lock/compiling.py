@@ -18,6 +18,7 @@ from imagebuild.lock.index.ranges import read_wheel_file
 from imagebuild.lock.index.routing import validate_indexes
 from imagebuild.lock.index.upstream import Upstream
 from imagebuild.lock.inputs.freshness import hash_inputs
+from imagebuild.lock.inputs.hashes import check_hashes
 from imagebuild.lock.inputs.localpackage import LocalWheel
 from imagebuild.lock.inputs.metadata import parse_requires, read_extras, read_requires
 from imagebuild.lock.inputs.requirements import REQUIREMENTS, applies, read_requirements
@@ -95,7 +96,8 @@ def _resolve(request: LockRequest, inputs: LockInputs) -> _Answer:
     stubs, unusable = build_stubs(inputs.standing, environment, request.rules)
     kept = _keep_pins(request.existing, inputs.held, inputs.given)
     ahead = environment if request.resolver == "pip-tools" else {}  # uv reads ahead by itself
-    choice = Choice(interpreter.tags, interpreter.version, request.cutoff, request.explicit_cutoff, find_pins(inputs.direct), ahead)
+    pinned = find_pins(inputs.direct)
+    choice = Choice(interpreter.tags, interpreter.version, request.cutoff, request.explicit_cutoff, pinned, inputs.hashes, ahead)
     with contextlib.ExitStack() as stack:
         upstreams = {index.name: stack.enter_context(Upstream(index, request.cache)) for index in request.indexes}
         sources = make_sources(request, upstreams, choice)
@@ -111,6 +113,8 @@ def _resolve(request: LockRequest, inputs: LockInputs) -> _Answer:
         _check_wanted(request.base, wanted, inputs.replaced, request.protect)
         _tell_yanked(wanted, index, kept, request.report)
         files, built = choose_wheels(wanted, index, upstreams, inputs.given, sources)
+        chosen = {name: (file.filename, file.sha256) for name, (_, file) in files.items()}
+        check_hashes({**chosen, **{name: (item.filename, item.sha256) for name, item in built.items()}}, inputs.hashes)
         metadata = _read_metadata([pin.name for pin in wanted], files, upstreams, inputs.given)
         answer = _Answer(
             label,

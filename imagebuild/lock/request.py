@@ -12,6 +12,7 @@ from imagebuild.errors import ConfigurationError, LockError
 from imagebuild.lock.file.model import Lock, SourceRules
 from imagebuild.lock.file.replacement import PROTECTED, check_replace
 from imagebuild.lock.index.routing import PackageIndex
+from imagebuild.lock.inputs.hashes import AllowedHashes, join_hashes
 from imagebuild.lock.inputs.localpackage import BuildTools, LocalWheel, build_local_wheel
 from imagebuild.lock.inputs.requirements import DirectRequirement, read_requirements
 from imagebuild.lock.inputs.resolverules import NO_RULES, ResolveRules
@@ -74,6 +75,7 @@ class LockInputs(msgspec.Struct, frozen=True):
     ignored: frozenset[Edge]  # needs that the base itself does not meet
     addressed: dict[str, LocalWheel]
     local: dict[str, LocalWheel]
+    hashes: dict[str, AllowedHashes]
 
     @property
     def given(self) -> dict[str, LocalWheel]:
@@ -110,9 +112,9 @@ def read_inputs(request: LockRequest) -> LockInputs:
                 f"{what} {name} is in the team's folder, and package index {claiming.name!r} claims that name",
                 f"take it from the index, or say that it may come from here too: local = true in the [[index]] {claiming.name!r}",
             )
-    return LockInputs(
-        pin_addressed(direct, addressed), asked.constraints, replaced, standing, held, frozenset(broken.ignored), addressed, local
-    )
+    hashes = join_hashes((*direct, *asked.constraints), environment)
+    pinned = pin_addressed(direct, addressed)
+    return LockInputs(pinned, asked.constraints, replaced, standing, held, frozenset(broken.ignored), addressed, local, hashes)
 
 
 def _build_local(

@@ -161,7 +161,7 @@ def _resolve_build_requires(
     direct = tuple(DirectRequirement(number, line, Requirement(line)) for number, line in enumerate(lines, 1))
     with (
         RoutedIndex(
-            request.indexes, upstreams, msgspec.structs.replace(choice, pins={}), {}, {}, {}, request.cache, request.report
+            request.indexes, upstreams, msgspec.structs.replace(choice, pins={}, hashes={}), {}, {}, {}, request.cache, request.report
         ) as policy,
         make_scratch(request.cache) as name,
     ):

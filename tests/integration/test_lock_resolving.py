@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from imagebuild.base.model import Base, Distribution
-from imagebuild.errors import ImagebuildError, LockError, RemoteError
+from imagebuild.errors import ImagebuildError, IntegrityError, LockError, RemoteError
 from imagebuild.lock.compiling import compile_lock
 from imagebuild.lock.file.lockfile import format_lock, parse_lock
 from imagebuild.lock.file.model import Lock
@@ -43,6 +43,7 @@ def lock_for(
     existing: Lock | None = None,
     cutoff: str = CUTOFF,
     replace: Sequence[str] = (),
+    dated: bool = True,
 ) -> Lock:
     root = folder / "project"
     root.mkdir(exist_ok=True)
@@ -55,7 +56,7 @@ def lock_for(
             local_packages=packages,
             indexes=indexes,
             cutoff=cutoff,
-            explicit_cutoff=True,
+            explicit_cutoff=dated,
             root=root,
             cache=folder / "cache",
             report=ignore,
@@ -172,6 +173,49 @@ def test_failures_are_one_sentence(tmp_path: Path, resolver: str, text: str, com
     assert "127.0.0.1" not in said
     assert str(tmp_path) not in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("resolver", RESOLVERS)
+def test_hashes_in_requirements_decide_which_wheel_is_locked(tmp_path: Path, resolver: str) -> None:
+    """As pip's hash-checking mode has it: of one version's wheels the one with an allowed hash, not the one that fits best."""
+    fake = FakeIndex()
+    best = fake.add("thing", "1.0", ["beta"], tag=make_lock_base().interpreter.tags[0])
+    plain = fake.add("thing", "1.0", ["beta"])
+    fake.add("thing", "2.0")
+    fake.add("beta", "1.0")
+    digests = {name: fake.files["thing"][name]["sha256"] for name in (best, plain)}
+    with fake.serve() as url:
+        lock = lock_for(tmp_path, f"thing==1.0 --hash=sha256:{digests[plain]}\n", [make_index(url)], resolver=resolver)
+        assert {item.name: item.filename for item in lock.packages}["thing"] == plain
+        both = f"thing==1.0 \\\n --hash=sha256:{digests[plain]} \\\n --hash=sha256:{digests[best]}\n"
+        lock = lock_for(tmp_path, both, [make_index(url)], resolver=resolver)
+        assert {item.name: item.filename for item in lock.packages} == {"beta": "beta-1.0-py3-none-any.whl", "thing": best}
+        with pytest.raises(
+            LockError,
+            match=r"^requirements\.in line 1 asks thing==1\.0; no wheel of thing 1\.0 for this base on package index 'default' has a hash "
+            r"that requirements\.in line 1 allows$",
+        ):
+            lock_for(tmp_path, f"thing==1.0 --hash=sha256:{'0' * 64}\n", [make_index(url)], resolver=resolver)
+
+
+def test_hashes_hold_where_the_index_tells_none_and_in_a_lock_that_somebody_changed(tmp_path: Path) -> None:
+    fake = FakeIndex("html")
+    filename = fake.add("thing", "1.0")
+    digest = fake.files["thing"][filename]["sha256"]
+    page = fake.page
+    fake.page = lambda name: (page(name)[0], page(name)[1].replace(f"#sha256={digest}".encode(), b""))  # type: ignore[method-assign]
+    root, base = tmp_path / "project", make_lock_base()
+    with fake.serve() as url:
+        indexes = [make_index(url)]
+        lock = lock_for(tmp_path, f"thing==1.0 --hash=sha256:{digest}\n", indexes, dated=False)
+        assert lock.packages[0].sha256 == digest
+        check_lock_fresh(lock, base, root / "requirements.in", [], root)
+        other = msgspec.structs.replace(lock, packages=(msgspec.structs.replace(lock.packages[0], sha256="1" * 64),))
+        with pytest.raises(IntegrityError, match=r"^thing-1\.0-py3-none-any\.whl is not what requirements\.in line 1 allows"):
+            check_lock_fresh(other, base, root / "requirements.in", [], root)
+        with pytest.raises(IntegrityError, match=r"^thing-1\.0-py3-none-any\.whl is not what requirements\.in line 1 allows") as caught:
+            lock_for(tmp_path, f"thing==1.0 --hash=sha256:{'0' * 64}\n", indexes, dated=False)
+    assert caught.value.details == (f"--hash=sha256:{digest}",)
 
 
 def test_a_pinned_yanked_file_is_allowed(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from imagebuild.errors import ConfigurationError, IntegrityError, LockError
 from imagebuild.lock.index.upstream import wheel_cache_path
 from imagebuild.lock.inputs.freshness import hash_inputs
+from imagebuild.lock.inputs.hashes import AllowedHashes, check_hashes, join_hashes
 from imagebuild.lock.inputs.requirements import list_files, read_requirements, split_address
 from imagebuild.lock.wheels.directurls import fetch_addressed, pin_addressed
 from tests.support.builders import make_lock_base
@@ -59,7 +60,17 @@ def test_lines_comments_and_continuations(tmp_path: Path) -> None:
         ("x@file:///y.whl", r"by address \(file\) cannot be locked"),
         ("x @ ftp://h/y.whl", r"by address \(ftp\)"),
         ("./local", "a path is not a requirement"),
-        ("x==1 --hash=sha256:00", "--hash is not supported"),
+        ("x==1 --hash=sha256:00", "line 2: 'sha256:00' is not a hash"),
+        (f"x==1 --hash=md5:{'0' * 32}", "is not a hash"),
+        ("x==1 --hash", "line 2: '' is not a hash"),
+        (f"x==1 --hash=sha512:{'0' * 128}", "line 2: a --hash by sha512 cannot be checked"),
+        (f"x==1 --hash=sha256:{'0' * 64} --config-settings=a=b", "line 2: --config-settings is not supported here"),
+        ("x==1 --hash='sha256:", "line 2: the options after the requirement cannot be read"),
+        (f"--hash=sha256:{'0' * 64}", "line 2: --hash is not supported here"),
+        (
+            f"x @ https://x.example/x-1.0-py3-none-any.whl --hash=sha256:{'0' * 64} --hash=sha256:{'1' * 64}",
+            "line 2: one address has one file, and there are 2 hashes",
+        ),
         ("${NAME}", "is not a requirement"),
     ],
 )
@@ -67,6 +78,32 @@ def test_bad_lines_are_named(tmp_path: Path, line: str, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint) as caught:
         read_requirements(write(tmp_path, f"numpy\n{line}\n"))
     assert caught.value.hint
+
+
+def test_hashes_are_read_as_pip_compile_writes_them(tmp_path: Path) -> None:
+    text = (
+        f"Thing[more]==1.0 ; python_version >= '3' \\\n    --hash=sha256:{'a' * 64} \\\n    --hash sha256:{'B' * 64}\n"
+        "    # via -r other.in\n"
+        f"six==1.17.0 --hash=sha256:{'c' * 64}\nplain\n-c limits.txt\n"
+    )
+    (tmp_path / "limits.txt").write_text(f"thing==1.0 --hash=sha256:{'a' * 64} --hash=sha256:{'d' * 64}\nsix<2\n")
+    found = read_requirements(write(tmp_path, text))
+    assert [(item.where, str(item.requirement), item.hashes) for item in found.direct] == [
+        ("requirements.in line 1", 'Thing[more]==1.0; python_version >= "3"', frozenset({"a" * 64, "b" * 64})),
+        ("requirements.in line 5", "six==1.17.0", frozenset({"c" * 64})),
+        ("requirements.in line 6", "plain", frozenset()),
+    ]
+    lines = (*found.direct, *found.constraints)
+    environment = make_lock_base().interpreter.markers
+    allowed = join_hashes(lines, environment)
+    assert allowed == {
+        "thing": AllowedHashes(frozenset({"a" * 64}), ("requirements.in line 1", "limits.txt line 1")),
+        "six": AllowedHashes(frozenset({"c" * 64}), ("requirements.in line 5",)),
+    }
+    assert "thing" not in join_hashes(found.direct, {**environment, "python_version": "2.7"})
+    check_hashes({"thing": ("thing-1.0-py3-none-any.whl", "a" * 64), "other": ("other-1.0-py3-none-any.whl", "e" * 64)}, allowed)
+    with pytest.raises(IntegrityError, match=r"any\.whl is not what requirements\.in line 1 and limits\.txt line 1 allows"):
+        check_hashes({"thing": ("thing-1.0-py3-none-any.whl", "b" * 64)}, allowed)
 
 
 @given(st.text(max_size=60))
@@ -155,6 +192,8 @@ def test_a_wheel_by_address_is_fetched_verified_and_pinned(tmp_path: Path) -> No
         )
         wheels = fetch_addressed(direct.direct, interpreter.markers, interpreter, tmp_path, ignore)
         again = fetch_addressed(direct.direct, interpreter.markers, interpreter, tmp_path, ignore)
+        by_option = read_requirements(write(tmp_path, f"thing @ {address} --hash=sha256:{digest}\n")).direct
+        assert fetch_addressed(by_option, interpreter.markers, interpreter, tmp_path, ignore) == wheels
         assert len(fake.requests) == 1
         wrong = read_requirements(write(tmp_path, f"thing @ {address}#sha256={'0' * 64}\n")).direct
         with pytest.raises(IntegrityError, match="is not the file that was promised"):

@@ -16,6 +16,7 @@ from imagebuild.errors import LockError, RemoteError
 from imagebuild.lock.index.pages import ProjectFile, ProjectPage
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.upstream import Upstream
+from imagebuild.lock.inputs.hashes import AllowedHashes
 from imagebuild.lock.resolve.baserequirements import list_edge_constraints, list_edge_owners
 from imagebuild.lock.resolve.candidates import Choice, describe_tags, select_wheels
 from imagebuild.lock.resolve.routedindex import RoutedIndex
@@ -125,6 +126,24 @@ def test_what_is_left_out_is_remembered() -> None:
     assert offer.too_new == ("4.0",)
     assert offer.yanked == ("5.0",)
     assert offer.undated == 1
+
+
+def test_wheels_with_other_hashes_do_not_count() -> None:
+    files = (
+        file("thing-1.0-cp311-cp311-manylinux_2_17_x86_64.whl", sha256="b" * 64),
+        file("thing-1.0-py3-none-any.whl", sha256="a" * 64),
+        file("thing-1.1-py3-none-any.whl", sha256="c" * 64),
+        file("thing-1.2-py3-none-any.whl"),  # its hash is known when it has been fetched
+        file("thing-1.3-cp311-cp311-win_amd64.whl", sha256="d" * 64),
+    )
+    allowed = {"thing": AllowedHashes(frozenset({"a" * 64}), ("requirements.in line 1",))}
+    found = select_wheels(page(*files), "default", msgspec.structs.replace(choose(), hashes=allowed))
+    assert {version: item.filename for version, item in found.wheels.items()} == {
+        "1.0": "thing-1.0-py3-none-any.whl",
+        "1.2": "thing-1.2-py3-none-any.whl",
+    }
+    assert found.other_hashes == ("1.1",)
+    assert list(found.other_tags) == ["1.3"]
 
 
 def test_a_cutoff_needs_upload_times() -> None:

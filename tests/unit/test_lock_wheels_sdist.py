@@ -19,6 +19,7 @@ from imagebuild.lock.file.model import BuildWheel, LockedPackage, SourceRules
 from imagebuild.lock.index.pages import ProjectFile, ProjectPage
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.upstream import Upstream
+from imagebuild.lock.inputs.hashes import AllowedHashes
 from imagebuild.lock.resolve.candidates import Choice
 from imagebuild.lock.wheels.sdist import (
     SourceOrder,
@@ -75,6 +76,9 @@ def test_archives_are_judged_as_wheels_are() -> None:
     assert {version: file.filename for version, file in find_archives(page, choice).items()} == {"1.0": "tool-1.0.tar.gz"}
     asked = Choice((), "3.11.2", "", pins={"tool": frozenset({"1.2"})})
     assert list(find_archives(page, asked)) == ["1.0", "1.1", "1.2", "1.4"]
+    hashed = ProjectPage("tool", (archive("tool-1.0.tar.gz", sha256="b" * 64), archive("tool-1.0.zip", sha256="a" * 64)))
+    allowed = Choice((), "3.11.2", hashes={"tool": AllowedHashes(frozenset({"a" * 64}), ("requirements.in line 1",))})
+    assert [file.filename for file in find_archives(hashed, allowed).values()] == ["tool-1.0.zip"]
 
 
 # --- what an archive says ---------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from pathlib import Path
 from imagebuild.base.model import Base
 from imagebuild.errors import ConfigurationError, LockError
 from imagebuild.lock.file.model import Lock
+from imagebuild.lock.inputs.hashes import check_hashes, join_hashes
 from imagebuild.lock.inputs.localpackage import hash_tree
-from imagebuild.lock.inputs.requirements import list_files
+from imagebuild.lock.inputs.requirements import list_files, read_requirements
 from imagebuild.lock.inputs.resolverules import NO_RULES, ResolveRules
 
 
@@ -36,6 +37,19 @@ def check_lock_fresh(
         changed.append("[resolve] of team.toml changed")
     if changed:
         raise LockError(f"the lock of {lock.team} is stale: {'; '.join(changed)}", hint)
+    _check_asked_hashes(lock, base, requirements, root)
+
+
+def _check_asked_hashes(lock: Lock, base: Base, requirements: Path, root: Path) -> None:
+    """IntegrityError for a locked file that --hash in requirements.in does not allow: the lock was changed by another hand."""
+    if not any(b"--hash" in path.read_bytes() for path in list_files(requirements, root)):
+        return
+    asked = read_requirements(requirements, root)
+    files = {item.name: (item.source or item) for item in lock.packages}
+    check_hashes(
+        {name: (file.filename, file.sha256) for name, file in files.items()},
+        join_hashes((*asked.direct, *asked.constraints), base.interpreter.markers),
+    )
 
 
 def list_changed_inputs(lock: Lock, requirements: Path, local_packages: Sequence[Path], root: Path) -> list[str]:

@@ -1,11 +1,13 @@
 """requirements.in and what it includes: PEP 508 lines, comments, continuations, ``-r FILE`` and ``-c FILE``.
 
-A requirement by address must be a wheel with its hash: ``name @ https://host/name-1.0-py3-none-any.whl#sha256=<64 hex digits>``.
+A requirement by address must be a wheel with its hash: ``name @ https://host/name-1.0-py3-none-any.whl#sha256=<64 hex digits>``. Any
+requirement may end in ``--hash=sha256:<64 hex digits>``, several of them, as in pip's hash-checking mode.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -20,6 +22,7 @@ REQUIREMENTS = "requirements.in"
 _INCLUDE = re.compile(r"(?:(?P<option>-r|-c)\s*|(?P<long>--requirement|--constraint)(?:\s*=\s*|\s+))(?P<file>\S.*)")
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+(?:\[[^\]]*\])?\s*@\s*)?(?P<scheme>(?:[a-z]+\+)?[a-z]+)://")
 _HASH = re.compile(r"sha256=(?P<digest>[0-9a-fA-F]{64})")
+_OPTION_HASH = re.compile(r"(?P<algorithm>[a-z0-9]+):(?P<digest>[0-9a-fA-F]+)")
 _HASH_HINT = "add the wheel's hash: name @ ADDRESS#sha256=<64 hex digits>"
 _UNSUPPORTED = {
     "-e": "editable installs have no place in an image",
@@ -30,7 +33,6 @@ _UNSUPPORTED = {
     "-f": "indexes are configured in team.toml, by name",
     "--find-links": "indexes are configured in team.toml, by name",
     "--pre": "name the pre-release: name==2.0.0rc1",
-    "--hash": "hashes are in the lock",
 }
 
 
@@ -41,6 +43,7 @@ class DirectRequirement(msgspec.Struct, frozen=True):
     text: str  # as written
     requirement: Requirement
     file: str = REQUIREMENTS  # relative to the folder of requirements.in
+    hashes: frozenset[str] = frozenset()  # SHA-256 digests in hex, of --hash; empty: any file may be taken
 
     @property
     def name(self) -> str:
@@ -152,12 +155,44 @@ def _parse_line(line: _Line) -> DirectRequirement:
     address = _ADDRESS.match(content)
     if address:
         return _parse_address(line, where, address["scheme"])
-    if "--hash" in content:
-        raise ConfigurationError(f"{where}: --hash is not supported here", _UNSUPPORTED["--hash"])
-    requirement = _parse_requirement(where, content)
+    text, hashes = _split_hashes(where, content)
+    requirement = _parse_requirement(where, text)
     if requirement.url:
         raise ConfigurationError(f"{where}: not an address: {requirement.url!r}", "write https://...#sha256=...")
-    return DirectRequirement(line.number, content, requirement, line.file)
+    return DirectRequirement(line.number, content, requirement, line.file, hashes)
+
+
+def _split_hashes(where: str, content: str) -> tuple[str, frozenset[str]]:
+    """(the requirement, the digests of its --hash options), by pip's rule: what begins with a dash after a blank is an option."""
+    match = re.search(r"\s-", content)
+    if match is None:
+        return content, frozenset()
+    try:
+        words = iter(shlex.split(content[match.start() :]))
+    except ValueError as error:
+        raise ConfigurationError(f"{where}: the options after the requirement cannot be read: {error}", "mind the quotes") from None
+    digests = set()
+    for word in words:
+        option, _, value = word.partition("=")
+        if option != "--hash":
+            raise ConfigurationError(
+                f"{where}: {option} is not supported here", _UNSUPPORTED.get(option, "only --hash may follow a requirement")
+            )
+        digests.add(_parse_hash(where, value or next(words, "")))
+    return content[: match.start()].strip(), frozenset(digests)
+
+
+def _parse_hash(where: str, value: str) -> str:
+    """The digest of ``sha256:<64 hex digits>``."""
+    match = _OPTION_HASH.fullmatch(value)
+    if match is not None and match["algorithm"] in ("sha384", "sha512"):
+        raise ConfigurationError(
+            f"{where}: a --hash by {match['algorithm']} cannot be checked: package indexes and locks tell sha256",
+            "write --hash=sha256:... (pip hash FILE prints it)",
+        )
+    if match is None or match["algorithm"] != "sha256" or len(match["digest"]) != 64:
+        raise ConfigurationError(f"{where}: {value[:80]!r} is not a hash", "write --hash=sha256: and 64 hex digits")
+    return match["digest"].lower()
 
 
 def _parse_requirement(where: str, content: str) -> Requirement:
@@ -192,7 +227,8 @@ def _parse_address(line: _Line, where: str, scheme: str) -> DirectRequirement:
             f"{where}: a requirement by address ({scheme}) cannot be locked: it is not the same on another machine",
             "publish it as a wheel on an index, or put its source tree under packages/",
         )
-    requirement = _parse_requirement(where, line.content)
+    text, hashes = _split_hashes(where, line.content)
+    requirement = _parse_requirement(where, text)
     url = requirement.url or ""
     try:
         parts = urlsplit(url)
@@ -201,6 +237,11 @@ def _parse_address(line: _Line, where: str, scheme: str) -> DirectRequirement:
         raise ConfigurationError(f"{where}: the address is none", "correct it") from None
     if credentials is not None:
         raise ConfigurationError(f"{where}: the address holds credentials", "remove them (and change them); netrc is asked by host")
+    if hashes and not parts.fragment:
+        if len(hashes) > 1:
+            raise ConfigurationError(f"{where}: one address has one file, and there are {len(hashes)} hashes", "keep that file's own")
+        parts = parts._replace(fragment=f"sha256={min(hashes)}")
+        requirement.url = parts.geturl()
     digest = _HASH.fullmatch(parts.fragment)
     if digest is None:
         raise ConfigurationError(
@@ -216,7 +257,7 @@ def _parse_address(line: _Line, where: str, scheme: str) -> DirectRequirement:
         ) from None
     if wheel[0] != canonicalize_name(requirement.name):
         raise ConfigurationError(f"{where}: {filename} is a wheel of {wheel[0]}, not of {requirement.name}", "correct the name")
-    return DirectRequirement(line.number, line.content, requirement, line.file)
+    return DirectRequirement(line.number, line.content, requirement, line.file, hashes)
 
 
 def split_address(requirement: Requirement) -> tuple[str, str, str]:

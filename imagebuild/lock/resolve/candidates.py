@@ -16,6 +16,7 @@ from packaging.version import Version
 from imagebuild.errors import LockError
 from imagebuild.lock.index.pages import ProjectFile, ProjectPage
 from imagebuild.lock.index.routing import LOCAL_NAME, URL_NAME
+from imagebuild.lock.inputs.hashes import AllowedHashes
 from imagebuild.lock.inputs.localpackage import LocalWheel
 
 
@@ -30,6 +31,7 @@ class Candidates(msgspec.Struct, frozen=True):
     sdist_only: tuple[str, ...] = ()
     other_tags: dict[str, tuple[str, ...]] = {}  # versions with wheels, none of which fits the base: their tags
     other_python: dict[str, str] = {}  # version -> its Requires-Python
+    other_hashes: tuple[str, ...] = ()  # versions with wheels for the base, none of which has a hash that requirements.in allows
     too_new: tuple[str, ...] = ()
     yanked: tuple[str, ...] = ()
     undated: int = 0  # wheels without an upload time that a cutoff could not judge
@@ -48,7 +50,13 @@ class Choice(msgspec.Struct, frozen=True):
     cutoff: str = ""  # RFC 3339 UTC; "" for none
     explicit_cutoff: bool = False
     pins: Mapping[str, frozenset[str]] = {}  # name -> versions asked for with ==: yanked ones are allowed
+    hashes: Mapping[str, AllowedHashes] = {}  # by --hash in requirements.in
     markers: Mapping[str, str] = {}  # of the base; with them, what a served package needs is read before it is asked for
+
+    def allows_hash(self, name: str, file: ProjectFile) -> bool:
+        """Whether a file may be taken by its hash; where the index tells none, that is known when it has been fetched."""
+        allowed = self.hashes.get(name)
+        return allowed is None or not file.sha256 or file.sha256 in allowed.digests
 
 
 def select_wheels(page: ProjectPage, index: str, choice: Choice) -> Candidates:
@@ -58,6 +66,7 @@ def select_wheels(page: ProjectPage, index: str, choice: Choice) -> Candidates:
     sdists: set[Version] = set()
     other_tags: dict[Version, set[str]] = {}
     other_python: dict[Version, str] = {}
+    other_hashes: set[Version] = set()
     too_new: set[Version] = set()
     yanked: set[Version] = set()
     undated: list[ProjectFile] = []
@@ -92,6 +101,8 @@ def select_wheels(page: ProjectPage, index: str, choice: Choice) -> Candidates:
             other_tags.setdefault(version, set()).update(str(tag) for tag in tags)
         elif not allows_python(file.requires_python, choice.python):
             other_python[version] = file.requires_python
+        elif not choice.allows_hash(name, file):
+            other_hashes.add(version)
         elif version not in best or (-rank, build) > (-best[version][0], best[version][1]):
             best[version] = (rank, build, file)
     if undated and not dated and choice.explicit_cutoff:
@@ -99,7 +110,7 @@ def select_wheels(page: ProjectPage, index: str, choice: Choice) -> Candidates:
             f"package index {index!r} tells no upload times, so the cutoff {choice.cutoff} cannot be applied to {page.name}",
             "lock without --as-of, or use an index that serves upload times (PEP 700)",
         )
-    judged = set(best) | set(other_tags) | set(other_python) | too_new | yanked
+    judged = set(best) | set(other_tags) | set(other_python) | other_hashes | too_new | yanked
     return Candidates(
         page.name,
         index,
@@ -107,6 +118,7 @@ def select_wheels(page: ProjectPage, index: str, choice: Choice) -> Candidates:
         sdist_only=_write(sdists - judged - {_parse_version(file) for file in undated}),
         other_tags={str(v): tuple(sorted(other_tags[v])) for v in sorted(other_tags) if v not in best},
         other_python={str(v): other_python[v] for v in sorted(other_python) if v not in best},
+        other_hashes=_write(other_hashes - set(best)),
         too_new=_write(too_new - set(best)),
         yanked=_write(yanked - set(best)),
         undated=len(undated),

@@ -218,6 +218,10 @@ def _explain_missing(cause: Cause, known: ResolutionFacts, details: tuple[str, .
             f"{name} {python[-1]} needs Python {needed}; the base {base} has {interpreter.version}",
             f"{another}, or choose another base",
         )
+    elif others := fitting(candidates.other_hashes):
+        lines = [item.where for item in (*known.requirements, *known.constraints) if item.name == name and item.hashes]
+        text = f"no wheel of {name} {others[-1]} for this base on {index} has a hash that {' and '.join(lines)} allows"
+        hint = "add the hash of the wheel that is meant, or ask for another version"
     elif tags := fitting(candidates.other_tags):
         fits = describe_tags(candidates.other_tags[tags[-1]])
         built = f'have it built inside the base: [source] packages = ["{name}"] in team.toml, or '

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 from packaging.requirements import Requirement
 from packaging.utils import parse_wheel_filename
 
@@ -62,4 +63,4 @@ def _pin(item: DirectRequirement, wheels: Mapping[str, LocalWheel]) -> DirectReq
     version = wheel.version if wheel is not None else str(parse_wheel_filename(split_address(item.requirement)[1])[1])
     extras = f"[{','.join(sorted(item.requirement.extras))}]" if item.requirement.extras else ""
     marker = f"; {item.requirement.marker}" if item.requirement.marker is not None else ""
-    return DirectRequirement(item.line, item.text, Requirement(f"{item.requirement.name}{extras}=={version}{marker}"), item.file)
+    return msgspec.structs.replace(item, requirement=Requirement(f"{item.requirement.name}{extras}=={version}{marker}"))

@@ -87,6 +87,8 @@ def find_archives(page: ProjectPage, choice: Choice) -> dict[str, ProjectFile]:
             continue
         if name != page.name or (file.yanked and str(version) not in pins) or not allows_python(file.requires_python, choice.python):
             continue
+        if not choice.allows_hash(name, file):
+            continue
         if choice.cutoff and (file.upload_time > choice.cutoff if file.upload_time else dated):
             continue
         if version not in found or file.filename.endswith(".tar.gz"):
