@@ -1,11 +1,13 @@
-# `make image TEAM=cosml` and `make test` do their own set-up: a virtual environment in .venv, from requirements.lock.
+# `make image TEAM=cosml` and `make test` do their own set-up: a virtual environment in .venv, from requirements.lock, which is all
+# that building images takes; tests and lint add requirements-test.lock to it.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-test
 
-.PHONY: image unit test lint bench clean parts
+.PHONY: image unit test lint bench clean parts locks
 .DEFAULT_GOAL := help
 .PHONY: help
 
@@ -15,18 +17,34 @@ help:
 	@echo "make test               lint, types, all unit tests and the integration tests"
 	@echo "make lint               ruff, mypy, deptry (declared dependencies) and vulture (dead code) alone"
 	@echo "make bench              timings, as ratios in one run"
+	@echo "make locks              resolve both lockfiles anew (after a change of pyproject.toml; UPGRADE=1 for newer versions)"
 	@echo "make clean              remove .venv and .imagebuild"
 
-# The lock pins every package by hash; where it came from is the business of this machine's pip configuration.
+# The locks pin every package by hash; where they come from is the business of this machine's pip configuration.
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps
+
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older"; \
 	  echo "hint: make image TEAM=... PYTHON=/path/to/python3.11"; exit 3; }
 	@echo "setting up $(VENV) (once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment"; \
 	  echo "hint: on Debian and Ubuntu: sudo apt-get install python3-venv"; exit 3; }
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(PIP_INSTALL) --require-hashes -r requirements.lock
+	@$(PIP_INSTALL) --no-build-isolation --editable .
 	@touch $@
+
+$(TEST_STAMP): requirements-test.lock | $(STAMP)
+	@echo "adding what tests need to $(VENV) (once)"
+	@$(PIP_INSTALL) --require-hashes -r requirements-test.lock
+	@touch $@
+
+# What is locked stays as it is unless UPGRADE=1. The second lock holds the first: both are installed into one environment.
+LOCK = $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --allow-unsafe \
+  --custom-compile-command "make locks" $(if $(UPGRADE),--upgrade)
+
+locks: $(STAMP)
+	@$(LOCK) pyproject.toml -o requirements.lock
+	@$(LOCK) --extra test --constraint requirements.lock pyproject.toml -o requirements-test.lock
 
 # Only the starter base needs it; as root it is installed, otherwise the program says what to do when it gets there.
 parts:
@@ -39,7 +57,7 @@ image: $(STAMP) parts
 	@test -n "$(TEAM)" || { echo "error: which team?"; echo "hint: make image TEAM=cosml"; exit 2; }
 	@$(BIN)/imagebuild image $(TEAM) $(OPTIONS)
 
-lint: $(STAMP)
+lint: $(TEST_STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || { echo "hint: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/mypy
@@ -49,14 +67,14 @@ lint: $(STAMP)
 # Integration tests share a registry, an engine and a base: one after the other.
 PARALLEL := -n auto --dist worksteal
 
-unit: $(STAMP)
+unit: $(TEST_STAMP)
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow" tests/unit $(PYTEST_OPTIONS)
 
-test: $(STAMP) parts lint
+test: $(TEST_STAMP) parts lint
 	@$(BIN)/python -m pytest $(PARALLEL) tests/unit $(PYTEST_OPTIONS)
 	@$(BIN)/python -m pytest tests/integration $(PYTEST_OPTIONS)
 
-bench: $(STAMP) parts
+bench: $(TEST_STAMP) parts
 	@$(BIN)/python -m bench.pipeline
 	@$(BIN)/python -m bench.verify
 	@$(BIN)/python -m bench.docker
