@@ -238,8 +238,8 @@ def build_members(
     built = sum(fresh for _, fresh in results)
     if built:
         report(f"{built} of {len(results)} packages prepared, {len(results) - built} from the cache")
-    for member, fresh in results:
-        if member.repaired and fresh:
+    for member, _ in results:
+        if member.repaired:  # of a cached one too: it is said of the image, not of this run's work
             report(f"note: {member.package} {member.version}: {describe_faults(member.repaired)}; the image's is made of the true bytes")
     return [member for member, _ in results]
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 from typing import BinaryIO, cast
 
+import zstandard
+from isal import igzip
+
 from imagebuild.errors import IntegrityError
 
 CHUNK = 1 << 20
@@ -16,12 +19,8 @@ def open_decompressed(stream: BinaryIO, compression: str) -> BinaryIO:
     Concatenated members and frames are all read (RFC 1952 section 2.2, RFC 8878 section 3.1).
     """
     if compression == "gzip":
-        from isal import igzip
-
         return cast(BinaryIO, igzip.open(stream, "rb"))  # type: ignore[no-untyped-call]
     if compression == "zstd":
-        import zstandard
-
         reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True, closefd=False, read_size=CHUNK)
         return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, reader), CHUNK))
     if compression == "none":

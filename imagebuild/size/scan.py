@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from typing import Any, BinaryIO
 
 import msgspec
+import zstandard
+from isal import isal_zlib
 
 from imagebuild.base.archive import LayerArchive
 from imagebuild.base.tree import decode_path
@@ -123,12 +125,8 @@ class _Gauge:
 
 def _open_decoder(compression: str) -> Any:
     if compression == "gzip":
-        from isal import isal_zlib
-
         return isal_zlib.decompressobj(wbits=31)
     if compression == "zstd":
-        import zstandard
-
         return zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
     return None
 

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import zstandard
+
 from imagebuild.engine.aptsources import SUITE, read_machine_sources
 from imagebuild.errors import BuildError, ConfigurationError
 from imagebuild.layer.model import Codec
@@ -142,7 +144,6 @@ def clean_tar(source: BinaryIO, target: BinaryIO, epoch: int) -> None:
 
 def compress_layer(source: Path, target: BinaryIO, codec: Codec) -> tuple[Descriptor, str]:
     """zstd-compress a tar into ``target``: the layer's descriptor and its diff_id."""
-    import zstandard
 
     uncompressed, compressed, size = hashlib.sha256(), hashlib.sha256(), 0
     compressor = zstandard.ZstdCompressor(level=codec.level).compressobj(size=source.stat().st_size)

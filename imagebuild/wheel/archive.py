@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import BinaryIO, cast
 
 from installer.sources import WheelContentElement, WheelSource
+from isal import igzip_lib, isal_zlib
 from packaging.metadata import parse_email
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
@@ -54,7 +55,6 @@ class Content:
 
     def chunks(self) -> Iterator[bytes]:
         """The content in pieces of at most 256 KiB; IntegrityError at the end when a size or CRC is wrong."""
-        from isal import isal_zlib
 
         crc = seen = 0
         for piece in self._archive.inflate(self._info, self.label):
@@ -203,7 +203,6 @@ class WheelArchive(WheelSource):
 
     def inflate(self, info: zipfile.ZipInfo, label: str) -> Iterator[bytes]:
         """The uncompressed bytes of one entry, unchecked, in pieces of at most 256 KiB. Reads by offset: safe in threads."""
-        from isal import igzip_lib, isal_zlib
 
         header = os.pread(self._descriptor, LOCAL_HEADER.size, info.header_offset)
         if len(header) < LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):

@@ -35,7 +35,7 @@ def run_unplugged(site: Path, *arguments: str) -> Done:
     if os.geteuid() != 0:
         pytest.skip("missing part: root (for a network namespace)")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("IMAGEBUILD_")}
-    command = [need("unshare"), "--net", sys.executable, "-m", "imagebuild.cli", *arguments, "--root", str(site)]
+    command = [need("unshare"), "--net", sys.executable, "-m", "tests.support.watched", *arguments, "--root", str(site)]
     done = subprocess.run(
         command, env=environment | {"PYTHONPATH": str(PROJECT)}, cwd="/", capture_output=True, text=True, check=False, timeout=300
     )

@@ -348,7 +348,7 @@ def test_other_kinds_are_asked_at_their_own_paths(loaded: Loaded, tmp_path: Path
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_leaves_no_container(loaded: Loaded, tmp_path: Path, number: signal.Signals, code: int) -> None:
     name = loaded.build("silent", tmp_path)
-    command = [sys.executable, "-m", "imagebuild.cli", "smoke", name, "--run", "own-user", "--root", str(loaded.checkout.root)]
+    command = [sys.executable, "-m", "tests.support.watched", "smoke", name, "--run", "own-user", "--root", str(loaded.checkout.root)]
     process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60

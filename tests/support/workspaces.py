@@ -125,7 +125,7 @@ class Checkout(ProjectFolder):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("IMAGEBUILD_")}
         environment |= {"PYTHONPATH": str(PROJECT), "DOCKER_CONFIG": str(self.root / "no-docker-config"), **self.settings}
         done = subprocess.run(
-            [sys.executable, "-m", "imagebuild.cli", *arguments, "--root", str(self.root), "--cache-dir", str(self.cache)],
+            [sys.executable, "-m", "tests.support.watched", *arguments, "--root", str(self.root), "--cache-dir", str(self.cache)],
             env=environment,
             cwd="/",
             umask=umask,

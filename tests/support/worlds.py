@@ -143,7 +143,7 @@ class World(ProjectFolder):
 
     def command(self, *arguments: str) -> list[str]:
         root = [] if "--root" in arguments else ["--root", str(self.root)]
-        return [self.python, "-m", "imagebuild.cli", *arguments, *root]
+        return [self.python, "-m", "tests.support.watched", *arguments, *root]
 
     def environment(self, more: Mapping[str, str | None] = NOTHING) -> dict[str, str]:
         """This process's, without what would change the program's ways; a value of None removes."""

@@ -6,9 +6,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import msgspec
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
+from requests.utils import get_auth_from_url
+from urllib3.exceptions import HTTPError
 
 from imagebuild import __version__
 from imagebuild.errors import RemoteError
@@ -16,9 +20,6 @@ from imagebuild.http.retry import INDEX, PASSING, compute_wait, parse_retry_afte
 from imagebuild.lock.index.credentials import find_credentials, find_netrc_entry
 from imagebuild.lock.index.redirects import Origin, find_location, find_origin, is_downgrade, resolve_location
 from imagebuild.lock.index.routing import PackageIndex
-
-if TYPE_CHECKING:
-    import requests
 
 ATTEMPTS = INDEX.attempts
 PAGE_LIMIT = 256 << 20
@@ -55,6 +56,13 @@ class Elsewhere(msgspec.Struct, frozen=True):
     """A page that redirects to a host the index may not redirect to."""
 
     host: str
+
+
+class _Session(requests.Session):
+    """Leaves redirects to us: even where it does not follow one, requests would parse it and read its whole body."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002  # requests' signature
+        return None
 
 
 class IndexClient:
@@ -102,9 +110,6 @@ class IndexClient:
 
     def read_blocks(self, answer: requests.Response) -> Iterator[bytes]:
         """A body piece by piece; CutShortError when it ends early."""
-        import requests
-        from urllib3.exceptions import HTTPError
-
         try:
             yield from answer.iter_content(_PIECE)
         except (requests.RequestException, HTTPError, ConnectionError, TimeoutError) as error:
@@ -117,9 +122,6 @@ class IndexClient:
 
         Redirects of a ``page`` are followed within its index, those of anything else to any host, and none from https to http.
         """
-        import requests
-        from urllib3.exceptions import HTTPError
-
         problem: RemoteError | None = None
         after = ""
         attempts = ATTEMPTS
@@ -208,9 +210,7 @@ class IndexClient:
 
     def _connect(self) -> requests.Session:
         if self._session is None:
-            from requests.adapters import HTTPAdapter
-
-            session = _make_session()
+            session = _Session()
             session.headers["User-Agent"] = f"imagebuild/{__version__}"
             adapter = HTTPAdapter(pool_connections=8, pool_maxsize=32)
             session.mount("https://", adapter)
@@ -225,9 +225,6 @@ class IndexClient:
 
         Never None: requests would look into netrc by itself then, and take its ``default`` entry for any host.
         """
-        from requests.auth import HTTPBasicAuth
-        from requests.utils import get_auth_from_url
-
         found = self._find_credentials(url)
         user, password = found if found is not None else get_auth_from_url(url)
         return HTTPBasicAuth(user, password) if user or password else _add_nothing
@@ -252,25 +249,12 @@ class IndexClient:
         return RemoteError(f"package index {self.index.name!r} answered {status} for {what}", hint)
 
 
-def _make_session() -> requests.Session:
-    """A session that leaves redirects to us: even where it does not follow one, requests would parse it and read its whole body."""
-    import requests
-
-    class Session(requests.Session):
-        def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002  # requests' signature
-            return None
-
-    return Session()
-
-
 def _add_nothing(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
 def _release(answer: requests.Response) -> None:
     """Read a redirect's short body, so that the connection can be used again; drop the connection where it is not short."""
-    from urllib3.exceptions import HTTPError
-
     length = answer.headers.get("Content-Length", "")
     if length.isdigit() and int(length) <= _SHORT:
         with contextlib.suppress(HTTPError, OSError):
