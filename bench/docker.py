@@ -31,7 +31,7 @@ from bench.chart import Bar, Group, render_chart
 from bench.pipeline import HERE, prepare, run
 from imagebuild.lock.file.lockfile import read_lock, write_lock
 from imagebuild.lock.file.model import Lock, LockedPackage
-from imagebuild.lock.index.upstream import wheel_cache_path
+from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Manifest
 from imagebuild.oci.registry import RegistryStore

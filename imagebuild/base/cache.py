@@ -18,9 +18,8 @@ from imagebuild.base import runtime
 from imagebuild.base.inventory import decode_inventory, encode_inventory
 from imagebuild.base.model import Inventory
 from imagebuild.base.runtime import Launch
-from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
-from imagebuild.files import fsync_directory, fsync_tree, write_atomic
+from imagebuild.files import SealedCache, fsync_directory, fsync_tree, write_atomic
 from imagebuild.oci.model import Digest, Manifest, Platform, RawManifest
 
 CACHE_FORMAT = 4  # of the folder; raise it when what is kept changes
@@ -33,14 +32,10 @@ class _Facts(msgspec.Struct, frozen=True):
     inventory: str
     tree: str
     launch: Launch | None = None
-    check: str = ""  # SHA-256 of all the other fields
-
-    def sealed(self) -> _Facts:
-        plain = msgspec.structs.replace(self, check="")
-        return msgspec.structs.replace(plain, check=hashlib.sha256(msgspec.json.encode(plain)).hexdigest())
+    check: str = ""
 
 
-_FACTS = make_decoder(_Facts)
+_FACTS = SealedCache(_Facts)
 
 
 def _hash_file(path: Path) -> str:
@@ -54,7 +49,7 @@ def write_documents(folder: Path, raw: RawManifest, config_data: bytes, inventor
     (folder / "config.json").write_bytes(config_data)
     (folder / "inventory.json").write_bytes(encode_inventory(inventory))
     facts = _Facts(CACHE_FORMAT, _hash_file(folder / "inventory.json"), _hash_file(folder / "tree.sqlite"), launch)
-    (folder / "facts.json").write_bytes(msgspec.json.encode(facts.sealed()))
+    (folder / "facts.json").write_bytes(_FACTS.encode(facts))
 
 
 def pin_path(bases: Path, pinned: Digest, platform: Platform) -> Path:
@@ -75,8 +70,8 @@ def load_base(bases: Path, digest: Digest, media_type: str) -> CachedBase | None
     """The finished folder of ``digest``, or None: not there, of an older format, or damaged (then it is read again)."""
     folder = bases / digest.hex
     try:
-        facts = _FACTS.decode((folder / "facts.json").read_bytes())
-        if facts.format != CACHE_FORMAT or facts != facts.sealed() or _hash_file(folder / "tree.sqlite") != facts.tree:
+        facts = _FACTS.read(folder / "facts.json")
+        if facts is None or facts.format != CACHE_FORMAT or _hash_file(folder / "tree.sqlite") != facts.tree:
             return None
         if facts.launch is not None and not (folder / "rootfs" / facts.launch.executable).is_file():
             return None

@@ -12,7 +12,7 @@ from imagebuild.base.pins import load_catalogue
 from imagebuild.bundle.model import Bundle, BundleManifest
 from imagebuild.errors import IntegrityError
 from imagebuild.files import exclusive, explain_os_error, fsync_directory, fsync_tree, scratch_folder, write_atomic
-from imagebuild.lock.index.upstream import wheel_cache_path
+from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.lock.wheels.fetching import is_cached
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Descriptor, Digest, Manifest, Platform, RawManifest

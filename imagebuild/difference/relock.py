@@ -25,8 +25,8 @@ def tell_changes(workspace: Workspace, team: Team, before: Lock | None, after: L
 
 def _list_notes(workspace: Workspace, team: Team, lock: Lock) -> Iterator[str]:
     """What a review should know of a lock, whether it changed or not: a line each."""
+    from imagebuild.lock.index.bodies import wheel_cache_path
     from imagebuild.lock.index.statuses import recall_statuses
-    from imagebuild.lock.index.upstream import wheel_cache_path
     from imagebuild.wheel.archive import count_record_faults
     from imagebuild.wheel.record import describe_faults
 

@@ -151,7 +151,8 @@ def _name_licence(entry: dict[str, object]) -> str:
 
 def find_kept_licences(workspace: Workspace, lock: Lock) -> dict[str, str]:
     """From the metadata kept of the wheels, or the wheels themselves, as far as they are here."""
-    from imagebuild.lock.index.upstream import recall_metadata, wheel_cache_path
+    from imagebuild.lock.index.bodies import wheel_cache_path
+    from imagebuild.lock.index.metadatacache import recall_metadata
     from imagebuild.supply.licences import read_licence
     from imagebuild.supply.packages import parse_metadata, read_wheel_metadata
 

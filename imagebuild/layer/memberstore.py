@@ -11,9 +11,8 @@ import msgspec
 
 from imagebuild import __version__
 from imagebuild.base.model import Interpreter
-from imagebuild.decoding import make_decoder
 from imagebuild.errors import BuildError, IntegrityError
-from imagebuild.files import write_atomic
+from imagebuild.files import SealedCache, write_atomic
 from imagebuild.layer.model import LAYER_FORMAT, Codec, FileFact, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.frame import describe_compressor
@@ -60,12 +59,8 @@ class MemberIndex(msgspec.Struct, frozen=True, omit_defaults=True):
     check: str
     repaired: int = 0  # rows of the wheel's RECORD that were wrong
 
-    def compute_check(self) -> str:
-        """Its own checksum."""
-        return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, check=""))).hexdigest()
 
-
-_INDEX = make_decoder(MemberIndex)
+_INDEXES = SealedCache(MemberIndex)
 
 
 def compute_key(request: MemberRequest, sha256: str, rules: MemberRules, rows: Iterable[tuple[str, str]]) -> str:
@@ -128,11 +123,8 @@ def name_blob(codec: Codec) -> str:
 def load_member(store: Path, request: MemberRequest, codec: Codec) -> Member | None:
     """The cached member if it is whole by its sizes; its bytes are checked when they are put into a layer."""
     blob = store / name_blob(codec)
-    try:
-        index = _INDEX.decode((store / "index.json").read_bytes())
-        if index.check != index.compute_check() or blob.stat().st_size != index.compressed:
-            return None
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+    index = _INDEXES.read(store / "index.json")
+    if index is None or not blob.is_file() or blob.stat().st_size != index.compressed:
         return None
     if request.strict and index.repaired:
         raise IntegrityError(
@@ -144,7 +136,7 @@ def load_member(store: Path, request: MemberRequest, codec: Codec) -> Member | N
 
 def save_index(store: Path, index: MemberIndex) -> None:
     """Write ``index`` with its checksum: the member counts as whole from here on."""
-    write_atomic(store / "index.json", msgspec.json.encode(msgspec.structs.replace(index, check=index.compute_check())))
+    write_atomic(store / "index.json", _INDEXES.encode(index))
 
 
 def is_intact(member: Member) -> bool:

@@ -10,8 +10,9 @@ from pathlib import Path
 from imagebuild.errors import LockError
 from imagebuild.lock.file.lockfile import CREATED_BY, LOCK_VERSION
 from imagebuild.lock.file.model import Lock, LockedPackage
+from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.lock.index.routing import DEFAULT_NAME, LOCAL_NAME, PackageIndex
-from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
+from imagebuild.lock.index.upstream import Upstream
 from imagebuild.lock.wheels.fetching import find_locked_file, is_cached
 from imagebuild.toml import quote_text
 

@@ -108,7 +108,8 @@ def _describe_package(package: LockedPackage, base: Base, metadata: bytes) -> Di
 
 def _read_metadata(package: LockedPackage, indexes: Sequence[PackageIndex], cache: Path) -> bytes:
     """METADATA of a locked wheel: kept here, or asked of its index; empty where neither has it (then its extras are unknown)."""
-    from imagebuild.lock.index.upstream import Upstream, recall_metadata
+    from imagebuild.lock.index.metadatacache import recall_metadata
+    from imagebuild.lock.index.upstream import Upstream
 
     found = recall_metadata(cache, package.sha256)
     index = next((item for item in indexes if item.name == package.index), None)

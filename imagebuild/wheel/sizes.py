@@ -5,8 +5,6 @@ With it the size of a layer is predicted before any wheel is downloaded (:mod:`i
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import re
 import zipfile
 from pathlib import Path
@@ -14,9 +12,8 @@ from typing import BinaryIO
 
 import msgspec
 
-from imagebuild.decoding import make_decoder
 from imagebuild.errors import IntegrityError
-from imagebuild.files import explain_os_error, write_atomic
+from imagebuild.files import SealedCache
 from imagebuild.wheel.slim import find_slim_kind
 
 SHAPE_FORMAT = 1
@@ -64,13 +61,8 @@ class WheelShape(msgspec.Struct, frozen=True):
     format: int = SHAPE_FORMAT
     check: str = ""
 
-    def sealed(self) -> WheelShape:
-        """With the check sum over the rest: files rot."""
-        plain = msgspec.structs.replace(self, check="")
-        return msgspec.structs.replace(self, check=hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest())
 
-
-_SHAPE = make_decoder(WheelShape)
+_SHAPES = SealedCache(WheelShape)
 
 
 _STORED = {"code": 0.27, "library": 0.42, "tests": 0.25}  # what deflate makes of a file, where a wheel does not compress
@@ -114,23 +106,17 @@ def _locate(cache: Path, sha256: str) -> Path:
 
 def recall_shape(cache: Path, sha256: str) -> WheelShape | None:
     """The shape kept for a wheel; None without one, or when it is damaged."""
-    with contextlib.suppress(OSError, UnicodeDecodeError, msgspec.MsgspecError):
-        found = _SHAPE.decode(_locate(cache, sha256).read_bytes())
-        if found.format == SHAPE_FORMAT and found == found.sealed():
-            return found
-    return None
+    found = _SHAPES.read(_locate(cache, sha256))
+    return found if found is not None and found.format == SHAPE_FORMAT else None
 
 
 def remember_shape(cache: Path, sha256: str, shape: WheelShape) -> None:
     """Keep a wheel's shape by its hash."""
-    try:
-        write_atomic(_locate(cache, sha256), msgspec.json.encode(shape.sealed()))
-    except OSError as error:
-        raise explain_os_error(error, "keeping a wheel's sizes") from None
+    _SHAPES.write(_locate(cache, sha256), shape, doing="keeping a wheel's sizes")
 
 
 def keep_shape(cache: Path, sha256: str, stream: BinaryIO, filename: str) -> WheelShape:
     """Read and remember."""
-    shape = read_shape(stream, filename).sealed()
+    shape = read_shape(stream, filename)
     remember_shape(cache, sha256, shape)
     return shape

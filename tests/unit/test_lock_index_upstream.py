@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from imagebuild.errors import IntegrityError, LockError, RemoteError
 from imagebuild.lock.index import upstream as upstream_module
+from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.lock.index.pages import ProjectFile, ProjectPage, parse_html_page, parse_json_page, parse_time
 from imagebuild.lock.index.routing import PackageIndex
-from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
+from imagebuild.lock.index.upstream import Upstream
 from tests.support.builders import encode_wheel
 from tests.support.servers.index import FakeIndex, make_index
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuild.errors import ConfigurationError, IntegrityError, LockError
-from imagebuild.lock.index.upstream import wheel_cache_path
+from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.lock.inputs.freshness import hash_inputs
 from imagebuild.lock.inputs.hashes import AllowedHashes, check_hashes, join_hashes
 from imagebuild.lock.inputs.requirements import list_files, read_requirements, split_address

@@ -12,7 +12,7 @@ import pytest
 
 from imagebuild.errors import ConfigurationError, IntegrityError, LockError, RemoteError
 from imagebuild.lock.file.model import Lock, LockedPackage
-from imagebuild.lock.index import upstream as upstream_module
+from imagebuild.lock.index import bodies
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.wheels.fetching import fetch_wheels
 from tests.support.builders import encode_wheel
@@ -32,7 +32,7 @@ def make_lock(*packages: LockedPackage) -> Lock:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_module, "compute_pause", lambda _attempt, _after: 0.0)
+    monkeypatch.setattr(bodies, "compute_pause", lambda _attempt, _after: 0.0)
 
 
 @pytest.fixture
@@ -178,6 +178,6 @@ def test_a_full_disk_is_said(fake: FakeIndex, indexes: tuple[PackageIndex, ...],
     def refuse(*_arguments: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(upstream_module, "replacing", refuse)
+    monkeypatch.setattr(bodies, "replacing", refuse)
     with pytest.raises(ConfigurationError, match=r"no space left while keeping one-1\.0"):
         fetch_wheels(make_lock(lock_package(fake, "one", "one-1.0-py3-none-any.whl")), indexes, tmp_path, {}, ignore)

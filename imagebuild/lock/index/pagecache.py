@@ -1,25 +1,23 @@
 """Project pages that were read before, so that one that has not changed is neither sent nor parsed again.
 
 A kept page is never used on its own word: the server says "unchanged" to its ETag (RFC 9110, section 13), or sends a body
-with the very hash that was parsed. Files are ``cache/pages/<hash of index and name>``: the SHA-256 of what follows, then msgpack;
-one that has rotted counts as none.
+with the very hash that was parsed. Files are ``cache/pages/<hash of index and name>``, in msgpack.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from pathlib import Path
 
 import msgspec
 
 from imagebuild.decoding import make_msgpack_decoder
-from imagebuild.files import explain_os_error, write_sealed
+from imagebuild.files import SealedCache
 from imagebuild.lock.index.pages import ProjectFile, ProjectPage
 
 _FILE = make_msgpack_decoder(ProjectFile)
 
-_FORMAT = b"2 "  # raise it when parsing a page gives something else
+_FORMAT = b"3 "  # raise it when parsing a page gives something else
 
 
 class KeptPage(msgspec.Struct, frozen=True, array_like=True):
@@ -31,6 +29,7 @@ class KeptPage(msgspec.Struct, frozen=True, array_like=True):
     files: dict[str, msgspec.Raw]  # file name -> ProjectFile in msgpack
     status: str = ""
     status_reason: str = ""
+    check: str = ""
 
     def find_file(self, filename: str) -> ProjectFile | None:
         """One file's entry."""
@@ -42,7 +41,7 @@ class KeptPage(msgspec.Struct, frozen=True, array_like=True):
         return ProjectPage(name, tuple(_FILE.decode(raw) for raw in self.files.values()), self.status, self.status_reason)
 
 
-_PAGE = make_msgpack_decoder(KeptPage)
+_PAGES = SealedCache(KeptPage, "msgpack")
 
 
 def keep_page(page: ProjectPage, etag: str, address: str, sha256: str) -> KeptPage:
@@ -63,16 +62,8 @@ class PageCache:
 
     def recall(self, name: str) -> KeptPage | None:
         """The kept page, None when there is none that is whole."""
-        with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
-            data = self._path(name).read_bytes()
-            if hashlib.sha256(data[32:]).digest() == data[:32]:
-                return _PAGE.decode(data[32:])
-        return None
+        return _PAGES.read(self._path(name))
 
     def remember(self, name: str, kept: KeptPage) -> None:
         """Keep a page for the next time."""
-        data = msgspec.msgpack.encode(kept)
-        try:
-            write_sealed(self._path(name), hashlib.sha256(data).digest() + data)
-        except OSError as error:
-            raise explain_os_error(error, "keeping a page of a package index") from None
+        _PAGES.write(self._path(name), kept, doing="keeping a page of a package index")

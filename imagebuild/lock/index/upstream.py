@@ -12,15 +12,15 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import urljoin
 
 import msgspec
 from packaging.utils import canonicalize_name
 
-from imagebuild.decoding import make_decoder
-from imagebuild.errors import ImagebuildError, IntegrityError, LockError, RemoteError
-from imagebuild.files import explain_os_error, replacing, write_sealed
-from imagebuild.lock.index.client import ATTEMPTS, Body, CutShortError, Elsewhere, IndexClient, compute_pause
+from imagebuild.errors import IntegrityError, RemoteError
+from imagebuild.lock.index.bodies import Bodies, path_of, wheel_cache_path
+from imagebuild.lock.index.client import Body, Elsewhere, IndexClient
+from imagebuild.lock.index.metadatacache import recall, remember
 from imagebuild.lock.index.pagecache import KeptPage, PageCache, keep_page
 from imagebuild.lock.index.pages import HTML_TYPE, JSON_TYPE, ProjectFile, ProjectPage, parse_html_page, parse_json_page
 from imagebuild.lock.index.ranges import BLOCK, METADATA_LIMIT, RangeFile, WheelMetadata, read_content_range, read_wheel_file
@@ -31,33 +31,6 @@ _ACCEPT = f"{JSON_TYPE}, {HTML_TYPE};q=0.2, text/html;q=0.1"
 _CHUNK = 1 << 20
 
 
-class _CachedMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
-    metadata: str = ""  # base64 by msgspec would need bytes; METADATA is UTF-8 text with rare stray bytes
-    installed_size: int = -1
-    check: str = ""  # SHA-256 of the two: what decides a resolution must not rot unseen
-
-    def sealed(self) -> _CachedMetadata:
-        digest = hashlib.sha256(f"{self.installed_size}\n{self.metadata}".encode())
-        return _CachedMetadata(self.metadata, self.installed_size, digest.hexdigest())
-
-
-_METADATA = make_decoder(_CachedMetadata)
-
-
-def recall_metadata(cache: Path, sha256: str) -> bytes:
-    """The METADATA kept of the wheel with this hash; empty where none is, or it is damaged."""
-    with contextlib.suppress(OSError, UnicodeDecodeError, msgspec.DecodeError):
-        found = _METADATA.decode((cache / "metadata" / f"{sha256}.json").read_bytes())
-        if found == found.sealed():
-            return found.metadata.encode("utf-8", "surrogateescape")
-    return b""
-
-
-def wheel_cache_path(cache: Path, sha256: str, filename: str) -> Path:
-    """Where a verified wheel is kept."""
-    return cache / "wheels" / sha256 / filename
-
-
 class Upstream:
     """One index, read over the network (or from ``file:``). Safe to share between threads."""
 
@@ -65,6 +38,7 @@ class Upstream:
         self.index = index
         self.cache = cache
         self.client = IndexClient(index, pause)
+        self._bodies = Bodies(self.client)
         self._pages = PageCache(cache, index.address)
         self._elsewhere: dict[str, str] = {}
 
@@ -105,9 +79,9 @@ class Upstream:
 
     def _read_local_page(self, name: str) -> ProjectPage | None:
         url = urljoin(self.index.address, f"{canonicalize_name(name)}/")
-        path = _path_of(url) / "index.html"
+        path = path_of(url) / "index.html"
         if not path.is_file():
-            if not _path_of(self.index.address).is_dir():
+            if not path_of(self.index.address).is_dir():
                 raise RemoteError(f"the folder of package index {self.index.name!r} is not there", "mount it, or correct its url")
             return None
         return parse_html_page(name, path.read_text("utf-8", "replace"), url)
@@ -156,25 +130,25 @@ class Upstream:
 
     def read_metadata(self, file: ProjectFile) -> bytes:
         """The wheel's METADATA: the one the index serves beside it if its hash is told and right, else out of the wheel."""
-        known = self._recall(file)
+        known = recall(self.cache, file.sha256)
         if known.metadata:
             return known.metadata.encode("utf-8", "surrogateescape")
         if file.has_metadata and file.metadata_sha256:
             data = self._read_advertised(file)
             if data is not None:
-                self._remember(file, data, known.installed_size)
+                remember(self.cache, file.sha256, data, known.installed_size)
                 return data
         return self._read_from_wheel(file).metadata
 
     def read_installed_size(self, file: ProjectFile) -> int:
         """Bytes of the wheel's files once unpacked: the sum over its zip directory."""
-        known = self._recall(file)
+        known = recall(self.cache, file.sha256)
         return known.installed_size if known.installed_size >= 0 else self._read_from_wheel(file).installed_size
 
     def _read_advertised(self, file: ProjectFile) -> bytes | None:
         url = file.url + ".metadata"
         if url.startswith("file:"):
-            path = _path_of(url)
+            path = path_of(url)
             if not path.is_file():
                 return None
             body = path.read_bytes()
@@ -197,37 +171,13 @@ class Upstream:
             result = read_wheel_file(stream, file.filename)
             if file.sha256:
                 keep_shape(self.cache, file.sha256, stream, file.filename)
-        self._remember(file, result.metadata, result.installed_size)
+        remember(self.cache, file.sha256, result.metadata, result.installed_size)
         return result
 
     def read_shape(self, file: ProjectFile) -> WheelShape:
         """What the wheel holds by kind, from its zip directory; kept by its hash."""
         with self._open_wheel(file) as stream:
             return keep_shape(self.cache, file.sha256, stream, file.filename)
-
-    def _memory(self, file: ProjectFile) -> Path | None:
-        return self.cache / "metadata" / f"{file.sha256}.json" if file.sha256 else None
-
-    def _recall(self, file: ProjectFile) -> _CachedMetadata:
-        path = self._memory(file)
-        if path is not None:
-            with contextlib.suppress(OSError, UnicodeDecodeError, msgspec.DecodeError):
-                found = _METADATA.decode(path.read_bytes())
-                if found == found.sealed():
-                    return found
-        return _CachedMetadata()
-
-    def _remember(self, file: ProjectFile, metadata: bytes, installed_size: int) -> None:
-        path = self._memory(file)
-        try:
-            text = metadata.decode("utf-8")
-        except UnicodeDecodeError:
-            return  # rare and old: read again next time
-        if path is not None:
-            try:
-                write_sealed(path, msgspec.json.encode(_CachedMetadata(text, installed_size).sealed()))
-            except OSError as error:
-                raise explain_os_error(error, "keeping a wheel's metadata") from None
 
     @contextlib.contextmanager
     def _open_wheel(self, file: ProjectFile) -> Iterator[BinaryIO]:
@@ -238,7 +188,7 @@ class Upstream:
                 yield stream
             return
         if file.url.startswith("file:"):
-            with self._open_local(file) as stream:
+            with self._bodies.open_local(file) as stream:
                 yield stream
             return
         ranged = self._open_ranges(file)
@@ -249,18 +199,12 @@ class Upstream:
         with self._download_aside(file) as path, path.open("rb") as stream:
             yield stream
 
-    def _open_local(self, file: ProjectFile) -> BinaryIO:
-        try:
-            return _path_of(file.url).open("rb")
-        except OSError as error:
-            raise self._vanished(file) if isinstance(error, FileNotFoundError) else explain_os_error(error, "reading an index") from None
-
     def _open_ranges(self, file: ProjectFile) -> RangeFile | None:
         """A reader by HTTP ranges (RFC 9110 section 14), None when the server has none."""
         wanted = f"bytes={max(0, file.size - BLOCK)}-{file.size - 1}" if file.size else f"bytes=-{BLOCK}"
         with self.client.send(file.url, {"Range": wanted, "Accept-Encoding": "identity"}, file.filename, body=True) as answer:
             if answer.status_code == 404:
-                raise self._vanished(file)
+                raise self._bodies.explain_vanished(file)
             if answer.status_code != 206:
                 return None
             span = read_content_range(answer.headers.get("Content-Range", ""))
@@ -312,23 +256,10 @@ class Upstream:
             path.replace(kept)
         return msgspec.structs.replace(file, sha256=sha256, size=size)
 
-    def is_there(self, file: ProjectFile) -> bool:
-        """Whether a file answers, and with the size that is known; its bytes are not read."""
-        if file.url.startswith("file:"):
-            path = _path_of(file.url)
-            return path.is_file() and path.stat().st_size == file.size
-        with self.client.send(file.url, {"Accept-Encoding": "identity"}, file.filename) as answer:
-            if answer.status_code in (404, 410):
-                return False
-            if answer.status_code != 200:
-                raise self.client.explain_refusal(answer.status_code, file.filename)
-            length = answer.headers.get("Content-Length", "")
-            return not length.isdigit() or int(length) == file.size
-
     def _read_remote_size(self, file: ProjectFile) -> int:
         """The body's length without the body, 0 when the server won't say."""
         if file.url.startswith("file:"):
-            with self._open_local(file) as stream:
+            with self._bodies.open_local(file) as stream:
                 return stream.seek(0, io.SEEK_END)
         ranged = self._open_ranges(file)
         return ranged.seek(0, io.SEEK_END) if ranged is not None else 0
@@ -336,71 +267,9 @@ class Upstream:
     # -- bodies
 
     def download(self, file: ProjectFile, target: Path, *, package: str = "") -> str:
-        """The file's bytes, verified by size and hash while they stream, at ``target`` or not there at all.
+        """:meth:`imagebuild.lock.index.bodies.Bodies.download`."""
+        return self._bodies.download(file, target, package=package)
 
-        Returns the sha256. Wrong bytes raise IntegrityError, a file that is gone LockError, a body that stays cut short
-        RemoteError.
-        """
-        problem: RemoteError | None = None
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                self.client.pause(compute_pause(attempt, ""))
-            try:
-                with replacing(target) as stream:
-                    return self._stream(file, stream, package or file.filename)
-            except CutShortError as error:
-                problem = RemoteError(
-                    f"package index {self.index.name!r} cut {file.filename} short {ATTEMPTS} times ({error})",
-                    "try again; nothing was kept",
-                )
-            except OSError as error:
-                raise explain_os_error(error, f"keeping {file.filename}") from None
-        assert problem is not None
-        raise problem
-
-    def _stream(self, file: ProjectFile, target: BinaryIO, package: str) -> str:
-        digest = hashlib.sha256()
-        size = 0
-        for block in self._read_blocks(file):
-            if self.client.stopped.is_set():
-                raise RemoteError(f"{file.filename} was not fetched to its end", "run it again; nothing was kept")
-            size += len(block)
-            if file.size and size > file.size:
-                break
-            digest.update(block)
-            target.write(block)
-        if file.size and size < file.size:
-            raise CutShortError(f"{size} of {file.size} bytes")
-        found = digest.hexdigest()
-        if (file.size and size != file.size) or (file.sha256 and found != file.sha256):
-            raise IntegrityError(
-                f"{package}: {file.filename} from index {self.index.name!r} is not the file that was promised",
-                "nothing was kept; if it stays, somebody replaced the file: do not use that index until you know why",
-                (
-                    f"expected sha256 {file.sha256 or '(none told)'}" + (f", {file.size} bytes" if file.size else ""),
-                    f"got      sha256 {found}" if size == file.size or not file.size else f"got      more than {file.size} bytes",
-                ),
-            )
-        return found
-
-    def _read_blocks(self, file: ProjectFile) -> Iterator[bytes]:
-        if file.url.startswith("file:"):
-            with self._open_local(file) as stream:
-                while block := stream.read(_CHUNK):
-                    yield block
-            return
-        with self.client.send(file.url, {"Accept-Encoding": "identity"}, file.filename) as answer:
-            if answer.status_code in (404, 410):
-                raise self._vanished(file)
-            if answer.status_code != 200:
-                raise self.client.explain_refusal(answer.status_code, file.filename)
-            yield from self.client.read_blocks(answer)
-
-    def _vanished(self, file: ProjectFile) -> ImagebuildError:
-        return LockError(
-            f"{file.filename} is no longer on package index {self.index.name!r}", "lock again, or get the file back onto the index"
-        )
-
-
-def _path_of(url: str) -> Path:
-    return Path(unquote(urlsplit(url).path))
+    def is_there(self, file: ProjectFile) -> bool:
+        """:meth:`imagebuild.lock.index.bodies.Bodies.is_there`."""
+        return self._bodies.is_there(file)

@@ -21,10 +21,11 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from imagebuild.errors import LockError
+from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.lock.index.pages import ProjectFile, ProjectPage
 from imagebuild.lock.index.ranges import read_wheel_file
 from imagebuild.lock.index.routing import PackageIndex, UnroutedError, route_name
-from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
+from imagebuild.lock.index.upstream import Upstream
 from imagebuild.lock.inputs.localpackage import LocalWheel
 from imagebuild.lock.inputs.metadata import read_requires, strip_addresses
 from imagebuild.lock.inputs.resolverules import NO_RULES, ResolveRules

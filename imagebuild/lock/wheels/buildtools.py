@@ -20,8 +20,9 @@ from packaging.tags import sys_tags
 
 from imagebuild.base.model import Interpreter
 from imagebuild.errors import ConfigurationError, LockError
+from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.lock.index.routing import PackageIndex
-from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
+from imagebuild.lock.index.upstream import Upstream
 from imagebuild.lock.inputs.localpackage import BuildTools
 from imagebuild.lock.inputs.requirements import DirectRequirement
 from imagebuild.lock.resolve.candidates import Choice

@@ -11,9 +11,10 @@ from packaging.utils import parse_wheel_filename
 
 from imagebuild.base.model import Interpreter
 from imagebuild.errors import ConfigurationError, LockError
+from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.lock.index.pages import ProjectFile
 from imagebuild.lock.index.routing import ADDRESSES
-from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
+from imagebuild.lock.index.upstream import Upstream
 from imagebuild.lock.inputs.localpackage import LocalWheel
 from imagebuild.lock.inputs.requirements import DirectRequirement, applies, split_address
 from imagebuild.lock.resolve.candidates import describe_tags

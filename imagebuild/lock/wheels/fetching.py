@@ -12,9 +12,10 @@ from typing import Protocol
 from imagebuild.errors import IntegrityError, LockError, RemoteError
 from imagebuild.files import explain_os_error, sweep_temporaries
 from imagebuild.lock.file.model import BuildWheel, Lock, LockedPackage
+from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.lock.index.pages import ProjectFile
 from imagebuild.lock.index.routing import ADDRESSES, LOCAL_NAME, PackageIndex
-from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
+from imagebuild.lock.index.upstream import Upstream
 
 Remake = Callable[[LockedPackage, Mapping[str, Upstream]], Path]  # builds a wheel that was locked from a source archive
 

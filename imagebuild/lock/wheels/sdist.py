@@ -27,9 +27,10 @@ from imagebuild.decoding import make_decoder
 from imagebuild.errors import BuildError, IntegrityError, LockError
 from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_atomic
 from imagebuild.lock.file.model import BuildWheel, LockedPackage, SourceArchive, SourceRules
+from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.lock.index.pages import ProjectFile, ProjectPage
 from imagebuild.lock.index.ranges import read_wheel_file
-from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
+from imagebuild.lock.index.upstream import Upstream
 from imagebuild.lock.inputs.localpackage import repack_wheel
 from imagebuild.lock.resolve.candidates import Choice, allows_python
 from imagebuild.lock.wheels.fetching import find_locked_file, is_cached

@@ -11,8 +11,9 @@ import msgspec
 
 from imagebuild.errors import ImagebuildError
 from imagebuild.lock.file.model import LockedPackage
+from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.lock.index.routing import PackageIndex
-from imagebuild.lock.index.upstream import Upstream, wheel_cache_path
+from imagebuild.lock.index.upstream import Upstream
 from imagebuild.wheel.sizes import WheelShape, keep_shape, recall_shape
 
 _WORKERS = 16
