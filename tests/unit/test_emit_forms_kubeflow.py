@@ -76,13 +76,28 @@ def test_groups_without_an_image_are_left_out_but_the_first_stays() -> None:
     assert "imageGroupTwo" not in form
 
 
-def test_a_port_is_warned_of_in_the_text_too() -> None:
+def test_a_port_is_warned_of_with_what_the_page_shows() -> None:
     entry = msgspec.structs.replace(make_entry("cosml"), image="registry.example:5000/ml/cosml")
+    kept = msgspec.structs.replace(entry, tag="2026q3-0123456789ab", digest=Digest.of(b"kept"), current=False, kept=("churn-q3",))
     form = render_spawner_form([entry, make_entry("risk")])
     (warning,) = form.warnings
-    assert "registry.example:5000" in warning
+    assert warning.startswith("registry.example:5000 has a port")
+    assert "it shows registry.example:5000/ml/cosml and no tag; a registry name without a port (--pull-from)" in warning
     assert f"# Warning: {warning}\n" in form.text
+    assert display({"hideRegistry": True, "hideTag": False}, read_form([entry])["image"]["value"]) == "registry.example:5000/ml/cosml"
+    (warning,) = render_spawner_form([entry, kept]).warnings
+    assert "no tag, so images of cosml look alike" in warning
     assert render_spawner_form([make_entry("risk")]).warnings == ()
+
+
+def test_images_that_look_alike_with_hidden_tags_are_warned_of() -> None:
+    form = "spawnerFormDefaults: {hideTag: true, hideRegistry: true}\n"
+    (warning,) = render_spawner_form(HISTORY, merge=EditedFile(form, "f.yaml")).warnings
+    assert warning == "the form has hideTag: true, so images of cosml look alike; hideTag: false tells them apart"
+    assert render_spawner_form([make_entry("risk")], merge=EditedFile(form, "f.yaml")).warnings == ()
+    port = msgspec.structs.replace(make_entry("risk"), image="registry.example:5000/ml/risk")
+    (warning,) = render_spawner_form([port], merge=EditedFile(form, "f.yaml")).warnings
+    assert "it shows registry.example and no tag" in warning
 
 
 def test_the_order_of_the_input_does_not_matter() -> None:
@@ -183,8 +198,8 @@ def merge_form(text: str, entries: tuple[CatalogueEntry, ...] = HISTORY, **optio
 def test_a_form_by_hand_keeps_what_is_its_own() -> None:
     text = merge_form(THEIRS, pools=[A100])
     form = yaml.safe_load(text)["spawnerFormDefaults"]
-    current, kept = (str(option) for option in form["image"]["options"][1:])
-    assert form["image"]["options"][0] == "registry.example/scipy:v1"
+    current, kept, other = (str(option) for option in form["image"]["options"])
+    assert other == "registry.example/scipy:v1"
     assert form["image"]["value"] == current
     assert HISTORY[0].digest in current
     assert HISTORY[1].digest in kept
@@ -198,8 +213,91 @@ def test_a_form_by_hand_keeps_what_is_its_own() -> None:
     assert merge_form(text, pools=[A100]) == text
     newer = tuple(age(HISTORY, make_image("cosml", "2027q1")))
     later = yaml.safe_load(merge_form(text, newer, pools=[A100]))["spawnerFormDefaults"]["image"]
-    assert [option.partition("@")[2] for option in later["options"]] == ["", HISTORY[1].digest, newer[0].digest]
+    assert [option.partition("@")[2] for option in later["options"]] == [newer[0].digest, HISTORY[1].digest, ""]
     assert later["value"].endswith(newer[0].digest)
+
+
+FOLLOWED = """\
+spawnerFormDefaults:
+  image:
+    value: registry.example/ml/risk:old@sha256:{a}
+    options:
+    # one to begin with
+    - registry.example/scipy:v1
+    # cosml: ask Ana
+    - registry.example/ml/cosml:old@sha256:{a}  # tabular
+    - registry.example/ml/cosml:older@sha256:{b}
+    # the audit's
+    - registry.example/ml/cosml:other@{kept}
+    # risk
+    - registry.example/ml/risk:old@sha256:{a}
+    # nobody's
+    - registry.example/torch:v1
+""".format(a="a" * 64, b="b" * 64, kept=HISTORY[1].digest)
+
+
+def test_comments_follow_their_option_to_the_next_image() -> None:
+    entries = (*HISTORY[:2], make_image("risk"))
+    text = merge_form(FOLLOWED, entries)
+    current, kept, risk = (read_form(list(entries))["image"]["options"][index] for index in (0, 1, 2))
+    assert text.partition("    options:\n")[2].partition("  allowCustomImage")[0] == (
+        "    # one to begin with\n    - registry.example/scipy:v1\n"
+        f'    # cosml: ask Ana\n    - "{current}" # tabular\n'
+        f'    # the audit\'s\n    - "{kept}"\n'
+        f'    # risk\n    - "{risk}"\n'
+        "    # nobody's\n    - registry.example/torch:v1\n"
+    )
+    assert yaml.safe_load(text)["spawnerFormDefaults"]["image"]["value"] == risk
+    assert merge_form(text, entries) == text
+
+
+def test_the_list_above_a_group_of_our_own_is_kept_true() -> None:
+    before = render_spawner_form(HISTORY).text.replace("  # JupyterLab:\n", "  # JupyterLab:\n  #   gone: somebody's (2020q1)\n")
+    newer = tuple(age(HISTORY, make_image("cosml", "2027q1")))
+    text = merge_form(before, newer)
+    assert "  #   cosml: Team cosml: tables (2027q1)\n" in text
+    assert "tables (2026q4)" not in text.partition("  image:")[0]
+    assert "  #   cosml: Team cosml: tables (2026q3, churn-q3)\n" in text
+    assert "  #   gone: somebody's (2020q1)\n" in text  # no team of this listing
+    assert merge_form(text, newer) == text
+
+
+DEVICES = """\
+spawnerFormDefaults:
+  gpus:
+    readOnly: {read_only}
+    value:
+      num: "none"
+      # who makes them
+      vendors:
+      - limitsKey: "nvidia.com/gpu"
+        uiName: "Whole ones"
+      - limitsKey: "amd.com/gpu"
+        uiName: "AMD"
+      vendor: ""
+"""
+
+
+def test_devices_of_the_pools_can_be_chosen_in_a_form_by_hand() -> None:
+    text = merge_form(DEVICES.format(read_only="false"), pools=[A100, MIG])
+    value = yaml.safe_load(text)["spawnerFormDefaults"]["gpus"]["value"]
+    assert value["vendors"] == [
+        {"limitsKey": "nvidia.com/gpu", "uiName": "Whole ones"},
+        {"limitsKey": "amd.com/gpu", "uiName": "AMD"},
+        {"limitsKey": "nvidia.com/mig-1g.5gb", "uiName": "MIG 1g.5gb"},
+    ]
+    assert "      # who makes them\n" in text
+    assert merge_form(text, pools=[A100, MIG]) == text
+    assert "mig-1g.5gb" not in merge_form(DEVICES.format(read_only="false"), pools=[A100])
+    bare = yaml.safe_load(merge_form("spawnerFormDefaults: {cpu: {value: '1'}}\n", pools=[MIG]))["spawnerFormDefaults"]
+    assert bare["gpus"] == read_form(list(HISTORY), pools=[MIG])["gpus"]
+
+
+def test_a_form_that_lets_nobody_choose_a_device_is_warned_of() -> None:
+    form = DEVICES.format(read_only="true")
+    (warning,) = render_spawner_form(HISTORY, pools=[MIG], merge=EditedFile(form, "f.yaml")).warnings
+    assert warning.startswith("gpus is readOnly")
+    assert render_spawner_form(HISTORY, merge=EditedFile(form, "f.yaml")).warnings == ()
 
 
 def test_a_form_in_its_config_map() -> None:

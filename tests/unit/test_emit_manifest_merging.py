@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from imagebuild.emit.manifest.merging import (
     EditedFile,
     append_items,
+    arrange_items,
     drop_key,
     get_list,
     get_mapping,
@@ -129,6 +130,50 @@ def _comments_of_others(sections: list[Any], dashes: int, gone: set[str]) -> lis
         if f"k{number}" not in gone:
             kept += part
     return [*kept, "# the end"]
+
+
+ITEMS = st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=5)  # a comment above, on the line, nested
+
+
+@settings(deadline=None, max_examples=60)
+@given(ITEMS, st.sampled_from([0, 2]), st.data())
+def test_comments_go_with_items_that_are_arranged(items: list[tuple[bool, bool, bool]], dashes: int, data: st.DataObject) -> None:
+    pad = " " * dashes
+    lines = ["a:"]
+    for number, (above, beside, nested) in enumerate(items):
+        lines += [f"{pad}# above {number}"] if above else []
+        lines += [f"{pad}- id: i{number}{f'  # beside {number}' if beside else ''}"]
+        lines += [f"{pad}  v: 1"] if nested else []
+    text = "\n".join([*lines, "# next", "b: 1", ""])
+    kept = [number for number in range(len(items)) if data.draw(st.booleans())]
+    edited = EditedFile(text, "f")
+    held = edited.documents[0]["a"]
+    plan: list[tuple[Any, int | None]] = []
+    for number in kept:
+        plan.append((held[number], number))
+        plan += [({"id": "new"}, None)] if data.draw(st.booleans()) else []
+    arrange_items(edited.documents[0], "a", plan)
+    out = edited.render()
+    wanted = [{"id": "new"} if place is None else {"id": f"i{place}", **({"v": 1} if items[place][2] else {})} for _, place in plan]
+    assert yaml.safe_load(out) == {"a": wanted, "b": 1}
+    written = out.splitlines()
+    assert written[-2:] == ["# next", "b: 1"]
+    for number, (above, beside, _) in enumerate(items):
+        assert written.count(f"{pad}# above {number}") + written.count(f"  # above {number}") >= above
+        if number in kept:
+            (place,) = [index for index, line in enumerate(written) if line.strip().startswith(f"- id: i{number}")]
+            assert (f"# beside {number}" in written[place]) == beside
+            assert not above or written[place - 1] == f"{pad}# above {number}"
+    assert EditedFile(out, "f").render() == out
+
+
+def test_a_comment_inside_a_section_stays_there_when_keys_follow() -> None:
+    for value in ("[]", "1"):
+        text = f"f:\n  t:\n    a: {value}\n    # b: 2\n\n  # the end\n"
+        assert EditedFile(text, "f").render() == text
+        file = EditedFile(text, "f")
+        set_value(file.documents[0]["f"], "x", 1)
+        assert file.render() == f"f:\n  t:\n    a: {value}\n    # b: 2\n  x: 1\n\n  # the end\n"
 
 
 def test_lists_by_name() -> None:

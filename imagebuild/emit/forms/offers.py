@@ -77,9 +77,3 @@ def find_successor(offer: Offer, offers: Sequence[Offer]) -> Offer | None:
     own = [other for other in offers if other.entry.team == offer.entry.team]
     newer = own[: own.index(offer)]
     return next((other for other in reversed(newer) if other.standing != "kept"), None)
-
-
-def warn_of_ports(offers: Sequence[Offer], consequence: str) -> tuple[str, ...]:
-    """One warning per registry with a port."""
-    hosts = sorted({offer.reference.registry for offer in offers if ":" in offer.reference.registry})
-    return tuple(consequence.format(host=host) for host in hosts)

@@ -57,6 +57,8 @@ class EditedFile:
             raise ConfigurationError(f"{self.name} is empty", hint)
         if not all(isinstance(document, dict) for document in loaded):
             raise ConfigurationError(f"{self.name} holds a document that is no mapping", "expected key: value lines")
+        for document in loaded:
+            _sink_ends(document)
         return loaded
 
     @classmethod
@@ -111,7 +113,10 @@ def set_value(parent: Any, key: str, value: Any) -> None:
         _put_tail(parent, key, tail)
         return
     last = next(reversed(parent), None)
-    tail = "" if last is None else _take_tail(parent, last)
+    tail = ""
+    if last is not None:
+        inner, tail = _split_tail(_take_tail(parent, last), parent.lc.col)
+        _put_tail(parent, last, inner)
     parent[key] = convert_value(value)
     _open(parent)
     _put_tail(parent, key, tail)
@@ -127,6 +132,13 @@ def drop_key(parent: Any, key: str) -> None:
     del parent[key]
     if before is not None:
         _put_tail(parent, before, tail)
+
+
+def rewrite_comment(parent: Any, key: str, rewrite: Callable[[str], str]) -> None:
+    """Change the comment lines above a mapping's key, which is not its first."""
+    keys = list(parent)
+    before = keys[keys.index(key) - 1]
+    _put_tail(parent, before, rewrite(_take_tail(parent, before)))
 
 
 def append_items(parent: Any, key: str, items: Sequence[Any]) -> None:
@@ -148,16 +160,46 @@ def insert_items(parent: Any, key: str, index: int, items: Sequence[Any]) -> Non
 
 
 def keep_items(parent: Any, key: str, is_kept: Callable[[Any], bool]) -> None:
-    """Remove the other items of the list ``parent[key]``; what comments hang on them goes with them."""
+    """Remove the other items of the list ``parent[key]``; comments above them stay, those on their lines go with them."""
     held = parent[key]
-    doomed = [index for index, item in enumerate(held) if not is_kept(item)]
-    if doomed:
-        tail = _take_tail(parent, key)
-        for index in reversed(doomed):
-            del held[index]
-        if not held:
-            held.fa.set_flow_style()
-        _put_tail(parent, key, tail)
+    kept = [number for number, item in enumerate(held) if is_kept(item)]
+    if len(kept) < len(held):
+        arrange_items(parent, key, [(held[number], number) for number in kept])
+
+
+def arrange_items(parent: Any, key: str, plan: Sequence[tuple[Any, int | None]]) -> None:
+    """Write the list ``parent[key]`` anew: pairs of an item and the place whose comments it takes (None for none), places ascending.
+
+    The comments above an item and on its line go with it, also when it takes another's place; those above an item that goes stay
+    above the next one. What stands above the first item stays at the top.
+    """
+    held = parent[key]
+    end = _take_tail(parent, key)
+    head = _take_head(parent, key)
+    above = [""] + [_take_tail(held, number) for number in range(len(held) - 1)]
+    slots, items = dict(held.ca.items), list(held)
+    held.ca.items.clear()
+    while held:
+        held.pop()
+    held.extend(item if place is not None and item is items[place] else convert_value(item) for item, place in plan)
+    before = []  # of each item that is there now: the comment lines above it
+    done = 0
+    for number, (_, place) in enumerate(plan):
+        before.append("")
+        if place is not None:
+            before[-1] = "".join(above[done : place + 1])
+            done = place + 1
+            if place in slots:
+                held.ca.items[number] = slots[place]
+    end = "".join(above[done:]) + end
+    if not held:
+        held.fa.set_flow_style()
+        _put_tail(parent, key, head + end)
+        return
+    _open(held)
+    _put_head(parent, key, head + before[0])
+    for number, text in enumerate([*before[1:], end]):
+        _put_tail(held, number, text)
 
 
 def merge_items(parent: Any, key: str, wanted: Sequence[Mapping[str, Any]], name: str) -> None:
@@ -222,6 +264,46 @@ def _take_tail(parent: Any, key: Any) -> str:
     return tail + _take_ends(parent, key)
 
 
+def _split_tail(tail: str, column: int | None) -> tuple[str, str]:
+    """The comment lines that stand deeper than the keys at ``column``, which belong to the value before them; and the others."""
+    lines = tail.splitlines(keepends=True)
+    deep = 0
+    for number, line in enumerate(lines if column is not None else [], 1):
+        if line.strip():
+            if len(line) - len(line.lstrip(" ")) <= (column or 0):
+                break
+            deep = number
+    return "".join(lines[:deep]), "".join(lines[deep:])
+
+
+def _take_head(parent: Any, key: Any) -> str:
+    """Cut off the comment lines between a list's key and its first item."""
+    slot: list[Any] = parent.ca.items.get(key) or []
+    held = parent[key]
+    tokens = (slot[3] if len(slot) > 3 else None) or []
+    if len(slot) > 3:
+        slot[3] = None
+    if held.ca.comment:
+        held.ca.comment[1] = None
+    return "".join(map(_indent, tokens))
+
+
+def _put_head(parent: Any, key: Any, head: str) -> None:
+    if not head:
+        return
+    tokens = _make_tokens(head)
+    _open_slot(parent, key)[3] = tokens
+    parent[key].ca.comment = [parent[key].ca.comment[0] if parent[key].ca.comment else None, tokens]
+
+
+def _make_tokens(lines: str) -> list[Any]:
+    from ruamel.yaml.error import CommentMark
+    from ruamel.yaml.tokens import CommentToken
+
+    parts = [(line.lstrip(" "), line) for line in lines.splitlines(keepends=True)]
+    return [CommentToken(bare, CommentMark(len(line) - len(bare)), None) for bare, line in parts]
+
+
 def _take_ends(parent: Any, key: Any) -> str:
     """After an empty collection a comment hangs on the end of one of those around it: the innermost comes first."""
     ends = ""
@@ -231,6 +313,22 @@ def _take_ends(parent: Any, key: Any) -> str:
         del held.ca.end[:]
         held = held[-1] if isinstance(held, list) else held[next(reversed(held))]
     return ends
+
+
+def _sink_ends(node: Any) -> None:
+    """After an empty collection ruamel.yaml hangs all comments on the end of the document: bring each into what it is written in."""
+    while node and node.ca.end:
+        child = node[len(node) - 1 if isinstance(node, list) else next(reversed(node))]
+        if not _is_open(child):
+            return
+        tokens, column = node.ca.end, int(child.lc.col)
+        deep = next((number for number, token in enumerate(tokens) if int(token.start_mark.column) < column), len(tokens))
+        if not deep:
+            return
+        child.ca.end = tokens[:deep]
+        child.ca.comment = child.ca.comment or [None, None]  # without one the end is not written
+        node.ca.end = tokens[deep:]
+        node = child
 
 
 def _is_block(value: Any) -> bool:
@@ -251,9 +349,7 @@ def _put_tail(parent: Any, key: Any, tail: str) -> None:
         return
     node, last = _find_end(parent, key)
     if isinstance(node[last], dict | list):  # [] and {} end their line: what follows hangs on the next key, or on the end of it all
-        lines = [
-            CommentToken(line.lstrip(), CommentMark(len(line) - len(line.lstrip(" "))), None) for line in tail.splitlines(keepends=True)
-        ]
+        lines = _make_tokens(tail)
         keys = list(node) if isinstance(node, dict) else list(range(len(node)))
         if last == keys[-1]:
             node.ca.end = [*lines, *node.ca.end]

@@ -41,11 +41,11 @@ def render_documents(documents: Sequence[Document]) -> str:
     for document in documents:
         stream = io.StringIO()
         writer.dump(convert_value(document.value, 0), stream)
-        parts.append("".join(f"# {_clean(line)}".rstrip() + "\n" for line in document.comment) + stream.getvalue())
+        parts.append("".join(f"# {clean_comment(line)}".rstrip() + "\n" for line in document.comment) + stream.getvalue())
     return "---\n".join(parts)
 
 
-def _clean(line: str) -> str:
+def clean_comment(line: str) -> str:
     """Whatever text a comment line quotes, it stays one line and a comment."""
     return _BREAKS.sub(" ", line).rstrip()
 
@@ -66,7 +66,7 @@ def convert_value(value: Any, indent: int = 0) -> Any:
         name = convert_value(key, indent)
         if isinstance(item, Note):
             mapping[name] = convert_value(item.value, indent + 2)
-            mapping.yaml_set_comment_before_after_key(name, before="\n".join(_clean(line) for line in item.comment), indent=indent)
+            mapping.yaml_set_comment_before_after_key(name, before="\n".join(clean_comment(line) for line in item.comment), indent=indent)
         else:
             mapping[name] = convert_value(item, indent + 2)
     return mapping
