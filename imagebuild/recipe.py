@@ -88,34 +88,58 @@ def render_constraints(base: Base, lock: Lock) -> str:
     return head + "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
 
 
-def make_recipe(
-    base: Base,
-    lock: Lock,
-    lock_digest: str,
-    *,
-    engine: str,
-    codec: Codec,
-    environment: dict[str, str],
-    personal_constraints: bool,
-    title: str,
-    description: str,
-    owners: tuple[str, ...],
-    system: tuple[str, ...] = (),
-    slim: tuple[str, ...] = (),
-    files: dict[str, str] | None = None,
-) -> Recipe:
-    """The recipe of one team's image. ``environment`` is the team's own; PIP_CONSTRAINT joins it here."""
-    added = dict(environment)
-    constraints = render_constraints(base, lock) if personal_constraints else ""
+class ImageOptions(msgspec.Struct, frozen=True):
+    """What a team says about its image beside its packages; ``environment`` is the team's own."""
+
+    engine: str
+    codec: Codec
+    environment: dict[str, str]
+    personal_constraints: bool
+    title: str
+    description: str
+    owners: tuple[str, ...]
+    system: tuple[str, ...] = ()
+    slim: tuple[str, ...] = ()
+    files: dict[str, str] = {}
+
+
+def make_recipe(base: Base, lock: Lock, lock_digest: str, options: ImageOptions) -> Recipe:
+    """The recipe of one team's image. PIP_CONSTRAINT joins the team's environment here."""
+    constraints = render_constraints(base, lock) if options.personal_constraints else ""
+    environment = dict(options.environment)
     if constraints:
-        inherited = added.get("PIP_CONSTRAINT", base.config.container.environment.get("PIP_CONSTRAINT", ""))
-        added["PIP_CONSTRAINT"] = f"{inherited} {CONSTRAINTS_PATH}".strip()
+        inherited = environment.get("PIP_CONSTRAINT", base.config.container.environment.get("PIP_CONSTRAINT", ""))
+        environment["PIP_CONSTRAINT"] = f"{inherited} {CONSTRAINTS_PATH}".strip()
     replaced = frozenset(find_replaced(base, lock))
+    return Recipe(
+        format=RECIPE_FORMAT,
+        layer_format=LAYER_FORMAT,
+        engine=options.engine,
+        team=lock.team,
+        quarter=lock.quarter,
+        created=lock.cutoff,
+        platform=lock.platform,
+        base_digest=str(base.inventory.digest),
+        packages=tuple(sorted((item.filename, item.sha256) for item in lock.packages)),
+        codec=options.codec,
+        constraints=constraints,
+        environment=environment,
+        annotations=make_annotations(base, lock, lock_digest, options),
+        system=tuple(sorted(set(options.system))),
+        slim=tuple(sorted(set(options.slim))),
+        slim_rules=RULES if options.slim else 0,
+        replace=tuple(f"{item.name}=={item.version}" for item in base.inventory.distributions if item.name in replaced),
+        files=dict(options.files),
+    )
+
+
+def make_annotations(base: Base, lock: Lock, lock_digest: str, options: ImageOptions) -> dict[str, str]:
+    """What is said of the image and known before it is built; empty values are left out."""
     asked = {item.name: item.version for item in lock.packages if "requirements.in" in item.via or item.index == "local"}
-    notes = {
+    found = {
         names.CREATED: lock.cutoff,
-        names.TITLE: title,
-        names.DESCRIPTION: description,
+        names.TITLE: options.title,
+        names.DESCRIPTION: options.description,
         names.BASE_NAME: base.reference,
         names.BASE_DIGEST: str(base.pinned),
         names.FORMAT: str(RECIPE_FORMAT),
@@ -127,28 +151,9 @@ def make_recipe(
         names.PYTHON: base.interpreter.version,
         names.PACKAGES: json.dumps(asked, sort_keys=True, separators=(",", ":")),
         names.LOCK: lock_digest,
-        names.OWNERS: json.dumps(list(owners), separators=(",", ":")),
+        names.OWNERS: json.dumps(list(options.owners), separators=(",", ":")),
     }
-    return Recipe(
-        format=RECIPE_FORMAT,
-        layer_format=LAYER_FORMAT,
-        engine=engine,
-        team=lock.team,
-        quarter=lock.quarter,
-        created=lock.cutoff,
-        platform=lock.platform,
-        base_digest=str(base.inventory.digest),
-        packages=tuple(sorted((item.filename, item.sha256) for item in lock.packages)),
-        codec=codec,
-        constraints=constraints,
-        environment=added,
-        annotations={key: value for key, value in notes.items() if value},
-        system=tuple(sorted(set(system))),
-        slim=tuple(sorted(set(slim))),
-        slim_rules=RULES if slim else 0,
-        replace=tuple(f"{item.name}=={item.version}" for item in base.inventory.distributions if item.name in replaced),
-        files=dict(files or {}),
-    )
+    return {key: value for key, value in found.items() if value}
 
 
 def render_requirements(lock: Lock, hashes: Mapping[str, str] | None = None) -> str:

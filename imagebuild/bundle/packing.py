@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
+
 from imagebuild.base.model import Base
 from imagebuild.bundle.model import FORMAT, NAME, BundledBase, BundledFile, BundleManifest, describe_file
 from imagebuild.config import Team
@@ -65,6 +67,24 @@ def pack_project(packing: Packing, team: Team, root: Path, images: Path, lockfil
                 packing.add(f"{top}/{entry.path}", folder / entry.path)
 
 
+def pack_context(packing: Packing, built: Path, wheels: Mapping[str, Path]) -> None:
+    """Dockerfile, recipe, the files beside the wheels, and the wheels as they are."""
+    for name in _RECIPE_FILES:
+        packing.add(name, built / name)
+    for path in sorted((built / "wheels").iterdir()):
+        if path.suffix != ".whl":
+            packing.add(f"wheels/{path.name}", path)
+    for path in wheels.values():
+        packing.add(f"wheels/{path.name}", path)
+
+
+def describe_base(base: Base, *, with_layers: bool) -> BundledBase:
+    """What the manifest says of the base."""
+    inventory = base.inventory
+    names = (base.name, str(inventory.digest), str(base.pinned), base.manifest.media_type, base.repository, str(inventory.platform))
+    return BundledBase(*names, with_layers)
+
+
 def pack_layers(packing: Packing, base: Base, store: Store, report: Callable[[str], None]) -> None:
     """The base's config and layers, verified by the store while they are read, under their digests."""
     for descriptor in (base.manifest.config, *base.manifest.layers):
@@ -79,60 +99,37 @@ def pack_layers(packing: Packing, base: Base, store: Store, report: Callable[[st
         packing.files[name] = describe_file(target)
 
 
-def pack_bundle(
-    output: Path,
-    *,
-    team: Team,
-    base: Base,
-    recipe: Recipe,
-    root: Path,
-    images: Path,
-    lockfile: Path,
-    built: Path,
-    wheels: Mapping[str, Path],
-    cache: Path,
-    layers: Store | None,
-    report: Callable[[str], None],
-) -> tuple[str, BundleManifest]:
-    """Write the bundle to ``output``, which must not be there or be empty; the digest of its bundle.json, and what that says.
+class BundleContents(msgspec.Struct, frozen=True):
+    """What goes into a bundle: a planned build and where its parts lie."""
 
-    ``built`` is the folder with Dockerfile and build context, ``layers`` where the base's layers are to be taken from.
-    """
+    team: Team
+    base: Base
+    recipe: Recipe
+    root: Path  # of the project
+    images: Path
+    lockfile: Path
+    built: Path  # the folder with Dockerfile and build context
+    wheels: Mapping[str, Path]
+    cache: Path
+    layers: Store | None  # where the base's layers are to be taken from; None leaves them out
+
+
+def pack_bundle(output: Path, contents: BundleContents, report: Callable[[str], None]) -> tuple[str, BundleManifest]:
+    """Write the bundle to ``output``, which must not be there or be empty; the digest of its bundle.json, and what that says."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} is there already", "name a new folder for the bundle")
-    folder = cache / "bases" / Digest(base.inventory.digest).hex
-    media_type = base.manifest.media_type
+    base, team = contents.base, contents.team
     try:
         with scratch_folder(output.absolute().parent) as scratch:
             packing = Packing(scratch / "bundle")
             packing.folder.mkdir()
-            pack_project(packing, team, root, images, lockfile, base.name)
-            for name in _RECIPE_FILES:
-                packing.add(name, built / name)
-            for path in sorted((built / "wheels").iterdir()):
-                if path.suffix != ".whl":
-                    packing.add(f"wheels/{path.name}", path)
-            for path in wheels.values():
-                packing.add(f"wheels/{path.name}", path)
-            packing.add_folder("base", folder)
-            if layers is not None:
-                pack_layers(packing, base, layers, report)
-            manifest = BundleManifest(
-                FORMAT,
-                team.name,
-                recipe.tag,
-                recipe.engine,
-                BundledBase(
-                    base.name,
-                    str(base.inventory.digest),
-                    str(base.pinned),
-                    media_type,
-                    base.repository,
-                    str(base.inventory.platform),
-                    layers is not None,
-                ),
-                packing.files,
-            )
+            pack_project(packing, team, contents.root, contents.images, contents.lockfile, base.name)
+            pack_context(packing, contents.built, contents.wheels)
+            packing.add_folder("base", contents.cache / "bases" / Digest(base.inventory.digest).hex)
+            if contents.layers is not None:
+                pack_layers(packing, base, contents.layers, report)
+            recipe, about = contents.recipe, describe_base(base, with_layers=contents.layers is not None)
+            manifest = BundleManifest(FORMAT, team.name, recipe.tag, recipe.engine, about, packing.files)
             write_atomic(packing.folder / NAME, manifest.encode())
             if output.exists():
                 output.rmdir()

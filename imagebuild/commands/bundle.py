@@ -26,7 +26,7 @@ def bundle(
 ) -> None:
     """Put all that TEAM's image takes into one folder: image --offline --bundle DIR builds from it."""
     from imagebuild import pipeline
-    from imagebuild.bundle.packing import pack_bundle
+    from imagebuild.bundle.packing import BundleContents, pack_bundle
     from imagebuild.config import format_size
     from imagebuild.files import exclusive
 
@@ -34,8 +34,7 @@ def bundle(
     with exclusive(workspace.state / f"image-{team}.lock"):
         plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True, engine=engine or "")
         folder, wheels = pipeline.prepare_context(workspace, plan, builder=builder, network=network)
-        digest, manifest = pack_bundle(
-            output,
+        contents = BundleContents(
             team=plan.team,
             base=plan.base,
             recipe=plan.recipe,
@@ -46,8 +45,8 @@ def bundle(
             wheels=wheels,
             cache=workspace.cache,
             layers=pipeline.open_base_store(workspace, plan.base) if with_base or not plan.base.registry else None,
-            report=workspace.report,
         )
+        digest, manifest = pack_bundle(output, contents, workspace.report)
     size = sum(file.size for file in manifest.files.values())
     lines = [
         f"{output}: {team} {manifest.tag}, {len(manifest.files)} files, {format_size(size)}",

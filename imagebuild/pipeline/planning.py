@@ -24,6 +24,7 @@ from imagebuild.pipeline.bases import open_base
 from imagebuild.pipeline.lockuse import LockOptions, lock_team, read_team_lock
 from imagebuild.recipe import (
     REMOVAL_FILE,
+    ImageOptions,
     Recipe,
     make_recipe,
     render_dockerfile,
@@ -87,10 +88,7 @@ def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: boo
             f"{team.requirements.parent / 'team.toml'}: [files] names {absent[0]}, which is not in the lock",
             "name a package that is locked",
         )
-    recipe = make_recipe(
-        base,
-        lock,
-        lock_digest(lock),
+    options = ImageOptions(
         engine=chosen,
         codec=table.layer.codec,
         environment=table.env,
@@ -102,7 +100,7 @@ def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: boo
         slim=table.slim,
         files=team.files,
     )
-    return Plan(team, base, lock, recipe, workspace.repository(team_name))
+    return Plan(team, base, lock, make_recipe(base, lock, lock_digest(lock), options), workspace.repository(team_name))
 
 
 def find_image(workspace: Workspace, plan: Plan) -> Digest | None:

@@ -19,7 +19,7 @@ from imagebuild.layer.model import Codec
 from imagebuild.lock.file.lockfile import format_lock, lock_digest
 from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.oci.model import OCI_CONFIG, Descriptor, Digest, Manifest
-from imagebuild.recipe import Recipe, make_recipe
+from imagebuild.recipe import ImageOptions, Recipe, make_recipe
 from imagebuild.workspace import Workspace
 from tests.support.builders import make_base, make_lock, make_package
 from tests.unit.test_size_scan import BASE, installed, make_tar, push
@@ -133,7 +133,7 @@ def recipe(made: Lock, **changes: object) -> Recipe:
         "description": "",
         "owners": (),
     }
-    return make_recipe(BASE_VALUE, made, lock_digest(made), **{**options, **changes})  # type: ignore[arg-type]
+    return make_recipe(BASE_VALUE, made, lock_digest(made), ImageOptions(**{**options, **changes}))  # type: ignore[arg-type]
 
 
 def image(made: Recipe) -> FoundImage:

@@ -36,7 +36,7 @@ from imagebuild.oci.model import (
     RootFilesystem,
 )
 from imagebuild.pipeline import choose_engine
-from imagebuild.recipe import Recipe, make_recipe, render_dockerfile
+from imagebuild.recipe import ImageOptions, Recipe, make_recipe, render_dockerfile
 from tests.support.builders import make_base, make_lock, make_package
 from tests.support.trees import SITE, MemoryTree
 
@@ -46,7 +46,7 @@ APT = Entry("/usr/bin/apt-get", "file", 0o755, 0, 0, 10)
 def recipe_of(base: Base, **changes: Any) -> Recipe:
     options: dict[str, Any] = {"engine": "docker", "codec": Codec(), "environment": {}, "personal_constraints": True}
     options |= {"title": "COSML", "description": "", "owners": ()}
-    return make_recipe(base, make_lock(base, make_package("pandas")), "sha256:" + "1" * 64, **{**options, **changes})
+    return make_recipe(base, make_lock(base, make_package("pandas")), "sha256:" + "1" * 64, ImageOptions(**{**options, **changes}))
 
 
 def with_tree(base: Base, *entries: Entry) -> Base:

@@ -12,7 +12,7 @@ from imagebuild import annotations as names
 from imagebuild.base.model import Base, Distribution
 from imagebuild.layer.model import Codec
 from imagebuild.lock.file.model import Lock
-from imagebuild.recipe import Recipe, make_recipe, render_constraints, render_dockerfile, render_requirements
+from imagebuild.recipe import ImageOptions, Recipe, make_recipe, render_constraints, render_dockerfile, render_requirements
 from tests.support.builders import make_base, make_lock, make_package
 from tests.support.trees import SITE
 
@@ -29,7 +29,7 @@ def recipe_of(base: Base, lock: Lock, **changes: Any) -> Recipe:
         "description": "",
         "owners": (),
     }
-    return make_recipe(base, lock, "sha256:" + "1" * 64, **{**options, **changes})
+    return make_recipe(base, lock, "sha256:" + "1" * 64, ImageOptions(**{**options, **changes}))
 
 
 def test_the_tag_is_quarter_and_key() -> None:

@@ -16,12 +16,9 @@ MODULE_LINES = 400
 LONG_FUNCTIONS = frozenset(
     {
         "base/estimate.py:estimate_interpreter",
-        "bundle/packing.py:pack_bundle",
         "engine/buildx.py:build_layer_with_docker",
         "engine/sdist.py:build_source_wheel",
-        "lock/resolve/candidates.py:select_wheels",
         "pipeline/pushing.py:build_image",
-        "recipe.py:make_recipe",
     }
 )
 

@@ -20,7 +20,7 @@ from imagebuild.layer.model import Codec
 from imagebuild.lock.file.lockfile import lock_digest
 from imagebuild.lock.file.model import BuildWheel, Lock, SourceArchive
 from imagebuild.oci.model import Digest
-from imagebuild.recipe import Recipe, make_recipe
+from imagebuild.recipe import ImageOptions, Recipe, make_recipe
 from imagebuild.supply.licences import Licence
 from imagebuild.supply.packages import list_packages
 from imagebuild.supply.referrers import BOM_TYPE, LOCK_TYPE, RECIPE_TYPE, STATEMENT_TYPE, make_companions
@@ -75,13 +75,15 @@ def make_image_recipe(base: Base, lock: Lock) -> Recipe:
         base,
         lock,
         lock_digest(lock),
-        engine="direct",
-        codec=Codec(),
-        environment={},
-        personal_constraints=True,
-        title="",
-        description="",
-        owners=(),
+        ImageOptions(
+            engine="direct",
+            codec=Codec(),
+            environment={},
+            personal_constraints=True,
+            title="",
+            description="",
+            owners=(),
+        ),
     )
 
 

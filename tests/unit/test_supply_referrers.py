@@ -15,7 +15,7 @@ from imagebuild.lock.file.model import Lock
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Digest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts
-from imagebuild.recipe import Recipe, make_recipe
+from imagebuild.recipe import ImageOptions, Recipe, make_recipe
 from imagebuild.supply.referrers import LOCK_TYPE, make_lock_artifact, make_recipe_artifact, read_image_lock, read_image_recipe
 from tests.support.builders import make_base, make_lock, make_package
 
@@ -30,13 +30,15 @@ def make_image_recipe(lock: Lock) -> Recipe:
         make_base(),
         lock,
         lock_digest(lock),
-        engine="direct",
-        codec=Codec(),
-        environment={"A": "1"},
-        personal_constraints=True,
-        title="Consumer science",
-        description="",
-        owners=("ann@example.org",),
+        ImageOptions(
+            engine="direct",
+            codec=Codec(),
+            environment={"A": "1"},
+            personal_constraints=True,
+            title="Consumer science",
+            description="",
+            owners=("ann@example.org",),
+        ),
     )
 
 

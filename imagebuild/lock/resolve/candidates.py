@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.tags import parse_tag
+from packaging.tags import Tag, parse_tag
 from packaging.utils import BuildTag, InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
 from packaging.version import Version
 
@@ -61,72 +61,92 @@ class Choice(msgspec.Struct, frozen=True):
 
 def select_wheels(page: ProjectPage, index: str, choice: Choice) -> Candidates:
     """Judge every file of a project page. An explicit cutoff on an index without upload times raises LockError."""
-    ranks = {tag: rank for rank, tag in enumerate(choice.tags)}
-    best: dict[Version, tuple[int, BuildTag, ProjectFile]] = {}
-    sdists: set[Version] = set()
-    other_tags: dict[Version, set[str]] = {}
-    other_python: dict[Version, str] = {}
-    other_hashes: set[Version] = set()
-    too_new: set[Version] = set()
-    yanked: set[Version] = set()
-    undated: list[ProjectFile] = []
-    times: dict[Version, str] = {}
-    dated = any(file.upload_time for file in page.files)
-    pins = choice.pins.get(page.name, frozenset())
+    judgement = _Judgement(page, choice)
     for file in page.files:
-        sdist = _parse_sdist(file.filename)
-        if sdist is not None and sdist[0] == page.name and not file.yanked and not _is_late(file, choice.cutoff, dated):
-            sdists.add(sdist[1])
-            _note_time(times, sdist[1], file)
-        try:
-            name, version, build, tags = parse_wheel_filename(file.filename)
-        except InvalidWheelFilename:
-            continue
-        if name != page.name:
-            continue
-        rank = min((ranks[str(tag)] for tag in tags if str(tag) in ranks), default=-1)
-        if choice.cutoff:
-            if not file.upload_time:
-                undated.append(file)
-                if dated:
-                    continue  # this index tells times, and not this one: it can't be shown to be old enough
-            elif file.upload_time > choice.cutoff:
-                too_new.add(version)
-                continue
-        if not file.yanked:
-            _note_time(times, version, file)
-        if file.yanked and str(version) not in pins:
-            yanked.add(version)
-        elif rank < 0:
-            other_tags.setdefault(version, set()).update(str(tag) for tag in tags)
-        elif not allows_python(file.requires_python, choice.python):
-            other_python[version] = file.requires_python
-        elif not choice.allows_hash(name, file):
-            other_hashes.add(version)
-        elif version not in best or (-rank, build) > (-best[version][0], best[version][1]):
-            best[version] = (rank, build, file)
-    if undated and not dated and choice.explicit_cutoff:
+        judgement.judge(file)
+    if judgement.undated and not judgement.dated and choice.explicit_cutoff:
         raise LockError(
             f"package index {index!r} tells no upload times, so the cutoff {choice.cutoff} cannot be applied to {page.name}",
             "lock without --as-of, or use an index that serves upload times (PEP 700)",
         )
-    judged = set(best) | set(other_tags) | set(other_python) | other_hashes | too_new | yanked
-    return Candidates(
-        page.name,
-        index,
-        wheels={str(version): best[version][2] for version in sorted(best)},
-        sdist_only=_write(sdists - judged - {_parse_version(file) for file in undated}),
-        other_tags={str(v): tuple(sorted(other_tags[v])) for v in sorted(other_tags) if v not in best},
-        other_python={str(v): other_python[v] for v in sorted(other_python) if v not in best},
-        other_hashes=_write(other_hashes - set(best)),
-        too_new=_write(too_new - set(best)),
-        yanked=_write(yanked - set(best)),
-        undated=len(undated),
-        archives=_write(sdists),
-        times={str(version): times[version] for version in sorted(times)},
-        status=page.status,
-        status_reason=page.status_reason,
-    )
+    return judgement.summarise(index)
+
+
+class _Judgement:
+    """What becomes of each file of a page: the best wheel of its version, or the reason why it is not shown."""
+
+    def __init__(self, page: ProjectPage, choice: Choice) -> None:
+        self.page, self.choice = page, choice
+        self.dated = any(file.upload_time for file in page.files)
+        self.undated: list[ProjectFile] = []
+        self._ranks = {tag: rank for rank, tag in enumerate(choice.tags)}
+        self._pins = choice.pins.get(page.name, frozenset())
+        self._best: dict[Version, tuple[int, BuildTag, ProjectFile]] = {}
+        self._sdists: set[Version] = set()
+        self._other_tags: dict[Version, set[str]] = {}
+        self._other_python: dict[Version, str] = {}
+        self._other_hashes: set[Version] = set()
+        self._too_new: set[Version] = set()
+        self._yanked: set[Version] = set()
+        self._times: dict[Version, str] = {}
+
+    def judge(self, file: ProjectFile) -> None:
+        """Take one file into account; what is neither a wheel nor a source archive of this project is passed over."""
+        sdist = _parse_sdist(file.filename)
+        if sdist is not None and sdist[0] == self.page.name and not file.yanked and not _is_late(file, self.choice.cutoff, self.dated):
+            self._sdists.add(sdist[1])
+            _note_time(self._times, sdist[1], file)
+        try:
+            name, version, build, tags = parse_wheel_filename(file.filename)
+        except InvalidWheelFilename:
+            return
+        if name == self.page.name and self._passes_cutoff(file, version):
+            self._judge_wheel(file, version, build, tags)
+
+    def _passes_cutoff(self, file: ProjectFile, version: Version) -> bool:
+        if self.choice.cutoff and not file.upload_time:
+            self.undated.append(file)
+            return not self.dated  # this index tells times, and not this one: it can't be shown to be old enough
+        if self.choice.cutoff and file.upload_time > self.choice.cutoff:
+            self._too_new.add(version)
+            return False
+        return True
+
+    def _judge_wheel(self, file: ProjectFile, version: Version, build: BuildTag, tags: frozenset[Tag]) -> None:
+        rank = min((self._ranks[str(tag)] for tag in tags if str(tag) in self._ranks), default=-1)
+        if not file.yanked:
+            _note_time(self._times, version, file)
+        if file.yanked and str(version) not in self._pins:
+            self._yanked.add(version)
+        elif rank < 0:
+            self._other_tags.setdefault(version, set()).update(str(tag) for tag in tags)
+        elif not allows_python(file.requires_python, self.choice.python):
+            self._other_python[version] = file.requires_python
+        elif not self.choice.allows_hash(self.page.name, file):
+            self._other_hashes.add(version)
+        elif version not in self._best or (-rank, build) > (-self._best[version][0], self._best[version][1]):
+            self._best[version] = (rank, build, file)
+
+    def summarise(self, index: str) -> Candidates:
+        """One wheel a version, and the versions that have none, each by its reason."""
+        best, tags, pythons = self._best, self._other_tags, self._other_python
+        judged = set(best) | set(tags) | set(pythons) | self._other_hashes | self._too_new | self._yanked
+        return Candidates(
+            self.page.name,
+            index,
+            wheels={str(version): best[version][2] for version in sorted(best)},
+            sdist_only=_write(self._sdists - judged - {_parse_version(file) for file in self.undated}),
+            other_tags={str(v): tuple(sorted(tags[v])) for v in sorted(tags) if v not in best},
+            other_python={str(v): pythons[v] for v in sorted(pythons) if v not in best},
+            other_hashes=_write(self._other_hashes - set(best)),
+            too_new=_write(self._too_new - set(best)),
+            yanked=_write(self._yanked - set(best)),
+            undated=len(self.undated),
+            archives=_write(self._sdists),
+            times={str(version): self._times[version] for version in sorted(self._times)},
+            status=self.page.status,
+            status_reason=self.page.status_reason,
+        )
 
 
 def _is_late(file: ProjectFile, cutoff: str, dated: bool) -> bool:
