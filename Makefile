@@ -4,10 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NEW_ENOUGH := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 
-.PHONY: image unit test lint bench clean parts locks
+.PHONY: image debian build unit test lint bench clean parts locks
 .DEFAULT_GOAL := help
 .PHONY: help
 
@@ -24,7 +25,7 @@ help:
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older"; \
+	@$(NEW_ENOUGH) || { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older"; \
 	  echo "hint: make image TEAM=... PYTHON=/path/to/python3.11"; exit 3; }
 	@echo "setting up $(VENV) (once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment"; \
@@ -53,8 +54,17 @@ parts:
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mmdebstrap; } >/dev/null || \
 	  echo "mmdebstrap could not be installed; the starter base cannot be built without it" >&2; }
 
-image: $(STAMP) parts
+# On a fresh machine the environment is installed while Debian for the starter base is fetched and unpacked.
+image:
 	@test -n "$(TEAM)" || { echo "error: which team?"; echo "hint: make image TEAM=cosml"; exit 2; }
+	@if [ -d .imagebuild/registry/blobs ]; then $(MAKE) --no-print-directory build; \
+	elif [ -e $(STAMP) ]; then $(MAKE) --no-print-directory debian build; \
+	else $(MAKE) --no-print-directory -j2 debian build; fi
+
+debian:
+	@! $(NEW_ENOUGH) 2>/dev/null || $(PYTHON) -m imagebuild.starter.debian $(TEAM)
+
+build: $(STAMP)
 	@$(BIN)/imagebuild image $(TEAM) $(OPTIONS)
 
 lint: $(TEST_STAMP)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from imagebuild.base.model import Base
 from imagebuild.base.pins import load_catalogue, require_pinned
@@ -13,18 +13,22 @@ from imagebuild.oci.store import Store
 from imagebuild.starter.place import find_starter, is_current
 from imagebuild.workspace import Workspace
 
-if TYPE_CHECKING:
-    pass
+
+def _nothing() -> None:
+    """The usual ``meanwhile``."""
 
 
-def open_base(workspace: Workspace, name: str, platform: Platform) -> Base:
-    """The catalogue's base ``name``, read (from the cache after the first time); an unpinned one is refused."""
+def open_base(workspace: Workspace, name: str, platform: Platform, *, meanwhile: Callable[[], object] = _nothing) -> Base:
+    """The catalogue's base ``name``, read (from the cache after the first time); an unpinned one is refused.
+
+    ``meanwhile`` is called where the base has to be built first, while that waits for Debian's packages.
+    """
     catalogue = load_catalogue(workspace.images / "catalogue.toml")
     entry = catalogue.get(name)
     workspace.prepare()
     if entry.build:
         given = workspace.bundled_base
-        pinned = given[1] if given and given[0] == name else _open_starter(workspace, platform)
+        pinned = given[1] if given and given[0] == name else _open_starter(workspace, platform, meanwhile)
         store: Store = workspace.layout
     else:
         pin = require_pinned(entry)
@@ -43,7 +47,7 @@ def open_base_store(workspace: Workspace, base: Base) -> Store:
     return workspace.registry_store(base.registry) if base.registry and (not given or given[0] != base.name) else workspace.layout
 
 
-def _open_starter(workspace: Workspace, platform: Platform) -> Digest:
+def _open_starter(workspace: Workspace, platform: Platform, meanwhile: Callable[[], object]) -> Digest:
     """The starter base that the layout has, built where there is none or an upgrade brought another lock of it."""
     found = find_starter(workspace.layout)
     if found is not None and (workspace.offline or is_current(workspace.layout, found)):
@@ -54,4 +58,4 @@ def _open_starter(workspace: Workspace, platform: Platform) -> Digest:
         )
     from imagebuild.starter.build import build_starter
 
-    return build_starter(workspace.layout, workspace.cache, platform, workspace.report)
+    return build_starter(workspace.layout, workspace.cache, platform, workspace.report, meanwhile=meanwhile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import msgspec
 from imagebuild.base.inventory import encode_inventory, require_python
 from imagebuild.base.model import Base
 from imagebuild.config import Team
-from imagebuild.errors import LockError, UsageError
+from imagebuild.errors import ImagebuildError, LockError, UsageError
 from imagebuild.files import exclusive, explain_os_error, write_atomic
 from imagebuild.lock.file.model import Lock
 from imagebuild.pipeline.bases import open_base
@@ -47,6 +48,21 @@ def find_team_lock(workspace: Workspace, team: Team) -> Lock | None:
     except LockError as error:  # locking anew is what repairs it
         workspace.report(f"{team.name}: {error.message}; locking without it")
         return None
+
+
+def prefetch_wheels(workspace: Workspace, team: Team) -> None:
+    """Get the wheels that the team's lock has from indexes, before it is known whether the lock still fits.
+
+    A failure is left to the build.
+    """
+    from imagebuild.lock.file.lockfile import read_lock
+    from imagebuild.lock.index.routing import LOCAL_NAME
+    from imagebuild.lock.wheels.fetching import fetch_wheels
+
+    with contextlib.suppress(ImagebuildError):
+        lock = read_lock(workspace.lockfile(team.name))
+        plain = tuple(item for item in lock.packages if item.index != LOCAL_NAME and item.source is None)
+        fetch_wheels(msgspec.structs.replace(lock, packages=plain), team.indexes, workspace.cache, {}, workspace.report)
 
 
 def resolve_team(workspace: Workspace, team: Team, base: Base, before: Lock | None, options: LockOptions) -> Lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Manifest
 from imagebuild.oci.tags import resolve_tag
 from imagebuild.pipeline.bases import open_base
-from imagebuild.pipeline.lockuse import LockOptions, lock_team, read_team_lock
+from imagebuild.pipeline.lockuse import LockOptions, lock_team, prefetch_wheels, read_team_lock
 from imagebuild.recipe import (
     REMOVAL_FILE,
     ImageOptions,
@@ -76,7 +77,7 @@ def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: boo
         raise ConfigurationError(
             f"team {team_name} has system packages, which apt fetches while it builds: not with --offline", "build it online"
         )
-    base = open_base(workspace, table.base, team.platform)
+    base = open_base(workspace, table.base, team.platform, meanwhile=partial(prefetch_wheels, workspace, team))
     require_python(base)
     if locked or workspace.offline or workspace.lockfile(team_name).is_file():
         lock = read_team_lock(workspace, team, base)

@@ -10,8 +10,8 @@ from pathlib import Path
 from imagebuild import annotations as names
 from imagebuild.base.model import Base
 from imagebuild.base.reading import BaseNames, read_base
-from imagebuild.engine.aptsources import SUITE
 from imagebuild.engine.image import derive_image
+from imagebuild.engine.machinesources import SUITE
 from imagebuild.errors import LockError
 from imagebuild.files import exclusive
 from imagebuild.layer.assembly import build_layer
@@ -27,12 +27,17 @@ from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, P
 from imagebuild.oci.store import Presence
 from imagebuild.recipe import created_epoch
 from imagebuild.starter import rootfs
-from imagebuild.starter.place import LOCKFILE, REPOSITORY, TAG, find_starter, is_current
+from imagebuild.starter.debian import LOCKFILE, PACKAGES, make_debian
+from imagebuild.starter.place import REPOSITORY, TAG, find_starter, is_current
 
 ROOT_REPOSITORY = "bases/starter-root"
 _FOLDER = Path(__file__).parent
 REQUIREMENTS = _FOLDER / "requirements.in"
 _CODEC = Codec()
+
+
+def _nothing() -> None:
+    """The usual ``meanwhile``."""
 
 
 def starter_lock() -> Lock:
@@ -61,17 +66,23 @@ def _root_config(diff_id: str, created: str, platform: Platform) -> bytes:
             "WorkingDir": rootfs.HOME,
         },
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-        "history": [{"created": created, "created_by": f"debian {SUITE} {' '.join(rootfs.PACKAGES)}", "comment": "imagebuild"}],
+        "history": [{"created": created, "created_by": f"debian {SUITE} {' '.join(PACKAGES)}", "comment": "imagebuild"}],
     }
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def _put_root(layout: LayoutStore, created: str, platform: Platform, report: Callable[[str], None]) -> Digest:
-    """Make the root file system and put it into the layout as an image of one layer; its manifest's digest."""
+def _put_root(
+    layout: LayoutStore, cache: Path, created: str, platform: Platform, report: Callable[[str], None], meanwhile: Callable[[], object]
+) -> Digest:
+    """Make the root file system and put it into the layout as an image of one layer; its manifest's digest.
+
+    ``meanwhile`` is called while Debian's packages are fetched and unpacked.
+    """
     epoch = created_epoch(created)
-    with tempfile.TemporaryDirectory(prefix="imagebuild-starter-") as folder:
-        raw, clean, blob = Path(folder, "raw.tar"), Path(folder, "clean.tar"), Path(folder, "layer")
-        rootfs.run_mmdebstrap(raw, epoch, report)
+    with make_debian(cache, epoch, report) as debian, tempfile.TemporaryDirectory(prefix="imagebuild-starter-") as folder:
+        clean, blob = Path(folder, "clean.tar"), Path(folder, "layer")
+        meanwhile()
+        raw = debian.wait()
         with raw.open("rb") as source, clean.open("wb") as target:
             rootfs.clean_tar(source, target, epoch)
         raw.unlink()
@@ -98,13 +109,16 @@ def _read_root(layout: LayoutStore, digest: Digest, platform: Platform, cache: P
 def open_root(layout: LayoutStore, cache: Path, platform: Platform, report: Callable[[str], None]) -> Base:
     """Debian with its Python and nothing else: what the starter base begins with, made when the layout has none."""
     presence, descriptor = layout.head_manifest(ROOT_REPOSITORY, TAG)
-    found = descriptor.id if presence is Presence.EXISTS and descriptor else _put_root(layout, starter_lock().cutoff, platform, report)
+    if presence is Presence.EXISTS and descriptor:
+        found = descriptor.id
+    else:
+        found = _put_root(layout, cache, starter_lock().cutoff, platform, report, _nothing)
     return _read_root(layout, found, platform, cache, report)
 
 
 def lock_starter(layout: LayoutStore, cache: Path, platform: Platform, cutoff: str, report: Callable[[str], None]) -> Lock:
     """Resolve JupyterLab anew on today's Debian and write :data:`LOCKFILE` (for this program's developers)."""
-    digest = _put_root(layout, cutoff, platform, report)
+    digest = _put_root(layout, cache, cutoff, platform, report, _nothing)
     root = _read_root(layout, digest, platform, cache, report)
     request = LockRequest(
         team="starter",
@@ -123,8 +137,19 @@ def lock_starter(layout: LayoutStore, cache: Path, platform: Platform, cutoff: s
     return lock
 
 
-def build_starter(layout: LayoutStore, cache: Path, platform: Platform, report: Callable[[str], None], *, rebuild: bool = False) -> Digest:
-    """The starter base's manifest digest. Built when the layout has none of this program's lock; ``rebuild``: for newer Debian packages."""
+def build_starter(
+    layout: LayoutStore,
+    cache: Path,
+    platform: Platform,
+    report: Callable[[str], None],
+    *,
+    rebuild: bool = False,
+    meanwhile: Callable[[], object] = _nothing,
+) -> Digest:
+    """The starter base's manifest digest. Built when the layout has none of this program's lock; ``rebuild``: for newer Debian packages.
+
+    ``meanwhile`` is called, if it is built, while Debian is fetched and unpacked, which leaves network and a processor free.
+    """
     if not rebuild and (digest := find_starter(layout)) is not None and is_current(layout, digest):
         return digest
     with exclusive(cache / "starter.lock"):
@@ -134,7 +159,12 @@ def build_starter(layout: LayoutStore, cache: Path, platform: Platform, report: 
         if not rebuild and digest is not None:
             report("base starter: this imagebuild brings a newer lock of it; it is built anew, and its teams are locked on it")
         lock = starter_lock()
-        root = _read_root(layout, _put_root(layout, lock.cutoff, platform, report), platform, cache, report)
+
+        def fetch() -> None:
+            fetch_wheels(lock, (default_index(),), cache, {}, report)
+            meanwhile()
+
+        root = _read_root(layout, _put_root(layout, cache, lock.cutoff, platform, report, fetch), platform, cache, report)
         if root.inventory.fingerprint != lock.base_fingerprint:
             raise LockError(
                 f"Debian {SUITE} now gives Python {root.interpreter.version}, and the starter's lock was made for {lock.python}",

@@ -1,4 +1,4 @@
-"""A Debian root file system as one layer: mmdebstrap's tar, cleaned of everything that is the build machine's.
+"""A Debian root file system as one layer: the tar of imagebuild.starter.debian, cleaned of everything that is the build machine's.
 
 The same Debian packages give the same bytes: times are clamped, caches, logs and the machine's own files (mirror
 addresses, resolv.conf, hostname) are dropped, and the notebook's user is added here rather than by running anything.
@@ -8,23 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
-import shutil
-import subprocess
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import zstandard
 
-from imagebuild.engine.aptsources import SUITE, read_machine_sources
-from imagebuild.errors import BuildError, ConfigurationError
 from imagebuild.layer.model import Codec
 from imagebuild.oci.model import OCI_LAYER_ZSTD, Descriptor
 
-PACKAGES = ("ca-certificates", "python3", "tini")
 USER, UID, GID, HOME = "jovyan", 1000, 0, "/home/jovyan"
 
 START_SCRIPT = """\
@@ -46,36 +39,6 @@ _DROP = re.compile(
     r"|var/cache/ldconfig/aux-cache|var/cache/apt/.+|var/cache/debconf/.+|var/lib/apt/lists/.+|var/log/.+|var/lib/dpkg/.+-old"
     r"|usr/share/(man|info|lintian|locale)/.+|usr/share/doc/.+/(?!copyright$)[^/]+|usr/lib/python3[^/]*/EXTERNALLY-MANAGED"
 )
-
-
-def run_mmdebstrap(target: Path, epoch: int, report: Callable[[str], None]) -> None:
-    """Write Debian's root file system to ``target`` (a tar). Errors say how to get mmdebstrap, or what apt said."""
-    tool = shutil.which("mmdebstrap", path=os.environ.get("PATH", "") + ":/usr/bin:/usr/sbin")
-    if tool is None:
-        raise ConfigurationError(
-            "mmdebstrap is not installed, and the starter base is made with it",
-            "run: sudo apt-get install mmdebstrap (or choose a base of your registry in team.toml)",
-        )
-    report(f"base starter: fetching Debian {SUITE} with {', '.join(PACKAGES)} (once on this machine, about a minute)")
-    command = [
-        tool,
-        "--quiet",
-        "--variant=minbase",
-        f"--include={','.join(PACKAGES)}",
-        "--format=tar",
-        SUITE,
-        str(target),
-        *read_machine_sources(),
-    ]
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch), "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith(("E:", "Err:"))] or lines
-        detail = re.sub(r"https?://\S+", "<mirror>", errors[0]) if errors else f"exit status {done.returncode}"
-        raise BuildError(
-            f"mmdebstrap could not make the root file system: {detail}", "check this machine's apt sources and network, then run it again"
-        )
 
 
 def _strip(name: str) -> str:

@@ -20,7 +20,7 @@ import pytest
 from imagebuild import annotations as names
 from imagebuild import pipeline
 from imagebuild.engine import buildx as docker_engine
-from imagebuild.engine.aptsources import choose_sources, parse_apt_sources
+from imagebuild.engine.machinesources import choose_sources, parse_apt_sources
 from imagebuild.errors import BuildError
 from imagebuild.layer.invariants import check_layer
 from imagebuild.layer.reading import ForeignLayer

@@ -17,7 +17,7 @@ import zstandard
 
 from imagebuild.base.model import Base
 from imagebuild.base.reading import BaseNames, read_base
-from imagebuild.engine.aptsources import choose_sources, parse_apt_sources
+from imagebuild.engine.machinesources import choose_sources, parse_apt_sources
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import (
     DOCKER_CONFIG,

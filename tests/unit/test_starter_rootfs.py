@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from imagebuild.engine.aptsources import SUITE, choose_sources, parse_apt_sources
+from imagebuild.engine.machinesources import SUITE, choose_sources, parse_apt_sources
 from imagebuild.starter.rootfs import HOME, clean_tar, patch_bytecode
 
 EPOCH = 1_700_000_000

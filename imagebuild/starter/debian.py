@@ -1,0 +1,220 @@
+"""Debian's root file system, as mmdebstrap makes it: a tar.
+
+``python -m imagebuild.starter.debian TEAM`` makes it for the run that follows; ``make image`` calls that on a fresh machine while the
+environment is being installed. So this imports nothing but the standard library and what does not either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from imagebuild.engine.machinesources import SUITE, read_machine_sources
+from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError
+from imagebuild.files import exclusive, scratch_folder, write_atomic
+
+LOCKFILE = Path(__file__).parent / "pylock.toml"
+PACKAGES = ("ca-certificates", "python3", "tini")
+_FRESH_SECONDS = 3600  # one made beforehand is used for so long: later Debian may have newer packages
+_STOP_SECONDS = 10
+
+
+def read_cutoff() -> str:
+    """The cutoff of the starter's lock, which is what a starter base is known by."""
+    # By its line: to parse the whole lock takes a tenth of a second, and every run asks.
+    found = re.search(r'^cutoff = "([^"]+)"$', LOCKFILE.read_text("utf-8"), re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _find_tool() -> str | None:
+    return shutil.which("mmdebstrap", path=os.environ.get("PATH", "") + ":/usr/bin:/usr/sbin")
+
+
+class DebianRoot:
+    """A root file system that is being made, here or by another process."""
+
+    def __init__(self, cache: Path, folder: Path, epoch: int, report: Callable[[str], None]) -> None:
+        self._cache, self._epoch, self._report = cache, epoch, report
+        self._target, self._log = folder / "raw.tar", folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        """Start mmdebstrap, unless another process has made the tar or is at it."""
+        with _try_lock(_lock_path(self._cache)) as free:
+            if free and not self._take():
+                self._start()
+
+    def wait(self) -> Path:
+        """The tar, when it is whole. Errors say how to get mmdebstrap, or what apt said."""
+        if self._process is None and not self._target.exists():
+            with exclusive(_lock_path(self._cache)):
+                if not self._take():  # the other one failed
+                    self._start()
+        if self._process is not None:
+            status = self._process.wait()
+            self._process = None
+            if status != 0:
+                raise _explain_failure(self._log.read_text("utf-8", errors="replace"), status)
+        return self._target
+
+    def make(self) -> None:
+        """Begin and wait, whatever others do: for whoever holds the lock."""
+        self._start()
+        self.wait()
+
+    def stop(self) -> None:
+        """End what :meth:`begin` started and nobody waited for."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def keep(self) -> None:
+        """Leave the tar, which is whole, for another process."""
+        kept, note = _kept_paths(self._cache)
+        note.unlink(missing_ok=True)
+        self._target.rename(kept)
+        write_atomic(note, json.dumps(self._describe(kept)).encode())
+
+    def _take(self) -> bool:
+        kept, note = _kept_paths(self._cache)
+        try:
+            fits = json.loads(note.read_bytes()) == self._describe(kept) and time.time() - note.stat().st_mtime < _FRESH_SECONDS
+            note.unlink()
+            if fits:
+                kept.rename(self._target)
+            else:
+                kept.unlink()
+        except (OSError, ValueError):
+            return False
+        return fits
+
+    def _describe(self, tar: Path) -> dict[str, object]:
+        return {"command": _make_command("mmdebstrap", Path("TAR")), "epoch": self._epoch, "bytes": tar.stat().st_size}
+
+    def _start(self) -> None:
+        tool = _find_tool()
+        if tool is None:
+            raise ConfigurationError(
+                "mmdebstrap is not installed, and the starter base is made with it",
+                "run: sudo apt-get install mmdebstrap (or choose a base of your registry in team.toml)",
+            )
+        self._report(f"base starter: fetching Debian {SUITE} with {', '.join(PACKAGES)} (once on this machine, about a minute)")
+        environment = {**os.environ, "SOURCE_DATE_EPOCH": str(self._epoch), "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                _make_command(tool, self._target), env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
+            )
+
+
+@contextlib.contextmanager
+def make_debian(cache: Path, epoch: int, report: Callable[[str], None]) -> Iterator[DebianRoot]:
+    """Begin Debian's root file system, its times no later than ``epoch`` (seconds since 1970); the tar goes away with the block."""
+    with scratch_folder(cache) as folder:
+        debian = DebianRoot(cache, folder, epoch, report)
+        try:
+            debian.begin()
+            yield debian
+        finally:
+            debian.stop()
+
+
+def _make_command(tool: str, target: Path) -> list[str]:
+    include = f"--include={','.join(PACKAGES)}"
+    return [tool, "--quiet", "--variant=minbase", include, "--format=tar", SUITE, str(target), *read_machine_sources()]
+
+
+def _explain_failure(log: str, status: int) -> BuildError:
+    lines = [line for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("E:", "Err:"))] or lines
+    detail = re.sub(r"https?://\S+", "<mirror>", errors[0]) if errors else f"exit status {status}"
+    return BuildError(
+        f"mmdebstrap could not make the root file system: {detail}", "check this machine's apt sources and network, then run it again"
+    )
+
+
+def _lock_path(cache: Path) -> Path:
+    return cache / "starter-root.lock"
+
+
+def _kept_paths(cache: Path) -> tuple[Path, Path]:
+    return cache / "starter-root.tar", cache / "starter-root.json"
+
+
+@contextlib.contextmanager
+def _try_lock(path: Path) -> Iterator[bool]:
+    """Hold the lock in the block if nobody else does; whether it is held."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+# --- beforehand -----------------------------------------------------------------------------------------------------
+
+
+def needs_starter(images: Path, teams: Sequence[str]) -> bool:
+    """Whether one of the teams builds on a base that is made here; files that cannot be read are another's to tell."""
+    try:
+        bases = tomllib.loads((images / "catalogue.toml").read_text("utf-8"))["base"]
+        tables = [tomllib.loads((images / team / "team.toml").read_text("utf-8")) for team in teams]
+        return any(bases[table["base"]].get("build") == "starter" for table in tables)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def install_tool() -> None:
+    """mmdebstrap from the machine's own apt, where that is possible without asking: as root."""
+    if _find_tool() is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        print("installing mmdebstrap (once)", file=sys.stderr, flush=True)
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for words in (["update"], ["install", "-y", "--no-install-recommends", "mmdebstrap"]):
+            subprocess.run(["apt-get", "-qq", *words], env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``TEAM...``: install mmdebstrap and make the tar if the teams need it. A failure is left to the run that follows: it tries again."""
+    state = Path(".imagebuild")
+    if not needs_starter(Path("images"), arguments) or (state / "registry" / "blobs").exists():
+        return 0
+    cache = Path(os.environ.get("IMAGEBUILD_CACHE") or state / "cache")
+    with contextlib.suppress(ImagebuildError, OSError, ValueError):
+        epoch = int(datetime.fromisoformat(read_cutoff().replace("Z", "+00:00")).timestamp())
+        with exclusive(_lock_path(cache)):
+            install_tool()
+            with scratch_folder(cache) as folder:
+                debian = DebianRoot(cache, folder, epoch, lambda line: print(line, file=sys.stderr, flush=True))
+                try:
+                    debian.make()
+                    debian.keep()
+                finally:
+                    debian.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
