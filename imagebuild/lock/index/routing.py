@@ -172,15 +172,19 @@ def default_index() -> PackageIndex:
 
 def _read_pip_settings() -> dict[str, str]:
     """pip's options for ``install``, merged as pip does: global, then install, then the environment."""
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "config", "list"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_CONFIGURATION_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigurationError(f"cannot read pip's configuration: {type(error).__name__}", "run: pip config list") from None
+    done = _ask_python("-m", "pip", "--disable-pip-version-check", "--no-input", "config", "list")
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise ConfigurationError(f"cannot read pip's configuration: {last}", "run: pip config debug")
     return parse_pip_settings(done.stdout)
+
+
+def _ask_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A run of this Python in a process of its own, for a thread must not load pip; ``-P``: nothing is taken from the current folder."""
+    try:
+        return subprocess.run([sys.executable, "-P", *arguments], capture_output=True, text=True, timeout=_CONFIGURATION_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigurationError(f"cannot read pip's configuration: {type(error).__name__}", "run: pip config list") from None
 
 
 def parse_pip_settings(text: str) -> dict[str, str]:
@@ -199,8 +203,7 @@ def parse_pip_settings(text: str) -> dict[str, str]:
 
 def _read_builtin_address() -> str:
     """The address pip itself falls back to, asked of pip so that no file of ours names it."""
-    try:
-        from pip._internal.models.index import PyPI
-    except ImportError:
-        raise ConfigurationError("pip does not say which index is its default", "set index-url in pip's configuration") from None
-    return str(PyPI.simple_url)
+    done = _ask_python("-c", "from pip._internal.models.index import PyPI; print(PyPI.simple_url)")
+    if done.returncode != 0:
+        raise ConfigurationError("pip does not say which index is its default", "set index-url in pip's configuration")
+    return done.stdout.strip()
