@@ -181,8 +181,9 @@ def _read_pip_settings() -> dict[str, str]:
 
 def _ask_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A run of this Python in a process of its own, for a thread must not load pip; ``-P``: nothing is taken from the current folder."""
+    command = [sys.executable, "-P", *arguments]
     try:
-        return subprocess.run([sys.executable, "-P", *arguments], capture_output=True, text=True, timeout=_CONFIGURATION_SECONDS, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=_CONFIGURATION_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigurationError(f"cannot read pip's configuration: {type(error).__name__}", "run: pip config list") from None
 
