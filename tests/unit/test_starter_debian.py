@@ -118,7 +118,7 @@ def test_what_nobody_waits_for_is_ended(tmp_path: Path, runs: Counter, monkeypat
     started = time.monotonic()
 
     def interrupt() -> None:
-        with debian.make_debian(tmp_path / "cache", 1, str):
+        with debian.make_debian(tmp_path / "cache", 1, print):
             while not runs():
                 time.sleep(0.05)
             raise KeyboardInterrupt
