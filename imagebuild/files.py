@@ -156,13 +156,20 @@ def _write_unflushed(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold an advisory lock (``flock``) on ``path``; the kernel frees it when the process ends, however it ends."""
+def exclusive(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold an advisory lock (``flock``) on ``path``; the kernel frees it when the process ends, however it ends.
+
+    Gives whether it is held: without ``wait`` another may have it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
     finally:
         os.close(descriptor)
 

@@ -7,10 +7,12 @@ import functools
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.files import explain_os_error, sweep_temporaries
+from imagebuild.jobs.slots import Jobs
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest
 from imagebuild.oci.store import Store
@@ -20,17 +22,31 @@ _TARGET = re.compile(
 )
 
 
+def _print_line(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
 class Workspace:
-    """One run's settings. ``registry`` is ``HOST[/NAMESPACE]``, or empty for the layout folder."""
+    """One run's settings. ``registry`` is ``HOST[/NAMESPACE]``, or empty for the layout folder; ``jobs``: CPUs, 0 for all there are."""
 
     def __init__(
-        self, root: Path, cache: Path | None = None, registry: str = "", *, registry_ca: Path | None = None, quiet: bool = False
+        self,
+        root: Path,
+        cache: Path | None = None,
+        registry: str = "",
+        *,
+        registry_ca: Path | None = None,
+        quiet: bool = False,
+        jobs: int = 0,
     ) -> None:
         self.root = root.resolve()
         self.state = self.root / ".imagebuild"
         self.cache = (cache or self.state / "cache").resolve()
         self.registry_ca = registry_ca
         self.quiet = quiet
+        self.jobs = Jobs.here(jobs)
+        self.tell: Callable[[str], object] = _print_line
         self.offline = False  # no package index and no registry but the target is asked for anything
         self.bundled_base: tuple[str, Digest] | None = None  # name and pin of a base whose layers came with a bundle
         self.mirrors: dict[str, str] | None = None  # the site's own, instead of those of a bundle's catalogue
@@ -58,10 +74,9 @@ class Workspace:
         self.root = project.resolve()
 
     def report(self, line: str) -> None:
-        """Progress, one line on stderr; nothing under --quiet. Nobody being able to read it is no reason to stop."""
+        """Progress, one line, on stderr or to ``tell``; nothing under --quiet. That nobody can read it is no reason to stop."""
         if not self.quiet:
-            with contextlib.suppress(OSError):
-                print(line, file=sys.stderr, flush=True)
+            self.tell(line)
 
     def prepare(self) -> None:
         """Make the state and cache folders, and sweep what killed runs left; an unwritable place is a clear error."""

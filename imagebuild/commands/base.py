@@ -161,6 +161,6 @@ def base_build(workspace: Workspace, name: str, platform: str, refresh: bool, re
     wanted = Platform.parse(platform)
     if relock:
         lock_starter(workspace.layout, workspace.cache, wanted, read_clock(), workspace.report)
-    digest = build_starter(workspace.layout, workspace.cache, wanted, workspace.report, rebuild=refresh or relock)
+    digest = build_starter(workspace.layout, workspace.cache, wanted, workspace.report, workspace.jobs, rebuild=refresh or relock)
     print_data(f"{workspace.layout.image_name(entry.reference.repository)}:{entry.reference.tag}")
     print_data(f"  digest    {digest}")

@@ -72,7 +72,6 @@ def image(
     from imagebuild import pipeline
     from imagebuild.files import exclusive
 
-    results: list[dict[str, Any]] = []
     workspace.offline = offline
     if bundle is not None:
         teams, engine = use_bundle(workspace, bundle, bundle_digest, teams, engine, offline=offline)
@@ -86,21 +85,25 @@ def image(
     options = pipeline.BuildOptions(
         copy_base=copy_base, builder=builder, network=network, push=push, attest=tuple(sorted(set(attest))), companions=not no_companions
     )
-    run = TeamRun(chosen)
-    for team in chosen:
+
+    def build(team: str) -> dict[str, Any]:
         started = time.monotonic()
+        workspace.prepare()
         # A second run of the same team waits, then finds the tag.
-        with run.each(team):
-            workspace.prepare()
-            with exclusive(workspace.state / f"image-{team}.lock"):
-                plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=locked, engine=engine or "")
-                result = pipeline.run_plan(workspace, plan, options)
-                if load:
-                    loaded = load_image(workspace, plan.repository, result["digest"], f"{team}:{result['tag']}")
-                    result = {**result, "loaded": loaded.name, "loaded_bytes": loaded.size}
-            results.append({**result, "seconds": round(time.monotonic() - started, 2)})
-            if not as_json:
-                print_data(describe_result(results[-1]))
+        with exclusive(workspace.state / f"image-{team}.lock"):
+            plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=locked, engine=engine or "")
+            result = pipeline.run_plan(workspace, plan, options)
+            if load:
+                loaded = load_image(workspace, plan.repository, result["digest"], f"{team}:{result['tag']}")
+                result = {**result, "loaded": loaded.name, "loaded_bytes": loaded.size}
+        return {**result, "seconds": round(time.monotonic() - started, 2)}
+
+    run = TeamRun(chosen)
+    results: list[dict[str, Any]] = []
+    for _, result in run.side_by_side(workspace, build):
+        results.append(result)
+        if not as_json:
+            print_data(describe_result(result))
     for team, error in run.failures.items():
         results.append({"team": team, "error": error.message, "hint": error.hint, "exit_code": error.exit_code})
     if as_json:

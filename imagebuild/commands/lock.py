@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
     from imagebuild.config import Team
+    from imagebuild.lock.file.model import LockedPackage
     from imagebuild.pipeline import LockOptions
     from imagebuild.workspace import Workspace
 
@@ -86,21 +88,29 @@ def lock(
         check_output(workspace, output, export, chosen)
     names = frozenset(canonicalize_name(name) for name in upgrades)
     options = LockOptions(cutoff, as_of is not None, upgrade, names, resolver, builder, network, seconds)
+
+    def work(name: str) -> str:
+        team = load_team(workspace.images, name)
+        if check:
+            return "".join(f"{name}: {line}\n" for line in check_team_lock(workspace, team, offline=offline))
+        if export:
+            return export_team_lock(workspace, team, export)
+        if compare:
+            return show_comparison(workspace, team, options)
+        return lock_one(workspace, team, options, told=report is None)
+
+    run_teams(workspace, chosen, work, report, output)
+
+
+def run_teams(workspace: Workspace, chosen: tuple[str, ...], work: Callable[[str], str], report: Path | None, output: Path | None) -> None:
+    """Write what ``work`` gives of each team, in their order: at once, or together as the ``report``, with what failed."""
     sections: list[str] = []
     run = TeamRun(chosen)
-    for name in chosen:
-        with run.each(name):
-            team = load_team(workspace.images, name)
-            if check:
-                print_data("\n".join(f"{name}: {line}" for line in check_team_lock(workspace, team, offline=offline)))
-                continue
-            if export:
-                write_text(export_team_lock(workspace, team, export), output, "the export")
-                continue
-            if compare:
-                show_comparison(workspace, team, options)
-                continue
-            sections.append(lock_one(workspace, team, options, told=report is None))
+    for _, text in run.side_by_side(workspace, work):
+        if report is None:
+            write_text(text, output, "the export")
+        else:
+            sections.append(text)
     if report is not None:
         from imagebuild.difference.relock import render_failure
 
@@ -117,16 +127,16 @@ def parse_cutoff(text: str) -> str:
     return subtract_days(read_clock(), parse_days(text)) if re.fullmatch(r"\s*\d+\s*d(ays?)?\s*", text) else parse_date(text)
 
 
-def show_comparison(workspace: Workspace, team: Team, options: LockOptions) -> None:
+def show_comparison(workspace: Workspace, team: Team, options: LockOptions) -> str:
     """Both resolvers, from the lock that is there."""
     from imagebuild.difference.relock import compare_resolvers, render_resolvers
     from imagebuild.pipeline import find_team_lock
 
-    print_data(render_resolvers(team.name, compare_resolvers(workspace, team, options, find_team_lock(workspace, team))))
+    return render_resolvers(team.name, compare_resolvers(workspace, team, options, find_team_lock(workspace, team))) + "\n"
 
 
 def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, told: bool) -> str:
-    """Lock one team: its section of the report, or, ``told``, the packages on stdout."""
+    """Lock one team: its section of the report, or, ``told``, a line for each package."""
     from imagebuild.difference.relock import tell_changes
     from imagebuild.lock.file.changes import render_markdown
     from imagebuild.pipeline import find_team_lock, lock_team, open_base, report_missing_programs
@@ -137,10 +147,13 @@ def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, told: bo
     report_missing_programs(workspace, team, base, made)
     if not told:
         return render_markdown(tell_changes(workspace, team, before, made))
-    for item in made.packages:
-        withdrawn = f"; YANKED: {item.yanked}" if item.yanked else ""
-        print_data(f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'}{withdrawn})")
-    return ""
+    return "".join(describe_package(item) for item in made.packages)
+
+
+def describe_package(item: LockedPackage) -> str:
+    """A package of a lock that was made, in one line."""
+    withdrawn = f"; YANKED: {item.yanked}" if item.yanked else ""
+    return f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'}{withdrawn})\n"
 
 
 def check_output(workspace: Workspace, output: Path, export: str | None, teams: tuple[str, ...]) -> None:

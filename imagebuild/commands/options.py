@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from imagebuild.catalogue.entries import CatalogueListing
+    from imagebuild.jobs.slots import Jobs
     from imagebuild.workspace import Workspace
 
 Command = Callable[..., None]
@@ -90,16 +92,29 @@ def common_options(function: Command) -> Command:
         envvar="IMAGEBUILD_REGISTRY_CA",
         help="Certificates to trust for registries (PEM).",
     )
+    @click.option(
+        "--jobs",
+        type=click.IntRange(1, 4096),
+        envvar="IMAGEBUILD_JOBS",
+        help="CPUs to keep busy at most (default: those this process may use).",
+    )
     @click.option("--quiet", is_flag=True, help="No progress lines.")
     @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
     @functools.wraps(function)
     def wrapped(
-        root: Path, cache_dir: Path | None, registry: str, registry_ca: Path | None, quiet: bool, debug: bool, **arguments: Any
+        root: Path,
+        cache_dir: Path | None,
+        registry: str,
+        registry_ca: Path | None,
+        jobs: int | None,
+        quiet: bool,
+        debug: bool,
+        **arguments: Any,
     ) -> None:
         from imagebuild.workspace import Workspace
 
         click.get_current_context().meta["debug"] = debug
-        function(workspace=Workspace(root, cache_dir, registry, registry_ca=registry_ca, quiet=quiet), **arguments)
+        function(workspace=Workspace(root, cache_dir, registry, registry_ca=registry_ca, quiet=quiet, jobs=jobs or 0), **arguments)
 
     return wrapped
 
@@ -135,7 +150,7 @@ def choose_teams(workspace: Workspace, teams: tuple[str, ...], everyone: bool) -
 
 
 class TeamRun:
-    """The teams a command was asked for, one after the other: of several, one that fails does not stop the others.
+    """The teams a command was asked for: of several, one that fails does not stop the others.
 
     Its error is printed at once and names it; :meth:`finish` then fails with the exit code of the first.
     """
@@ -156,6 +171,34 @@ class TeamRun:
             error.message = f"{team}: {error.message}"
             print_error(error)
 
+    def side_by_side(self, workspace: Workspace, work: Callable[[str], Any]) -> Iterator[tuple[str, Any]]:
+        """(team, what ``work`` gives of it) in the teams' order, of those that did not fail; several are worked on at once, as --jobs says.
+
+        ``work`` runs in a process of its own then: what it gives is what JSON can hold, and it prints nothing on stdout.
+        """
+        if len(self.teams) == 1:
+            yield self.teams[0], work(self.teams[0])
+            return
+        from imagebuild.jobs.sidebyside import run_side_by_side
+
+        def begin(team: str, jobs: Jobs, say: Callable[[str], object]) -> Any:
+            workspace.jobs = jobs
+            workspace.tell = lambda line: say(line if f"{team}: " in line else f"{team}: {line}")
+            with _explaining():
+                return work(team)
+
+        def ended(team: str, result: Any) -> None:
+            if isinstance(result, ImagebuildError):
+                result.message = f"{team}: {result.message}"
+                print_error(result)
+
+        tasks = {team: functools.partial(begin, team) for team in self.teams}
+        for team, result in run_side_by_side(tasks, workspace.jobs.workers, workspace.report, ended):
+            if isinstance(result, ImagebuildError):
+                self.failures[team] = result
+            else:
+                yield team, result
+
     def finish(self) -> None:
         """Raise what the command ends with, if a team failed."""
         if self.failures:
@@ -166,6 +209,31 @@ class TeamRun:
                 if len(self.failures) == len(self.teams)
                 else "the others are done; mend what failed and run it again",
             )
+
+
+@contextlib.contextmanager
+def _explaining() -> Iterator[None]:
+    """What is no error of ours becomes one, to be told to the process that waits; with --debug its traceback is printed."""
+    from imagebuild.files import explain_os_error
+
+    debug = click.get_current_context().meta.get("debug")
+    try:
+        yield
+    except ImagebuildError:
+        if debug:
+            say(traceback.format_exc().rstrip())
+        raise
+    except OSError as error:
+        if debug:
+            say(traceback.format_exc().rstrip())
+        raise explain_os_error(error, "working") from error
+    except Exception as error:
+        if debug:
+            say(traceback.format_exc().rstrip())
+        raise ImagebuildError(
+            f"unexpected {type(error).__name__}: {error}",
+            "this is a defect of imagebuild; run it again with --debug and report what it prints",
+        ) from error
 
 
 def read_entries_of(workspace: Workspace, *, as_of: str = "", everything: bool = False) -> CatalogueListing:

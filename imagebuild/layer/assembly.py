@@ -16,7 +16,8 @@ import msgspec
 from imagebuild.base.model import Base, Entry, Tree
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError
 from imagebuild.files import explain_os_error, replacing
-from imagebuild.layer.member import build_members
+from imagebuild.jobs.slots import ONE, Jobs
+from imagebuild.layer.members import build_members
 from imagebuild.layer.memberstore import MemberRequest, drop_member, is_intact
 from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, Layer, LayerFile, Member, PackageBytes
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
@@ -41,7 +42,7 @@ class LayerRules(msgspec.Struct, frozen=True):
     cache: Path
     mtime: int
     files: Mapping[str, str]  # path or pattern -> the package that owns it
-    workers: int
+    jobs: Jobs
     report: Callable[[str], object]
 
 
@@ -56,7 +57,7 @@ def build_layer(
     mtime: int = LAYER_MTIME,
     slim: tuple[str, ...] = (),
     files: Mapping[str, str] = NO_FILES,
-    workers: int = 2,
+    jobs: Jobs = ONE,
     strict: bool = False,
     inspect: Callable[[Iterator[bytes]], None] | None = None,
     removal: Removal = NOTHING,
@@ -69,7 +70,7 @@ def build_layer(
 
     Files that two wheels, or a wheel and the base, have in common byte for byte are in the layer once, or not at all; files that differ
     are a BuildError; but of the files in ``removal`` nothing is left: they are replaced, or deleted. ``slim`` leaves kinds of files out
-    (imagebuild.wheel.slim). ``strict`` refuses a wheel whose RECORD is wrong. The bytes do not depend on ``workers``, on the cache or on
+    (imagebuild.wheel.slim). ``strict`` refuses a wheel whose RECORD is wrong. The bytes do not depend on ``jobs``, on the cache or on
     the order of ``wheels``.
     """
     if base.inventory.interpreter is None:
@@ -81,13 +82,14 @@ def build_layer(
         MemberRequest(path, package.name, package.version, package.sha256, package.filename, slim=slim, strict=strict)
         for path, package in sorted(wheels, key=lambda item: item[1].name)
     ]
-    rules = LayerRules(base, folders, codec, cache, mtime, files, workers, report)
+    rules = LayerRules(base, folders, codec, cache, mtime, files, jobs, report)
     finish = partial(
         assemble_layer, extra=extra, tree=folders, codec=codec, mtime=mtime, home=base.inventory.user.home, out=out, inspect=inspect
     )
     members = _prepare_members(requests, rules)
     try:
-        return finish(members, whiteouts=_find_whiteouts(members, extra, removal, base))
+        with jobs.slot():
+            return finish(members, whiteouts=_find_whiteouts(members, extra, removal, base))
     except ConfigurationError:
         raise  # no space, no permission: nothing to do with the members
     except Exception:  # the decompressor may meet the damage before the digest does, with an error of its own
@@ -129,7 +131,7 @@ def _make_members(requests: Sequence[MemberRequest], rules: LayerRules) -> list[
         home=base.inventory.user.home,
         mtime=rules.mtime,
         base=str(base.inventory.digest),
-        workers=rules.workers,
+        jobs=rules.jobs,
         report=rules.report,
     )
 

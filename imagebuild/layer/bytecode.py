@@ -256,3 +256,37 @@ class BytecodeCompiler:
             f"the base's interpreter {what} while it compiled bytecode" + (f": {lines[-1][:300]}" if lines else ""),
             f"run it again; if it stays, {_READ_AGAIN}",
         )
+
+
+class CompilerPool:
+    """As many compilers as are in use at once, each used again; to be shared between threads. All end with the block."""
+
+    def __init__(self, runtime: Runtime | None, interpreter: Interpreter) -> None:
+        """Without ``runtime``, a base that cannot run here, there are none."""
+        self._runtime = runtime
+        self._interpreter = interpreter
+        self._idle: list[BytecodeCompiler] = []
+        self._all: list[BytecodeCompiler] = []
+
+    def __enter__(self) -> CompilerPool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        for compiler in self._all:
+            compiler.close()
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[BytecodeCompiler | None]:
+        """A compiler that nobody else has meanwhile."""
+        if self._runtime is None:
+            yield None
+            return
+        try:
+            compiler = self._idle.pop()  # one step, whatever threads do
+        except IndexError:
+            compiler = BytecodeCompiler(self._runtime, self._interpreter)
+            self._all.append(compiler)
+        try:
+            yield compiler
+        finally:
+            self._idle.append(compiler)

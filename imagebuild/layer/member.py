@@ -7,14 +7,14 @@ the layer format decides a member's bytes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import posixpath
 import re
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
@@ -25,9 +25,10 @@ from installer.exceptions import InstallerError
 from installer.records import InvalidRecordEntry, RecordEntry
 from installer.utils import Scheme
 
-from imagebuild.base.model import Interpreter, Runtime, Tree
+from imagebuild.base.model import Interpreter, Tree
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.files import exclusive, explain_os_error, replacing, sweep_temporaries
+from imagebuild.jobs.slots import Slot
 from imagebuild.layer.bytecode import BytecodeCompiler, locate_bytecode
 from imagebuild.layer.memberstore import (
     MemberIndex,
@@ -38,16 +39,15 @@ from imagebuild.layer.memberstore import (
     load_member,
     locate_note,
     name_blob,
-    read_note,
     save_index,
     write_note,
 )
 from imagebuild.layer.model import LAYER_MTIME, Codec, FileFact, Member
 from imagebuild.layer.placement import FolderResolver, Placement
-from imagebuild.layer.tar.frame import FrameWriter, check_codec
+from imagebuild.layer.tar.frame import FrameWriter
 from imagebuild.layer.tar.header import count_entry, count_padding, encode_header
 from imagebuild.wheel.archive import Content, WheelArchive
-from imagebuild.wheel.record import Promise, describe_faults, render_record
+from imagebuild.wheel.record import Promise, render_record
 from imagebuild.wheel.scripts import render_script, rewrite_script
 from imagebuild.wheel.slim import choose_dropped
 
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 _SPOOL = 8 << 20  # bytes of bytecode kept in memory per wheel; more goes to a temporary file
 _LIBRARY = re.compile(r".*\.so(\.\d+)*")
+UseCompiler = Callable[[], AbstractContextManager[BytecodeCompiler | None]]  # None: the base cannot run here
 _METADATA = {"INSTALLER": b"pip\n", "REQUESTED": b""}  # REQUESTED: every wheel of a lock is named explicitly
 
 
@@ -182,86 +183,31 @@ def build_member(
     """
     request = MemberRequest(wheel, package, version, sha256, filename, exclude)
     rules = MemberRules(interpreter, FolderResolver(tree), codec, cache, home, mtime, compiler is not None)
-    return _build(request, rules, compiler)[0]
+    made = make_member(request, rules, lambda: contextlib.nullcontext(compiler))
+    assert made is not None  # it was waited for
+    return made[0]
 
 
-def build_members(
-    requests: Sequence[MemberRequest],
-    *,
-    interpreter: Interpreter,
-    folders: FolderResolver,
-    codec: Codec,
-    runtime: Runtime | None,
-    cache: Path,
-    home: str,
-    mtime: int = LAYER_MTIME,
-    base: str = "",
-    workers: int = 2,
-    report: Callable[[str], object] = str,
-) -> list[Member]:
-    """Members in the order of ``requests``; largest wheels first on ``workers`` threads, each with its own interpreter.
-
-    ``base``: a digest that stands for all that ``folders`` says; with it a wheel that was seen before is not opened again.
-    """
-    check_codec(codec)
-    rules = MemberRules(interpreter, folders, codec, cache, home, mtime, runtime is not None, base)
-    state = threading.local()
-    compilers: list[BytecodeCompiler] = []
-
-    def work(request: MemberRequest) -> tuple[Member, bool]:
-        compiler: BytecodeCompiler | None = getattr(state, "compiler", None)
-        if compiler is None and runtime is not None:
-            compiler = state.compiler = BytecodeCompiler(runtime, interpreter)
-            compilers.append(compiler)
-        return _build(request, rules, compiler)
-
-    def weigh(request: MemberRequest) -> int:
-        return request.wheel.stat().st_size if request.wheel.exists() else 0
-
-    try:
-        with ThreadPoolExecutor(max(1, workers), thread_name_prefix="member") as pool:
-            futures = {request: pool.submit(work, request) for request in sorted(requests, key=weigh, reverse=True)}
-            try:
-                _, unfinished = wait(futures.values(), return_when=FIRST_EXCEPTION)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-            for future in unfinished:
-                future.cancel()
-    finally:
-        for compiler in compilers:
-            compiler.close()
-    for request in requests:
-        if not futures[request].cancelled() and (error := futures[request].exception()) is not None:
-            raise error
-    results = [futures[request].result() for request in requests]
-    built = sum(fresh for _, fresh in results)
-    if built:
-        report(f"{built} of {len(results)} packages prepared, {len(results) - built} from the cache")
-    for member, _ in results:
-        if member.repaired:  # of a cached one too: it is said of the image, not of this run's work
-            report(f"note: {member.package} {member.version}: {describe_faults(member.repaired)}; the image's is made of the true bytes")
-    return [member for member, _ in results]
-
-
-def _build(request: MemberRequest, rules: MemberRules, compiler: BytecodeCompiler | None) -> tuple[Member, bool]:
-    """The member, and whether it was built now."""
-    note = locate_note(request, rules)
-    if (known := read_note(note)) and (member := load_member(rules.cache / "members" / known, request, rules.codec)) is not None:
-        return member, False
+def make_member(
+    request: MemberRequest, rules: MemberRules, compiling: UseCompiler, slot: Slot = contextlib.nullcontext, *, wait: bool = True
+) -> tuple[Member, bool] | None:
+    """The member, and whether it was built now, holding a ``slot``; None where another is building it and ``wait`` is false."""
     label = request.filename or request.wheel.name
     sha256 = request.sha256 or hash_file(request.wheel)
     with WheelArchive(request.wheel, python=rules.interpreter.version, filename=label) as archive:
         collector = _collect(archive, request, rules, label)
         rows = ((entry.row, entry.path) for entry in collector.entries.values())
         key = compute_key(request, sha256, rules, rows)
+        note = locate_note(request, rules)
         store = rules.cache / "members" / key
         try:
             member = load_member(store, request, rules.codec)
             if member is not None:
                 write_note(note, key)
                 return member, False
-            with exclusive(store / "lock"):
+            with exclusive(store / "lock", wait=wait) as mine:
+                if not mine:
+                    return None
                 # Another process may have built it while this one waited.
                 member = load_member(store, request, rules.codec)
                 if member is not None:
@@ -271,7 +217,8 @@ def _build(request: MemberRequest, rules: MemberRules, compiler: BytecodeCompile
                     raise IntegrityError(
                         f"{label} is not the file that was locked: its sha256 differs", f"remove {request.wheel}; it is fetched again"
                     )
-                _write(store, request, rules, collector, compiler)
+                with slot(), compiling() as compiler:
+                    _write(store, request, rules, collector, compiler)
                 write_note(note, key)
             member = load_member(store, request, rules.codec)
         except OSError as error:

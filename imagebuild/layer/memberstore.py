@@ -134,6 +134,12 @@ def load_member(store: Path, request: MemberRequest, codec: Codec) -> Member | N
     return Member(request.package, request.version, blob, index.compressed, index.uncompressed, index.files, index.sha256, index.repaired)
 
 
+def find_member(request: MemberRequest, rules: MemberRules) -> Member | None:
+    """The cached member by what was noted of its wheel, which need not be there."""
+    known = read_note(locate_note(request, rules))
+    return load_member(rules.cache / "members" / known, request, rules.codec) if known else None
+
+
 def save_index(store: Path, index: MemberIndex) -> None:
     """Write ``index`` with its checksum: the member counts as whole from here on."""
     write_atomic(store / "index.json", _INDEXES.encode(index))

@@ -58,4 +58,4 @@ def _open_starter(workspace: Workspace, platform: Platform, meanwhile: Callable[
         )
     from imagebuild.starter.build import build_starter
 
-    return build_starter(workspace.layout, workspace.cache, platform, workspace.report, meanwhile=meanwhile)
+    return build_starter(workspace.layout, workspace.cache, platform, workspace.report, workspace.jobs, meanwhile=meanwhile)

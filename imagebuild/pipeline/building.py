@@ -152,7 +152,7 @@ def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
     return BakeTarget(plan.recipe, inputs, folder, f"{workspace.host}/{plan.repository}" if workspace.host else plan.repository)
 
 
-def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path], out: Path, *, workers: int = 2) -> Layer:
+def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path], out: Path) -> Layer:
     """The layer by the direct engine, audited."""
     from imagebuild.layer.assembly import build_layer
     from imagebuild.layer.invariants import TarEntries, check_layer
@@ -171,7 +171,7 @@ def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path]
         mtime=LAYER_MTIME,
         slim=plan.recipe.slim,
         files=plan.recipe.files,
-        workers=workers,
+        jobs=workspace.jobs,
         strict=read_policy(workspace.images).policy.strict_record,
         out=out,
         inspect=None if single else audit.read,

@@ -32,7 +32,6 @@ class BuildOptions(msgspec.Struct, frozen=True):
     """How to build and push; nothing here changes the image."""
 
     copy_base: bool = False  # copy base layers that the target lacks and cannot mount
-    workers: int = 2
     builder: str | None = None  # of buildx
     network: str | None = None  # of the docker engine's apt step
     push: bool = False  # BuildKit pushes the layer (docker engine, a registry)
@@ -90,7 +89,7 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
                 system = made.layer.system.versions
                 found[names.SYSTEM] = msgspec.json.encode(system, order="sorted").decode()
         else:
-            layer, statements = build_direct_layer(workspace, plan, wheels, scratch / "layer", workers=options.workers), ()
+            layer, statements = build_direct_layer(workspace, plan, wheels, scratch / "layer"), ()
             repaired = layer.repaired
         size = measure_size(plan, layer, last)
         write_atomic(folder / "size.json", encode_size_report(size))

@@ -14,6 +14,7 @@ from imagebuild.engine.image import derive_image
 from imagebuild.engine.machinesources import SUITE
 from imagebuild.errors import LockError
 from imagebuild.files import exclusive
+from imagebuild.jobs.slots import Jobs
 from imagebuild.layer.assembly import build_layer
 from imagebuild.layer.model import LAYER_MTIME, Codec
 from imagebuild.lock.compiling import compile_lock
@@ -142,6 +143,7 @@ def build_starter(
     cache: Path,
     platform: Platform,
     report: Callable[[str], None],
+    jobs: Jobs,
     *,
     rebuild: bool = False,
     meanwhile: Callable[[], object] = _nothing,
@@ -179,7 +181,7 @@ def build_starter(
                 cache=cache,
                 extra=(),
                 mtime=LAYER_MTIME,
-                workers=2,
+                jobs=jobs,
                 out=Path(folder, "layer"),
                 report=report,
             )

@@ -18,6 +18,7 @@ import pytest
 from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 
+from imagebuild.jobs.slots import Jobs
 from imagebuild.layer.assembly import build_layer
 from imagebuild.layer.invariants import check_layer
 from imagebuild.layer.model import LAYER_MTIME, Codec, Layer
@@ -221,7 +222,7 @@ def test_real_wheels_give_the_same_bytes_in_any_order_and_with_any_number_of_wor
     def build(name: str, order: list[Path], workers: int, codec: Codec) -> Layer:
         return build_layer(
             [(wheel, lock_wheel(wheel)) for wheel in order], base=base, codec=codec, cache=tmp_path / name, out=tmp_path / f"{name}.layer",
-            workers=workers,
+            jobs=Jobs(workers),
         )  # fmt: skip
 
     one = build("one", chosen, 1, Codec())

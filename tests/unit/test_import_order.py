@@ -17,7 +17,7 @@ PACKAGE = ROOT / "imagebuild"
 # Rooms on one line do not import each other.
 LAYERS = (
     ("annotations", "decoding", "errors", "http", "payload", "text"),
-    ("files", "toml"),
+    ("files", "jobs", "toml"),
     ("oci", "wheel"),
     ("base", "lock.index", "workspace"),
     ("lock.file",),

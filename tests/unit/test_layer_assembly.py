@@ -15,6 +15,7 @@ import zstandard
 
 from imagebuild.base.model import Base, Entry
 from imagebuild.errors import BuildError, IntegrityError
+from imagebuild.jobs.slots import Jobs
 from imagebuild.layer.assembly import build_layer
 from imagebuild.layer.invariants import TarEntries, check_layer
 from imagebuild.layer.model import Codec, ExtraFile, FileFact, Layer, Member
@@ -96,7 +97,7 @@ def test_every_ancestor_is_there_once_with_the_bases_metadata(tmp_path: Path) ->
 def test_every_codec_gives_the_same_tar_and_sizes_that_add_up(tmp_path: Path, codec: Codec) -> None:
     wheels = [make_wheel(tmp_path, f"p{number}", files={f"p{number}/x.bin": bytes(range(number + 1)) * 40_000}) for number in range(6)]
     plain = build(tmp_path, wheels, base=make_host_base())
-    layer = build(tmp_path, wheels[::-1], base=make_host_base(), codec=codec, out=tmp_path / "other", workers=1)
+    layer = build(tmp_path, wheels[::-1], base=make_host_base(), codec=codec, out=tmp_path / "other", jobs=Jobs(1))
     assert layer.diff_id == plain.diff_id
     files = [entry for entry in read(layer).values() if entry.isfile()]
     assert layer.installed == sum(entry.size for entry in files) == sum(item.installed for item in layer.packages)
@@ -118,8 +119,8 @@ def test_every_codec_gives_the_same_tar_and_sizes_that_add_up(tmp_path: Path, co
 
 def test_the_bytes_depend_on_the_inputs_only(tmp_path: Path) -> None:
     wheels = [make_wheel(tmp_path, f"p{number}", files={f"p{number}/m.py": b"def f(x):\n    return x\n" * number}) for number in range(6)]
-    first = build(tmp_path, wheels, workers=1)
-    second = build(tmp_path, wheels[::-1], workers=3, cache=tmp_path / "cache2", out=tmp_path / "layer2")
+    first = build(tmp_path, wheels, jobs=Jobs(1))
+    second = build(tmp_path, wheels[::-1], jobs=Jobs(3), cache=tmp_path / "cache2", out=tmp_path / "layer2")
     again = build(tmp_path, wheels, out=tmp_path / "layer3")
     assert first.digest == second.digest == again.digest
     assert first.diff_id == second.diff_id == again.diff_id

@@ -21,8 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError
+from imagebuild.jobs.slots import Jobs
 from imagebuild.layer.bytecode import BytecodeCompiler
-from imagebuild.layer.member import build_member, build_members
+from imagebuild.layer.member import build_member
+from imagebuild.layer.members import build_members
 from imagebuild.layer.memberstore import MemberRequest
 from imagebuild.layer.model import Codec, Member
 from imagebuild.layer.placement import FolderResolver
@@ -260,7 +262,7 @@ def test_order_and_number_of_workers_never_show(tmp_path: Path) -> None:
     for number, (workers, order) in enumerate([(1, requests), (2, requests), (2, requests[::-1]), (4, requests[5:] + requests[:5])]):
         members = build_members(
             order, interpreter=make_host_interpreter(), folders=FolderResolver(MemoryTree(USUAL)), codec=Codec(), runtime=HostRuntime(),
-            cache=tmp_path / f"cache{number}", home="/root", workers=workers,
+            cache=tmp_path / f"cache{number}", home="/root", jobs=Jobs(workers),
         )  # fmt: skip
         assert [member.package for member in members] == [request.package for request in order]
         seen.append({member.package: (member.blob.parent.name, member.sha256) for member in members})

@@ -18,7 +18,8 @@ import zstandard
 
 from imagebuild.base.model import Entry
 from imagebuild.errors import BuildError, ImagebuildError, IntegrityError
-from imagebuild.layer.member import build_member, build_members
+from imagebuild.layer.member import build_member
+from imagebuild.layer.members import build_members
 from imagebuild.layer.memberstore import MemberRequest
 from imagebuild.layer.model import Codec, Member
 from imagebuild.layer.placement import FolderResolver

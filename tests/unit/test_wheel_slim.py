@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuild.layer.member import build_members
+from imagebuild.layer.members import build_members
 from imagebuild.layer.memberstore import MemberRequest
 from imagebuild.layer.model import Codec, Member
 from imagebuild.layer.placement import FolderResolver

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Protocol
 
 from imagebuild.errors import IntegrityError, LockError, RemoteError
-from imagebuild.files import explain_os_error, sweep_temporaries
+from imagebuild.files import exclusive, explain_os_error, sweep_temporaries
 from imagebuild.lock.file.model import BuildWheel, Lock, LockedPackage
 from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.lock.index.pages import ProjectFile
 from imagebuild.lock.index.routing import ADDRESSES, LOCAL_NAME, PackageIndex
 from imagebuild.lock.index.upstream import Upstream
+
+_PAUSE = 0.2  # seconds between looks at what other processes fetch
 
 Remake = Callable[[LockedPackage, Mapping[str, Upstream]], Path]  # builds a wheel that was locked from a source archive
 
@@ -120,18 +123,23 @@ def _fetch(
         # Largest first: the last worker is not left alone with the largest file.
         order = sorted(missing, key=lambda package: -package.size)
 
-        def fetch(item: LockedPackage) -> Path:
+        def fetch(item: LockedPackage) -> Path | None:
             if item.source is None:
                 return _fetch_one(item, upstreams[item.index], cache, team)
             if remake is None:
                 raise LockError(f"{item.filename} is built from source, and not built yet", f"run: imagebuild lock {team}")
             return remake(item, upstreams)
 
-        work: dict[str, Future[Path]] = {item.name: pool.submit(fetch, item) for item in order}
+        found: dict[str, Path] = {}
         try:
-            for future in as_completed(work.values()):  # the first failure, not that of the largest file
-                future.result()
-            return {name: future.result() for name, future in work.items()}
+            while left := [item for item in order if item.name not in found]:
+                work = {pool.submit(fetch, item): item.name for item in left}
+                for future in as_completed(work):  # the first failure, not that of the largest file
+                    if (path := future.result()) is not None:
+                        found[work[future]] = path
+                if len(found) == len(order) - len(left):  # all that is left is being fetched by other processes
+                    time.sleep(_PAUSE)
+            return found
         except BaseException:
             for upstream in upstreams.values():
                 upstream.stop()
@@ -183,12 +191,21 @@ def fetch_build_wheels(wheels: Sequence[BuildWheel], upstreams: Mapping[str, Ups
     return tuple(paths)
 
 
-def _fetch_one(package: LockedPackage, upstream: Upstream, cache: Path, team: str) -> Path:
+def _fetch_one(package: LockedPackage, upstream: Upstream, cache: Path, team: str) -> Path | None:
+    """None where another process is fetching it."""
     path = wheel_cache_path(cache, package.sha256, package.filename)
-    if package.url:
-        wanted = ProjectFile(package.filename, package.url, sha256=package.sha256, size=package.size)
-    else:
-        wanted = find_locked_file(package.name, package, upstream, f"imagebuild lock {team} --upgrade")
-    sweep_temporaries(path.parent)
-    upstream.download(wanted, path, package=f"{package.name} {package.version}")
+    try:
+        with exclusive(cache / "fetching" / package.sha256, wait=False) as mine:
+            if not mine:
+                return None
+            if find_wheel(package, cache) is not None:  # another process was faster
+                return path
+            if package.url:
+                wanted = ProjectFile(package.filename, package.url, sha256=package.sha256, size=package.size)
+            else:
+                wanted = find_locked_file(package.name, package, upstream, f"imagebuild lock {team} --upgrade")
+            sweep_temporaries(path.parent)
+            upstream.download(wanted, path, package=f"{package.name} {package.version}")
+    except OSError as error:
+        raise explain_os_error(error, f"keeping {package.filename}") from None
     return path

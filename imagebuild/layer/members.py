@@ -1,0 +1,97 @@
+"""The members of a layer, side by side: from the cache, or built."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+
+from imagebuild.base.model import Interpreter, Runtime
+from imagebuild.jobs.slots import ONE, Jobs
+from imagebuild.layer.bytecode import CompilerPool
+from imagebuild.layer.member import make_member
+from imagebuild.layer.memberstore import MemberRequest, MemberRules, find_member
+from imagebuild.layer.model import LAYER_MTIME, Codec, Member
+from imagebuild.layer.placement import FolderResolver
+from imagebuild.layer.tar.frame import check_codec
+from imagebuild.wheel.record import describe_faults
+
+_PAUSE, _LONG_PAUSE = 0.1, 2.0  # seconds between looks at what other processes build
+
+
+def build_members(
+    requests: Sequence[MemberRequest],
+    *,
+    interpreter: Interpreter,
+    folders: FolderResolver,
+    codec: Codec,
+    runtime: Runtime | None,
+    cache: Path,
+    home: str,
+    mtime: int = LAYER_MTIME,
+    base: str = "",
+    jobs: Jobs = ONE,
+    report: Callable[[str], object] = str,
+) -> list[Member]:
+    """Members in the order of ``requests``; largest wheels first, on as many threads as ``jobs`` has, each with its own interpreter.
+
+    ``base``: a digest that stands for all that ``folders`` says; with it a wheel that was seen before is not opened again.
+    """
+    check_codec(codec)
+    rules = MemberRules(interpreter, folders, codec, cache, home, mtime, runtime is not None, base)
+    found = {request: (member, False) for request in requests if (member := find_member(request, rules)) is not None}
+    missing = sorted((request for request in requests if request not in found), key=_weigh, reverse=True)
+    with CompilerPool(runtime, interpreter) as compilers:
+        made = _make_all(missing, partial(make_member, rules=rules, compiling=compilers.use, slot=jobs.slot), jobs.workers)
+    results = [found.get(request) or made[request] for request in requests]
+    built = sum(fresh for _, fresh in results)
+    if built:
+        report(f"{built} of {len(results)} packages prepared, {len(results) - built} from the cache")
+    for member, _ in results:
+        if member.repaired:  # of a cached one too: it is said of the image, not of this run's work
+            report(f"note: {member.package} {member.version}: {describe_faults(member.repaired)}; the image's is made of the true bytes")
+    return [member for member, _ in results]
+
+
+def _weigh(request: MemberRequest) -> int:
+    return request.wheel.stat().st_size if request.wheel.exists() else 0
+
+
+def _make_all(
+    requests: Sequence[MemberRequest], make: Callable[..., tuple[Member, bool] | None], workers: int
+) -> dict[MemberRequest, tuple[Member, bool]]:
+    """Those that another process builds come last: meanwhile there is other work. The first error, in the order of ``requests``."""
+    made: dict[MemberRequest, tuple[Member, bool]] = {}
+    pause = _PAUSE
+    if not requests:
+        return made
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="member") as pool:
+        while left := [request for request in requests if request not in made]:
+            futures = {request: pool.submit(make, request, wait=False) for request in left}
+            for request, future in _wait_for(futures, pool).items():
+                if (result := future.result()) is not None:
+                    made[request] = result
+            if len(made) == len(requests) - len(left):  # all that is left is being built by other processes
+                time.sleep(pause)
+                pause = min(2 * pause, _LONG_PAUSE)
+    return made
+
+
+def _wait_for(
+    futures: dict[MemberRequest, Future[tuple[Member, bool] | None]], pool: ThreadPoolExecutor
+) -> dict[MemberRequest, Future[tuple[Member, bool] | None]]:
+    """All of them, ended well; otherwise what has not begun is given up, and the first error raised."""
+    try:
+        _, unfinished = wait(futures.values(), return_when=FIRST_EXCEPTION)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    for future in unfinished:
+        future.cancel()
+    wait(futures.values())
+    for future in futures.values():
+        if not future.cancelled() and (error := future.exception()) is not None:
+            raise error
+    return futures
