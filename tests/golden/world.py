@@ -191,7 +191,7 @@ def make_values(name: str, root: Path) -> tuple[dict[str, Any], dict[str, str]]:
     lock = make_lock(base, wheels, inputs, replace="replace" in TEAMS.get(name, ""))
     write_lock(workspace.lockfile("golden"), lock)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "open_base", lambda *_: base)
+        patch.setattr(planning, "open_base", lambda *_, **__: base)
         plan = plan_image(workspace, "golden", cutoff="", locked=True)
     built = write_recipe(workspace, plan)
     files = {path.relative_to(built).as_posix(): path.read_text() for path in sorted(built.rglob("*")) if path.is_file()}
