@@ -78,7 +78,7 @@ class Budget(msgspec.Struct, frozen=True, rename="kebab"):
         """The limits as numbers; ConfigurationError for one that is none."""
         growth = _PERCENT.fullmatch(self.growth)
         if self.growth and growth is None:
-            raise ConfigurationError(f"not a growth: {self.growth!r}", 'write a percentage, as in "10%"')
+            raise ConfigurationError(f"not a limit of growth: {self.growth!r}", 'write a percentage, as in "10%"')
         return BudgetRules(
             parse_size(self.compressed),
             parse_size(self.installed),
@@ -279,7 +279,7 @@ def load_team(images: Path, name: str) -> Team:
         except InvalidRequirement:
             raise ConfigurationError(f"{path}: not a requirement: {line!r}", 'write it as in "cython<3"') from None
     if (table.source.system or table.source.requires) and not table.source.packages:
-        raise ConfigurationError(f"{path}: [source] says how to build and not what", 'name the packages: packages = ["name"]')
+        raise ConfigurationError(f"{path}: [source] has options but does not name packages", 'name the packages: packages = ["name"]')
     requirements = folder / "requirements.in"
     if not requirements.is_file():
         raise ConfigurationError(f"{requirements} is missing", "list the team's packages there, one requirement a line")

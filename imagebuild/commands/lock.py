@@ -44,9 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option("--as-of", metavar="DATE", help="Only files uploaded until this date (2026-10-01 or RFC 3339), or so many days ago (7d).")
 @click.option("--timeout", "seconds", type=click.IntRange(5, 86400), default=120, show_default=True, help="Seconds a resolver may look.")
-@click.option(
-    "--export", type=click.Choice(["requirements", "pylock"]), help="Write the lock with addresses, for pip or uv on this machine."
-)
+@click.option("--export", type=click.Choice(["requirements", "pylock"]), help="Write the lock with URLs, for pip or uv on this machine.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="With --export: the file to write (default: stdout).")
 @builder_option
 @network_option
@@ -163,7 +161,7 @@ def check_output(workspace: Workspace, output: Path, export: str | None, teams: 
     if len(teams) > 1:
         raise UsageError("-o takes the export of one team", "name one team")
     if output.resolve().is_relative_to(workspace.root / "lockfiles"):
-        raise UsageError("an export has addresses of this machine and does not belong into lockfiles/", "write it elsewhere")
+        raise UsageError("an export holds URLs for this machine and does not belong in lockfiles/", "write it elsewhere")
 
 
 def write_text(text: str, output: Path | None, what: str) -> None:

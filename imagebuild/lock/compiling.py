@@ -189,7 +189,7 @@ def _check_wanted(base: Base, wanted: Sequence[Pin], replaced: frozenset[str], p
     check_stack(base, versions, {pin.name: pin.via for pin in wanted}, protect, replaced)
     for name in sorted(replaced - versions.keys()):
         raise LockError(
-            f"replace names {name}, and nothing that is locked asks for it", f"name {name} in {REQUIREMENTS}, or leave it out of replace"
+            f"replace names {name}, but nothing in the lock requires it", f"name {name} in {REQUIREMENTS}, or leave it out of replace"
         )
 
 
@@ -282,8 +282,8 @@ def _find_dependencies(request: LockRequest, inputs: LockInputs, answer: _Answer
             target = canonicalize_name(requirement.name)
             if requirement.url and target in metadata and target not in inputs.addressed:
                 raise LockError(
-                    f"{name} needs {target} by its address, which would go past the indexes",
-                    f"publish {target} on an index, or name it in requirements.in yourself: {target} @ ADDRESS#sha256=...",
+                    f"{name} needs {target} by URL, which would bypass the indexes",
+                    f"publish {target} on an index, or name it in requirements.in yourself: {target} @ URL#sha256=...",
                 )
             if name in found and target in metadata and target != name:
                 found[name].add(target)

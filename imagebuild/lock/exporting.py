@@ -85,7 +85,7 @@ def _find_here(package: LockedPackage, cache: Path, local: Mapping[str, Path]) -
         return ""
     if path is None or not is_cached(path, package.sha256):
         raise LockError(
-            f"{package.filename} is on no index, and the one that is built here is not the locked one",
+            f"{package.filename} is on no index, and the wheel built here is not the locked one",
             "build the team's image here first, or lock again",
         )
     return path.as_uri()

@@ -89,7 +89,7 @@ def check_listing(lock: Lock, indexes: Sequence[PackageIndex], cache: Path) -> L
         elif item.url:
             unproved.append(f"{where} is there; its bytes are compared when it is fetched")
         elif not file.sha256:
-            unproved.append(f"{where}: this index tells no sha256; its bytes are compared when it is fetched")
+            unproved.append(f"{where}: this index gives no sha256; its bytes are compared when it is fetched")
         elif file.sha256 != locked.sha256 or (file.size and file.size != locked.size):
             wrong.append(f"{where} is another file: locked sha256 {locked.sha256}, now {file.sha256}")
         else:
@@ -98,7 +98,7 @@ def check_listing(lock: Lock, indexes: Sequence[PackageIndex], cache: Path) -> L
             yanked.append(f"{locked.filename} ({item.index}) was yanked: {file.yanked_reason or 'no reason given'}")
     if wrong:
         raise IntegrityError(
-            f"the lock of {lock.team} cannot be had again: {len(wrong)} of {len(asked)} files are not what their index lists",
+            f"the lock of {lock.team} can no longer be fetched: {len(wrong)} of {len(asked)} files are not what their index lists",
             "find out who changed a published file before you lock again; images that were built stay as they are",
             tuple(wrong),
         )

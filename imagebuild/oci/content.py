@@ -71,13 +71,13 @@ def check_manifest(data: bytes, served_type: str = "") -> RawManifest:
         )
     has_manifests, has_image = bool(envelope.manifests), bool(envelope.config) or bool(envelope.layers)
     if has_manifests and has_image:
-        raise IntegrityError(f"manifest {digest} is an image and an index at once", "do not trust where it comes from; push it again")
+        raise IntegrityError(f"manifest {digest} is an image and an index at once", "do not trust its source; push it again")
     sniffed = OCI_INDEX if has_manifests else OCI_MANIFEST
     served = served_type if served_type in IMAGE_TYPES else ""
     if served and envelope.media_type and served != envelope.media_type:
         raise IntegrityError(
             f"manifest {digest} was served as {served} but says it is {envelope.media_type}",
-            "do not trust where it comes from; push it again",
+            "do not trust its source; push it again",
         )
     media_type = served or envelope.media_type or sniffed
     if has_manifests is not (media_type in INDEX_TYPES) and media_type in IMAGE_TYPES:
@@ -99,7 +99,7 @@ def check_small(descriptor: Descriptor, where: str) -> None:
     """Refuse to take more than :data:`BLOB_LIMIT` bytes into memory."""
     if not 0 <= descriptor.size <= BLOB_LIMIT:
         raise IntegrityError(
-            f"{where}: {descriptor.digest} is said to have {descriptor.size} bytes; a config has at most {BLOB_LIMIT >> 20} MiB",
+            f"{where}: {descriptor.digest} has {descriptor.size} bytes by its manifest; a config has at most {BLOB_LIMIT >> 20} MiB",
             "look at the manifest that names it",
         )
 

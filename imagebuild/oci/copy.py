@@ -70,7 +70,7 @@ def copy_blobs(plan: CopyPlan, allow_copy: bool, report: Callable[[str], None] |
     """
     say = report or (lambda _: None)
     if plan.to_copy and not allow_copy:
-        raise _refuse(plan, plan.to_copy, "is in another place")
+        raise _refuse(plan, plan.to_copy, "is not in the same registry")
     refused = []
     reason: RemoteError | None = None  # what a registry said, where it refused in words and not by a 202
     for descriptor in plan.mountable:

@@ -18,7 +18,7 @@ from imagebuild.oci.transport import Transport
 _RESUMES = 5  # times in a row that a download is taken up again without a byte of progress
 _RESUMES_IN_ALL = 50
 _RANGE = re.compile(r"bytes (\d{1,18})-\d+/(?:\d+|\*)")
-WRONG_BYTES = "the registry, or a cache before it, serves wrong content: run again, and if it stays, push the image again"
+WRONG_BYTES = "the registry, or a cache in front of it, serves wrong content: run it again; if it fails again, push the image again"
 
 
 class Download:
@@ -46,7 +46,7 @@ class Download:
                     return data
                 failure = RegistryError(
                     f"{self._transport.host}: {self._doing}: cut short at {self._offset} of {self._descriptor.size} bytes",
-                    "run again; if it stays, look at the registry's storage or a proxy before it",
+                    "run it again; if it fails again, check the registry's storage and the proxies in front of it",
                 )
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
                 if self._offset >= self._descriptor.size:
@@ -75,7 +75,9 @@ class Download:
             found = _RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
             start = int(found[1]) if found else self._offset
             if start > self._offset:
-                raise RegistryError(f"{self._transport.host}: {self._doing}: the registry gave another range than asked", "run again")
+                raise RegistryError(
+                    f"{self._transport.host}: {self._doing}: the registry sent another range than the one requested", "run again"
+                )
         length = read_length(response)
         if length is not None and start + length > self._descriptor.size:
             raise IntegrityError(

@@ -48,7 +48,7 @@ def explain_network(error: Exception, host: str, reached: str, doing: str) -> Re
             f"{where}: no TLS connection ({_reason(error)})", "check the address; a registry without TLS has to be allowed as insecure"
         )
     if "IncompleteRead" in text or "IncompleteRead" in repr(error):
-        return RegistryError(f"{where}: the answer was cut short", "run it again; if it stays, look at the proxies on the way")
+        return RegistryError(f"{where}: the answer was cut short", "run it again; if it fails again, check the proxies on the way")
     return RegistryError(f"{where}: no connection ({_reason(error)})", f"check the address {reached} and the network, or name a mirror")
 
 
@@ -59,18 +59,18 @@ def explain_status(response: requests.Response, host: str, foreign_host: str, do
     foreign = f" from {foreign_host}" if foreign_host else ""
     message = f"{host}: {doing}: HTTP {status}{foreign}{f': {said}' if said else ''}"
     if status == 401:
-        again = " again: the login kept for it was not accepted" if logged_in else ""
+        again = " again: the stored login was not accepted" if logged_in else ""
         hint = f"run `docker login {host}`{again}"
     elif status == 403:
         hint = f"ask for access to the repository, or run `docker login {host}` as a user who has it"
     elif status == 404:
         hint = "check the name of the repository and of the tag or digest"
     elif status == 413:
-        hint = "the registry, or a proxy before it, limits the size of an upload: raise that limit"
+        hint = "the registry, or a proxy in front of it, limits the size of an upload: raise that limit"
     elif status == 429:
         hint = "the registry limits requests: wait, log in for a higher limit, or name a mirror"
     elif status >= 500:
-        hint = "the registry has a failure: run again later; what is there already is not sent again"
+        hint = "the registry failed: run it again later; blobs that arrived are not sent again"
     else:
         hint = "check the address and what the registry supports"
     wait = parse_retry_after(response.headers.get("Retry-After"), now)

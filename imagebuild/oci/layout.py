@@ -197,7 +197,7 @@ class LayoutStore:
         path = self._blob_path(descriptor.id)
         with self._writing("storing a blob in"):
             if isinstance(source, bytes):
-                check_bytes(source, descriptor, "blob to store", "this is a defect of the caller")
+                check_bytes(source, descriptor, "blob to store", "this is a defect of imagebuild: please report it")
                 # Small enough to compare: a manifest whose bytes rotted on the disk is healed by putting it again.
                 if not (path.is_file() and path.stat().st_size == descriptor.size and path.read_bytes() == source):
                     files.write_atomic(path, source)
@@ -323,7 +323,9 @@ class LayoutStore:
         except (ValueError, KeyError, TypeError):
             raise IntegrityError(f"{marker} is damaged", f'write {{"imageLayoutVersion":"{LAYOUT_VERSION}"}} to it') from None
         if version != LAYOUT_VERSION:
-            raise IntegrityError(f"{self.label} is an image layout of version {version!r}", f"only {LAYOUT_VERSION} is known")
+            raise IntegrityError(
+                f"{self.label} is an image layout of version {version!r}", f"imagebuild reads version {LAYOUT_VERSION} only"
+            )
 
     def _repair_hint(self, digest: Digest) -> str:
         return f"remove {self._blob_path(digest)} and run again"

@@ -61,7 +61,7 @@ def iterate_pages(
             raise RegistryError(f"{transport.host}: {doing}: its pages lead in a circle", _REPORT)
         seen.add(url)
         if seconds >= limits.seconds:
-            raise RegistryError(f"{transport.host}: {doing}: the list was not whole in time ({limits.seconds:.0f} seconds)", _REPORT)
+            raise RegistryError(f"{transport.host}: {doing}: the list was not complete within {limits.seconds:.0f} seconds", _REPORT)
         started = time.monotonic()
         response, data = transport.fetch(
             url, scopes=scopes, doing=doing, limit=_PAGE_LIMIT, headers=headers, accept=accept, seconds=limits.seconds - seconds

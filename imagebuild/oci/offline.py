@@ -97,7 +97,7 @@ class OfflineStore:
 
     def list_referrers(self, repository: str, digest: Digest) -> list[dict[str, Any]] | None:
         """Refused."""
-        self._refuse(f"what refers to {repository}@{digest}")
+        self._refuse(f"the referrers of {repository}@{digest}")
 
     def find_referrers(self, digest: Digest) -> list[dict[str, Any]]:  # noqa: ARG002
         """Empty: a registry is not searched."""

@@ -114,7 +114,7 @@ def list_referrers(store: Store, repository: str, digest: Digest, artifact_type:
             descriptor = DESCRIPTOR.convert(entry)
         except msgspec.ValidationError as error:
             raise IntegrityError(
-                f"{store.image_name(repository)}: the list of what refers to {digest} is malformed: {error}", "remove or correct it"
+                f"{store.image_name(repository)}: the referrers index of {digest} is malformed: {error}", "remove or correct it"
             ) from None
         if not artifact_type or descriptor.artifact_type == artifact_type:
             found.setdefault(descriptor.id, Referrer(descriptor, descriptor.artifact_type, descriptor.annotations))
@@ -140,7 +140,7 @@ def _read_fallback(store: Store, repository: str, digest: Digest) -> list[dict[s
         return []
     if not raw.is_index:
         raise IntegrityError(
-            f"{store.image_name(repository)}:{referrers_tag(digest)} is an image, and must be the list of what refers to {digest}",
+            f"{store.image_name(repository)}:{referrers_tag(digest)} is an image, and must be the referrers index of {digest}",
             "remove that tag",
         )
     found: list[Any] = json.loads(raw.data).get("manifests") or []
@@ -168,6 +168,6 @@ def _merge_settled(
             return
         sleep(max(_SETTLE, 2 * (time.monotonic() - started)))
     raise RemoteError(
-        f"{store.image_name(repository)}:{referrers_tag(digest)}: another writer keeps undoing the list of what refers to the image",
-        "run it again; see which other program writes that tag",
+        f"{store.image_name(repository)}:{referrers_tag(digest)}: another program keeps overwriting the referrers index of the image",
+        "find out which program writes that tag, then run it again",
     )

@@ -99,14 +99,14 @@ class Transport:
             address = urlsplit(urljoin(urljoin(self._origin(), base), location))
             _ = address.port  # raises for a port that is not a number
         except ValueError:
-            raise RegistryError(f"{self.host} answered with an address that is none: {location[:200]!r}", _REPORT) from None
+            raise RegistryError(f"{self.host} answered with an invalid URL: {location[:200]!r}", _REPORT) from None
         if address.scheme == "http" and origin.scheme == "https" and address.hostname == origin.hostname:
             # A registry behind a TLS proxy that does not know it: the same host, over the connection we trust.
             address = address._replace(scheme="https", netloc=origin.netloc)
         if address.scheme not in ("http", "https") or not address.hostname:
-            raise RegistryError(f"{self.host} answered with an address that is none: {location[:200]!r}", _REPORT)
+            raise RegistryError(f"{self.host} answered with an invalid URL: {location[:200]!r}", _REPORT)
         if address.scheme == "http" and origin.scheme == "https":
-            raise RegistryError(f"{self.host} leads to an unencrypted address on {address.hostname}", _REPORT)
+            raise RegistryError(f"{self.host} redirects to an unencrypted URL on {address.hostname}", _REPORT)
         return urlunsplit(address._replace(fragment=""))
 
     def is_here(self, url: str) -> bool:
@@ -157,7 +157,7 @@ class Transport:
                 except TooSlowError:
                     response.close()
                     raise RegistryError(
-                        f"{self.host}: {doing}: the answer was not whole in time",
+                        f"{self.host}: {doing}: the answer was not complete in time",
                         "run it again; if it stays, " + _REPORT,
                     ) from None
                 except NETWORK_ERRORS as error:
@@ -330,7 +330,7 @@ class Transport:
         name = realm.hostname or ""
         if credential is not None and realm.scheme == "http" and not self._is_own_machine(name):
             raise RegistryError(
-                f"{where}: its token service is another host, without encryption ({name}): no login is sent there",
+                f"{where}: its token service is on another host and not encrypted ({name}): no login is sent there",
                 f"tell the registry's operators to name it by https; or run `docker logout {self.host}` and pull without a login",
             )
         asked = make_token_request(challenge, scopes, credential)
@@ -366,7 +366,7 @@ class Transport:
                     failure = self._explain_status(response, doing)
             except TooSlowError:
                 raise RegistryError(
-                    f"{self.host}: {doing}: the answer was not whole in time",
+                    f"{self.host}: {doing}: the answer was not complete in time",
                     "run it again; if it stays, " + _REPORT,
                 ) from None
             except (ValueError, RecursionError) as error:

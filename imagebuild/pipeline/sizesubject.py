@@ -37,7 +37,7 @@ def predict_team(workspace: Workspace, name: str) -> SizeReport:
         raise LockError(f"{workspace.lockfile(name).name} is the lock of team {lock.team}", f"run: imagebuild lock {name}")
     unknown = find_unknown(lock)
     if unknown:
-        raise BudgetError(f"the lock does not tell the size of {', '.join(unknown)}", f"lock again: imagebuild lock {name}")
+        raise BudgetError(f"the lock does not give the size of {', '.join(unknown)}", f"lock again: imagebuild lock {name}")
     shapes = {
         **find_shapes(lock.packages, workspace.cache, lambda: list_indexes(team), workspace.report),
         **_read_local(workspace, team, lock),

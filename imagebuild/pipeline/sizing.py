@@ -43,7 +43,7 @@ def predict_size(workspace: Workspace, plan: Plan, last: LastImage | None) -> Si
     unknown = find_unknown(plan.lock)
     if unknown:
         raise BudgetError(
-            f"the lock does not tell the size of {', '.join(unknown)}; nothing was built", f"lock again: imagebuild lock {plan.team.name}"
+            f"the lock does not give the size of {', '.join(unknown)}; nothing was built", f"lock again: imagebuild lock {plan.team.name}"
         )
     report = predict_report(
         plan.recipe.tag,

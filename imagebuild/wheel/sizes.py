@@ -75,7 +75,7 @@ def read_shape(stream: BinaryIO, filename: str) -> WheelShape:
         with zipfile.ZipFile(stream) as archive:
             entries = [item for item in archive.infolist() if not item.filename.endswith("/")]
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
-        raise IntegrityError(f"{filename} is not a readable wheel: {error}", "tell the index's owners") from None
+        raise IntegrityError(f"{filename} is not a readable wheel: {error}", "report it to the index's operators") from None
     for item in entries:
         first, _, rest = item.filename.partition("/")
         if first.endswith(".data"):  # scheme/name: as the installer will place it

@@ -207,16 +207,16 @@ def test_of_several_teams_the_wrong_one_is_named(make_world: MakeWorld) -> None:
     [
         ("alpha =>1", 3, r"requirements\.in line 2 is not a requirement: 'alpha =>1'", "name=="),
         ("alpha[", 3, r"line 2 is not a requirement", "extra"),
-        ("alpha @ https://example.com/alpha-1.0-py3-none-any.whl", 3, r"line 2: an address without a sha256 cannot be locked", "#sha256="),
+        ("alpha @ https://example.com/alpha-1.0-py3-none-any.whl", 3, r"line 2: a URL without a sha256 cannot be locked", "#sha256="),
         ("git+https://example.com/alpha", 3, r"line 2: a requirement from version control \(git\+https\)", "packages/"),
         ("alpha @ git+ssh://git@example.com/alpha", 3, r"line 2: a requirement from version control", "packages/"),
         ("-r other.txt", 3, r"line 2: other\.txt is missing", "remove the line"),
         ("./alpha", 3, r"line 2: a path is not a requirement", "packages/"),
-        ("basekit>=2", 4, r"line 2 asks basekit>=2; the base tiny has basekit 1\.5", "another base"),
+        ("basekit>=2", 4, r"line 2 asks for basekit>=2; the base tiny has basekit 1\.5", "another base"),
         ("wants-newer-base", 4, r"wants-newer-base 1\.0 needs basekit>=2; the base tiny has basekit 1\.5", "wants-newer-base"),
-        ("no-such-thing", 4, r"line 2 asks no-such-thing; there is no project no-such-thing on package index 'fake'", "spelling"),
-        ("alpha>=9", 4, r"line 2 asks alpha>=9; the newest alpha .* is 1\.1", "line"),
-        ("only-source", 4, r"line 2 asks only-source; only-source 1\.0 .* is source only: there is no wheel", r"\[source\] packages"),
+        ("no-such-thing", 4, r"line 2 asks for no-such-thing; there is no project no-such-thing on package index 'fake'", "spelling"),
+        ("alpha>=9", 4, r"line 2 asks for alpha>=9; the newest alpha .* is 1\.1", "line"),
+        ("only-source", 4, r"line 2 asks for only-source; only-source 1\.0 .* is source only: there is no wheel", r"\[source\] packages"),
         ("for-apples", 4, r"wheels of for-apples 1\.0 are for cp311 on macosx_11_0_arm64; the base tiny is cp311", "another"),
     ],
 )  # fmt: skip
@@ -289,7 +289,7 @@ def test_a_hash_edited_into_the_lock_is_not_what_the_index_has(make_world: MakeW
     world = make_world()
     text = world.lockfile.read_text(encoding="utf-8")
     world.lockfile.write_text(re.sub(r'hashes = \{ sha256 = "[0-9a-f]{64}"', f'hashes = {{ sha256 = "{"1" * 64}"', text), encoding="utf-8")
-    done = world.run("image", "blue").failed(8, f"another {ALPHA} than the one that was locked", "edited the lock")
+    done = world.run("image", "blue").failed(8, f"another file {ALPHA} than the locked one", "edited the lock")
     assert f"expected sha256 {'1' * 64}" in done.err
     assert world.kept_wheels() == []
     world.nothing_made()
@@ -305,7 +305,9 @@ def test_other_bytes_than_locked_are_refused_and_not_kept(make_world: MakeWorld,
     try:
         for body in (bad, good + b"more"):
             index.bodies[ALPHA] = body
-            done = world.run("image", "blue").failed(8, rf"alpha 1\.1: {ALPHA} from index 'fake' is not the file", "nothing was kept")
+            done = world.run("image", "blue").failed(
+                8, rf"alpha 1\.1: {ALPHA} from index 'fake' is not the expected file", "nothing was kept"
+            )
             assert f"expected sha256 {page['sha256']}" in done.err
             assert world.kept_wheels() == []
             world.nothing_made()
@@ -470,7 +472,7 @@ def faulty(registry: Registry) -> Iterator[FaultyRegistry]:
         (Fault("HEAD .*/manifests/", 403), 6, "head manifest .*HTTP 403", "docker login"),
         (Fault("POST .*/uploads/.mount", 403), 6, "cannot be mounted", "as a user who has it; or add --copy-base"),
         (Fault("POST .*/uploads/$", 401), 6, "HTTP 401", "docker login"),
-        (Fault("PUT .*/uploads/", 500), 6, "HTTP 500", "run again later"),  # five attempts, some seconds
+        (Fault("PUT .*/uploads/", 500), 6, "HTTP 500", "run it again later"),  # five attempts, some seconds
         (Fault("PUT .*/manifests/", 429), 6, "put manifest .*HTTP 429", "wait"),
         (Fault("PUT .*/manifests/", 403), 6, "put manifest .*HTTP 403", "ask for access"),
     ],

@@ -162,7 +162,7 @@ def test_a_registry_that_deletes_nothing_says_so(tmp_path: Path) -> None:
     with run_registry(tmp_path / "registry", delete=False) as registry:
         place = fill(registry, tmp_path)
         before = place.tags("churn")
-        place.run("retire", "--yes", "--no-cluster").refused(6, "deletes no manifests", hint="storage.delete.enabled")
+        place.run("retire", "--yes", "--no-cluster").refused(6, "does not delete manifests", hint="storage.delete.enabled")
         assert place.tags("churn") == before
 
 

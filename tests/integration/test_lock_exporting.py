@@ -131,6 +131,6 @@ def test_the_command_line(built: Built, tmp_path: Path) -> None:
     checkout.run("lock", "cosml", "--export", "pylock", "-o", str(tmp_path / "pylock.toml")).succeeded()
     assert "[[packages.wheels]]" in (tmp_path / "pylock.toml").read_text()
     inside = checkout.root / "lockfiles/exported.toml"
-    checkout.run("lock", "cosml", "--export", "pylock", "-o", str(inside)).refused(2, "does not belong into lockfiles/")
+    checkout.run("lock", "cosml", "--export", "pylock", "-o", str(inside)).refused(2, "does not belong in lockfiles/")
     assert not inside.exists()
     checkout.run("lock", "cosml", "-o", str(tmp_path / "x")).refused(2, "-o goes with --export")

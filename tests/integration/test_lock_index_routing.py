@@ -111,8 +111,8 @@ def test_a_private_index_that_redirects_what_it_lacks(world: World, resolver: st
         world.checkout.write("images/alpha/requirements.in", "cosml-gone\nfront\n")
         done = world.checkout.run("lock", "alpha", "--resolver", resolver).refused(
             4,
-            "requirements.in line 1 asks cosml-gone; package index 'corp' redirects cosml-gone to another host, 127.0.0.1: ",
-            hint="name it in its redirects",
+            "requirements.in line 1 asks for cosml-gone; package index 'corp' redirects cosml-gone to another host, 127.0.0.1: ",
+            hint="list it in the index's redirects",
         )
         assert done.err.count("warning: package index 'corp' redirects cosml-gone to another host") == 1
         assert world.lock == good
@@ -161,7 +161,7 @@ def test_a_file_that_changes_after_locking(world: World) -> None:
     world.public.add("left", "1.0", extra=b"import os\n")
     world.checkout.run("lock", "alpha", "--check").refused(
         8,
-        "the lock of alpha cannot be had again: 2 of 4 files are not what their index lists",
+        "the lock of alpha can no longer be fetched: 2 of 4 files are not what their index lists",
         r"cosml_core-1\.0-py3-none-any\.whl \(corp\) is another file: locked sha256 [0-9a-f]{64}, now [0-9a-f]{64}\n",
         r"left-1\.0-py3-none-any\.whl \(default\) is another file",
         hint="images that were built stay",
@@ -263,7 +263,7 @@ def test_a_package_cannot_send_another_by_address(tmp_path: Path, resolver: str)
         address = other.replace("/simple/", f"/files/{evil}")
         fake.add("sender", "1.0", [f"beta @ {address}"])
         fake.add("optional", "1.0", [f"beta @ {address} ; extra == 'more'"])
-        with pytest.raises(LockError, match="sender needs beta by its address, which would go past the indexes"):
+        with pytest.raises(LockError, match="sender needs beta by URL, which would bypass the indexes"):
             lock_for(tmp_path, "sender\n", [make_index(url)], resolver=resolver)
         assert versions(lock_for(tmp_path, "optional\n", [make_index(url)], resolver=resolver)) == {"optional": "1.0"}
     assert elsewhere.requests == []

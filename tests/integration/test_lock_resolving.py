@@ -153,17 +153,17 @@ def test_both_resolvers_agree_under_html(tmp_path: Path) -> None:
     ("text", "complaint"),
     [
         ("alpha==1.0\ngamma\n", r"contradict each other: .*(alpha 1\.0|alpha) needs beta>=2"),
-        ("\nnumpy==1.26.*\n", r"^requirements\.in line 2 asks numpy==1\.26\.\*; the base plain has numpy 2\.1\.0$"),
+        ("\nnumpy==1.26.*\n", r"^requirements\.in line 2 asks for numpy==1\.26\.\*; the base plain has numpy 2\.1\.0$"),
         ("old\n", r"^old( 1\.0)? needs numpy<2; the base plain has numpy 2\.1\.0$"),
-        ("no-such\n", r"^requirements\.in line 1 asks no-such; there is no project no-such on package index 'default'$"),
+        ("no-such\n", r"^requirements\.in line 1 asks for no-such; there is no project no-such on package index 'default'$"),
         ("needs-absent\n", r"needs no-such-thing; there is no project no-such-thing on package index 'default'$"),
         ("late==2.0\n", "late 2.0 is newer than the lock's cutoff"),
         ("elsewhere\n", r"the wheels of elsewhere 1\.0 are for cp312 on win_amd64; the base plain is cp3"),
         ("tomorrow\n", r"tomorrow 1\.0 needs Python >=3\.99; the base plain has 3\."),
         ("taken-back\n", "was yanked by its authors"),
         ("source\n", "source 1.0 on package index 'default' is source only: there is no wheel"),
-        ("beta>=7\n", r"asks beta>=7; the newest beta for this base on package index 'default' is 2\.0"),
-        ("ed>=3\n", r"line 1 asks ed>=3; the base plain has torch 2\.5\.1\+cu121 \(needs ed<2\)"),
+        ("beta>=7\n", r"asks for beta>=7; the newest beta for this base on package index 'default' is 2\.0"),
+        ("ed>=3\n", r"line 1 asks for ed>=3; the base plain has torch 2\.5\.1\+cu121 \(needs ed<2\)"),
     ],
 )
 def test_failures_are_one_sentence(tmp_path: Path, resolver: str, text: str, complaint: str) -> None:

@@ -108,7 +108,7 @@ def test_the_kernel_of_this_machine_decides_nothing(tmp_path: Path, resolver: st
     fake = FakeIndex()
     fake.add("thing", "1.0")
     fake.add("asks", "1.0", ["thing; platform_version != ''"])
-    with fake.serve() as url, pytest.raises(LockError, match="asks for the kernel"):
+    with fake.serve() as url, pytest.raises(LockError, match="depends on the kernel"):
         lock_for(tmp_path, text, [make_index(url)], [], resolver=resolver)
 
 

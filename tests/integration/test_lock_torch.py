@@ -104,7 +104,7 @@ def test_timm_brings_no_second_stack(torch_team: Checkout, resolver: str) -> Non
 @pytest.mark.parametrize(
     ("wanted", "complaint"),
     [
-        ("timm==1.0.12\ntorch==2.6.0\n", r"requirements\.in line 2 asks torch==2\.6\.0; the base torch has torch 2\.5\.1\+cu121$"),
+        ("timm==1.0.12\ntorch==2.6.0\n", r"requirements\.in line 2 asks for torch==2\.6\.0; the base torch has torch 2\.5\.1\+cu121$"),
         ("torchvision==0.21.0\n", r"torchvision( 0\.21\.0)? needs torch==2\.6\.0; the base torch has torch 2\.5\.1\+cu121$"),
         (
             "jax[cuda12]==0.4.38\n",

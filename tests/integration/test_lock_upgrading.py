@@ -92,7 +92,7 @@ def test_what_is_asked_wrongly(house: House) -> None:
     run("lock", "blue", "--check", "--report", "-").refused(2, "nothing is locked here")
     house.index.times = False
     house.publish("top", "3.0")
-    run("lock", "blue", "--upgrade", "--as-of", "2026-10-01").refused(4, "tells no upload times, so the cutoff .* cannot be applied")
+    run("lock", "blue", "--upgrade", "--as-of", "2026-10-01").refused(4, "gives no upload times, so the cutoff .* cannot be applied")
     assert house.versions("blue") == {"below": "1.0", "top": "1.0"}
 
 
@@ -112,7 +112,7 @@ def test_both_resolvers_side_by_side(house: House) -> None:
     assert sorted(told[1:]) == ["  a  pip-tools 2.0  uv 1.0", "  b  pip-tools 1.0  uv 2.0", "  c  pip-tools 1.0  uv 2.0"]
     assert path.read_bytes() == before
     house.checkout.write("images/blue/requirements.in", "top==9\n")
-    house.checkout.run("lock", "blue", "--compare").refused(4, "line 1 asks top==9")
+    house.checkout.run("lock", "blue", "--compare").refused(4, "line 1 asks for top==9")
 
 
 def test_a_new_base_and_what_it_means_for_every_team(house: House, hub: Registry, built: Built, tmp_path: Path) -> None:
@@ -139,6 +139,6 @@ def test_a_new_base_and_what_it_means_for_every_team(house: House, hub: Registry
     blue, green = done.out.split("### Lock of green")
     assert "| below | by others | gone: 1.0 |" in blue
     assert f"`{old[:19]}` | `{new[:19]}`" in blue
-    assert "**Does not lock**: green: requirements.in line 2 asks below<2; the base moving has below 3.0" in green
+    assert "**Does not lock**: green: requirements.in line 2 asks for below<2; the base moving has below 3.0" in green
     assert 'replace = ["below"]' in green
     assert f"moving: 1 is {new}, as before\n" in checkout.run("base", "pin", "moving", "--upgrade").succeeded().out

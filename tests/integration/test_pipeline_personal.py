@@ -45,7 +45,7 @@ def test_a_users_requirements_on_top_of_an_image(built: Built, tmp_path: Path) -
         assert "127.0.0.1" not in pinned.read_text()
         wanted.write_text("# mine\n\nbelow==2.0\n")
         checkout.run("personal", "blue", str(wanted)).refused(
-            4, r"wanted\.txt line 3 asks below==2\.0; the image of blue has below 1\.0", hint=r"images/blue/requirements\.in"
+            4, r"wanted\.txt line 3 asks for below==2\.0; the image of blue has below 1\.0", hint=r"images/blue/requirements\.in"
         )
         wanted.write_text("modern\n")
         for resolver in ("pip-tools", "uv"):

@@ -340,12 +340,12 @@ class LockedRegistry(LayoutStore):
     """A store that deletes nothing."""
 
     def delete_manifest(self, repository: str, digest: Digest) -> bool:  # noqa: ARG002
-        raise RemoteError("deletes no manifests")
+        raise RemoteError("does not delete manifests")
 
 
 def test_where_nothing_can_be_deleted_nothing_is_changed(store: LayoutStore) -> None:
     before = (store.folder / "index.json").read_bytes()
-    with pytest.raises(RemoteError, match="deletes no manifests"):
+    with pytest.raises(RemoteError, match="does not delete manifests"):
         retire(LockedRegistry(store.folder))
     assert (store.folder / "index.json").read_bytes() == before
 

@@ -87,7 +87,7 @@ def test_a_repr_is_seen_when_it_is_raised(text: str) -> None:
     "text",
     [
         'replace = ["six"] in team.toml',
-        "line 1 asks pandas[excel]==2.2.* (extra)",
+        "line 1 asks for pandas[excel]==2.2.* (extra)",
         'write names = ["a"]',
         "cp311 (glibc 2.36)",
         "f(x) is text",

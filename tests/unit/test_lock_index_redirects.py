@@ -284,7 +284,7 @@ def test_a_file_may_be_on_another_host_which_gets_no_credentials(world: World, t
     assert next(path for path, _ in world.stranger.requests) == f"/files/{filename}.metadata"
     assert set(world.stranger.authorizations) == {""}
     world.stranger.add_file("thing", filename, world.own.bodies[filename] + b"x")
-    with world.open() as upstream, pytest.raises(IntegrityError, match="is not the file that was promised"):
+    with world.open() as upstream, pytest.raises(IntegrityError, match="is not the expected file"):
         upstream.download(page.files[0], tmp_path / "other.whl")
 
 

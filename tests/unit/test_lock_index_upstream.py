@@ -324,7 +324,7 @@ def test_advertised_metadata_with_another_hash_is_refused(upstream: Upstream, fa
     fake.metadata = True
     file = read_file(upstream)
     monkeypatch.setattr(fake, "metadata_of", lambda _name: b"Name: evil\n")
-    with pytest.raises(IntegrityError, match="not what its page promises"):
+    with pytest.raises(IntegrityError, match="not have the hash on its page"):
         upstream.read_metadata(file)
 
 

@@ -45,20 +45,20 @@ def test_lines_comments_and_continuations(tmp_path: Path) -> None:
         ("-e ./x", "line 2: -e is not supported"),
         ("-r more.in", "more.in is missing"),
         ("-c ../outside.txt", "line 2: ../outside.txt is not in the project"),
-        ("--requirement=https://x.example/r.txt", "line 2: a file from the network is no input of a lock"),
+        ("--requirement=https://x.example/r.txt", "line 2: the inputs of a lock must be local files"),
         ("-r", "-r is not supported"),
         ("-r .", r"\. cannot be read"),
         ("--extra-index-url=https://x.example", "line 2: --extra-index-url is not supported"),
         ("git+https://x.example/y.git", r"from version control \(git\+https\) cannot be locked: a commit is no hash"),
         ("x @ git+ssh://git@x.example/y.git@v1#egg=x", r"from version control \(git\+ssh\)"),
-        ("x @ https://x.example/x-1.0-py3-none-any.whl", "line 2: an address without a sha256 cannot be locked"),
+        ("x @ https://x.example/x-1.0-py3-none-any.whl", "line 2: a URL without a sha256 cannot be locked"),
         ("x @ https://x.example/x-1.0-py3-none-any.whl#md5=00", "without a sha256"),
         (f"x @ https://x.example/x-1.0.tar.gz#sha256={'a' * 64}", r"x-1\.0\.tar\.gz is not a wheel"),
         (f"y @ https://x.example/x-1.0-py3-none-any.whl#sha256={'a' * 64}", "is a wheel of x, not of y"),
-        (f"x @ https://joe:pw@x.example/x-1.0-py3-none-any.whl#sha256={'a' * 64}", "the address holds credentials"),
+        (f"x @ https://joe:pw@x.example/x-1.0-py3-none-any.whl#sha256={'a' * 64}", "the URL holds credentials"),
         (f"https://x.example/x-1.0-py3-none-any.whl#sha256={'a' * 64}", "is not a requirement"),
-        ("x@file:///y.whl", r"by address \(file\) cannot be locked"),
-        ("x @ ftp://h/y.whl", r"by address \(ftp\)"),
+        ("x@file:///y.whl", r"by URL \(file\) cannot be locked"),
+        ("x @ ftp://h/y.whl", r"by URL \(ftp\)"),
         ("./local", "a path is not a requirement"),
         ("x==1 --hash=sha256:00", "line 2: 'sha256:00' is not a hash"),
         (f"x==1 --hash=md5:{'0' * 32}", "is not a hash"),
@@ -159,7 +159,7 @@ def test_includes_and_constraints(tmp_path: Path) -> None:
     ("text", "complaint"),
     [
         ("numpy[extra]<2", "limits.txt line 1: a constraint has no extras"),
-        (f"x @ https://x.example/x-1.0-py3-none-any.whl#sha256={'a' * 64}", "limits.txt line 1: an address is not a constraint"),
+        (f"x @ https://x.example/x-1.0-py3-none-any.whl#sha256={'a' * 64}", "limits.txt line 1: a URL is not a constraint"),
         ("-c limits.txt", "limits.txt includes itself"),
         ("-r requirements.in", "requirements.in includes itself"),
         ("numpy=2", r"limits.txt line 1 is not a requirement"),
@@ -196,10 +196,10 @@ def test_a_wheel_by_address_is_fetched_verified_and_pinned(tmp_path: Path) -> No
         assert fetch_addressed(by_option, interpreter.markers, interpreter, tmp_path, ignore) == wheels
         assert len(fake.requests) == 1
         wrong = read_requirements(write(tmp_path, f"thing @ {address}#sha256={'0' * 64}\n")).direct
-        with pytest.raises(IntegrityError, match="is not the file that was promised"):
+        with pytest.raises(IntegrityError, match="is not the expected file"):
             fetch_addressed(wrong, interpreter.markers, interpreter, tmp_path, ignore)
         two = read_requirements(write(tmp_path, f"{line}\nthing @ {address}#sha256={'0' * 64}\n")).direct
-        with pytest.raises(ConfigurationError, match="line 2: thing is named by another address"):
+        with pytest.raises(ConfigurationError, match="line 2: thing has another URL on an earlier line"):
             fetch_addressed(two, interpreter.markers, interpreter, tmp_path, ignore)
     assert wheels == again
     (wheel,) = wheels.values()

@@ -57,7 +57,7 @@ def test_a_file_that_is_gone_and_one_that_is_another(fake: FakeIndex, index: Pac
     check_listing(lock, [index], tmp_path)
     fake.add("one", "1.0", extra=b"changed after locking")
     del fake.files["two"]
-    with pytest.raises(IntegrityError, match="the lock of t cannot be had again: 2 of 2 files") as caught:
+    with pytest.raises(IntegrityError, match="the lock of t can no longer be fetched: 2 of 2 files") as caught:
         check_listing(lock, [index], tmp_path)
     assert caught.value.exit_code == 8
     changed, gone = caught.value.details
@@ -87,7 +87,7 @@ def test_an_index_without_hashes_proves_nothing(
     found = check_listing(lock, [index], tmp_path)
     assert found.listed == {"default": 1}
     (line,) = found.unproved
-    assert "tells no sha256" in line
+    assert "gives no sha256" in line
 
 
 def test_wheels_by_address_are_looked_for(fake: FakeIndex, index: PackageIndex, tmp_path: Path) -> None:

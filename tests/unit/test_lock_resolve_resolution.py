@@ -26,7 +26,7 @@ def test_a_line_the_base_cannot_satisfy(tmp_path: Path) -> None:
     direct = read_requirements(write(tmp_path, "six\n\npandas==2.2.*\n")).direct
     pandas = Distribution("pandas", "3.0.1", "/x")
     base = make_lock_base([pandas], name="big")
-    with pytest.raises(LockError, match=r"^requirements\.in line 3 asks pandas==2\.2\.\*; the base big has pandas 3\.0\.1$"):
+    with pytest.raises(LockError, match=r"^requirements\.in line 3 asks for pandas==2\.2\.\*; the base big has pandas 3\.0\.1$"):
         check_against_base(direct, {"pandas": pandas}, {}, base)
     check_against_base(direct, {"pandas": Distribution("pandas", "2.2.9", "/x")}, {}, base)
     skipped = read_requirements(write(tmp_path, "pandas<1; python_version < '3'\n")).direct

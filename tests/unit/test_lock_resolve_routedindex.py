@@ -148,7 +148,7 @@ def test_wheels_with_other_hashes_do_not_count() -> None:
 
 def test_a_cutoff_needs_upload_times() -> None:
     undated = page(file("thing-1.0-py3-none-any.whl", uploaded=""))
-    with pytest.raises(LockError, match="tells no upload times, so the cutoff 2026-01-01T00:00:00Z cannot be applied to thing"):
+    with pytest.raises(LockError, match="gives no upload times, so the cutoff 2026-01-01T00:00:00Z cannot be applied to thing"):
         select_wheels(undated, "default", choose())
     assert list(select_wheels(undated, "default", choose(explicit=False)).wheels) == ["1.0"]
     assert list(select_wheels(undated, "default", choose(cutoff="")).wheels) == ["1.0"]

@@ -641,7 +641,7 @@ def test_a_page_that_comes_a_byte_at_a_time_is_given_up() -> None:
     body = b'{"tags": ["a"' + b" " * 4000 + b"]}"
     with serve(lambda _: Answer(200, {}, body, pace=0.02)) as server:
         started = time.monotonic()
-        with pytest.raises(RegistryError, match="not whole in time"):
+        with pytest.raises(RegistryError, match="not complete in time"):
             list(open_store(server.host, listing=ListingLimits(seconds=1.0)).list_tags("a/b"))
         assert time.monotonic() - started < 5
         assert [line for line in server.lines if "tags" in line] == ["GET /v2/a/b/tags/list"]
@@ -653,7 +653,7 @@ def test_slow_pages_are_counted_together() -> None:
         number = int(dict(asked.query).get("last", "0")) + 1
         return page("tags", [f"t{number}"], f'</v2/a/b/tags/list?last={number}>; rel="next"')
 
-    with serve(script) as server, pytest.raises(RegistryError, match="not whole in time"):
+    with serve(script) as server, pytest.raises(RegistryError, match="not complete in time"):
         list(open_store(server.host, listing=ListingLimits(seconds=1.0)).list_tags("a/b"))
 
 

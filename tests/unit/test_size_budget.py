@@ -104,7 +104,7 @@ def test_what_cannot_fit_is_refused_before_any_download_and_what_might_is_not() 
 
 @pytest.mark.parametrize("text", ["10", "ten%", "-5%", "%", "1e3%"])
 def test_a_growth_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="not a growth"):
+    with pytest.raises(ConfigurationError, match="not a limit of growth"):
         _ = Budget(growth=text).rules
 
 

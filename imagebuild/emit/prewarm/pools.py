@@ -145,11 +145,11 @@ def _check_settings(settings: PrewarmSettings, where: str) -> None:
     if not rate:
         problem = "rate is zero"
     elif not 1 <= settings.disk_threshold <= 100:
-        problem = f"disk-threshold is {settings.disk_threshold}, which is no percentage"
+        problem = f"disk-threshold is {settings.disk_threshold}, which is not a percentage"
     elif settings.hold_user < 0:
         problem = f"hold-user is {settings.hold_user}"
     elif settings.readiness_condition and not _LABEL_KEY.fullmatch(settings.readiness_condition):
-        problem = f"readiness-condition is {settings.readiness_condition!r}, which is no node condition's type"
+        problem = f"readiness-condition is {settings.readiness_condition!r}, which is not the type of a node condition"
     if problem:
         raise ConfigurationError(f"{where}: [prewarm] {problem}", "see docs/kubernetes.md")
 

@@ -306,12 +306,12 @@ def _read_package(entry: _Reader) -> LockedPackage:
     try:
         wheel_name, wheel_version, _build, _tags = parse_wheel_filename(filename)
     except InvalidWheelFilename as error:
-        raise _MalformedError(f"package {name}: wheels.path is no wheel's name: {error}") from None
+        raise _MalformedError(f"package {name}: wheels.path is not a wheel's name: {error}") from None
     if wheel_name != canonicalize_name(name) or str(wheel_version) != version:
         raise _MalformedError(f"package {name} {version}: wheels.path names another package, {filename}")
     ours = entry.table("tool").table("imagebuild")
     if bool(url) is not (ours.text("index") == URL_NAME):
-        raise _MalformedError(f"package {name}: wheels.url is for index {URL_NAME!r}; every other index is named and not addressed")
+        raise _MalformedError(f"package {name}: wheels.url is for index {URL_NAME!r} only; every other index is named")
     return LockedPackage(
         name=name,
         version=version,

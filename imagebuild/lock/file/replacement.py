@@ -13,7 +13,7 @@ from imagebuild.lock.file.model import Lock
 
 # A second framework, or a second set of CUDA libraries, is gigabytes, and mostly an accident.
 PROTECTED = ("torch", "tensorflow", "jax", "jaxlib", "triton", "nvidia-*", "cuda-*")
-_MEANT = "if you mean it, say in team.toml what protect is for this team (protect = [] for none)"
+_MEANT = "to allow it for this team, set protect in team.toml (protect = [] protects nothing)"
 _FOREIGN = {"conda": "conda", "dpkg": "Debian's dpkg", "rpm": "rpm"}  # installers that keep their own account of a package's files
 
 
@@ -21,7 +21,7 @@ def explain_fixed(distribution: Distribution) -> str:
     """Why pip's rules give no way to replace it; empty where they do."""
     if distribution.installer in _FOREIGN:
         return f"it was installed by {_FOREIGN[distribution.installer]}"
-    return "" if distribution.has_record else "it has no RECORD, so nobody knows its files"
+    return "" if distribution.has_record else "it has no RECORD, so its files are not known"
 
 
 def match_protected(name: str, patterns: Iterable[str]) -> bool:

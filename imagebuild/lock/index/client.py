@@ -147,7 +147,7 @@ class IndexClient:
                 ) from None
             except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
                 raise RemoteError(
-                    f"package index {self.index.name!r} names an address that is none, for {what}", "tell its owners"
+                    f"package index {self.index.name!r} gives an invalid URL for {what}", "report it to the index's operators"
                 ) from None
             except (requests.RequestException, HTTPError, ConnectionError, TimeoutError) as error:
                 problem = RemoteError(
@@ -170,7 +170,7 @@ class IndexClient:
                 return answer
             _release(answer)
             url = self._resolve(answer.url, location, what, page)
-        raise RemoteError(f"package index {self.index.name!r} redirects in a circle for {what}", "tell its owners")
+        raise RemoteError(f"package index {self.index.name!r} redirects in a circle for {what}", "report it to the index's operators")
 
     def _resolve(self, url: str, location: str, what: str, page: bool) -> str:
         """Where a redirect goes, when it may be followed."""
@@ -180,14 +180,15 @@ class IndexClient:
             if page:
                 raise _LeftIndexError("something that is not a host")
             raise RemoteError(
-                f"package index {self.index.name!r} redirected {what} to an address that is not http or https", "tell its owners"
+                f"package index {self.index.name!r} redirected {what} to an address that is not http or https",
+                "report it to the index's operators",
             )
         if page and (not self.index.may_redirect(target) or is_downgrade(url, origin)):
             raise _LeftIndexError(origin.host)
         if is_downgrade(url, origin):
             raise RemoteError(
                 f"package index {self.index.name!r} redirected {what} from https to {origin}, which is not encrypted",
-                "nothing was asked there; tell its owners",
+                "nothing was requested there; report it to the index's operators",
             )
         return target
 
@@ -202,7 +203,10 @@ class IndexClient:
                 total += len(block)
                 if total > limit:
                     answer.close()
-                    raise RemoteError(f"package index {self.index.name!r} sent more than {limit >> 20} MiB for {what}", "tell its owners")
+                    raise RemoteError(
+                        f"package index {self.index.name!r} sent more than {limit >> 20} MiB for {what}",
+                        "report it to the index's operators",
+                    )
                 blocks.append(block)
         answer._content = b"".join(blocks)  # what Response.content would do, with a limit
         answer._content_consumed = True  # type: ignore[attr-defined]
@@ -243,9 +247,9 @@ class IndexClient:
     def explain_refusal(self, status: int, what: str) -> RemoteError:
         hint = {
             401: "it wants a user and password: put them in the machine's netrc, or say where they are with credentials in its [[index]]",
-            403: "these credentials may not read it: ask its owners",
-            429: "it asks for patience: try again later",
-        }.get(status, "try again later; if it stays, tell its owners")
+            403: "these credentials may not read it: ask the index's operators",
+            429: "it limits requests: try again later",
+        }.get(status, "try again later; if it fails again, report it to the index's operators")
         return RemoteError(f"package index {self.index.name!r} answered {status} for {what}", hint)
 
 

@@ -87,10 +87,12 @@ def read_wheel_file(stream: BinaryIO, filename: str) -> WheelMetadata:
                 if (match := _METADATA_MEMBER.fullmatch(item.filename)) and canonicalize_name(match[1].rpartition("-")[0]) == wanted
             ]
             if len(found) != 1 or found[0].file_size > METADATA_LIMIT:
-                raise IntegrityError(f"{filename} has no usable METADATA of its own name", "it is not a wheel: tell the index's owners")
+                raise IntegrityError(
+                    f"{filename} has no usable METADATA of its own name", "it is not a wheel: report it to the index's operators"
+                )
             return WheelMetadata(archive.read(found[0]), sum(item.file_size for item in entries))
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
-        raise IntegrityError(f"{filename} is not a readable wheel: {error}", "tell the index's owners") from None
+        raise IntegrityError(f"{filename} is not a readable wheel: {error}", "report it to the index's operators") from None
 
 
 def read_content_range(text: str) -> tuple[int, int, int] | None:

@@ -324,14 +324,14 @@ def _run_backend(label: str, source: Path, system: BuildSystem, epoch: int, scra
 
 
 def _find_reason(log: Sequence[str]) -> str:
-    return next((line.strip() for line in reversed(log) if line.strip()), "its backend failed without a word")
+    return next((line.strip() for line in reversed(log) if line.strip()), "its backend failed without any output")
 
 
 def _check_filename(label: str, filename: str) -> tuple[str, str]:
     try:
         name, version, build, tags = parse_wheel_filename(filename)
     except InvalidWheelFilename:
-        raise LockError(f"{label}: its backend made {filename!r}, which is no wheel", "correct its name and version") from None
+        raise LockError(f"{label}: its backend made {filename!r}, which is not a wheel", "correct its name and version") from None
     if build or {str(tag) for tag in tags} - {"py3-none-any", "py2-none-any"} or "py3-none-any" not in {str(tag) for tag in tags}:
         raise LockError(
             f"{label} builds {filename}, which is not a pure Python wheel (py3-none-any)",

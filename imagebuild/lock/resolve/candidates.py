@@ -66,7 +66,7 @@ def select_wheels(page: ProjectPage, index: str, choice: Choice) -> Candidates:
         judgement.judge(file)
     if judgement.undated and not judgement.dated and choice.explicit_cutoff:
         raise LockError(
-            f"package index {index!r} tells no upload times, so the cutoff {choice.cutoff} cannot be applied to {page.name}",
+            f"package index {index!r} gives no upload times, so the cutoff {choice.cutoff} cannot be applied to {page.name}",
             "lock without --as-of, or use an index that serves upload times (PEP 700)",
         )
     return judgement.summarise(index)

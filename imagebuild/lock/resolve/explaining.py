@@ -86,7 +86,7 @@ def explain_blocks(known: ResolutionFacts, seconds: float = 0) -> LockError:
     waited = f"; no way around it was found within {seconds:g} s (--timeout)" if seconds else ""
     lines = tuple(block.describe(known.base.name) for block in others[:_SHOWN])
     return LockError(
-        f"{first.where} asks {first.name}: {first.describe(known.base.name)}{waited}", first.advise(known.base, known.protect), lines
+        f"{first.where} asks for {first.name}: {first.describe(known.base.name)}{waited}", first.advise(known.base, known.protect), lines
     )
 
 
@@ -142,7 +142,7 @@ def _describe_cause(cause: Cause, known: ResolutionFacts) -> str:
         return f"{cause.parent} needs {wanted}"
     lines = [item for item in known.requirements if item.name == cause.name]
     for item in [item for item in lines if item.requirement.specifier == cause.specifier] or lines:
-        return f"{item.where} asks {_show(item.requirement)}"
+        return f"{item.where} asks for {_show(item.requirement)}"
     return f"{wanted} is needed"
 
 
@@ -198,8 +198,10 @@ def _explain_missing(cause: Cause, known: ResolutionFacts, details: tuple[str, .
     base, interpreter = known.base.name, known.base.interpreter
     if candidates.elsewhere:
         return LockError(
-            f"{asker}; {index} redirects {name} to another host, {candidates.elsewhere}: that is not followed, and counts as not there",
-            f"publish {name} there, narrow the names of that [[index]], or, if the host is the index's own, name it in its redirects",
+            f"{asker}; {index} redirects {name} to another host, {candidates.elsewhere}: the redirect is not followed, and "
+            f"{name} counts as missing there",
+            f"publish {name} there, narrow the names of that [[index]], or, if that host belongs to the index, list it in the "
+            "index's redirects",
             details,
         )
     if candidates.absent:
@@ -236,7 +238,7 @@ def _explain_missing(cause: Cause, known: ResolutionFacts, details: tuple[str, .
     elif yanked := fitting(candidates.yanked):
         text, hint = f"{name} {yanked[-1]} was yanked by its authors", f"{another}, or pin it on purpose: {name}=={yanked[-1]}"
     elif local := next((item.version for item in cause.specifier if item.operator == "==" and "+" in item.version), ""):
-        text = f"{index} has no {name} {local}: what follows + is a local version (PEP 440), which its own index serves"
+        text = f"{index} has no {name} {local}: a version with + is a local version (PEP 440), which only the index of its builder has"
         hint = f'name that index: [[index]] with its url and names = ["{name}"], or ask for {name}=={local.partition("+")[0]}'
     elif candidates.wheels:
         text, hint = f"the newest {name} for this base on {index} is {list(candidates.wheels)[-1]}", "change the line"

@@ -106,7 +106,7 @@ def describe_held_back(pin: Pin, candidates: Candidates, specifier: SpecifierSet
     lag = _measure(times.get(pin.version, ""), times.get(str(newest), ""))
     if lag is None or lag <= _OLD:
         return ""
-    why = f": {block.describe(base)}" if block is not None else "; something else that is asked for admits no newer one"
+    why = f": {block.describe(base)}" if block is not None else "; another requirement allows no newer one"
     return f"{pin.name} {pin.version}{_show_date(times[pin.version])} is locked, and {newest}{_show_date(times[str(newest)])} is out{why}"
 
 

@@ -33,7 +33,6 @@ def depends_on_kernel(marker: Marker | None, environment: Mapping[str, str], ext
 def refuse_kernel(who: str, marker: Marker) -> LockError:
     """``who``: a line of requirements.in, or a package with its need."""
     return LockError(
-        f"{who}: the marker {marker} asks for the kernel, and that is the locking machine's, not the node's",
-        "leave that part of the marker out, or ask for sys_platform or python_version; where a package asks it: [resolve] exclude in "
-        "team.toml",
+        f"{who}: the marker {marker} depends on the kernel of the machine that locks, not of the node that runs the image",
+        "remove that part of the marker, or use sys_platform or python_version; if a package has it: [resolve] exclude in team.toml",
     )

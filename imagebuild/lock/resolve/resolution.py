@@ -63,13 +63,13 @@ def check_against_base(
         version = parse_version(held.version)
         if item.requirement.url:
             raise LockError(
-                f"{item.where} asks {item.name} from an address; the base {base.name} has {held.name} {held.version}",
+                f"{item.where} asks for {item.name} by URL; the base {base.name} has {held.name} {held.version}",
                 f"remove the line, or choose another base than {base.name}",
             )
         if version is None or not item.requirement.specifier.contains(version, prereleases=True):
             shown = str(item.requirement).partition(";")[0].strip()
             raise LockError(
-                f"{item.where} asks {shown}; the base {base.name} has {held.name} {held.version}",
+                f"{item.where} asks for {shown}; the base {base.name} has {held.name} {held.version}",
                 join_ways(
                     f"change {item.where} to what the base has ({held.name}=={held.version})",
                     suggest_replacement(base, held.name, protect),
@@ -111,7 +111,7 @@ def write_inputs(
     """The resolver's files. Lines of the team's own file keep their numbers, so that its complaints can be used; others follow."""
     if addressed := next((item for item in requirements if item.requirement.url), None):
         raise LockError(
-            f"{addressed.where}: a resolver would fetch {addressed.name} by itself, past every index", "name it without its address"
+            f"{addressed.where}: a resolver would fetch {addressed.name} itself and bypass the indexes", "name it without its URL"
         )
     lines: dict[int, str] = {}
     included: list[str] = []

@@ -155,8 +155,8 @@ class RoutedIndex:
             host = self._upstreams[index.name].find_redirect(name)
             if host and self._is_news(f"redirect {index.name}"):
                 self._report(
-                    f"warning: package index {index.name!r} redirects {name} to another host, {host}: that is not followed, and counts as "
-                    "not there (redirects in its [[index]] names hosts that are meant)"
+                    f"warning: package index {index.name!r} redirects {name} to another host, {host}: the redirect is not "
+                    f"followed, and {name} counts as missing there (redirects in its [[index]] allows hosts)"
                 )
             return Candidates(name, index.name, absent=True, elsewhere=host)
         candidates = select_wheels(page, index.name, self._choice)
@@ -166,7 +166,7 @@ class RoutedIndex:
                 candidates, sources={key: file for key, file in archives.items() if key not in candidates.wheels}
             )
         if candidates.undated and not self._choice.explicit_cutoff and self._is_news(f"undated {index.name}"):
-            self._report(f"package index {index.name!r} tells no upload times for some files: the cutoff is not applied to those")
+            self._report(f"package index {index.name!r} gives no upload times for some files: the cutoff is not applied to those")
         return candidates
 
     def _is_news(self, fact: str) -> bool:

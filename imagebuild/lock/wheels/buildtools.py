@@ -78,7 +78,7 @@ def _parse(label: str, lines: Sequence[str]) -> tuple[DirectRequirement, ...]:
                 f"{label}: {line!r} is not a requirement", "correct [build-system] requires in its pyproject.toml"
             ) from None
         if requirement.url:
-            raise LockError(f"{label} needs {requirement.name} from an address to build", "publish a wheel of it on an index")
+            raise LockError(f"{label} needs {requirement.name} by URL to build", "publish a wheel of it on an index")
         found.append(DirectRequirement(number, line, requirement))
     return tuple(found)
 

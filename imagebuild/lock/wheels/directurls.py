@@ -39,7 +39,7 @@ def fetch_addressed(
             address, filename, sha256 = split_address(item.requirement)
             known = wheels.get(item.name)
             if known is not None and known.sha256 != sha256:
-                raise ConfigurationError(f"{item.where}: {item.name} is named by another address before", "remove one of the lines")
+                raise ConfigurationError(f"{item.where}: {item.name} has another URL on an earlier line", "remove one of the lines")
             _name, version, _build, tags = parse_wheel_filename(filename)
             if not any(str(tag) in interpreter.tags for tag in tags):
                 raise LockError(
@@ -48,7 +48,7 @@ def fetch_addressed(
                 )
             path = wheel_cache_path(cache, sha256, filename)
             if not path.is_file():
-                report(f"fetching {filename} from the address in {item.where}")
+                report(f"fetching {filename} from the URL in {item.where}")
                 upstream.download(ProjectFile(filename, address, sha256=sha256), path, package=item.name)
             wheels[item.name] = LocalWheel(path, filename, sha256, path.stat().st_size, item.name, str(version), "", address)
     return wheels

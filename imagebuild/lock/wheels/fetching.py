@@ -82,7 +82,7 @@ def find_wheel(package: LockedPackage, cache: Path) -> Path | None:
 def _check_local(package: LockedPackage, local_wheels: Mapping[str, Path]) -> Path:
     path = local_wheels.get(package.name)
     if path is None:
-        raise LockError(f"{package.name} is locked as a package of the team, and its source tree is not there", "lock again")
+        raise LockError(f"{package.name} is locked as a package of the team, and its source tree is missing", "lock again")
     found = _hash_file(path)
     if found != package.sha256 or path.name != package.filename:
         raise IntegrityError(
@@ -172,7 +172,7 @@ def find_locked_file(name: str, file: LockedFile, upstream: Upstream, relock: st
         )
     if offered.sha256 and offered.sha256 != file.sha256:
         raise IntegrityError(
-            f"{name}: package index {index!r} now has another {file.filename} than the one that was locked",
+            f"{name}: package index {index!r} now has another file {file.filename} than the locked one",
             "nothing was kept; somebody replaced a published file, or edited the lock: find out before you lock again",
             (f"expected sha256 {file.sha256}", f"got      sha256 {offered.sha256}"),
         )

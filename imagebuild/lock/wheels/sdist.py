@@ -112,7 +112,7 @@ def read_member(archive: Path, name: str) -> bytes | None:
                     stream = unpacked.extractfile(entry)
                     return stream.read() if stream else None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
-        raise IntegrityError(f"{archive.name} is not a readable source archive: {error}", "tell the index's owners") from None
+        raise IntegrityError(f"{archive.name} is not a readable source archive: {error}", "report it to the index's operators") from None
     return None
 
 
@@ -285,7 +285,7 @@ def _check_requires(lines: Sequence[str], archive: str) -> tuple[str, ...]:
         except InvalidRequirement:
             raise LockError(f"{archive}: {line!r} is not a requirement", "ask for another version") from None
         if requirement.url:
-            raise LockError(f"{archive} needs {requirement.name} from an address to build", "publish a wheel of it on an index")
+            raise LockError(f"{archive} needs {requirement.name} by URL to build", "publish a wheel of it on an index")
     return tuple(dict.fromkeys(lines))
 
 
@@ -293,6 +293,6 @@ def _check_built(name: str, version: str, filename: str) -> None:
     try:
         found, found_version, _build, _tags = parse_wheel_filename(filename)
     except InvalidWheelFilename:
-        raise BuildError(f"{name}: the build made {filename!r}, which is no wheel", "ask for another version") from None
+        raise BuildError(f"{name}: the build made {filename!r}, which is not a wheel", "ask for another version") from None
     if canonicalize_name(found) != name or str(found_version) != version:
-        raise BuildError(f"{name} {version}: the build made {filename}, another package or version", "tell the index's owners")
+        raise BuildError(f"{name} {version}: the build made {filename}, another package or version", "report it to the index's operators")
