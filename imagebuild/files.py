@@ -49,7 +49,7 @@ def explain_os_error(error: OSError, doing: str) -> ConfigurationError:
         )
     return ConfigurationError(
         f"cannot go on while {doing}{where}: {error.strerror or error}",
-        f"see what lies at {name} and move it away, or name another place" if name else "see that the disk works, then run it again",
+        f"check what is at {name} and move it away, or name another place" if name else "check the disk, then run it again",
     )
 
 

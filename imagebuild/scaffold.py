@@ -47,7 +47,7 @@ def create_team(root: Path, team: str, *, base: str = "", title: str = "") -> li
     images, made = root / "images", []
     folder = images / team
     if folder.exists():
-        raise UsageError(f"there is {folder} already", "choose another name, or edit what is there")
+        raise UsageError(f"{folder} exists already", "choose another name, or edit what is there")
     catalogue = images / "catalogue.toml"
     try:
         if not catalogue.exists():

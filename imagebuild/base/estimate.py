@@ -60,7 +60,7 @@ def estimate_interpreter(
     prefix, short, threads = cutter.find_standard_library(python.runnable)
     root = prefix.rstrip("/")
     if machine is None or threads or python.runnable.endswith("d"):
-        raise _refuse(python, platform, "is of a kind that cannot be described without running it")
+        raise _refuse(python, platform, "is of a kind that imagebuild cannot describe without running it")
     pattern = rb"\0(%s\.[0-9]+(?:(?:a|b|rc)[0-9]+)?)\+?\0" % re.escape(short.encode())
     libraries = (f"{folder}/libpython{short}.so.1.0" for folder in cutter.library_folders(root))
     version = next(
@@ -78,7 +78,7 @@ def estimate_interpreter(
     debian, fedora = bool(_search(sysconfig, rb"(posix_local)")), bool(_search(sysconfig, rb"(rpm_prefix)"))
     venv = python.environment
     if sysconfig is None or (fedora and venv is None):
-        raise _refuse(python, platform, "installs by rules that only itself knows")
+        raise _refuse(python, platform, "has an install scheme of its own")
     own = venv.prefix if venv else (root or "/")
     name, platlib = f"python{short}", posixpath.basename(library)
 

@@ -142,7 +142,7 @@ def resolve_pin(store: Store, reference: Reference, tag: str) -> Digest:
             f"{store.label} has no {what}", "correct reference and tag in the catalogue, or the mirror it goes through"
         )
     if not _list_platforms(store, reference.repository, raw):
-        raise ConfigurationError(f"{store.label}: {what} is an image for no platform", "name the tag of an image that runs somewhere")
+        raise ConfigurationError(f"{store.label}: {what} has an image for no platform", "name the tag of an image")
     return raw.digest
 
 

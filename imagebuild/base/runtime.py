@@ -145,5 +145,5 @@ class CutRuntime:
     def _refused(self, error: OSError) -> BuildError:
         return BuildError(
             f"the base's Python does not start: {error.strerror or error}",
-            f"see that {self.folder} is readable and not on a file system mounted noexec, or point --cache-dir elsewhere",
+            f"check that {self.folder} is readable and not on a file system mounted noexec, or point --cache-dir elsewhere",
         )

@@ -86,8 +86,8 @@ class Bundle:
         self.digest = str(Digest.of(data))
         if expected and expected != self.digest:
             raise IntegrityError(
-                f"the bundle in {folder} is not the one that was asked for",
-                "get it again from whoever made it; nothing of it was used",
+                f"the bundle in {folder} is not the expected one",
+                "get it again from its maker; nothing of it was used",
                 (f"expected {expected}", f"got      {self.digest}"),
             )
         try:
@@ -142,7 +142,7 @@ class Bundle:
         if (found, size) != (file.sha256, file.size):
             got = f"{size} bytes" if size <= file.size else "more bytes"
             raise IntegrityError(
-                f"{name} is not what the bundle promises",
+                f"{name} does not match the bundle's manifest",
                 "get the bundle again; nothing of this file was kept",
                 (f"expected sha256 {file.sha256}, {file.size} bytes", f"got      sha256 {found}, {got}"),
             )

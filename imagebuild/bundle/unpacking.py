@@ -85,7 +85,7 @@ def unpack_layers(bundle: Bundle, layout: LayoutStore, scratch: Path) -> None:
     raw = RawManifest((scratch / "manifest.json").read_bytes(), base.media_type)
     manifest = raw.parse()
     if raw.digest != base.digest or not isinstance(manifest, Manifest):
-        raise IntegrityError("the bundle's base is not the one its manifest is of", "get the bundle again; nothing was built")
+        raise IntegrityError("the bundle's base is not the one that its manifest names", "get the bundle again; nothing was built")
     for descriptor in (manifest.config, *manifest.layers):
         _unpack_blob(bundle, layout, base.repository, descriptor, scratch)
     layout.put_manifest(base.repository, raw)

@@ -19,7 +19,7 @@ import msgspec
 from imagebuild.catalogue.clusterkinds import BEGIN, END, find_lacking, find_unasked, group_resources
 from imagebuild.errors import ConfigurationError
 
-HINT = "make it anew with the command that imagebuild retire --print-kubectl prints, and see that it ended well"
+HINT = "write it again with the command that imagebuild retire --print-kubectl prints, and check that it succeeded"
 HUB_USER, REFERENCE = "JupyterHub user", "reference"  # kinds of what is no object of a cluster
 _REFERENCE = re.compile(r"(?=.*[:@-])[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)")
@@ -59,13 +59,12 @@ def read_dump(path: Path, without: frozenset[str], now: datetime, max_age: timed
         found, taken = _read_json(path, data, without, now, changed)
     if taken > now + _SKEW:
         raise ConfigurationError(
-            f"{path} is of {taken:%Y-%m-%d %H:%M} UTC, which is yet to come", "set this machine's clock, or the other's"
+            f"{path} is of {taken:%Y-%m-%d %H:%M} UTC, which is in the future", "set the clock of this machine, or of the one that wrote it"
         )
     if now - taken > max_age:
         raise ConfigurationError(
-            f"{path} is too old: by the newest time in it, or its own, it is of {taken:%Y-%m-%d %H:%M} UTC; what is in use since "
-            "then is not in it",
-            f"{HINT}; where nothing has happened since, --max-age",
+            f"{path} is too old: it was taken at {taken:%Y-%m-%d %H:%M} UTC; it does not show what came into use since",
+            f"{HINT}; if nothing has changed since, add --max-age",
         )
     return found
 
@@ -154,7 +153,7 @@ def _flatten(path: Path, document: Any) -> Iterator[dict[str, Any]]:
     kind = str(document["kind"]).removesuffix("List")
     for item in items:
         if not isinstance(item, dict):
-            raise ConfigurationError(f"{path} has an item that is no object", HINT)
+            raise ConfigurationError(f"{path} has an item that is not an object", HINT)
         if str(item.get("kind", "")).endswith("List") and isinstance(item.get("items"), list):
             yield from _flatten(path, item)
         else:
@@ -175,7 +174,9 @@ def _find_hub_users(path: Path, documents: Sequence[Any]) -> tuple[dict[str, Any
     if not isinstance(users, list):
         return None
     if not all(isinstance(user, dict) and "name" in user and _is_mapping_of_mappings(user.get("servers")) for user in users):
-        raise ConfigurationError(f"{path} is not a list of objects as kubectl prints it, nor of a hub's users with their servers", HINT)
+        raise ConfigurationError(
+            f"{path} is neither a list of objects as kubectl prints it nor a list of a hub's users with their servers", HINT
+        )
     if not whole:
         raise ConfigurationError(
             f"{path} is empty, or one page of several of a hub's users",
@@ -193,7 +194,7 @@ def _read_references(path: Path, data: bytes) -> ClusterDump:
     lines = [line.partition("#")[0].strip() for line in data.decode("utf-8", "replace").splitlines()]
     references = [line for line in lines if line]
     if not references or not all(_REFERENCE.fullmatch(line) for line in references):
-        raise ConfigurationError(f"{path} is not JSON, and no list of references, one a line", HINT)
+        raise ConfigurationError(f"{path} is neither JSON nor a list of references, one a line", HINT)
     return ClusterDump(tuple({"kind": REFERENCE, "name": line} for line in references), False)
 
 

@@ -137,7 +137,7 @@ def parse_kinds(texts: Iterable[str]) -> frozenset[str]:
     found: set[str] = set()
     for word in (word.strip() for text in texts for word in text.split(",")):
         if word and word.lower() not in names and not is_wanted(word.lower()):
-            raise UsageError(f"no kind of objects that name images: {word!r}", suggest(word, sorted(names)))
+            raise UsageError(f"not a kind of objects that name images: {word!r}", suggest(word, sorted(names)))
         found |= names.get(word.lower(), {word.lower()} if word else set())
     return frozenset(found)
 

@@ -262,7 +262,7 @@ def find_reference(entry: CatalogueEntry, registry_prefix: str = "") -> Referenc
         reference = None
     if reference is None or reference.tag or reference.digest or reference.name != name:
         raise ConfigurationError(
-            f"{name} is no name that a cluster can pull from",
+            f"{name} is not a name that a cluster can pull from",
             "give --registry HOST/NAMESPACE to read what is there, or --pull-from HOST/NAMESPACE for where it will be",
         )
     return msgspec.structs.replace(reference, tag=entry.tag, digest=entry.digest)

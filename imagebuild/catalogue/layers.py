@@ -41,7 +41,7 @@ def read_layers(store: Store, entries: Sequence[CatalogueEntry]) -> dict[str, tu
             raise RemoteError(f"{where} is gone", "push it again, then run this again")
         manifest = raw.parse()
         if not isinstance(manifest, Manifest):
-            raise IntegrityError(f"{where} is no single image", "push it again")
+            raise IntegrityError(f"{where} is not a single image", "push it again")
         return manifest.layers
 
     wanted = list({str(entry.digest): entry for entry in entries}.values())

@@ -60,7 +60,7 @@ def read_image(store: Store, repository: str, reference: str, name: str, platfor
         raw = store.get_manifest(repository, manifest.select(platform).digest)
         manifest = raw.parse() if raw is not None else manifest
     if raw is None or isinstance(manifest, Index):
-        raise RemoteError(f"{name} is an index whose image for {platform} is not there", "push the image again")
+        raise RemoteError(f"{name} is an index without its image for {platform}", "push the image again")
     return FoundImage(name, store, repository, raw, manifest, store.read_blob(repository, manifest.config), team)
 
 

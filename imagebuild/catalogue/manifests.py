@@ -76,8 +76,8 @@ class ManifestReader:
         raw = self._store.get_manifest(repository, tag)
         if raw is None:
             raise RemoteError(
-                f"{self._store.image_name(repository)}:{tag} was listed, and is gone",
-                "run the command again; if it stays so, push the image again",
+                f"{self._store.image_name(repository)}:{tag} was listed and no longer exists",
+                "run the command again; if it fails again, push the image again",
             )
         self._remember(place, raw)
         return raw

@@ -30,7 +30,7 @@ def keep_image(store: Store, listing: CatalogueListing, entry: CatalogueEntry, n
         return False
     manifest = store.get_manifest(entry.repository, entry.digest)
     if manifest is None:
-        raise RemoteError(f"{entry.image}@{entry.digest} was listed, and is gone", "run the command again")
+        raise RemoteError(f"{entry.image}@{entry.digest} was listed and no longer exists", "run the command again")
     store.put_manifest(entry.repository, manifest, tag)
     presence, found = store.head_manifest(entry.repository, tag)
     if presence is Presence.UNKNOWN:
@@ -41,4 +41,4 @@ def keep_image(store: Store, listing: CatalogueListing, entry: CatalogueEntry, n
 
 
 def _taken(name: str, place: str) -> UsageError:
-    return UsageError(f"the name {name!r} is {place}'s, for good", "choose another name; a name is never moved")
+    return UsageError(f"the name {name!r} belongs to {place}, for good", "choose another name; a kept name never moves")

@@ -47,7 +47,7 @@ def plan_retirement(store: Store, listing: CatalogueListing, usage: Usage, *, to
         quarter = count_quarters(entry.quarter)
         if quarter is not None and now - quarter <= older_than:
             continue
-        reason = "its quarter is none" if quarter is None else _explain_stay(entry, usage)
+        reason = "its quarter is not valid" if quarter is None else _explain_stay(entry, usage)
         if not reason and newest.get(entry.team) == (entry.moment, entry.quarter):
             reason = "as new as the current image of its team"
         if not reason:

@@ -131,7 +131,7 @@ def _mark(store: Store, repository: str, raw: RawManifest, now: datetime) -> Non
 def _read_manifest(store: Store, repository: str, digest: Digest) -> RawManifest:
     raw = store.get_manifest(repository, digest)
     if raw is None:
-        raise RemoteError(f"{store.image_name(repository)}@{digest} was listed, and is gone", "run the command again")
+        raise RemoteError(f"{store.image_name(repository)}@{digest} was listed and no longer exists", "run the command again")
     return raw
 
 
@@ -193,7 +193,7 @@ def explain_wait(image: RetiredImage, usage: Usage, *, now: datetime, grace: tim
     if image.held_by:
         return f"listed by the index {', '.join(image.held_by)}"
     if image.since is None:
-        return "nothing says since when"
+        return "the date when it was retired is not known"
     until = image.since + grace
     return f"until {until:%Y-%m-%d}" if now < until else ""
 

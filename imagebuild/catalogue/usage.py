@@ -74,7 +74,8 @@ def read_usage(
     dumps = [read_dump(path, without, now, max_age) for path in paths]
     if dumps and not alone and not any(dump.whole for dump in dumps):
         raise ConfigurationError(
-            f"{', '.join(map(str, paths))}: no dump of a cluster", f"{HINT}; where no cluster pulls from here, add --no-cluster"
+            f"{', '.join(map(str, paths))}: none of them is the dump of a cluster",
+            f"{HINT}; where no cluster pulls from here, add --no-cluster",
         )
     users: dict[str, set[ImageUser]] = {}
     kinds: Counter[str] = Counter()

@@ -88,7 +88,7 @@ def read_results(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
         except ValueError:
             raise ConfigurationError(f"{path} is not JSON", "give the file of imagebuild image --json") from None
         if not isinstance(items, list) or not all(isinstance(item, dict) and isinstance(item.get("team"), str) for item in items):
-            raise ConfigurationError(f"{path} is not a result of a build", "give the file of imagebuild image --json")
+            raise ConfigurationError(f"{path} is not the result of a build", "give the file of imagebuild image --json")
         found |= {item["team"]: item for item in items}
     return found
 

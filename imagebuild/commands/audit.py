@@ -37,15 +37,15 @@ class Audited(NamedTuple):
     "--osv", type=click.Path(path_type=Path), envvar="IMAGEBUILD_OSV", help="OSV data on disk: a folder with PyPI/all.zip, or a zip."
 )
 @click.option("--osv-url", envvar="IMAGEBUILD_OSV_URL", default="", help="An internal mirror: the folder that holds PyPI/all.zip.")
-@click.option("--licences-only", is_flag=True, help="Look at licences alone; needs no OSV data.")
+@click.option("--licences-only", is_flag=True, help="Check licences only; needs no OSV data.")
 @click.option(
     "--fail-on",
     type=click.Choice(["low", "medium", "high", "critical"]),
-    help="The least severity that fails (default: the policy's, else low).",
+    help="The lowest severity that fails (default: the policy's, else low).",
 )
-@click.option("--strict", is_flag=True, help="What cannot be checked fails.")
-@click.option("--pushed", is_flag=True, help="Of TEAM, its pushed image instead of its lock.")
-@click.option("--platform", default="linux/amd64", show_default=True, help="Which image of an index.")
+@click.option("--strict", is_flag=True, help="Fail for what cannot be checked.")
+@click.option("--pushed", is_flag=True, help="Check TEAM's pushed image instead of its lock.")
+@click.option("--platform", default="linux/amd64", show_default=True, help="The platform of the image, where REF is an index.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 @common_options
 def audit(

@@ -29,7 +29,7 @@ def bake(workspace: Workspace, teams: tuple[str, ...], everyone: bool, output: P
     from imagebuild.files import write_atomic
 
     if push and not workspace.host:
-        raise UsageError("--push needs to know where to", "add --registry HOST/NAMESPACE")
+        raise UsageError("--push needs a registry", "add --registry HOST/NAMESPACE")
     targets = []
     chosen = choose_teams(workspace, teams, everyone)
     run = TeamRun(chosen)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("team")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder to write; new, or empty.")
-@click.option("--with-base", is_flag=True, help="The base's layers too (always so for a base that is built here).")
+@click.option("--with-base", is_flag=True, help="Include the base's layers (always so for a base that is built here).")
 @engine_option
 @builder_option
 @network_option

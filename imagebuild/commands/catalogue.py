@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from imagebuild.workspace import Workspace
 
 everything_option = click.option(
-    "--everything", is_flag=True, help="Also teams without a folder here: every repository that the registry lists."
+    "--everything", is_flag=True, help="Include teams without a folder here: every repository that the registry lists."
 )
 
 
@@ -97,7 +97,7 @@ def show(workspace: Workspace, what: str, lock_alone: bool, as_json: bool, every
         lock = read_image_lock(workspace.target, entry.repository, entry.digest)
         if lock is None:
             raise IntegrityError(
-                f"{entry.team}:{entry.tag} travels without a lock that is proved to be its own",
+                f"{entry.team}:{entry.tag} has no attached lock that matches its annotation",
                 "look for it in the history of lockfiles/, by its cutoff: " + entry.created,
             )
         print_data(format_lock(lock), nl=False)

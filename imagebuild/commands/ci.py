@@ -22,7 +22,7 @@ def ci() -> None:
 
 
 @ci.command("teams")
-@click.option("--since", metavar="REF", default="", help="Only those that changed since the history parted from this commit.")
+@click.option("--since", metavar="REF", default="", help="Only teams that changed since the merge base with this commit.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list on one line, for a job matrix.")
 @common_options
 def ci_teams(workspace: Workspace, since: str, as_json: bool) -> None:
@@ -47,7 +47,7 @@ def ci_teams(workspace: Workspace, since: str, as_json: bool) -> None:
 
 @ci.command("summary")
 @click.argument("teams", nargs=-1)
-@click.option("--since", metavar="REF", default="", help="Also what changed in the locks since this commit.")
+@click.option("--since", metavar="REF", default="", help="Include what changed in the locks since this commit.")
 @click.option(
     "--result", "results", multiple=True, type=click.Path(path_type=Path), help="What `imagebuild image --json` printed (may be repeated)."
 )

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
 @click.option("--format", "form", type=click.Choice(["text", "json", "markdown", "html"]), default="text", show_default=True)
-@click.option("--base", default="", metavar="REF", help="What is below, for an image without a lock that does not say.")
-@click.option("--platform", default="linux/amd64", show_default=True, help="Of an image for several.")
+@click.option("--base", default="", metavar="REF", help="The base, for an image that does not name one.")
+@click.option("--platform", default="linux/amd64", show_default=True, help="The platform of the image, where a name is an index.")
 @common_options
 def diff(workspace: Workspace, before: str, after: str, form: str, base: str, platform: str) -> None:
     """Packages, base, bytes and licences of A and B.

@@ -32,4 +32,4 @@ def doctor(workspace: Workspace, as_json: bool) -> None:
             print_data(f"{item.subject:<{width}}  {item.status:<7}  {item.text}" + (f" ({item.hint})" if item.hint else ""))
     problems = [item.subject for item in findings if item.status == "problem"]
     if problems:
-        raise ConfigurationError(f"{len(problems)} of {len(findings)} looks found a problem: {', '.join(problems)}", "see the lines above")
+        raise ConfigurationError(f"{len(problems)} of {len(findings)} checks found a problem: {', '.join(problems)}", "see the lines above")

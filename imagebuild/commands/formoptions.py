@@ -34,7 +34,7 @@ class FormChoices(NamedTuple):
             name = next(name for name, value in given.items() if value)
             raise UsageError(f"{name} belongs to a spawner form", f"add --format {'|'.join(SPAWNER_FORMS)}")
         if self.in_place and self.merge is None:
-            raise UsageError("--in-place says how to merge, and no file is given", "add --merge FILE")
+            raise UsageError("--in-place needs a file to merge into", "add --merge FILE")
         if self.namespace and form not in ("workspacekind", "imagestream"):
             raise UsageError("--namespace belongs to --format workspacekind and imagestream", "the other forms have no namespace")
         if self.team_label and form != "workspacekind":
@@ -49,12 +49,15 @@ def form_options(function: Command) -> Command:
         "--merge",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="Spawner forms: that file with ours in it; what is not ours, and comments, stay.",
+        help="Spawner forms: merge into this file; comments, and what imagebuild did not write, stay.",
     )
-    @click.option("--in-place", is_flag=True, help="Write FILE again instead of printing it.")
-    @click.option("--namespace", default="", help="workspacekind: of its pictures; imagestream: of the streams.")
+    @click.option("--in-place", is_flag=True, help="Write the result to FILE instead of printing it.")
+    @click.option("--namespace", default="", help="workspacekind: the namespace of its icons; imagestream: that of the streams.")
     @click.option(
-        "--team-label", metavar="KEY", default="", help="workspacekind: a namespace with this label is offered that team's images alone."
+        "--team-label",
+        metavar="KEY",
+        default="",
+        help="workspacekind: a namespace with this label sees the images of the team it names, and no others.",
     )
     @functools.wraps(function)
     def wrapped(

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     help="Docker's own attestations, in an index under TAG-attested (docker engine; may be repeated).",
 )
 @click.option(
-    "--no-companions", is_flag=True, help="Push no lock, recipe, SBOM and provenance with the image (registries without OCI artifacts)."
+    "--no-companions", is_flag=True, help="Do not push lock, recipe, SBOM and provenance with the image (registries without OCI artifacts)."
 )
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 @common_options

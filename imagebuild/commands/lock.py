@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("teams", nargs=-1)
 @click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
-@click.option("--check", is_flag=True, help="Prove the lock without resolving: exit 4 when it is stale, 8 when a file is gone or another.")
+@click.option(
+    "--check", is_flag=True, help="Prove the lock without resolving: exit 4 when it is stale, 8 when a file is missing or changed."
+)
 @click.option("--offline", is_flag=True, help="With --check: without asking the indexes.")
 @click.option("--upgrade", is_flag=True, help="Take the newest versions instead of keeping those of the lock.")
 @click.option("--upgrade-package", "upgrades", metavar="NAME", multiple=True, help="Take the newest version of this one; repeatable.")
@@ -40,10 +42,14 @@ if TYPE_CHECKING:
 )
 @click.option("--compare", is_flag=True, help="Resolve with pip-tools and with uv and show where they differ; nothing is written.")
 @click.option(
-    "--resolver", type=click.Choice(["pip-tools", "uv"]), default="pip-tools", show_default=True, help="uv is faster; the lock says which."
+    "--resolver",
+    type=click.Choice(["pip-tools", "uv"]),
+    default="pip-tools",
+    show_default=True,
+    help="uv is faster; the lock records which was used.",
 )
 @click.option("--as-of", metavar="DATE", help="Only files uploaded until this date (2026-10-01 or RFC 3339), or so many days ago (7d).")
-@click.option("--timeout", "seconds", type=click.IntRange(5, 86400), default=120, show_default=True, help="Seconds a resolver may look.")
+@click.option("--timeout", "seconds", type=click.IntRange(5, 86400), default=120, show_default=True, help="Seconds a resolver may take.")
 @click.option("--export", type=click.Choice(["requirements", "pylock"]), help="Write the lock with URLs, for pip or uv on this machine.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="With --export: the file to write (default: stdout).")
 @builder_option
@@ -77,7 +83,7 @@ def lock(
     if upgrade and upgrades:
         raise UsageError("--upgrade takes everything, --upgrade-package only what it names", "give one of them")
     if report is not None and (check or export or compare):
-        raise UsageError("--report tells what locking changed, and nothing is locked here", "leave --report out")
+        raise UsageError("--report describes what locking changed, and this command locks nothing", "leave --report out")
     if offline and not check:
         raise UsageError("--offline goes with --check: without an index there is nothing to resolve from", "add --check")
     cutoff = parse_cutoff(as_of) if as_of else read_clock()

@@ -123,14 +123,14 @@ pull_option = click.option(
     "--pull-from",
     metavar="HOST[/PREFIX]",
     default="",
-    help="A mirror the cluster pulls from: stands in place of the registry's host, before the repository's whole path.",
+    help="A mirror that the cluster pulls from: it replaces the registry's host, before the repository's whole path.",
 )
 
 
 engine_option = click.option(
     "--engine",
     type=click.Choice(["direct", "docker", "auto"]),
-    help="Instead of the team's own (auto: docker for [system] packages).",
+    help="Overrides the team's own (auto: docker for [system] packages).",
 )
 network_option = click.option(
     "--build-network",
@@ -205,9 +205,7 @@ class TeamRun:
             first = next(iter(self.failures.values()))
             raise type(first)(
                 f"{len(self.failures)} of {len(self.teams)} teams failed: {', '.join(self.failures)}",
-                "see the lines above"
-                if len(self.failures) == len(self.teams)
-                else "the others are done; mend what failed and run it again",
+                "see the lines above" if len(self.failures) == len(self.teams) else "the others are done; fix what failed and run it again",
             )
 
 

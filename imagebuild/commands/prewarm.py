@@ -54,7 +54,7 @@ def prewarm(
     from imagebuild.toml import suggest
 
     if as_json and not only_plan:
-        raise UsageError("--json is the plan's, and manifests are YAML", "add --plan, or leave --json out")
+        raise UsageError("--json is for the plan; manifests are YAML", "add --plan, or leave --json out")
     file = load_pools(workspace.images / "pools.toml")
     known = [pool.name for pool in file.pools]
     for name in only:

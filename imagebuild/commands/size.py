@@ -36,8 +36,8 @@ def report_size(workspace: Workspace, subject: str, base: str, platform: str) ->
 
 @click.command()
 @click.argument("subject", metavar="TEAM|REF")
-@click.option("--base", default="", metavar="REF", help="What is below, for an image that does not say.")
-@click.option("--platform", default="linux/amd64", show_default=True, help="Of an image for several.")
+@click.option("--base", default="", metavar="REF", help="The base, for an image that does not name one.")
+@click.option("--platform", default="linux/amd64", show_default=True, help="The platform of the image, where a name is an index.")
 @click.option("--all", "everything", is_flag=True, help="Every package, not the largest alone.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Also write one self-contained page.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")

@@ -30,8 +30,8 @@ def find_planned_tag(workspace: Workspace, team: str) -> str:
 @click.argument("image", metavar="TEAM|REF")
 @click.option("--run", "only", multiple=True, metavar="NAME", help="Only own-user, large-shm, random-uid or read-only; may be repeated.")
 @click.option("--read-only", is_flag=True, help="Also with a read-only root.")
-@click.option("--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Seconds a server has to come up.")
-@click.option("--kind", type=click.Choice(["jupyter", "vscode", "rstudio"]), help="What is served, if the image does not say.")
+@click.option("--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Seconds that a server has to come up.")
+@click.option("--kind", type=click.Choice(["jupyter", "vscode", "rstudio"]), help="The kind of server, if the image does not name it.")
 @click.option("--json", "as_json", is_flag=True, help="The table as JSON.")
 @common_options
 def smoke(

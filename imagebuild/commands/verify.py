@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("image", metavar="[TEAM|REF]", required=False)
 @click.option("--rebuild", is_flag=True, help="Also build it again from the lock that travels with it, and compare digests.")
-@click.option("--strict", is_flag=True, help="What cannot be checked fails.")
-@click.option("--platform", default="linux/amd64", show_default=True, help="Which image of an index.")
+@click.option("--strict", is_flag=True, help="Fail for what cannot be checked.")
+@click.option("--platform", default="linux/amd64", show_default=True, help="The platform of the image, where REF is an index.")
 @click.option("--twin", metavar="TEAM", help="Instead: build TEAM's layer with both engines and compare them path by path.")
 @builder_option
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")

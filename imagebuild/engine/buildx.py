@@ -325,7 +325,9 @@ def _find_image(store: Store, repository: str, digest: Digest) -> _BuiltImage:
     def read(name: Digest) -> Manifest | Index:
         raw = store.get_manifest(repository, name)
         if raw is None:
-            raise BuildError(f"the builder's image {name} is not where it was put", "run again; if it stays, try another builder")
+            raise BuildError(
+                f"the builder's image {name} is not in the folder it was written to", "run it again; if it fails again, try another builder"
+            )
         return raw.parse()
 
     found = read(digest)
@@ -335,7 +337,7 @@ def _find_image(store: Store, repository: str, digest: Digest) -> _BuiltImage:
     images = [part for item, part in parts if _REFERENCE_TYPE not in item.annotations and isinstance(part, Manifest)]
     notes = [part for item, part in parts if _REFERENCE_TYPE in item.annotations and isinstance(part, Manifest)]
     if len(images) != 1:
-        raise BuildError(f"the builder wrote {len(images)} images, not one", "run again; if it stays, try another builder")
+        raise BuildError(f"the builder wrote {len(images)} images, not one", "run it again; if it fails again, try another builder")
     return _BuiltImage(store, repository, images[0], tuple(notes))
 
 
@@ -370,5 +372,7 @@ def _take_layer(image: _BuiltImage, base: Base, codec: Codec, out: Path) -> Fore
     image.fetch(descriptor, out)
     layer = read_foreign_layer(out, descriptor.media_type, find_sites(base.inventory, base.tree, base.config.container.environment))
     if (layer.digest, layer.size) != (descriptor.digest, descriptor.size) or layer.diff_id != config.rootfs.diff_ids[-1]:
-        raise IntegrityError("the layer the builder wrote is not the one its manifest names", "run again; if it stays, try another builder")
+        raise IntegrityError(
+            "the layer the builder wrote is not the one its manifest names", "run it again; if it fails again, try another builder"
+        )
     return layer

@@ -118,7 +118,7 @@ def find_local_image(client: DockerClient, name: str) -> dict[str, Any] | None:
 def explain_engine_error(error: Exception, doing: str) -> BuildError:
     """An engine's refusal in one line."""
     text = str(getattr(error, "explanation", "") or error)
-    return BuildError(f"docker failed while {doing}: {' '.join(text.split())[:300]}", "the engine's own log says more")
+    return BuildError(f"docker failed while {doing}: {' '.join(text.split())[:300]}", "see the engine's own log")
 
 
 def find_base(workspace: Workspace, notes: dict[str, str]) -> BaseSource | None:
@@ -227,7 +227,7 @@ def _send_archive(engine: DockerClient, archive: Iterator[bytes], name: str) -> 
         for line in engine.api.load_image(watched(), quiet=True):  # type: ignore[no-untyped-call]  # requests streams an iterator
             if "error" in line:
                 raise RemoteError(
-                    f"docker did not take {name}: {line['error']}", "zstd layers need docker 23 or newer; the engine's log says more"
+                    f"docker did not take {name}: {line['error']}", "zstd layers need docker 23 or newer; see the engine's log"
                 )
     except (APIError, RequestException, OSError) as error:
         if failure:

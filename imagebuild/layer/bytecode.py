@@ -254,7 +254,7 @@ class BytecodeCompiler:
         self.close()
         return BuildError(
             f"the base's interpreter {what} while it compiled bytecode" + (f": {lines[-1][:300]}" if lines else ""),
-            f"run it again; if it stays, {_READ_AGAIN}",
+            f"run it again; if it fails again, {_READ_AGAIN}",
         )
 
 

@@ -285,7 +285,7 @@ def _find_type_faults(entry: tarfile.TarInfo, path: str, deletions: Deletions) -
     if name.startswith(".wh."):
         hidden = path.rpartition("/")[0] + "/" + name.removeprefix(".wh.")
         if not deletions.allows(hidden) or name.startswith(".wh..wh."):
-            yield Fault("whiteout", f"{path}: a whiteout nobody asked for")
+            yield Fault("whiteout", f"{path}: a whiteout that nothing declared")
     if entry.islnk():
         yield Fault("type", f"{path}: a hard link")
     elif not (entry.isfile() or entry.isdir()):

@@ -138,7 +138,9 @@ def _scan(content: _HashingStream, stored: _HashingStream, sites: Set[str]) -> _
         # zstandard's and isal's errors have no common base; anything else is a defect and stays a traceback.
         if not isinstance(error, (tarfile.TarError, EOFError)) and type(error).__name__ not in ("ZstdError", "IsalError", "BadGzipFile"):
             raise
-        raise IntegrityError(f"the engine's layer cannot be read: {error}", "build again; if it stays, try another builder") from None
+        raise IntegrityError(
+            f"the engine's layer cannot be read: {error}", "build it again; if it fails again, try another builder"
+        ) from None
     return seen
 
 

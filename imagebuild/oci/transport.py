@@ -158,7 +158,7 @@ class Transport:
                     response.close()
                     raise RegistryError(
                         f"{self.host}: {doing}: the answer was not complete in time",
-                        "run it again; if it stays, " + _REPORT,
+                        "run it again; if it fails again, " + _REPORT,
                     ) from None
                 except NETWORK_ERRORS as error:
                     failure = self.explain(error, doing)
@@ -367,7 +367,7 @@ class Transport:
             except TooSlowError:
                 raise RegistryError(
                     f"{self.host}: {doing}: the answer was not complete in time",
-                    "run it again; if it stays, " + _REPORT,
+                    "run it again; if it fails again, " + _REPORT,
                 ) from None
             except (ValueError, RecursionError) as error:
                 if isinstance(error, requests.RequestException):

@@ -45,7 +45,7 @@ def check_options(workspace: Workspace, plan: Plan, options: BuildOptions) -> No
     if asked and plan.recipe.engine != "docker":
         raise UsageError(f"{asked[0]} is the docker engine's, and {plan.team.name} is built by the direct engine", "add --engine docker")
     if options.push and not workspace.host:
-        raise UsageError("--push needs to know where to", "add --registry HOST/NAMESPACE")
+        raise UsageError("--push needs a registry", "add --registry HOST/NAMESPACE")
 
 
 def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tuple[DerivedImage, Digest, bool]:

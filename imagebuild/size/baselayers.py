@@ -88,7 +88,7 @@ def _find_noted(workspace: Workspace, image: FoundImage, notes: Mapping[str, str
     common = count_common_contents(image, base.manifest, base.config)
     if common == len(base.manifest.layers):
         return BaseLayers(name, how, common, str(base.digest), base.manifest)
-    told.append(f"the image names {name} as its base, and has other layers below")
+    told.append(f"the image names {name} as its base, but has other lower layers")
     return None
 
 

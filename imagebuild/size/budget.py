@@ -76,7 +76,7 @@ def advise(report: SizeReport, over: Sequence[Limit]) -> str:
     """What to do first: of what nothing else needs, the smallest that is enough, else the largest."""
     raising = "or raise [budget] in team.toml"
     if any(limit.size is None for limit in over):
-        return "build with what tells its size, or leave growth out of [budget] once: a size that is not known is never let through"
+        return "leave growth out of [budget] once, or build with an engine that reports the size: an unknown size is never accepted"
     single = next((limit.package for limit in over if limit.package), "")
     if single:
         chain = next((item.chain for item in report.packages if item.name == single), ())

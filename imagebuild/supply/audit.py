@@ -208,7 +208,7 @@ def _audit_bundled(
     crates = dataset.systems.get(CRATES)
     missing = 0
     for item in packages:
-        lines += [f"{item.name}: {name} in its .dist-info is no SBOM that can be read" for name in item.bundled.unread]
+        lines += [f"{item.name}: {name} in its .dist-info is not a readable SBOM" for name in item.bundled.unread]
         for part in item.bundled.components:
             inside = Package(part.name, part.version, item.origin)
             if part.purl.startswith(_CRATE):
@@ -281,7 +281,7 @@ def _describe_group(
         severity = Severity.CRITICAL
     ignored = find_ignored(ids, item.name, policy.audit, today)
     verdict: Literal["counts", "below", "ignored"] = "counts" if severity >= policy.threshold else "below"
-    note = "installed by Debian, which may have mended it in this version" if item.installer == "dpkg" else ""
+    note = "installed by Debian, which may have fixed it in this version" if item.installer == "dpkg" else ""
     if ignored is not None:
         verdict, note = "ignored", f"{ignored.reason} (until {ignored.expires})"
     fixes = {fix: None for _, affected in group for fix in list_fixes(affected, item.version, parse)}

@@ -109,7 +109,9 @@ def _list_files(path: Path, systems: Collection[str]) -> Iterator[tuple[str, Cal
         else:
             raise ConfigurationError(f"there is no OSV data at {path}", "download it once (PyPI/all.zip), and name its folder with --osv")
     except OSError as error:
-        raise ConfigurationError(f"the OSV data cannot be read: {error}", "see that the folder is there and yours to read") from None
+        raise ConfigurationError(
+            f"the OSV data cannot be read: {error}", "check that the folder exists and that this user may read it"
+        ) from None
 
 
 def _list_folder(path: Path, folder: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -129,7 +131,7 @@ def _list_archive(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
                 if not info.is_dir() and info.filename.endswith(".json"):
                     yield info.filename, lambda info=info: _read_member(archive, info)  # type: ignore[misc]
     except _BROKEN_ZIP as error:
-        raise IntegrityError(f"{path} is no readable zip: {error}", "download it again") from None
+        raise IntegrityError(f"{path} is not a readable zip: {error}", "download it again") from None
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -142,7 +144,9 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 def _check_size(name: str, data: bytes) -> bytes:
     if len(data) > RECORD_LIMIT:
-        raise IntegrityError(f"the OSV record {name} has more than {RECORD_LIMIT >> 20} MiB", "no record has; look at where it comes from")
+        raise IntegrityError(
+            f"the OSV record {name} has more than {RECORD_LIMIT >> 20} MiB", "no OSV record is that large; check where it comes from"
+        )
     return data
 
 
@@ -157,9 +161,7 @@ def fetch_dataset(
     import hashlib
 
     if not url.startswith(("https://", "http://")):
-        raise ConfigurationError(
-            f"not the address of an OSV mirror: {url!r}", "write https://HOST/PATH, the folder that holds PyPI/all.zip"
-        )
+        raise ConfigurationError(f"not the URL of an OSV mirror: {url!r}", "write https://HOST/PATH, the folder that holds PyPI/all.zip")
     folder = cache / "osv" / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
     for name in (ECOSYSTEM, *sorted(systems)):
         _fetch_archive(f"{url.rstrip('/')}/{quote(name)}/all.zip", folder / name, report, Attempts(INDEX, sleep), needed=name == ECOSYSTEM)
@@ -196,11 +198,11 @@ def _fetch_once(address: str, folder: Path, report: Callable[[str], None], *, ne
             if answer.status_code == 304 and known:
                 return
             if answer.status_code == 404 and not needed:
-                report(f"{shown}: not there, so those packages are not looked up")
+                report(f"{shown}: missing, so those packages are not looked up")
                 archive.unlink(missing_ok=True)
                 return
             if answer.status_code != 200:
-                hint = "see that the mirror has PyPI/all.zip; or name a copy with --osv"
+                hint = "check that the mirror has PyPI/all.zip; or name a copy with --osv"
                 failure = RemoteError(f"{shown}: HTTP {answer.status_code}", hint)
                 if answer.status_code in PASSING:
                     raise _PassingError(failure, parse_retry_after(answer.headers.get("Retry-After"), time.time()))
@@ -211,15 +213,17 @@ def _fetch_once(address: str, folder: Path, report: Callable[[str], None], *, ne
                 for chunk in answer.iter_content(1 << 20):
                     size += len(chunk)
                     if size > ARCHIVE_LIMIT:
-                        raise IntegrityError(f"{shown} is larger than {ARCHIVE_LIMIT >> 30} GiB", "no OSV data set is; look at the mirror")
+                        raise IntegrityError(
+                            f"{shown} is larger than {ARCHIVE_LIMIT >> 30} GiB", "no OSV data set is that large; check the mirror"
+                        )
                     stream.write(chunk)
                 stream.flush()
                 if not zipfile.is_zipfile(stream):
-                    raise IntegrityError(f"{shown} is no zip", "a proxy's page, perhaps; look at the mirror")
+                    raise IntegrityError(f"{shown} is not a zip", "perhaps it is a proxy's page; check the mirror")
             write_atomic(mark, answer.headers.get("ETag", "").encode("latin-1", "replace"))
     except requests.RequestException as error:
         failure = RemoteError(
-            f"{shown} cannot be fetched: {type(error).__name__}", "see that the mirror is reachable; or name a copy on disk with --osv"
+            f"{shown} cannot be fetched: {type(error).__name__}", "check that the mirror is reachable; or name a copy on disk with --osv"
         )
         if isinstance(error, (requests.exceptions.SSLError, requests.exceptions.InvalidURL)):
             raise failure from None  # asking again does not help

@@ -91,7 +91,7 @@ def check_policy(policy: Policy, path: Path) -> None:
     """ConfigurationError for what no licence or finding can match."""
     for item in policy.audit.ignore:
         if not item.id.strip() or not item.reason.strip():
-            raise ConfigurationError(f"{path}: audit.ignore needs an id and a reason", "say why it is no danger here")
+            raise ConfigurationError(f"{path}: audit.ignore needs an id and a reason", "say why it is not a danger here")
     if policy.audit.max_age_days < 0:
         raise ConfigurationError(f"{path}: audit.max-age-days is negative", "write a number of days, or 0 for any age")
     for pattern in (*policy.licences.deny, *policy.licences.allow):

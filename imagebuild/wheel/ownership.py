@@ -35,7 +35,7 @@ class Collision(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         text = f"{self.first} and {self.second} both bring {self.row}, with different content"
-        return f"{text}, and {self.stranger}, whose it is by [files], does not bring it" if self.stranger else text
+        return f"{text}, and {self.stranger}, which [files] names as the owner, does not bring it" if self.stranger else text
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -103,7 +103,7 @@ def explain_collisions(collisions: Sequence[Collision]) -> BuildError:
     more = (f"and {len(collisions) - _SHOWN} more",) if len(collisions) > _SHOWN else ()
     return BuildError(
         str(first),
-        f'say in team.toml whose it is, [files] "{_propose_pattern(collisions)}" = "{first.first}" (patterns are allowed); '
+        f'name the owner in team.toml, [files] "{_propose_pattern(collisions)}" = "{first.first}" (patterns are allowed); '
         "or leave one of them out, or pin versions that agree",
         (*lines, *more),
     )

@@ -74,7 +74,7 @@ def find_kind_fault(info: zipfile.ZipInfo) -> str:
         if info.flag_bits & flag:
             return f"it is {what}"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return f"compression method {info.compress_type} is none that wheels use"
+        return f"compression method {info.compress_type} is not one that wheels use"
     return ""
 
 

@@ -191,7 +191,7 @@ def test_of_several_teams_the_wrong_one_is_named(make_world: MakeWorld) -> None:
     first, last = done.lines("error: ")
     assert first == "error: azure: requirements.in line 2: -e is not supported here"
     assert last == "error: 1 of 2 teams failed: azure"
-    assert done.lines("hint: ")[-1] == "hint: the others are done; mend what failed and run it again"
+    assert done.lines("hint: ")[-1] == "hint: the others are done; fix what failed and run it again"
     assert "Traceback" not in done.err
     assert len(world.tags()) == 1  # blue's, which came after
     assert done.out.startswith("oci:")

@@ -123,7 +123,7 @@ def test_a_file_that_was_touched_is_never_used(packed: Packed, site: Path, tmp_p
     data[len(data) // 2] ^= 1
     path.unlink()  # the other name of the file stays as it is
     path.write_bytes(data)
-    done = run_unplugged(site, "image", "--offline", "--bundle", str(folder)).refused(8, "is not what the bundle promises")
+    done = run_unplugged(site, "image", "--offline", "--bundle", str(folder)).refused(8, "does not match the bundle's manifest")
     assert name in done.err
     index = site / ".imagebuild/registry/index.json"
     assert not index.exists() or json.loads(index.read_bytes())["manifests"] == []

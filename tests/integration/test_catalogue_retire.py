@@ -90,7 +90,7 @@ def test_who_uses_an_image_is_named(place: Place, tmp_path: Path) -> None:
         [second, "in use in a cluster: Workspace eve/ws"],
         [first, "in use in a cluster: CronJob ada/train"],
     ]
-    place.run("retire", "--in-use", str(hub)).refused(3, "no dump of a cluster", hint="--print-kubectl")
+    place.run("retire", "--in-use", str(hub)).refused(3, "none of them is the dump of a cluster", hint="--print-kubectl")
     place.run("retire", "--in-use", str(dump), "--no-cluster").refused(2, "contradict")
     place.run("retire", "--in-use", str(dump), "--max-age", "1").refused(2, "not a number of days", hint="--max-age 14d")
 

@@ -92,7 +92,7 @@ def touch_package(built: Built) -> Entries:
 
 
 SEEDS: dict[str, tuple[Callable[[Built], Entries], str, str]] = {
-    "changed": (touch_package, "RECORD", "churn.py: not what the RECORD of cosml_utils-1.4.0 says"),
+    "changed": (touch_package, "RECORD", "churn.py: not as in the RECORD of cosml_utils-1.4.0"),
     "home": (lambda _: [entry("home/jovyan/.bashrc", b"x")], "nothing under the home", "/home/jovyan/.bashrc"),
     "token": (lambda _: [entry("etc/app.env", b"TOKEN=ghp" + b"_" + b"x1Y2" * 9)], "secrets", "/etc/app.env: a GitHub token"),
     "base": (

@@ -43,6 +43,6 @@ def test_a_new_team_is_ready_and_what_is_missing_is_named(hub: Registry, tmp_pat
     # Nothing answers any more, and each thing that does not is told apart.
     checkout.write("images/broken/team.toml", "base = 1\n")
     done = checkout.run("doctor", "--registry", "localhost:9/ml")
-    done.refused(3, "looks found a problem: team broken, registry, base starter, index corp")
+    done.refused(3, "checks found a problem: team broken, registry, base starter, index corp")
     assert "team broken" in done.out
     assert "run: imagebuild base pin starter" in done.out

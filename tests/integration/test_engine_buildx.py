@@ -288,7 +288,7 @@ def test_the_engines_own_builder_cannot_push(checkout: Checkout, hub_with_login:
     fork = fork_unbuilt(checkout, tmp_path / "fork")
     target = ("--registry", f"{hub_with_login.host}/own")
     fork.run("image", "tiny", "--engine", "docker", "--push", *target).refused(3, "own builder cannot push", hint="--builder NAME")
-    fork.run("image", "tiny", "--engine", "docker", "--push").refused(2, "--push needs to know where to", hint="--registry")
+    fork.run("image", "tiny", "--engine", "docker", "--push").refused(2, "--push needs a registry", hint="--registry")
     fork.run("image", "tiny", "--engine", "direct", "--push", *target).refused(2, "direct engine", hint="--engine docker")
 
 

@@ -89,7 +89,7 @@ def test_what_is_asked_wrongly(house: House) -> None:
     run = house.checkout.run
     run("lock", "blue", "--upgrade-package", "tpo").refused(2, "the lock of blue has no tpo to upgrade")
     run("lock", "blue", "--upgrade", "--upgrade-package", "top").refused(2, "--upgrade takes everything")
-    run("lock", "blue", "--check", "--report", "-").refused(2, "nothing is locked here")
+    run("lock", "blue", "--check", "--report", "-").refused(2, "this command locks nothing")
     house.index.times = False
     house.publish("top", "3.0")
     run("lock", "blue", "--upgrade", "--as-of", "2026-10-01").refused(4, "gives no upload times, so the cutoff .* cannot be applied")

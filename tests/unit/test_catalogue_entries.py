@@ -186,7 +186,7 @@ def test_a_manifest_that_cannot_be_read_is_never_skipped(store: LayoutStore) -> 
     with pytest.raises(IntegrityError):
         read_catalogue(store)
     blob.unlink()
-    with pytest.raises(RemoteError, match="2026q4-b was listed, and is gone"):
+    with pytest.raises(RemoteError, match="2026q4-b was listed and no longer exists"):
         read_catalogue(store)
 
 

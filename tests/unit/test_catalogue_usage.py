@@ -148,7 +148,7 @@ def test_a_hub_and_a_list_of_references_add_to_a_cluster(tmp_path: Path) -> None
     cluster = write_cluster(tmp_path / "cluster.json", [], NOW)
     assert find_user(read_usage([cluster, hub], NOW)) == "JupyterHub user alice"
     assert find_user(read_usage([cluster, plain], NOW)) == f"reference {BY_TAG}"
-    with pytest.raises(ConfigurationError, match="no dump of a cluster"):
+    with pytest.raises(ConfigurationError, match="none of them is the dump of a cluster"):
         read_usage([hub, plain], NOW)
     assert read_usage([hub, plain], NOW, alone=True).kinds == {"JupyterHub user": 2, "reference": 1}
 
@@ -159,8 +159,8 @@ PODS = {"kind": "PodList", "items": [{"kind": "Pod", "metadata": {"creationTimes
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("", "not JSON, and no list of references"),
-        ("not a reference\n", "not JSON, and no list of references"),
+        ("", "neither JSON nor a list of references"),
+        ("not a reference\n", "neither JSON nor a list of references"),
         ('{"kind": "List", "items": [{"kind": "Pod"', "was cut short"),
         ("[]", "empty, or one page"),
         ('[{"kind": "Pod"}]', "not a list of objects"),
@@ -171,8 +171,8 @@ PODS = {"kind": "PodList", "items": [{"kind": "Pod", "metadata": {"creationTimes
         ('{"kind": "PodList", "items": [{}], "metadata": {"continue": "abc"}}', "one page"),
         ('{"kind": "PodList", "items": [{}], "metadata": {"remainingItemCount": 3}}', "one page"),
         ('{"kind": "List", "items": [{"kind": "PodList", "items": [{}], "metadata": {"continue": "abc"}}]}', "one page"),
-        ("Error from server (Forbidden): pods is forbidden", "not JSON, and no list of references"),
-        ("apiVersion: v1", "not JSON, and no list of references"),
+        ("Error from server (Forbidden): pods is forbidden", "neither JSON nor a list of references"),
+        ("apiVersion: v1", "neither JSON nor a list of references"),
         (json.dumps({"kind": BEGIN, "taken": "2026-11-26T11:00:00Z", "asked": ",".join(RESOURCES)}), "cut short"),
         (json.dumps({"kind": BEGIN, "taken": "2026-11-26T11:00:00Z", "asked": ",".join(RESOURCES)}) + json.dumps(PODS), "cut short"),
         (json.dumps({"kind": BEGIN, "asked": ",".join(RESOURCES)}) + json.dumps(PODS) + json.dumps({"kind": END}), "does not say when"),
@@ -202,7 +202,7 @@ def test_a_dump_is_of_today(tmp_path: Path) -> None:
     os.utime(path, (NOW.timestamp(), NOW.timestamp()))  # copied since
     with pytest.raises(ConfigurationError, match=r"too old: .* 2026-11-25 12:00"):
         read_usage([path], NOW + timedelta(seconds=1))
-    with pytest.raises(ConfigurationError, match="yet to come"):
+    with pytest.raises(ConfigurationError, match="in the future"):
         read_usage([path], NOW - 2 * day)
 
 

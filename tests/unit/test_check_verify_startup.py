@@ -38,7 +38,7 @@ def test_from_3_15_on_a_start_file_replaces_the_imports_of_its_pth() -> None:
 
 def test_what_does_not_run_is_told() -> None:
     found = judge_startup_files({f"{SITE}/startup.start": START}, "3.11.2", ())
-    assert (found.status, found.text) == ("passed", "1 such files, none that surprises")
+    assert (found.status, found.text) == ("passed", "1 such files, none with unexpected code")
     assert found.details == (f"{SITE}/startup.start: names startup:run, which Python 3.11 does not call",)
 
 

@@ -130,7 +130,9 @@ def test_a_hidden_value_whose_image_is_gone_says_so_whatever_it_redirected_to() 
     gone = list_images(read(text)["jupyterlab"])[name(first)]
     assert (gone["redirect"]["to"], gone["redirect"]["message"]["level"]) == (name(second), "Danger")
     form = render_workspace_kinds(age([second], third), merge=EditedFile(text, "f.yaml"))
-    assert form.warnings == (f"jupyterlab: no image in the registry is left of {name(first)}; a workspace that has one cannot start again",)
+    assert form.warnings == (
+        f"jupyterlab: the registry no longer has an image of {name(first)}; a workspace that has one cannot start again",
+    )
 
 
 SAMPLE = """\

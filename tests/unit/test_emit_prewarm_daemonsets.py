@@ -204,7 +204,7 @@ def test_the_pause_image_must_be_named_by_digest(pause: str) -> None:
 
 def test_a_folder_needs_to_be_told_where_it_will_be() -> None:
     entry = msgspec.structs.replace(make_entry(image="oci:/srv/registry:cosml"), repository="cosml")
-    with pytest.raises(ConfigurationError, match="no name that a cluster can pull from"):
+    with pytest.raises(ConfigurationError, match="not a name that a cluster can pull from"):
         render([make_pool()], [entry])
     pod = render([make_pool()], [entry], registry_prefix="registry.example/ml")[2]["spec"]["template"]["spec"]
     assert pod["volumes"][0]["image"]["reference"] == f"registry.example/ml/cosml@{entry.digest}"

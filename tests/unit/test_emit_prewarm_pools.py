@@ -99,7 +99,7 @@ def test_disk_and_machine_config_pool(tmp_path: Path) -> None:
         ('[pool.a]\ngke = "a"', "teams", ""),
         ('[pool.a]\nteams = []\ngke = "a"', "has no teams", '"*"'),
         ('[pool.a]\nteams = "cosml"\ngke = "a"', "teams", ""),
-        ('[pool.a]\nteams = ["x"]', "selects no nodes", "gpu-product"),
+        ('[pool.a]\nteams = ["x"]', "would select every node", "gpu-product"),
         ('[pool.a]\nteams = ["x"]\nlabels = { "a b" = "c" }', "not a label", ""),
         ('[pool.a]\nteams = ["x"]\nlabels = { "a/b/c" = "c" }', "not a label", ""),
         ('[pool.a]\nteams = ["x"]\nlabels = { "a" = [] }', "has no value", ""),

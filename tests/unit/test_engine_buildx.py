@@ -330,7 +330,7 @@ def test_folders_of_engines_end_in_a_slash(tmp_path: Path) -> None:
         (special("usr/bin/hello", tarfile.CHRTYPE), "not a file and not a folder"),
         (special("usr/bin/other", tarfile.REGTYPE, 0o4755), "setuid"),
         (special("usr/bin/sh", tarfile.REGTYPE, 0o755), "overwrites a file of the base"),
-        (special("usr/bin/.wh.sh", tarfile.REGTYPE), "a whiteout nobody asked for"),
+        (special("usr/bin/.wh.sh", tarfile.REGTYPE), "a whiteout that nothing declared"),
         (special("usr/bin", tarfile.DIRTYPE, 0o777), "mode 777"),
         (special("usr/bin/open", tarfile.DIRTYPE, 0o777), "a new folder with mode 777"),
         (special("home", tarfile.DIRTYPE, 0o755), ""),

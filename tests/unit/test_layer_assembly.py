@@ -191,7 +191,7 @@ def test_a_script_that_two_bring_is_its_owners(tmp_path: Path, owner: str) -> No
 def test_an_owner_that_does_not_bring_the_path(tmp_path: Path) -> None:
     one = make_wheel(tmp_path, "one", files={"ns/__init__.py": b"1\n"})
     two = make_wheel(tmp_path, "two", files={"ns/__init__.py": b"2\n"})
-    with pytest.raises(BuildError, match=r"and three, whose it is by \[files\], does not bring it"):
+    with pytest.raises(BuildError, match=r"and three, which \[files\] names as the owner, does not bring it"):
         build(tmp_path, [one, two], files={"ns/*": "three"})
 
 

@@ -101,8 +101,8 @@ def test_a_good_layer_has_no_findings(tmp_path: Path) -> None:
         ([entry("usr//y")], "not in plain form"),
         ([directory("usr/slash/")], "not in plain form"),
         ([directory("./")], "not in plain form"),
-        ([entry("usr/.wh.x")], "a whiteout nobody asked for"),
-        ([entry("usr/.wh..wh..opq")], "a whiteout nobody asked for"),
+        ([entry("usr/.wh.x")], "a whiteout that nothing declared"),
+        ([entry("usr/.wh..wh..opq")], "a whiteout that nothing declared"),
         ([entry("usr/s", mode=0o4755)], "setuid"),
         ([entry("usr/s", mode=0o2755)], "setuid"),
         ([entry("usr/w", mode=0o666)], "anyone may write it"),
@@ -242,9 +242,9 @@ GOING = frozenset({"/usr/lib/old/a.py", "/usr/lib/old/b.py", "/usr/lib/gone/c.py
         (["usr/lib/.wh.gone", "usr/lib/old/a.py"], ["/usr/lib/old/b.py: of a package that is replaced, and still there"]),
         (
             ["usr/lib/.wh.gone", "usr/lib/.wh.old", "usr/lib/theirs/.wh.d.py"],
-            ["/usr/lib/theirs/.wh.d.py: a whiteout nobody asked for"],
+            ["/usr/lib/theirs/.wh.d.py: a whiteout that nothing declared"],
         ),
-        (["usr/lib/.wh.gone", "usr/lib/.wh.old", "usr/lib/.wh.theirs"], ["/usr/lib/.wh.theirs: a whiteout nobody asked for"]),
+        (["usr/lib/.wh.gone", "usr/lib/.wh.old", "usr/lib/.wh.theirs"], ["/usr/lib/.wh.theirs: a whiteout that nothing declared"]),
         (["usr/lib/.wh.gone", "usr/lib/.wh.old", "usr/lib/theirs/d.py"], ["/usr/lib/theirs/d.py: overwrites a file of the base"]),
         (
             ["usr/lib/.wh.gone", "usr/lib/old/.wh.a.py", "usr/lib/old/.wh.b.py", "usr/lib/old/b.py"],
@@ -252,7 +252,7 @@ GOING = frozenset({"/usr/lib/old/a.py", "/usr/lib/old/b.py", "/usr/lib/gone/c.py
         ),
         (
             ["usr/lib/gone/.wh..wh..opq", "usr/lib/gone/.wh.c.py", "usr/lib/.wh.old"],
-            ["/usr/lib/gone/.wh..wh..opq: a whiteout nobody asked for"],
+            ["/usr/lib/gone/.wh..wh..opq: a whiteout that nothing declared"],
         ),
     ],
 )

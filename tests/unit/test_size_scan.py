@@ -130,7 +130,7 @@ def test_the_base_is_found_by_annotation_and_a_wrong_one_is_told(workspace: Work
     assert (below.found, below.layers) == ("annotation", 1)
     push(workspace.layout, "app", [make_tar({"x": b"1"})], notes=notes)
     image = find_named_image(workspace, f"oci:{workspace.layout.folder}:app:1")
-    assert "has other layers below" in find_base_layers(workspace, image).notes[0]
+    assert "has other lower layers" in find_base_layers(workspace, image).notes[0]
     with pytest.raises(UsageError, match="is not the base of"):
         find_base_layers(workspace, image, f"oci:{workspace.layout.folder}:bases/b:1")
 

@@ -114,7 +114,7 @@ def test_crates_and_python_packages_are_looked_up(tmp_path: Path) -> None:
     spoiled = msgspec.structs.replace(PACKAGE, bundled=Bundled(PARTS, ("a.json",)))
     report = audit_packages("x", (spoiled,), read_dataset(folder), Policy(), today=datetime.date(2026, 11, 26))
     assert report.unchecked == (
-        "cryptography: a.json in its .dist-info is no SBOM that can be read",
+        "cryptography: a.json in its .dist-info is not a readable SBOM",
         "1 crate that packages bundle: the OSV data has none of crates.io",
     )
 

@@ -207,7 +207,7 @@ def test_what_is_no_data_set_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(ConfigurationError, match="holds no OSV record"):
         read_dataset(tmp_path / "empty")
     (tmp_path / "text.zip").write_text("no zip")
-    with pytest.raises(IntegrityError, match="no readable zip"):
+    with pytest.raises(IntegrityError, match="not a readable zip"):
         read_dataset(tmp_path / "text.zip")
     whole = write_zip(tmp_path / "cut.zip", make_record()).read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[:40] + b"\0\0\0\0" + whole[44:])
@@ -252,11 +252,11 @@ def test_a_mirror_that_serves_something_else(tmp_path: Path, monkeypatch: pytest
 
     with pytest.raises(RemoteError, match="HTTP 404"):
         fetch(Answer(404))
-    with pytest.raises(IntegrityError, match="is no zip"):
+    with pytest.raises(IntegrityError, match="is not a zip"):
         fetch(Answer(200, {}, b"<html>"))
     with pytest.raises(RemoteError, match="cannot be fetched"):
         fetch(Answer(reset=True))
-    with pytest.raises(ConfigurationError, match="not the address"):
+    with pytest.raises(ConfigurationError, match="not the URL"):
         fetch_dataset("file:///etc", tmp_path, lambda _: None)
     monkeypatch.setattr("imagebuild.supply.osvdata.ARCHIVE_LIMIT", 3)
     with pytest.raises(IntegrityError, match="larger than"):

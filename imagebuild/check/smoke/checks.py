@@ -147,7 +147,7 @@ def check_pip(subject: SmokeSubject, pod: Pod) -> Finding:
     waived = find_waived(answer["lines"], subject.lock) if subject.lock is not None else []
     ours, theirs = split_complaints([line for line in answer["lines"] if line not in waived], subject.distributions)
     if ours or not (theirs or waived):
-        found = ours or ["pip check failed without a word"]
+        found = ours or ["pip check failed without any output"]
         return Finding("failed", f"{len(found)} broken requirement{'s' * (len(found) != 1)}", _shorten(found))
     told = [f"{len(theirs)} complaints about the base"] if theirs else []
     told += [f"{len(waived)} that [resolve] of team.toml asked for"] if waived else []
@@ -180,7 +180,7 @@ def split_complaints(lines: Sequence[str], distributions: Sequence[str]) -> tupl
 def check_versions(subject: SmokeSubject, pod: Pod) -> Finding:
     """What the lock pins is what is installed."""
     if subject.lock is None:
-        return Finding("skipped", "the image's lock is not here")
+        return Finding("skipped", "the lock of the image is not known")
     found = _ask_imports(subject, pod)["versions"]
     wrong = [f"{item.name} {found.get(item.name, 'missing')}, locked {item.version}" for item in subject.lock.packages]
     wrong = [line for line, item in zip(wrong, subject.lock.packages, strict=True) if found.get(item.name) != item.version]

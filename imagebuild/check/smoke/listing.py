@@ -45,7 +45,7 @@ def read_archive(stream: BinaryIO, home: str, *, count: int, known: frozenset[st
         return tuple(listings[name] for name in wanted)
     except (tarfile.TarError, EOFError, ValueError, LookupError, TypeError) as error:
         raise BuildError(
-            f"what docker saved cannot be read: {error}", "run it again; if it stays so, docker image save fails too"
+            f"what docker saved cannot be read: {error}", "run it again; if it fails again, see whether docker image save fails too"
         ) from None
 
 

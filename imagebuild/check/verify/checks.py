@@ -157,7 +157,7 @@ def check_records(evidence: Evidence) -> Finding:
     if not evidence.facts.records and not audit.faults:
         return Finding("skipped", "no distribution with a RECORD was added")
     text = f"{audit.checked} files of {len(evidence.facts.records)} distributions have their RECORD's hash"
-    found = judge_culprits(audit.faults, f"{text}; {audit.unhashed} have none to have (bytecode)", "{count} files are not as recorded")
+    found = judge_culprits(audit.faults, f"{text}; {audit.unhashed} need no hash (bytecode)", "{count} files are not as recorded")
     return (
         msgspec.structs.replace(found, details=(*found.details, *_list_repaired(evidence)[:SHOWN])) if found.status == "passed" else found
     )
@@ -200,7 +200,7 @@ def check_secrets(evidence: Evidence) -> Finding:
     if culprits:
         return judge_culprits(culprits, "", "{count} files look like credentials")
     searched = len(evidence.facts.files) - evidence.facts.unread
-    return Finding("passed", f"none in {searched} texts; {evidence.facts.unread} binaries not searched", tuple(sorted(told)[:SHOWN]))
+    return Finding("passed", f"none in {searched} text files; {evidence.facts.unread} binaries not searched", tuple(sorted(told)[:SHOWN]))
 
 
 def check_startup_files(evidence: Evidence) -> Finding:

@@ -150,7 +150,7 @@ def _visit(facts: ScannedLayer, archive: tarfile.TarFile, entry: tarfile.TarInfo
     if keep is not None or settings:
         facts.texts += entry.size
         if facts.texts > TEXTS_LIMIT:
-            raise IntegrityError(f"{path}: the layer holds more metadata than any image has", "do not trust where it comes from")
+            raise IntegrityError(f"{path}: the layer holds more metadata than is allowed", "do not trust its source")
     digest = hashlib.sha256()
     found: set[str] = set()
     kept: list[bytes] = []

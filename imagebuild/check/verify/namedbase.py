@@ -56,7 +56,7 @@ def read_named_base(workspace: Workspace, image: FoundImage) -> NamedBase:
     except ImagebuildError as error:
         return NamedBase(f"the base cannot be read: {error.message}")
     if not is_ours(image) and count_common_digests(image, base.manifest.layers) < len(base.manifest.layers):
-        return NamedBase(f"its labels name {base.reference} as the base, and other layers are below")
+        return NamedBase(f"its labels name {base.reference} as the base, but its lower layers are others")
     return NamedBase("", base.manifest, base.config, base)
 
 

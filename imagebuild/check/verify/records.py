@@ -89,8 +89,8 @@ def _check_row(audit: RecordAudit, facts: ScannedLayer, tree: Tree, resolved: di
     if found is None:
         below = tree.get(path)
         if below is None or below.type != "file" or below.sha256 != digest.hex():
-            audit.faults.append(f"{path}: listed in the RECORD of {dist}, and not there")
+            audit.faults.append(f"{path}: listed in the RECORD of {dist}, and missing")
         return
     audit.checked += 1
     if found.sha256 != digest:
-        audit.faults.append(f"{path}: not what the RECORD of {dist} says")
+        audit.faults.append(f"{path}: not as in the RECORD of {dist}")

@@ -48,7 +48,7 @@ def judge_startup_files(files: Mapping[str, bytes], python: str, allowed: Collec
             (told if named or harmless else culprits).append(f"{path}: {line}")
     if culprits:
         return judge_culprits(culprits, "", "{count} lines")
-    return Finding("passed", f"{len(files)} such files, none that surprises", tuple(sorted(told)[:SHOWN]))
+    return Finding("passed", f"{len(files)} such files, none with unexpected code", tuple(sorted(told)[:SHOWN]))
 
 
 def _read_pth(data: bytes, version: tuple[int, ...], starts: bool) -> Iterator[tuple[bool, str]]:

@@ -58,7 +58,8 @@ def merge_workspace_kinds(
                 gone = _merge_kind(found[server.name], server, own, pools, team_label, f"{file.name}: {server.name}")
                 if gone:
                     warnings.append(
-                        f"{server.name}: no image in the registry is left of {', '.join(gone)}; a workspace that has one cannot start again"
+                        f"{server.name}: the registry no longer has an image of {', '.join(gone)}; a workspace that has one "
+                        "cannot start again"
                     )
         elif own:
             missing.append(server)
@@ -210,7 +211,7 @@ def _merge_pools(places: Any, pools: Sequence[Pool]) -> None:
         elif match and match["team"] in names and _labels_pool(value, match["team"]):
             set_value(value["spawner"], "hidden", True)
             after = wanted[names[match["team"]]]
-            text = f"The pool is another one by now: {after['spawner']['description']}"
+            text = f"The pool has changed: {after['spawner']['description']}"
             _set_redirect(value, {"to": after["id"], "message": {"level": "Info", "text": text[:1024]}})
     present = {str(value["id"]) for value in values}
     merge_items(places, "values", [{"id": name, "spawner": wanted[name]["spawner"]} for name in wanted if name in present], "id")

@@ -131,4 +131,4 @@ def check_shape(value: Any, shape: Converter[Any], where: str) -> None:
     try:
         shape.convert(strip_types(value))
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{where}: {error}", "mend it as kubectl or the form's own program would want it") from None
+        raise ConfigurationError(f"{where}: {error}", "correct it so that kubectl or the form's own program accepts it") from None

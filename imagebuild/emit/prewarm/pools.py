@@ -238,7 +238,7 @@ def _merge_labels(table: _PoolTable, where: str) -> dict[str, tuple[str, ...]]:
         labels[key] = tuple(dict.fromkeys(values))
     if not labels:
         raise ConfigurationError(
-            f"{where} selects no nodes by anything, which would be all of them",
+            f"{where} has no labels, so it would select every node",
             f"give labels = {{...}} or one of {', '.join(short.replace('_', '-') for short in _SHORT_FORMS)}",
         )
     return dict(sorted(labels.items()))
