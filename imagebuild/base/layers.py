@@ -120,7 +120,7 @@ class LayerReader:
         elif name.startswith(b".wh..wh."):
             return  # aufs' own books (.wh..wh.plnk, .wh..wh.aufs), never files of the image
         elif name[4:] in (b"", b".", b".."):
-            raise IntegrityError(f"a layer of the base holds a whiteout of nothing: {name!r}", "pin another digest")
+            raise IntegrityError(f"a layer of the base holds a whiteout without a name: {name!r}", "pin another digest")
         else:
             self._tree.remove(folder + b"/" + name[4:])
 

@@ -142,7 +142,9 @@ class RegistryStore:
         ) as response:
             stored = read_digest(response)
         if stored is not None and stored != digest:
-            raise IntegrityError(f"{self.label}: {doing}: the registry stored {stored} instead of {digest}", "use one that keeps manifests")
+            raise IntegrityError(
+                f"{self.label}: {doing}: the registry stored {stored} instead of {digest}", "use a registry that stores manifests unchanged"
+            )
         return digest
 
     def delete_manifest(self, repository: str, digest: Digest) -> bool:
@@ -162,7 +164,7 @@ class RegistryStore:
         except RegistryError as error:
             if error.status in (405, 501) or "UNSUPPORTED" in error.codes:
                 raise RemoteError(
-                    f"{self.label} deletes no manifests (HTTP {error.status}); nothing was removed from {repository}",
+                    f"{self.label} does not delete manifests (HTTP {error.status}); nothing was removed from {repository}",
                     "allow it (in distribution: storage.delete.enabled), or remove the images with the registry's own tools",
                 ) from error
             raise
@@ -264,7 +266,7 @@ class RegistryStore:
     def list_referrers(self, repository: str, digest: Digest) -> list[dict[str, Any]] | None:
         """``/v2/<name>/referrers/<digest>``, all pages: the entries as they are; None where the registry has no such API."""
         check_name(repository)
-        doing = f"{repository}: list what refers to {digest}"
+        doing = f"{repository}: list the referrers of {digest}"
         entries: list[dict[str, Any]] = []
         for page in iterate_pages(
             self._transport,

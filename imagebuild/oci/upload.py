@@ -87,7 +87,7 @@ def _send(transport: Transport, repository: str, descriptor: Descriptor, source:
         location = response.headers.get("Location")
         asked = response.url
     if not location:
-        raise RegistryError(f"{transport.host}: {doing}: the registry named no place to send it to", _REPORT, status=202)
+        raise RegistryError(f"{transport.host}: {doing}: the registry gave no URL for the upload", _REPORT, status=202)
     headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
     with transport.request(
         "PUT",

@@ -69,7 +69,7 @@ def test_lines_comments_and_continuations(tmp_path: Path) -> None:
         (f"--hash=sha256:{'0' * 64}", "line 2: --hash is not supported here"),
         (
             f"x @ https://x.example/x-1.0-py3-none-any.whl --hash=sha256:{'0' * 64} --hash=sha256:{'1' * 64}",
-            "line 2: one address has one file, and there are 2 hashes",
+            "line 2: a URL names one file, and there are 2 hashes",
         ),
         ("${NAME}", "is not a requirement"),
     ],

@@ -1,6 +1,6 @@
 """requirements.in and what it includes: PEP 508 lines, comments, continuations, ``-r FILE`` and ``-c FILE``.
 
-A requirement by address must be a wheel with its hash: ``name @ https://host/name-1.0-py3-none-any.whl#sha256=<64 hex digits>``. Any
+A requirement by URL must be a wheel with its hash: ``name @ https://host/name-1.0-py3-none-any.whl#sha256=<64 hex digits>``. Any
 requirement may end in ``--hash=sha256:<64 hex digits>``, several of them, as in pip's hash-checking mode.
 """
 
@@ -23,10 +23,10 @@ _INCLUDE = re.compile(r"(?:(?P<option>-r|-c)\s*|(?P<long>--requirement|--constra
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+(?:\[[^\]]*\])?\s*@\s*)?(?P<scheme>(?:[a-z]+\+)?[a-z]+)://")
 _HASH = re.compile(r"sha256=(?P<digest>[0-9a-fA-F]{64})")
 _OPTION_HASH = re.compile(r"(?P<algorithm>[a-z0-9]+):(?P<digest>[0-9a-fA-F]+)")
-_HASH_HINT = "add the wheel's hash: name @ ADDRESS#sha256=<64 hex digits>"
+_HASH_HINT = "add the wheel's hash: name @ URL#sha256=<64 hex digits>"
 _UNSUPPORTED = {
-    "-e": "editable installs have no place in an image",
-    "--editable": "editable installs have no place in an image",
+    "-e": "an image cannot hold editable installs",
+    "--editable": "an image cannot hold editable installs",
     "-i": "indexes are configured in team.toml, by name",
     "--index-url": "indexes are configured in team.toml, by name",
     "--extra-index-url": "indexes are configured in team.toml, each with the names it serves",
@@ -106,7 +106,7 @@ def _read_lines(
             continue
         name, where = match["file"].strip(), f"{shown} line {number}"
         if "://" in name:
-            raise ConfigurationError(f"{where}: a file from the network is no input of a lock", "copy it into the project and include that")
+            raise ConfigurationError(f"{where}: the inputs of a lock must be local files", "copy it into the project and include that")
         included = path.parent / name
         if not included.resolve().is_relative_to(root):
             raise ConfigurationError(f"{where}: {name} is not in the project's folder", "keep all inputs of a lock in the project")
@@ -158,7 +158,7 @@ def _parse_line(line: _Line) -> DirectRequirement:
     text, hashes = _split_hashes(where, content)
     requirement = _parse_requirement(where, text)
     if requirement.url:
-        raise ConfigurationError(f"{where}: not an address: {requirement.url!r}", "write https://...#sha256=...")
+        raise ConfigurationError(f"{where}: not a URL: {requirement.url!r}", "write https://...#sha256=...")
     return DirectRequirement(line.number, content, requirement, line.file, hashes)
 
 
@@ -187,7 +187,7 @@ def _parse_hash(where: str, value: str) -> str:
     match = _OPTION_HASH.fullmatch(value)
     if match is not None and match["algorithm"] in ("sha384", "sha512"):
         raise ConfigurationError(
-            f"{where}: a --hash by {match['algorithm']} cannot be checked: package indexes and locks tell sha256",
+            f"{where}: a --hash by {match['algorithm']} cannot be checked: package indexes and locks hold sha256",
             "write --hash=sha256:... (pip hash FILE prints it)",
         )
     if match is None or match["algorithm"] != "sha256" or len(match["digest"]) != 64:
@@ -208,7 +208,7 @@ def _parse_requirement(where: str, content: str) -> Requirement:
 def _parse_constraint(line: _Line) -> DirectRequirement:
     found = _parse_line(line)
     if found.requirement.url:
-        raise ConfigurationError(f"{found.where}: an address is not a constraint", f"put it into {REQUIREMENTS}, or limit the version here")
+        raise ConfigurationError(f"{found.where}: a URL is not a constraint", f"put it into {REQUIREMENTS}, or limit the version here")
     if found.requirement.extras:
         raise ConfigurationError(f"{found.where}: a constraint has no extras", f"ask for the extras in {REQUIREMENTS}")
     return found
@@ -224,7 +224,7 @@ def _parse_address(line: _Line, where: str, scheme: str) -> DirectRequirement:
         )
     if scheme not in ("http", "https"):
         raise ConfigurationError(
-            f"{where}: a requirement by address ({scheme}) cannot be locked: it is not the same on another machine",
+            f"{where}: a requirement by URL ({scheme}) cannot be locked: another machine may find other content there",
             "publish it as a wheel on an index, or put its source tree under packages/",
         )
     text, hashes = _split_hashes(where, line.content)
@@ -234,25 +234,25 @@ def _parse_address(line: _Line, where: str, scheme: str) -> DirectRequirement:
         parts = urlsplit(url)
         credentials = parts.username or parts.password
     except ValueError:
-        raise ConfigurationError(f"{where}: the address is none", "correct it") from None
+        raise ConfigurationError(f"{where}: the URL is invalid", "correct it") from None
     if credentials is not None:
-        raise ConfigurationError(f"{where}: the address holds credentials", "remove them (and change them); netrc is asked by host")
+        raise ConfigurationError(
+            f"{where}: the URL holds credentials", "remove them (and change them: they are in the history now); put them in netrc"
+        )
     if hashes and not parts.fragment:
         if len(hashes) > 1:
-            raise ConfigurationError(f"{where}: one address has one file, and there are {len(hashes)} hashes", "keep that file's own")
+            raise ConfigurationError(f"{where}: a URL names one file, and there are {len(hashes)} hashes", "keep that file's own")
         parts = parts._replace(fragment=f"sha256={min(hashes)}")
         requirement.url = parts.geturl()
     digest = _HASH.fullmatch(parts.fragment)
     if digest is None:
-        raise ConfigurationError(
-            f"{where}: an address without a sha256 cannot be locked: other bytes could come from there tomorrow", _HASH_HINT
-        )
+        raise ConfigurationError(f"{where}: a URL without a sha256 cannot be locked: its content may change", _HASH_HINT)
     filename = unquote(parts.path.rpartition("/")[2])
     try:
         wheel = parse_wheel_filename(filename)
     except InvalidWheelFilename:
         raise ConfigurationError(
-            f"{where}: {filename or url} is not a wheel: what is built is not what the hash is of",
+            f"{where}: {filename or url} is not a wheel: the hash of a source archive does not fix what is built from it",
             "publish a wheel, or put its source tree under packages/",
         ) from None
     if wheel[0] != canonicalize_name(requirement.name):
@@ -261,7 +261,7 @@ def _parse_address(line: _Line, where: str, scheme: str) -> DirectRequirement:
 
 
 def split_address(requirement: Requirement) -> tuple[str, str, str]:
-    """(address without the hash, wheel's file name, sha256) of a requirement by address that was read here."""
+    """(URL without the hash, wheel's file name, sha256) of a requirement by URL that was read here."""
     parts = urlsplit(requirement.url or "")
     return parts._replace(fragment="").geturl(), unquote(parts.path.rpartition("/")[2]), parts.fragment.partition("=")[2].lower()
 
