@@ -215,9 +215,7 @@ def assemble_layer(
     except OSError as error:
         raise explain_os_error(error, "writing the layer") from error
     if count != total:
-        raise IntegrityError(
-            f"the layer's tar has {count} bytes, its parts announced {total}", "run it again; if it fails again, clear the cache"
-        )
+        raise IntegrityError(f"the layer's tar has {count} bytes, its parts announced {total}", "run it again, or clear the cache")
     packages = _share_bytes(ordered, size if codec.single else None)
     installed = sum(item.installed for item in packages) + sum(len(item.data) for item in extra)
     return Layer(

@@ -137,7 +137,7 @@ def test_a_bundle_that_was_made_up(packed: Packed, site: Path, tmp_path: Path) -
     text = (packed.bundle / "bundle.json").read_text()
     (folder / "bundle.json").write_text(text.replace('"alpha"', '"omega"'))
     arguments = ("image", "--offline", "--bundle", str(folder))
-    run_unplugged(site, *arguments, "--bundle-digest", packed.digest).refused(8, "is not the one that was asked for")
+    run_unplugged(site, *arguments, "--bundle-digest", packed.digest).refused(8, "is not the expected one")
     (folder / "bundle.json").write_text(text.replace('"project/images/common.in"', '"project/../../common.in"'))
     run_unplugged(site, *arguments).refused(8, "names a file outside the bundle")
 

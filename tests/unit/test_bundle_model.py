@@ -81,7 +81,7 @@ def test_another_bundle_than_the_one_asked_for(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path, {})
     assert Bundle(tmp_path, bundle.digest).manifest.team == "cosml"
     assert bundle.digest == "sha256:" + hashlib.sha256((tmp_path / "bundle.json").read_bytes()).hexdigest()
-    with pytest.raises(IntegrityError, match="is not the one that was asked for") as caught:
+    with pytest.raises(IntegrityError, match="is not the expected one") as caught:
         Bundle(tmp_path, "sha256:" + "0" * 64)
     assert caught.value.exit_code == 8
 
