@@ -117,7 +117,7 @@ class BundleContents(msgspec.Struct, frozen=True):
 def pack_bundle(output: Path, contents: BundleContents, report: Callable[[str], None]) -> tuple[str, BundleManifest]:
     """Write the bundle to ``output``, which must not be there or be empty; the digest of its bundle.json, and what that says."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} is there already", "name a new folder for the bundle")
+        raise UsageError(f"{output} exists already", "name a new folder for the bundle")
     base, team = contents.base, contents.team
     try:
         with scratch_folder(output.absolute().parent) as scratch:

@@ -67,7 +67,7 @@ def test_a_name_for_good(store: LayoutStore) -> None:
     assert listing.foreign == 0
     assert len(listing.entries) == 24  # a second tag is no second image
     for other in ("churn", "risk"):
-        with pytest.raises(UsageError, match=r"'churn-q3' is .*, for good"):
+        with pytest.raises(UsageError, match=r"'churn-q3' belongs to .*, for good"):
             keep_image(store, listing, find_entry(listing, other), "churn-q3")
 
 

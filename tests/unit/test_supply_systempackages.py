@@ -175,4 +175,4 @@ def test_a_mirror_without_the_system_s_data(tmp_path: Path) -> None:
     with serve(lambda asked: Answer(200, {}, data[asked.path]) if asked.path in data else Answer(404)) as server:
         folder = fetch_dataset(f"http://{server.host}/osv", tmp_path / "cache", lines.append, ("Red Hat", "Debian"))
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("all.zip")) == ["PyPI/all.zip", "Red Hat/all.zip"]
-    assert any("Debian/all.zip: not there" in line for line in lines)
+    assert any("Debian/all.zip: missing" in line for line in lines)

@@ -50,13 +50,13 @@ class EditedFile:
             where = f" line {mark.line + 1 + self._preamble.count(chr(10))}:" if mark is not None else ""
             problem = str(getattr(error, "problem", None) or "cannot be read").partition("\n")[0]
             raise ConfigurationError(
-                f"{self.name}:{where} no YAML: {problem}", "merge into a file that kubectl or helm would take"
+                f"{self.name}:{where} not YAML: {problem}", "merge into a file that kubectl or helm would take"
             ) from None
         if not loaded:
             hint = "leave --merge out for a new document; a shell's > FILE empties FILE first: --in-place"
             raise ConfigurationError(f"{self.name} is empty", hint)
         if not all(isinstance(document, dict) for document in loaded):
-            raise ConfigurationError(f"{self.name} holds a document that is no mapping", "expected key: value lines")
+            raise ConfigurationError(f"{self.name} holds a document that is not a mapping", "expected key: value lines")
         for document in loaded:
             _sink_ends(document)
         return loaded
@@ -90,7 +90,7 @@ def get_mapping(parent: Any, key: str, where: str) -> Any:
     if parent.get(key) is None:
         set_value(parent, key, {})
     if not isinstance(parent[key], dict):
-        raise ConfigurationError(f"{where}: {key} is no mapping", "merge into a document of that kind, or leave --merge out")
+        raise ConfigurationError(f"{where}: {key} is not a mapping", "merge into a document of that kind, or leave --merge out")
     return parent[key]
 
 
@@ -99,7 +99,7 @@ def get_list(parent: Any, key: str, where: str) -> Any:
     if parent.get(key) is None:
         set_value(parent, key, [])
     if not isinstance(parent[key], list):
-        raise ConfigurationError(f"{where}: {key} is no list", "merge into a document of that kind, or leave --merge out")
+        raise ConfigurationError(f"{where}: {key} is not a list", "merge into a document of that kind, or leave --merge out")
     return parent[key]
 
 

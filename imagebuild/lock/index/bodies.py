@@ -61,7 +61,7 @@ class Bodies:
         size = 0
         for block in self._read_blocks(file):
             if self.client.stopped.is_set():
-                raise RemoteError(f"{file.filename} was not fetched to its end", "run it again; nothing was kept")
+                raise RemoteError(f"{file.filename} was not fetched completely", "run it again; nothing was kept")
             size += len(block)
             if file.size and size > file.size:
                 break
@@ -72,10 +72,10 @@ class Bodies:
         found = digest.hexdigest()
         if (file.size and size != file.size) or (file.sha256 and found != file.sha256):
             raise IntegrityError(
-                f"{package}: {file.filename} from index {self.index.name!r} is not the file that was promised",
-                "nothing was kept; if it stays, somebody replaced the file: do not use that index until you know why",
+                f"{package}: {file.filename} from index {self.index.name!r} is not the expected file",
+                "nothing was kept; if it happens again, somebody replaced the file: do not use that index until you know why",
                 (
-                    f"expected sha256 {file.sha256 or '(none told)'}" + (f", {file.size} bytes" if file.size else ""),
+                    f"expected sha256 {file.sha256 or '(none given)'}" + (f", {file.size} bytes" if file.size else ""),
                     f"got      sha256 {found}" if size == file.size or not file.size else f"got      more than {file.size} bytes",
                 ),
             )

@@ -115,7 +115,7 @@ class Upstream:
         except ValueError as error:
             raise RemoteError(
                 f"package index {self.index.name!r} sent a page for {name} that cannot be read: {error}",
-                "tell its owners, or use another index",
+                "report it to the index's operators, or use another index",
             ) from None
         raise RemoteError(
             f"package index {self.index.name!r} answered {name} with {answer.content_type[:60]!r}",
@@ -160,8 +160,8 @@ class Upstream:
         found = hashlib.sha256(body).hexdigest()
         if found != file.metadata_sha256:
             raise IntegrityError(
-                f"the metadata of {file.filename} on index {self.index.name!r} is not what its page promises",
-                "try again; if it stays, tell the index's owners",
+                f"the metadata of {file.filename} on index {self.index.name!r} does not have the hash on its page",
+                "try again; if it fails again, report it to the index's operators",
                 (f"expected sha256 {file.metadata_sha256}", f"got      sha256 {found}"),
             )
         return body
@@ -217,7 +217,8 @@ class Upstream:
             with self.client.send(file.url, headers, file.filename, body=True) as part:
                 if part.status_code != 206 or len(part.content) != end - start:
                     raise RemoteError(
-                        f"package index {self.index.name!r} answered a range of {file.filename} with something else", "try again later"
+                        f"package index {self.index.name!r} answered a request for a range of {file.filename} with other content",
+                        "try again later",
                     )
                 return part.content
 
