@@ -13,7 +13,10 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from imagebuild.base.cutout import Cutter, FoundPython
+import msgspec
+from packaging import tags
+
+from imagebuild.base.cutout import Cutter, FoundPython, VirtualEnvironment
 from imagebuild.base.interpreter import Findings, python_path
 from imagebuild.base.model import Interpreter
 from imagebuild.base.tree import SqliteTree
@@ -50,12 +53,79 @@ def _refuse(python: FoundPython, platform: Platform, why: str) -> ConfigurationE
     )
 
 
-def estimate_interpreter(
-    tree: SqliteTree, cutter: Cutter, python: FoundPython, platform: Platform, environment: Mapping[str, str]
-) -> Findings:
-    """The same answer as :func:`imagebuild.base.interpreter.describe_interpreter`, from files alone."""
-    from packaging import tags
+class _Installation(msgspec.Struct, frozen=True):
+    """What the base's files say of its Python; everything else follows from it."""
 
+    machine: str  # as in platform tags: x86_64
+    root: str  # the prefix of the standard library, without a slash at the end: "" for /
+    short: str  # 3.11
+    version: str  # 3.11.2
+    glibc: str  # 2.36
+    magic: str  # importlib's number in digits
+    library: str  # the folder that holds the standard library's: /usr/lib
+    debian: bool  # sysconfig has Debian's schemes
+    venv: VirtualEnvironment | None
+
+    @property
+    def name(self) -> str:
+        return f"python{self.short}"
+
+    @property
+    def own(self) -> str:
+        """sys.prefix."""
+        return self.venv.prefix if self.venv else (self.root or "/")
+
+    @property
+    def platlib(self) -> str:
+        """``lib``, or ``lib64`` where the distribution has that."""
+        return posixpath.basename(self.library)
+
+    def list_sites(self, prefix: str) -> list[str]:
+        """The folders of packages below a prefix, in the order of sys.path."""
+        site = [f"{prefix}/lib/{self.name}/site-packages"] if self.venv or not self.debian else []
+        if not self.debian:
+            return [f"{prefix}/{self.platlib}/{self.name}/site-packages", *site]
+        folders = (f"local/lib/{self.name}/dist-packages", "lib/python3/dist-packages", f"lib/{self.name}/dist-packages")
+        return [*site, *(f"{prefix}/{folder}" for folder in folders)]
+
+    def list_paths(self) -> dict[str, str]:
+        """Where pip installs to (sysconfig's scheme): Debian's Python has its own for what does not come with Debian."""
+        local = f"{self.own}/local" if self.debian and self.venv is None else self.own
+        packages = "dist-packages" if self.debian and self.venv is None else "site-packages"
+        return {
+            "purelib": f"{local}/lib/{self.name}/{packages}",
+            "platlib": f"{local}/{'lib' if self.debian else self.platlib}/{self.name}/{packages}",
+            "scripts": f"{local}/bin",
+            "data": local,
+            "include": f"{self.own}/include/site/{self.name}" if self.venv else f"{self.own}/include/{self.name}",
+        }
+
+    def list_markers(self) -> dict[str, str]:
+        """The PEP 508 environment of CPython on Linux; what is the kernel's stays empty."""
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": self.version,
+            "os_name": "posix",
+            "platform_machine": self.machine,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": self.version,
+            "python_version": self.short,
+            "sys_platform": "linux",
+        }
+
+    def list_tags(self) -> tuple[str, ...]:
+        """Wheel tags, best first."""
+        digits = self.short.replace(".", "")
+        platforms = list(list_platform_tags(self.glibc, self.machine))
+        numbers = tuple(int(part) for part in self.short.split("."))
+        own = tags.cpython_tags(numbers, abis=[f"cp{digits}"], platforms=platforms)
+        return (*map(str, own), *map(str, tags.compatible_tags(numbers, interpreter=f"cp{digits}", platforms=platforms)))
+
+
+def _read_installation(tree: SqliteTree, cutter: Cutter, python: FoundPython, platform: Platform) -> _Installation:
     machine = _MACHINES.get(platform.architecture)
     prefix, short, threads = cutter.find_standard_library(python.runnable)
     root = prefix.rstrip("/")
@@ -63,10 +133,7 @@ def estimate_interpreter(
         raise _refuse(python, platform, "is of a kind that imagebuild cannot describe without running it")
     pattern = rb"\0(%s\.[0-9]+(?:(?:a|b|rc)[0-9]+)?)\+?\0" % re.escape(short.encode())
     libraries = (f"{folder}/libpython{short}.so.1.0" for folder in cutter.library_folders(root))
-    version = next(
-        (found for path in (python.runnable, *libraries) if (found := _search(cutter.file(path), pattern))),
-        "",
-    )
+    version = next((found for path in (python.runnable, *libraries) if (found := _search(cutter.file(path), pattern))), "")
     libc = next((cutter.file(f"{folder}/libc.so.6") for folder in cutter.library_folders(root) if cutter.file(f"{folder}/libc.so.6")), None)
     glibc = _search(libc, rb"GNU C Library[^\n]{0,200}? release version (2\.[0-9]+)")
     if not version or not glibc:
@@ -76,67 +143,35 @@ def estimate_interpreter(
     magic = _search(cutter.file(f"{folder}/importlib/_bootstrap_external.py"), rb"MAGIC_NUMBER = \(([0-9]+)\)\.to_bytes\(2")
     sysconfig = cutter.file(f"{folder}/sysconfig.py") or cutter.file(f"{folder}/sysconfig/__init__.py")
     debian, fedora = bool(_search(sysconfig, rb"(posix_local)")), bool(_search(sysconfig, rb"(rpm_prefix)"))
-    venv = python.environment
-    if sysconfig is None or (fedora and venv is None):
+    if sysconfig is None or (fedora and python.environment is None):
         raise _refuse(python, platform, "has an install scheme of its own")
-    own = venv.prefix if venv else (root or "/")
-    name, platlib = f"python{short}", posixpath.basename(library)
+    return _Installation(machine, root, short, version, glibc, magic, library, debian, python.environment)
 
-    def site_folders(base: str) -> list[str]:
-        site = [f"{base}/lib/{name}/site-packages"] if venv or not debian else []
-        if debian:
-            return [
-                *site,
-                f"{base}/local/lib/{name}/dist-packages",
-                f"{base}/lib/python3/dist-packages",
-                f"{base}/lib/{name}/dist-packages",
-            ]
-        return [f"{base}/{platlib}/{name}/site-packages", *site]
 
-    local = f"{own}/local" if debian and venv is None else own
-    packages = "dist-packages" if debian and venv is None else "site-packages"
-    digits = short.replace(".", "")
-    platforms = list(list_platform_tags(glibc, machine))
-    numbers = tuple(int(part) for part in short.split("."))
+def estimate_interpreter(
+    tree: SqliteTree, cutter: Cutter, python: FoundPython, platform: Platform, environment: Mapping[str, str]
+) -> Findings:
+    """The same answer as :func:`imagebuild.base.interpreter.describe_interpreter`, from files alone."""
+    found = _read_installation(tree, cutter, python, platform)
+    venv, own = found.venv, found.own
     interpreter = Interpreter(
         path=python.path,
         executable=python.executable,
-        version=version,
+        version=found.version,
         implementation="cpython",
-        cache_tag=f"cpython-{digits}",
+        cache_tag=f"cpython-{found.short.replace('.', '')}",
         # The pyc header's first four bytes: the number, then CR LF (importlib, PEP 3147).
-        magic=(int(magic).to_bytes(2, "little") + b"\r\n").hex() if magic else "",
+        magic=(int(found.magic).to_bytes(2, "little") + b"\r\n").hex() if found.magic else "",
         environment="venv" if venv else "conda" if tree.follow(f"{own}/conda-meta") else "system",
         prefix=own,
-        base_prefix=root or "/",
-        paths={
-            "purelib": f"{local}/lib/{name}/{packages}",
-            "platlib": f"{local}/{'lib' if debian else platlib}/{name}/{packages}",
-            "scripts": f"{local}/bin",
-            "data": local,
-            "include": f"{own}/include/site/{name}" if venv else f"{own}/include/{name}",
-        },
-        markers={
-            "implementation_name": "cpython",
-            "implementation_version": version,
-            "os_name": "posix",
-            "platform_machine": machine,
-            "platform_python_implementation": "CPython",
-            "platform_release": "",
-            "platform_system": "Linux",
-            "platform_version": "",
-            "python_full_version": version,
-            "python_version": short,
-            "sys_platform": "linux",
-        },
-        tags=(
-            *map(str, tags.cpython_tags(numbers, abis=[f"cp{digits}"], platforms=platforms)),
-            *map(str, tags.compatible_tags(numbers, interpreter=f"cp{digits}", platforms=platforms)),
-        ),
-        libc=f"glibc {glibc}",
-        externally_managed=venv is None and tree.get(f"{folder}/EXTERNALLY-MANAGED") is not None,
+        base_prefix=found.root or "/",
+        paths=found.list_paths(),
+        markers=found.list_markers(),
+        tags=found.list_tags(),
+        libc=f"glibc {found.glibc}",
+        externally_managed=venv is None and tree.get(f"{found.library}/{found.name}/EXTERNALLY-MANAGED") is not None,
     )
-    folders = site_folders(own)
+    folders = found.list_sites(own)
     if venv and venv.system_site_packages:
-        folders += site_folders(root or "/")
+        folders += found.list_sites(found.root or "/")
     return Findings(interpreter, (*python_path(environment), *folders))

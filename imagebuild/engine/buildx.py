@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,11 @@ import msgspec
 
 from imagebuild.base.model import Base
 from imagebuild.base.sites import find_sites
+from imagebuild.engine.options import BuildContext, DockerOptions
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, RemoteError
 from imagebuild.layer.model import Codec
 from imagebuild.layer.reading import ForeignLayer, read_foreign_layer
 from imagebuild.layer.tar.frame import MEDIA_TYPES
-from imagebuild.lock.file.model import Lock
 from imagebuild.oci.compression import CHUNK
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Descriptor, Digest, ImageConfig, Index, Manifest
@@ -77,21 +77,24 @@ class BuildInputs(msgspec.Struct, frozen=True):
     output: dict[str, str]  # the exporter's options, without its destination
 
 
-def make_build_inputs(
-    recipe: Recipe, base: Base, *, context: Path, layout: Path | None, secrets: Mapping[str, Path] | None = None
-) -> BuildInputs:
-    """The inputs of ``recipe``. ``layout``: the layout folder that holds the base when no registry does."""
-    contexts = {"wheels": str(context / "wheels")}
+def make_build_inputs(recipe: Recipe, base: Base, context: BuildContext) -> BuildInputs:
+    """The inputs of ``recipe``."""
+    contexts = {"wheels": str(context.folder / "wheels")}
     if not base.registry:
-        if layout is None:
+        if context.layout is None:
             raise BuildError(f"base {base.name} is in a layout folder, and none was given", "this is a defect; please report it")
-        contexts[docker_reference(base)] = f"oci-layout://{layout}@{base.pinned}"
+        contexts[docker_reference(base)] = f"oci-layout://{context.layout}@{base.pinned}"
     return BuildInputs(
         contexts,
         {"SOURCE_DATE_EPOCH": str(created_epoch(recipe.created))},
-        tuple(f"id={name},src={path}" for name, path in sorted((secrets or {}).items())),
+        list_secrets(context.secrets),
         {"oci-mediatypes": "true", "rewrite-timestamp": "true", **compression_options(recipe.codec)},
     )
+
+
+def list_secrets(secrets: Mapping[str, Path]) -> tuple[str, ...]:
+    """The values of ``--secret``."""
+    return tuple(f"id={name},src={path}" for name, path in sorted(secrets.items()))
 
 
 def compression_options(codec: Codec) -> dict[str, str]:
@@ -128,77 +131,62 @@ def connect_docker() -> DockerClient:
 def build_layer_with_docker(
     recipe: Recipe,
     base: Base,
-    lock: Lock,
-    context: Path,
-    *,
-    layout: Path | None,
+    context: BuildContext,
     out: Path,
-    builder: str | None = None,
-    secrets: Mapping[str, Path] | None = None,
-    network: str | None = None,
-    cache: bool = True,
+    options: DockerOptions,
+    *,
     push: PushTarget | None = None,
-    attest: Sequence[str] = (),
     report: Callable[[str], object] = str,
 ) -> DockerBuild:
-    """Build ``context`` (Dockerfile and wheels/) and put the one layer it adds into ``out``.
+    """Build ``context`` and put the one layer it adds into ``out``. ``push``: the builder pushes, and the layer is read back from there.
 
-    ``builder``: a name of ``docker buildx ls``; ``secrets``: files for the RUN's secret mounts by id; ``network``: ``host``
-    where an apt step reaches no mirror through the builder's own (wheels are installed without any); ``cache=False``
-    builds again what the builder has kept; ``push``: the builder pushes, and the layer is read back from there;
-    ``attest``: which of provenance and sbom the builder is asked for. BuildError with the failing program's last word;
-    ConfigurationError when docker, its engine, buildx or the builder is missing; IntegrityError when the base's layers are not the base's.
+    BuildError with the failing program's last word; ConfigurationError when docker, its engine, buildx or the builder is
+    missing; IntegrityError when the base's layers are not the base's.
     """
     client = connect_docker()
-    inputs = make_build_inputs(recipe, base, context=context, layout=layout, secrets=secrets)
+    inputs = make_build_inputs(recipe, base, context)
     if push is not None:
-        _require_pushing(client, builder)
+        _require_pushing(client, options.builder)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-docker-") as folder:
         result, told = Path(folder) / "image", Path(folder) / "told.json"
         store, repository = (push.store, push.repository) if push else (LayoutStore(result), "image")
-        destination = {"type": "oci", "tar": "false", "dest": str(result)}
-        if push:
-            # By digest: nothing has the tag before the budget and the audit have seen the layer.
-            destination = {
-                "type": "image",
-                "name": store.image_name(repository),
-                "push": "true",
-                "push-by-digest": "true",
-                "unpack": "false",
-                "store": "false",  # nothing of it stays in the builder's own image store
-            }
-        where = f"builder {builder}" if builder else "docker"
         system = f" and {len(recipe.system)} system packages" if recipe.system else ""
-        report(f"{recipe.team}: {where} installs {len(lock.packages)} wheels{system}")
-        run_build(
-            client,
-            {
-                "context_path": context,
-                "file": context / "Dockerfile",
-                "build_args": inputs.arguments,
-                "build_contexts": inputs.contexts,
-                "secrets": list(inputs.secrets),
-                "platforms": [recipe.platform],
-                "builder": builder,
-                "network": network,
-                "allow": ["network.host"] if network == "host" else [],
-                "cache": cache,
-                "provenance": {"mode": "max"} if "provenance" in attest else False,
-                "sbom": "sbom" in attest,
-                "metadata_file": told,
-                "output": {**destination, **inputs.output},
-            },
-            builder,
-        )
+        report(f"{recipe.team}: {options.where} installs {len(recipe.packages)} wheels{system}")
+        arguments = {
+            "context_path": context.folder,
+            "file": context.folder / "Dockerfile",
+            "build_args": inputs.arguments,
+            "build_contexts": inputs.contexts,
+            "secrets": list(inputs.secrets),
+            "platforms": [recipe.platform],
+            "metadata_file": told,
+            "output": {**_choose_output(result, push), **inputs.output},
+            **options.arguments(),
+        }
+        run_build(client, arguments, options.builder)
         image = _find_image(store, repository, _read_digest(told))
         layer, statements = _take_layer(image, base, recipe.codec, out), _read_statements(image)
-    epoch = created_epoch(recipe.created)
-    if layer.newest > epoch:
-        report(f"{recipe.team}: {where} cannot rewrite timestamps: another build of this lock will have another diff_id")
+    if layer.newest > created_epoch(recipe.created):
+        report(f"{recipe.team}: {options.where} cannot rewrite timestamps: another build of this lock will have another diff_id")
     if layer.system is not None and base.interpreter.executable in layer.system.listed:
         raise BuildError("apt would replace the base's Python", "the lock was made for the base's own; take a newer base")
     return DockerBuild(layer, statements)
+
+
+def _choose_output(result: Path, push: PushTarget | None) -> dict[str, str]:
+    """The exporter and where it writes to: the folder ``result``, or a registry."""
+    if push is None:
+        return {"type": "oci", "tar": "false", "dest": str(result)}
+    # By digest: nothing has the tag before the budget and the audit have seen the layer.
+    return {
+        "type": "image",
+        "name": push.store.image_name(push.repository),
+        "push": "true",
+        "push-by-digest": "true",
+        "unpack": "false",
+        "store": "false",  # nothing of it stays in the builder's own image store
+    }
 
 
 def _require_pushing(client: DockerClient, builder: str | None) -> None:

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from imagebuild.base.model import Base
-from imagebuild.engine.buildx import connect_docker, run_build
+from imagebuild.engine.buildx import connect_docker, list_secrets, run_build
+from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import BuildError
 from imagebuild.lock.wheels.sdist import SourceOrder
 from imagebuild.recipe import docker_reference, render_apt_mounts, render_apt_steps
@@ -57,62 +58,58 @@ def build_source_wheel(
     layout: Path,
     system: tuple[str, ...] = (),
     secrets: Mapping[str, Path] | None = None,
-    builder: str | None = None,
-    network: str | None = None,
-    cache: bool = True,
+    options: DockerOptions,
 ) -> Path:
-    """Build ``order`` inside ``base``; the wheel, in the folder ``out``. ``cache=False``: whatever the builder has kept.
+    """Build ``order`` inside ``base``; the wheel, in the folder ``out``.
 
     BuildError with the compiler's last words; ConfigurationError when docker, its engine, buildx or the builder is missing.
     """
     client = connect_docker()
     with tempfile.TemporaryDirectory(dir=out, prefix="context-") as name:
         context = Path(name)
-        (context / "requires").mkdir()
-        for path in (order.archive, *order.requires):
-            target = context / ("requires" if path is not order.archive else ".") / path.name
-            try:
-                os.link(path, target)
-            except OSError:
-                shutil.copyfile(path, target)
+        _lay_out(order, context)
         dockerfile = context / "Dockerfile"
         dockerfile.write_text(render_source_dockerfile(base, order.archive.name, order.epoch, system), encoding="utf-8")
         contexts = {"source": str(context)}
         if not base.registry:
             contexts[docker_reference(base)] = f"oci-layout://{layout}@{base.pinned}"
         result = out / "wheels"
+        arguments = {
+            "context_path": context,
+            "file": dockerfile,
+            "build_contexts": contexts,
+            "secrets": list(list_secrets(secrets or {})),
+            "platforms": [str(base.inventory.platform)],
+            "output": {"type": "local", "dest": str(result)},
+            **options.arguments(network=bool(system)),
+        }
         try:
-            run_build(
-                client,
-                {
-                    "context_path": context,
-                    "file": dockerfile,
-                    "build_contexts": contexts,
-                    "secrets": [f"id={name},src={path}" for name, path in sorted((secrets or {}).items())],
-                    "platforms": [str(base.inventory.platform)],
-                    "builder": builder,
-                    "network": network if system else None,
-                    "allow": ["network.host"] if system and network == "host" else [],
-                    "cache": cache,
-                    "provenance": False,
-                    "sbom": False,
-                    "output": {"type": "local", "dest": str(result)},
-                },
-                builder,
-                _READ_LINES,
-            )
+            run_build(client, arguments, options.builder, _READ_LINES)
         except BuildError as error:
-            # Compilers, linkers and Python say "error:"; what pip says after it is that something failed.
-            told = [
-                line.strip() for line in error.details if re.search(r"\b[Ee]rror: ", line) and not line.startswith(("ERROR: ", "note: "))
-            ]
-            reason = told[0] if told else error.message.removeprefix("the build's RUN failed: ")
-            raise BuildError(
-                f"{order.name} {order.version} cannot be built in base {base.name}: {reason}",
-                "compilers and headers are Debian packages: [source] system in team.toml; Python ones: [source] requires",
-                error.details[-_SHOWN_LINES:],
-            ) from None
+            raise _explain_failure(order, base, error) from None
     wheels = sorted(result.glob("*.whl"))
     if len(wheels) != 1:
         raise BuildError(f"{order.name} {order.version}: its build made {len(wheels)} wheels, not one", "ask for another version")
     return wheels[0]
+
+
+def _lay_out(order: SourceOrder, context: Path) -> None:
+    """The archive, and beside it what it builds with."""
+    (context / "requires").mkdir()
+    for path in (order.archive, *order.requires):
+        target = context / ("requires" if path is not order.archive else ".") / path.name
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copyfile(path, target)
+
+
+def _explain_failure(order: SourceOrder, base: Base, error: BuildError) -> BuildError:
+    # Compilers, linkers and Python say "error:"; what pip says after it is that something failed.
+    told = [line.strip() for line in error.details if re.search(r"\b[Ee]rror: ", line) and not line.startswith(("ERROR: ", "note: "))]
+    reason = told[0] if told else error.message.removeprefix("the build's RUN failed: ")
+    return BuildError(
+        f"{order.name} {order.version} cannot be built in base {base.name}: {reason}",
+        "compilers and headers are Debian packages: [source] system in team.toml; Python ones: [source] requires",
+        error.details[-_SHOWN_LINES:],
+    )

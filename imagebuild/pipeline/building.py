@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagebuild.engine.options import BuildContext, DockerOptions
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.files import scratch_folder, write_atomic
 from imagebuild.layer.memberstore import hash_file
@@ -101,16 +101,7 @@ def adapt_context(workspace: Workspace, plan: Plan, folder: Path, wheels: dict[s
 
 
 def build_docker_layer(
-    workspace: Workspace,
-    plan: Plan,
-    folder: Path,
-    out: Path,
-    *,
-    builder: str | None = None,
-    network: str | None = None,
-    cache: bool = True,
-    push: bool = False,
-    attest: Sequence[str] = (),
+    workspace: Workspace, plan: Plan, folder: Path, out: Path, options: DockerOptions, *, push: bool = False
 ) -> DockerBuild:
     """The layer by the docker engine, audited; ``folder`` is :func:`prepare_context`'s. ``push``: by the builder, to the target."""
     from imagebuild.engine.aptsources import prepare_apt_secrets
@@ -118,22 +109,11 @@ def build_docker_layer(
     from imagebuild.layer.invariants import check_layer
 
     base, recipe = plan.base, plan.recipe
-    with scratch_folder(workspace.cache) as secrets:
-        built = build_layer_with_docker(
-            recipe,
-            base,
-            plan.lock,
-            folder,
-            layout=workspace.layout.folder,
-            out=out,
-            builder=builder,
-            network=network,
-            secrets=prepare_apt_secrets(base, secrets) if recipe.system else None,
-            cache=cache,
-            push=PushTarget(workspace.target, plan.repository) if push else None,
-            attest=attest,
-            report=workspace.report,
-        )
+    with scratch_folder(workspace.cache) as scratch:
+        secrets = prepare_apt_secrets(base, scratch) if recipe.system else {}
+        target = PushTarget(workspace.target, plan.repository) if push else None
+        context = BuildContext(folder, workspace.layout.folder, secrets)
+        built = build_layer_with_docker(recipe, base, context, out, options, push=target, report=workspace.report)
     gone = frozenset(find_removal(base, recipe.replaced).owners)
     check_layer(built.layer, base=base, extra=recipe.extra_files, whiteouts=gone, foreign=True, system=built.layer.system)
     return built
@@ -147,8 +127,8 @@ def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
 
     folder, wheels = prepare_context(workspace, plan)
     adapt_context(workspace, plan, folder, wheels, docker=True)
-    secrets = prepare_apt_secrets(plan.base, folder / "secrets") if plan.recipe.system else None
-    inputs = make_build_inputs(plan.recipe, plan.base, context=folder, layout=workspace.layout.folder, secrets=secrets)
+    secrets = prepare_apt_secrets(plan.base, folder / "secrets") if plan.recipe.system else {}
+    inputs = make_build_inputs(plan.recipe, plan.base, BuildContext(folder, workspace.layout.folder, secrets))
     return BakeTarget(plan.recipe, inputs, folder, f"{workspace.host}/{plan.repository}" if workspace.host else plan.repository)
 
 
@@ -219,7 +199,7 @@ def build_twins(workspace: Workspace, plan: Plan, *, builder: str | None = None)
     folder, wheels = prepare_context(workspace, plan)
     adapt_context(workspace, plan, folder, wheels, docker=True)
     with scratch_folder(workspace.cache) as scratch:
-        docker = build_docker_layer(workspace, plan, folder, scratch / "docker.layer", builder=builder).layer
+        docker = build_docker_layer(workspace, plan, folder, scratch / "docker.layer", DockerOptions(builder)).layer
         direct = build_direct_layer(workspace, plan, wheels, scratch / "direct.layer")
         workspace.report(f"{plan.team.name}: comparing the two layers")
         (scratch / "kept").mkdir()

@@ -10,9 +10,11 @@ import msgspec
 
 from imagebuild import annotations as names
 from imagebuild.engine.image import DerivedImage, derive_attested_index, derive_image
+from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import RemoteError, UsageError
 from imagebuild.files import scratch_folder, write_atomic
 from imagebuild.layer.model import Layer
+from imagebuild.oci.copy import CopyPlan, copy_blobs, plan_copy
 from imagebuild.oci.model import Digest, Platform
 from imagebuild.pipeline.bases import open_base_store
 from imagebuild.pipeline.building import adapt_context, build_direct_layer, build_docker_layer, prepare_context
@@ -25,7 +27,7 @@ from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
     from imagebuild.engine.buildx import Statement
-    from imagebuild.oci.copy import CopyPlan
+    from imagebuild.size.budget import LastImage
 
 
 class BuildOptions(msgspec.Struct, frozen=True):
@@ -38,6 +40,11 @@ class BuildOptions(msgspec.Struct, frozen=True):
     attest: tuple[str, ...] = ()  # docker's attestations, pushed beside the image
     companions: bool = True  # lock, recipe, SBOM and provenance, as referrers
 
+    @property
+    def docker(self) -> DockerOptions:
+        """Those of the docker engine."""
+        return DockerOptions(self.builder, self.network, attest=self.attest)
+
 
 def check_options(workspace: Workspace, plan: Plan, options: BuildOptions) -> None:
     """UsageError for what only the docker engine, or only a registry, can do."""
@@ -48,68 +55,105 @@ def check_options(workspace: Workspace, plan: Plan, options: BuildOptions) -> No
         raise UsageError("--push needs a registry", "add --registry HOST/NAMESPACE")
 
 
+class BuiltLayer(msgspec.Struct, frozen=True):
+    """The layer of either engine, and what was learnt while it was made."""
+
+    layer: Layer
+    folder: Path  # Dockerfile and build context
+    wheels: dict[str, Path]  # by package
+    repaired: dict[str, int]  # package -> wrong rows of its wheel's RECORD
+    system: dict[str, str] = {}  # Debian packages that apt installed -> version
+    knows_system: bool = False  # whether ``system`` was looked for
+    statements: tuple[Statement, ...] = ()  # of the builder, about its own image
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """Those known only after the build."""
+        return {names.SYSTEM: msgspec.json.encode(self.system, order="sorted").decode()} if self.knows_system else {}
+
+
 def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tuple[DerivedImage, Digest, bool]:
     """Build with the recipe's engine, check, push: the image, its digest, and whether the base's layers were left out."""
-    from imagebuild.oci.copy import copy_blobs, plan_copy
-
-    base, recipe = plan.base, plan.recipe
-    report_missing_programs(workspace, plan.team, base, plan.lock)
+    report_missing_programs(workspace, plan.team, plan.base, plan.lock)
     last = find_last_image(workspace, plan)
     require_prediction(predict_size(workspace, plan, last))
-    target = workspace.target
-    source = open_base_store(workspace, base)
-    # A layout folder may be sparse: base blobs it lacks stay where they are unless a copy is asked for.
-    sparse = target is workspace.layout and source is not target and not options.copy_base
-
-    def plan_base_copy() -> CopyPlan | None:
-        return None if sparse else plan_copy(source, base.repository, target, plan.repository, base.manifest.layers)
-
-    copy_plan = None if options.push else plan_base_copy()  # a builder that pushes brings the base's layers along
-    if copy_plan is not None and copy_plan.to_copy and not options.copy_base:
-        copy_blobs(copy_plan, False, workspace.report)  # raises: says what would be copied
-    folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
-    repaired = adapt_context(workspace, plan, folder, wheels, docker=recipe.engine == "docker")
+    copying = BaseCopy(workspace, plan, options)
+    copying.check()
     with scratch_folder(workspace.cache) as scratch:
-        found: dict[str, str] = {}
-        system: dict[str, str] = {}
-        layer: Layer
-        if recipe.engine == "docker":
-            made = build_docker_layer(
-                workspace,
-                plan,
-                folder,
-                scratch / "layer",
-                builder=options.builder,
-                network=options.network,
-                push=options.push,
-                attest=options.attest,
-            )
-            layer, statements = made.layer, made.statements
-            if made.layer.system is not None:
-                system = made.layer.system.versions
-                found[names.SYSTEM] = msgspec.json.encode(system, order="sorted").decode()
-        else:
-            layer, statements = build_direct_layer(workspace, plan, wheels, scratch / "layer"), ()
-            repaired = layer.repaired
-        size = measure_size(plan, layer, last)
-        write_atomic(folder / "size.json", encode_size_report(size))
-        for note in size.notes:
-            workspace.report(f"{plan.team.name}: {note}")
-        require_budget(size)
-        image = derive_team_image(plan, layer, found)
-        if options.push:
-            copy_plan = plan_base_copy()
-        if copy_plan is not None:
-            copy_blobs(copy_plan, options.copy_base, workspace.report)
-        workspace.report(f"{plan.team.name}: pushing to {target.image_name(plan.repository)}:{recipe.tag}")
-        target.put_blob(plan.repository, image.layer, layer.blob)
-    target.put_blob(plan.repository, image.config_descriptor, image.config)
-    if statements:
-        _push_attested(workspace, plan, image, statements)
+        built = build_layer(workspace, plan, options, scratch / "layer")
+        check_size(workspace, plan, built, last)
+        image = derive_team_image(plan, built.layer, built.annotations)
+        copying.run()
+        workspace.report(f"{plan.team.name}: pushing to {workspace.target.image_name(plan.repository)}:{plan.recipe.tag}")
+        workspace.target.put_blob(plan.repository, image.layer, built.layer.blob)
+    return image, push_manifests(workspace, plan, image, built, options), copying.sparse
+
+
+class BaseCopy:
+    """The base's layers, which the target must have before the manifest that names them."""
+
+    def __init__(self, workspace: Workspace, plan: Plan, options: BuildOptions) -> None:
+        self._workspace, self._plan, self._options = workspace, plan, options
+        self._source = open_base_store(workspace, plan.base)
+        target = workspace.target
+        # A layout folder may be sparse: base blobs it lacks stay where they are unless a copy is asked for.
+        self.sparse = target is workspace.layout and self._source is not target and not options.copy_base
+        self._plan_made: CopyPlan | None = None
+
+    def check(self) -> None:
+        """Before anything is built: raise where layers would have to be copied and nobody asked for it, and say how many bytes."""
+        if self._options.push:
+            return  # a builder that pushes brings the base's layers along
+        self._plan_made = self._make_plan()
+        if self._plan_made is not None and self._plan_made.to_copy and not self._options.copy_base:
+            copy_blobs(self._plan_made, False, self._workspace.report)
+
+    def run(self) -> None:
+        """Mount or copy what the target still lacks."""
+        if self._options.push:
+            self._plan_made = self._make_plan()
+        if self._plan_made is not None:
+            copy_blobs(self._plan_made, self._options.copy_base, self._workspace.report)
+
+    def _make_plan(self) -> CopyPlan | None:
+        if self.sparse:
+            return None
+        base, target = self._plan.base, self._workspace.target
+        return plan_copy(self._source, base.repository, target, self._plan.repository, base.manifest.layers)
+
+
+def build_layer(workspace: Workspace, plan: Plan, options: BuildOptions, out: Path) -> BuiltLayer:
+    """The layer by the recipe's engine, in the file ``out``."""
+    folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
+    repaired = adapt_context(workspace, plan, folder, wheels, docker=plan.recipe.engine == "docker")
+    if plan.recipe.engine != "docker":
+        layer = build_direct_layer(workspace, plan, wheels, out)
+        return BuiltLayer(layer, folder, wheels, layer.repaired)
+    made = build_docker_layer(workspace, plan, folder, out, options.docker, push=options.push)
+    system = made.layer.system
+    return BuiltLayer(
+        made.layer, folder, wheels, repaired, system.versions if system is not None else {}, system is not None, made.statements
+    )
+
+
+def check_size(workspace: Workspace, plan: Plan, built: BuiltLayer, last: LastImage | None) -> None:
+    """Write size.json beside the Dockerfile, tell what is odd, and refuse a layer over the budget."""
+    size = measure_size(plan, built.layer, last)
+    write_atomic(built.folder / "size.json", encode_size_report(size))
+    for note in size.notes:
+        workspace.report(f"{plan.team.name}: {note}")
+    require_budget(size)
+
+
+def push_manifests(workspace: Workspace, plan: Plan, image: DerivedImage, built: BuiltLayer, options: BuildOptions) -> Digest:
+    """Config, attestations and referrers, and last the tag, so that it never names an image that is not all there."""
+    target, repository = workspace.target, plan.repository
+    target.put_blob(repository, image.config_descriptor, image.config)
+    if built.statements:
+        _push_attested(workspace, plan, image, built.statements)
     if options.companions:
-        attach_companions(workspace, plan, image, wheels, system, repaired)
-    digest = target.put_manifest(plan.repository, image.manifest, recipe.tag)
-    return image, digest, sparse
+        attach_companions(workspace, plan, image, built.wheels, built.system, built.repaired)
+    return target.put_manifest(repository, image.manifest, plan.recipe.tag)
 
 
 def derive_team_image(plan: Plan, layer: Layer, found: dict[str, str]) -> DerivedImage:

@@ -10,6 +10,7 @@ from imagebuild import pipeline
 from imagebuild.check.finding import Finding
 from imagebuild.check.verify.evidence import Evidence
 from imagebuild.config import Team, TeamTable, list_teams, load_team
+from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import ConfigurationError, ImagebuildError
 from imagebuild.files import scratch_folder
 from imagebuild.layer.model import LAYER_FORMAT, Layer
@@ -40,7 +41,7 @@ def rebuild_image(workspace: Workspace, evidence: Evidence, *, builder: str | No
         with scratch_folder(workspace.cache) as scratch:
             layer: Layer
             if recipe.engine == "docker":
-                layer = pipeline.build_docker_layer(workspace, plan, folder, scratch / "layer", builder=builder).layer
+                layer = pipeline.build_docker_layer(workspace, plan, folder, scratch / "layer", DockerOptions(builder)).layer
             else:
                 layer = pipeline.build_direct_layer(workspace, plan, wheels, scratch / "layer")
             noted = evidence.image.manifest.annotations.get(names.SYSTEM)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from imagebuild.base.model import Base
 from imagebuild.config import Team
+from imagebuild.engine.options import DockerOptions
 from imagebuild.files import scratch_folder
 from imagebuild.workspace import Workspace
 
@@ -34,8 +35,7 @@ def make_source_builder(
                 layout=workspace.layout.folder,
                 system=team.source.system,
                 secrets=prepare_apt_secrets(base, secrets) if team.source.system else None,
-                builder=builder,
-                network=network,
+                options=DockerOptions(builder, network),
             )
 
     return build

@@ -21,6 +21,7 @@ from imagebuild import annotations as names
 from imagebuild import pipeline
 from imagebuild.engine import buildx as docker_engine
 from imagebuild.engine.machinesources import choose_sources, parse_apt_sources
+from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import BuildError
 from imagebuild.layer.invariants import check_layer
 from imagebuild.layer.reading import ForeignLayer
@@ -92,7 +93,8 @@ def build_twice(checkout: Checkout, team: str, folder: Path, monkeypatch: pytest
     workspace = Workspace(checkout.root, checkout.cache, quiet=True)
     plan = pipeline.plan_image(workspace, team, cutoff="", locked=True, engine="docker")
     context, _ = pipeline.prepare_context(workspace, plan)
-    layers = [pipeline.build_docker_layer(workspace, plan, context, folder / str(number), cache=False).layer for number in range(2)]
+    fresh = DockerOptions(cache=False)
+    layers = [pipeline.build_docker_layer(workspace, plan, context, folder / str(number), fresh).layer for number in range(2)]
     return plan, layers
 
 
@@ -148,7 +150,7 @@ def test_a_builder_that_leaves_timestamps_alone_is_told(
     workspace = Workspace(checkout.root, checkout.cache)
     plan = pipeline.plan_image(workspace, "tiny", cutoff="", locked=True, engine="docker")
     context, _ = pipeline.prepare_context(workspace, plan)
-    pipeline.build_docker_layer(workspace, plan, context, tmp_path / "layer")
+    pipeline.build_docker_layer(workspace, plan, context, tmp_path / "layer", DockerOptions())
     told = [line for line in capsys.readouterr().err.splitlines() if "timestamps" in line]
     assert told == ["tiny: docker cannot rewrite timestamps: another build of this lock will have another diff_id"]
 
@@ -443,7 +445,7 @@ def test_a_layer_that_is_not_one_is_refused(checkout: Checkout, tmp_path: Path, 
     try:
         file.write_text(text + "USER root\nRUN --network=none touch /opt/more\n")
         with pytest.raises(BuildError, match="the builder added 2 layers, not one"):
-            pipeline.build_docker_layer(workspace, plan, context, tmp_path / "layer")
+            pipeline.build_docker_layer(workspace, plan, context, tmp_path / "layer", DockerOptions())
         assert not (tmp_path / "layer").exists()
     finally:
         file.write_text(text)

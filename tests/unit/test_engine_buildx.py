@@ -18,6 +18,7 @@ from imagebuild.config import load_team
 from imagebuild.engine.aptsources import has_apt_sources, prepare_apt_secrets, rewrite_sources
 from imagebuild.engine.bake import BakeTarget, render_bake
 from imagebuild.engine.buildx import _find_image, _take_layer, compression_options, explain_failed_build, make_build_inputs
+from imagebuild.engine.options import BuildContext
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, RemoteError
 from imagebuild.layer.dpkg import SystemFiles, read_status, read_system_files
 from imagebuild.layer.invariants import find_faults
@@ -58,7 +59,7 @@ def with_tree(base: Base, *entries: Entry) -> Base:
 
 def test_a_base_in_the_layout_folder_comes_as_a_build_context() -> None:
     base = make_base(registry="")
-    inputs = make_build_inputs(recipe_of(base), base, context=Path("/c"), layout=Path("/l"))
+    inputs = make_build_inputs(recipe_of(base), base, BuildContext(Path("/c"), Path("/l")))
     assert inputs.contexts == {
         "wheels": "/c/wheels",
         f"localhost/kubeflow/jupyter-scipy@{base.pinned}": f"oci-layout:///l@{base.pinned}",
@@ -69,7 +70,7 @@ def test_a_base_in_the_layout_folder_comes_as_a_build_context() -> None:
 
 def test_a_base_in_a_registry_is_left_to_the_builder() -> None:
     base = make_base()
-    inputs = make_build_inputs(recipe_of(base), base, context=Path("/c"), layout=None, secrets={"b": Path("/y"), "a": Path("/x")})
+    inputs = make_build_inputs(recipe_of(base), base, BuildContext(Path("/c"), secrets={"b": Path("/y"), "a": Path("/x")}))
     assert inputs.contexts == {"wheels": "/c/wheels"}
     assert inputs.secrets == ("id=a,src=/x", "id=b,src=/y")
 
@@ -479,9 +480,8 @@ def test_the_bake_file(tmp_path: Path) -> None:
     base = make_base(registry="")
     recipe = recipe_of(base, description="${HOME} %{x}", system=("graphviz",))
     context = tmp_path / ".imagebuild/builds/cosml/t"
-    inputs = make_build_inputs(
-        recipe, base, context=context, layout=tmp_path / "layout", secrets={"apt-sources": context / "s", "other": Path("/elsewhere")}
-    )
+    secrets = {"apt-sources": context / "s", "other": Path("/elsewhere")}
+    inputs = make_build_inputs(recipe, base, BuildContext(context, tmp_path / "layout", secrets))
     target = BakeTarget(recipe, inputs, context, "reg.example/ml/cosml")
     text = render_bake([target], root=tmp_path, results=tmp_path / "out", push=False)
     assert str(tmp_path) not in text
