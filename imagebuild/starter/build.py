@@ -10,13 +10,13 @@ from pathlib import Path
 from imagebuild import annotations as names
 from imagebuild.base.model import Base
 from imagebuild.base.reading import BaseNames, read_base
-from imagebuild.engine.image import derive_image
+from imagebuild.engine.image import DerivedImage, derive_image
 from imagebuild.engine.machinesources import SUITE
 from imagebuild.errors import LockError
 from imagebuild.files import exclusive
 from imagebuild.jobs.slots import Jobs
 from imagebuild.layer.assembly import build_layer
-from imagebuild.layer.model import LAYER_MTIME, Codec
+from imagebuild.layer.model import LAYER_MTIME, Codec, Layer
 from imagebuild.lock.compiling import compile_lock
 from imagebuild.lock.file.lockfile import lock_digest, read_lock, write_lock
 from imagebuild.lock.file.model import Lock
@@ -185,24 +185,29 @@ def build_starter(
                 out=Path(folder, "layer"),
                 report=report,
             )
-            notes = {
-                names.CREATED: lock.cutoff,
-                names.TITLE: "Starter: JupyterLab on Debian",
-                names.BASE_NAME: root.reference,
-                names.BASE_DIGEST: str(root.pinned),
-                names.PYTHON: root.interpreter.version,
-                names.LOCK: lock_digest(lock),
-            }
-            image = derive_image(
-                root.manifest,
-                root.config_data,
-                layer,
-                created=lock.cutoff,
-                created_by=f"imagebuild base build starter ({len(lock.packages)} wheels)",
-                environment={},
-                labels=notes,
-                annotations=notes,
-            )
+            image = _derive(root, lock, layer)
             layout.put_blob(REPOSITORY, image.layer, layer.blob)
         layout.put_blob(REPOSITORY, image.config_descriptor, image.config)
         return layout.put_manifest(REPOSITORY, image.manifest, TAG)
+
+
+def _derive(root: Base, lock: Lock, layer: Layer) -> DerivedImage:
+    """Config and manifest of Debian with the starter's layer on it."""
+    notes = {
+        names.CREATED: lock.cutoff,
+        names.TITLE: "Starter: JupyterLab on Debian",
+        names.BASE_NAME: root.reference,
+        names.BASE_DIGEST: str(root.pinned),
+        names.PYTHON: root.interpreter.version,
+        names.LOCK: lock_digest(lock),
+    }
+    return derive_image(
+        root.manifest,
+        root.config_data,
+        layer,
+        created=lock.cutoff,
+        created_by=f"imagebuild base build starter ({len(lock.packages)} wheels)",
+        environment={},
+        labels=notes,
+        annotations=notes,
+    )
