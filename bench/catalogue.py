@@ -17,6 +17,8 @@ from pathlib import Path
 import msgspec
 from playwright.sync_api import Page, sync_playwright
 
+from imagebuild.catalogue.overview import survey_fleet
+from imagebuild.config import Budget
 from imagebuild.emit.page import render_catalogue_page
 from imagebuild.oci.registry import RegistryStore
 from tests.support.fleet import list_fleet, make_fleet, push_fleet
@@ -77,7 +79,9 @@ def write_page(folder: Path) -> Path:
         for entry in listing.entries
     ]
     path = folder / "page.html"
-    path.write_text(render_catalogue_page(msgspec.structs.replace(listing, entries=tuple(entries))), encoding="utf-8")
+    shown = msgspec.structs.replace(listing, entries=tuple(entries))
+    overview = survey_fleet(shown, budgets={entry.team: Budget().rules for entry in entries})
+    path.write_text(render_catalogue_page(shown, overview=overview), encoding="utf-8")
     return path
 
 

@@ -6,7 +6,7 @@ not old enough. What is done with those that go is in :mod:`imagebuild.catalogue
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -17,6 +17,8 @@ from imagebuild.errors import UsageError
 from imagebuild.oci.model import Digest, Manifest
 from imagebuild.oci.store import Store
 from imagebuild.oci.tags import resolve_tag
+
+OLDER_THAN = 4  # quarters: what the command takes when nothing is said
 
 
 class Stay(msgspec.Struct, frozen=True):
@@ -41,15 +43,9 @@ def plan_retirement(store: Store, listing: CatalogueListing, usage: Usage, *, to
     now = count_quarters(today)
     if now is None or older_than < 1:
         raise UsageError(f"cannot count {older_than} quarters from {today!r}", "write --older-than 4q")
-    newest = {entry.team: (entry.moment, entry.quarter) for entry in listing.entries if entry.current}
     goes, stays = [], []
-    for entry in listing.entries:
-        quarter = count_quarters(entry.quarter)
-        if quarter is not None and now - quarter <= older_than:
-            continue
-        reason = "its quarter is not valid" if quarter is None else _explain_stay(entry, usage)
-        if not reason and newest.get(entry.team) == (entry.moment, entry.quarter):
-            reason = "as new as the current image of its team"
+    for entry, known in _judge_old(listing, usage, now, older_than):
+        reason = known
         if not reason:
             users = usage.find_users(list_identities(store, entry.repository, entry.digest, entry.tags), ())
             reason = explain_users(users) if users else ""
@@ -58,6 +54,25 @@ def plan_retirement(store: Store, listing: CatalogueListing, usage: Usage, *, to
         else:
             goes.append(entry)
     return RetirementPlan(tuple(goes), tuple(stays))
+
+
+def list_candidates(listing: CatalogueListing, today: str, older_than: int) -> list[CatalogueEntry]:
+    """The images that would go if no cluster used them, without asking the registry; none where ``today`` is no quarter."""
+    now = count_quarters(today)
+    return [entry for entry, reason in _judge_old(listing, Usage(), now, older_than) if not reason] if now is not None else []
+
+
+def _judge_old(listing: CatalogueListing, usage: Usage, now: int, older_than: int) -> Iterator[tuple[CatalogueEntry, str]]:
+    """The images that are old enough, or of no quarter, and why each stays as far as the listing and ``usage`` tell; "" if nothing does."""
+    newest = {entry.team: (entry.moment, entry.quarter) for entry in listing.entries if entry.current}
+    for entry in listing.entries:
+        quarter = count_quarters(entry.quarter)
+        if quarter is not None and now - quarter <= older_than:
+            continue
+        reason = "its quarter is not valid" if quarter is None else _explain_stay(entry, usage)
+        if not reason and newest.get(entry.team) == (entry.moment, entry.quarter):
+            reason = "as new as the current image of its team"
+        yield entry, reason
 
 
 def _explain_stay(entry: CatalogueEntry, usage: Usage) -> str:

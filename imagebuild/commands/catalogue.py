@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from imagebuild.commands.cataloguepages import render_page, write_pages
 from imagebuild.commands.formoptions import SPAWNER_FORMS, FormChoices, form_options, print_form
 from imagebuild.commands.options import common_options, print_data, pull_option, read_entries_of
 from imagebuild.errors import IntegrityError, UsageError
@@ -31,12 +33,25 @@ everything_option = click.option(
 )
 @form_options
 @click.option("--as-of", metavar="DATE", default="", help="As it was at the end of that day (2026-03-31, or RFC 3339).")
+@click.option(
+    "--pages",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="With --format html: write the page there, with pages of the size of each team's current image and of what it changed.",
+)
 @everything_option
 @pull_option
 @common_options
 @click.pass_context
 def catalogue(
-    ctx: click.Context, workspace: Workspace, form: str, as_of: str, everything: bool, pull_from: str, choices: FormChoices
+    ctx: click.Context,
+    workspace: Workspace,
+    form: str,
+    as_of: str,
+    everything: bool,
+    pull_from: str,
+    choices: FormChoices,
+    pages: Path | None,
 ) -> None:
     """What can be spawned, read from what was pushed."""
     if ctx.invoked_subcommand is not None:
@@ -45,15 +60,17 @@ def catalogue(
             raise UsageError("an option stands before the subcommand", f"write it after: imagebuild catalogue {ctx.invoked_subcommand} ...")
         return
     choices.check(form)
+    if pages is not None and form != "html":
+        raise UsageError("--pages writes pages, and the form is another one", "add --format html")
     listing = read_entries_of(workspace, as_of=as_of, everything=everything)
     if form == "json":
         from imagebuild.catalogue.entries import encode_entries
 
         print_data(encode_entries(listing).decode(), nl=False)
+    elif pages is not None:
+        print_data(str(write_pages(workspace, listing, pages, pull_from=pull_from, as_of=as_of)))
     elif form == "html":
-        from imagebuild.emit.page import render_catalogue_page
-
-        print_data(render_catalogue_page(listing, registry_prefix=pull_from, as_of=as_of), nl=False)
+        print_data(render_page(workspace, listing, pull_from=pull_from, as_of=as_of), nl=False)
     elif form in SPAWNER_FORMS:
         print_form(workspace, form, listing, pull_from, choices)
     else:

@@ -111,8 +111,8 @@ def format_markdown(difference: Difference) -> str:
     return "\n".join([*lines, "", render_markdown(difference.changes)])
 
 
-def render_difference_page(difference: Difference) -> bytes:
-    """HTML 5 in UTF-8: no script, no request."""
+def render_difference_page(difference: Difference, *, back: str = "") -> bytes:
+    """HTML 5 in UTF-8: no script, no request. ``back``: the address of the catalogue's page that leads here."""
     title = f"{difference.before.name} to {difference.after.name}"
     totals = "".join(
         f"<tr><th scope=row>{what}</th><td class=mono>{escape(one or '-')}</td><td class=mono>{escape(other or '-')}</td>"
@@ -135,6 +135,7 @@ def render_difference_page(difference: Difference) -> bytes:
             _render_packages(difference),
             notes,
         ],
+        back=back,
     )
 
 

@@ -51,7 +51,7 @@ def read_side(
             workspace.report(f"{text} has no image yet: its lock is compared")
             return _read_file(workspace, workspace.lockfile(text))
         raise
-    return _read_image(workspace, image, base)
+    return read_image_side(workspace, image, base)
 
 
 def _read_file(workspace: Workspace, path: Path) -> Side:
@@ -67,7 +67,8 @@ def _read_file(workspace: Workspace, path: Path) -> Side:
     return Side(str(path), lock, base=lock.base, base_digest=lock.base_digest, licences=licences)
 
 
-def _read_image(workspace: Workspace, image: FoundImage, base: str) -> Side:
+def read_image_side(workspace: Workspace, image: FoundImage, base: str = "") -> Side:
+    """One image; its layers are read only where it travels without a lock."""
     notes = image.notes
     lock = find_image_lock(workspace, image)
     name = image.name

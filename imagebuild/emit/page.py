@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
+from imagebuild.catalogue.overview import FleetOverview, survey_fleet
 from imagebuild.emit.snippets import LAYOUT_SNIPPETS, REGISTRY_SNIPPETS, pin_reference
 from imagebuild.errors import UsageError
 
@@ -24,14 +25,33 @@ _LEFT_OUT = ("current", "tags", "held_by", "repository")
 _ALWAYS = ("delta_compressed", "delta_installed", "size")
 
 
-def render_catalogue_page(listing: CatalogueListing, *, registry_prefix: str = "", as_of: str = "") -> str:
-    """The whole HTML document. The same listing gives the same bytes; an empty one is a UsageError."""
+class LinkedPages(msgspec.Struct, frozen=True):
+    """Addresses of pages beside this one, relative to it: of an image's size by its digest, of a difference by "OLDER NEWER"."""
+
+    size: dict[str, str] = {}
+    diff: dict[str, str] = {}
+
+
+def render_catalogue_page(
+    listing: CatalogueListing,
+    *,
+    registry_prefix: str = "",
+    as_of: str = "",
+    overview: FleetOverview | None = None,
+    pages: LinkedPages | None = None,
+) -> str:
+    """The whole HTML document; an empty listing is a UsageError. The same arguments give the same bytes.
+
+    The overview is of the newest quarter unless given. Where there is no page of a size or a difference the command is there to copy.
+    """
     if not listing.entries:
         raise UsageError("there is no team image to show", "run imagebuild image TEAM first")
     data = {
         "entries": [_describe_entry(entry, registry_prefix) for entry in listing.entries],
         "foreign": listing.foreign,
+        "overview": msgspec.to_builtins(overview or survey_fleet(listing), enc_hook=str),
         "as_of": as_of,
+        "pages": pages or LinkedPages(),
         "snippets": {"registry": REGISTRY_SNIPPETS, "layout": LAYOUT_SNIPPETS},
     }
     template = resources.files("imagebuild.emit").joinpath("page.html").read_text(encoding="utf-8")

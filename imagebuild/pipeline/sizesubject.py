@@ -110,8 +110,12 @@ def _find_images(workspace: Workspace, team: Team, lock: Lock) -> tuple[Comparis
 
 
 def measure_named(workspace: Workspace, text: str, *, base: str = "", platform: Platform) -> SizeReport:
-    """The account of the image that ``text`` names; of a team's image against that team's budget."""
-    image = find_named_image(workspace, text, platform)
+    """The account of the image that ``text`` names."""
+    return measure_found(workspace, find_named_image(workspace, text, platform), base=base)
+
+
+def measure_found(workspace: Workspace, image: FoundImage, *, base: str = "") -> SizeReport:
+    """The account of one image; of a team's image against that team's budget."""
     report = measure_image(workspace, image, base=base, lock=find_image_lock(workspace, image), report=workspace.report)
     if not image.team:
         return report

@@ -7,8 +7,8 @@ from html import escape
 from importlib import resources
 
 
-def render_document(title: str, body: Iterable[str]) -> bytes:
-    """HTML 5 in UTF-8. ``title`` is text; ``body`` is markup, of which empty parts are left out."""
+def render_document(title: str, body: Iterable[str], *, back: str = "") -> bytes:
+    """HTML 5 in UTF-8. ``title`` is text; ``body`` is markup, of which empty parts are left out; ``back`` is the catalogue's address."""
     style = (resources.files("imagebuild") / "size" / "page.css").read_text(encoding="utf-8")
     parts = [
         "<!doctype html>",
@@ -19,6 +19,7 @@ def render_document(title: str, body: Iterable[str]) -> bytes:
         f"<title>{escape(title)}</title>",
         f"<style>{style}</style></head>",
         "<body><main>",
+        f'<p class=back><a href="{escape(back)}">Notebook images</a></p>' if back else "",
         *body,
         "</main></body></html>",
     ]

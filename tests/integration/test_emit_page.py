@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 import pytest
@@ -14,8 +16,10 @@ from packaging.utils import canonicalize_name
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
+from imagebuild.catalogue.overview import FleetOverview, survey_fleet
+from imagebuild.config import BudgetRules
 from imagebuild.emit.page import render_catalogue_page
-from tests.support.fleet import list_fleet, make_fleet
+from tests.support.fleet import QUARTERS, list_fleet, make_fleet
 from tests.support.tools import need
 
 pytestmark = pytest.mark.integration
@@ -265,12 +269,181 @@ def test_roles_and_names_for_who_does_not_see_it(page: Page) -> None:
     assert page.get_by_role("img", name="Layer of churn over time").count() == 1
 
 
-def test_a_phone(page: Page) -> None:
-    page.set_viewport_size({"width": 390, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    cell(page, "churn", "2026q4").click()
-    box = page.locator("#detail").bounding_box()
-    assert box is not None
-    assert box["width"] == 390
+WIDTHS = (1360, 1024, 820, 400, 390, 320)
+
+
+def show(page: Page, listing: CatalogueListing, overview: FleetOverview | None = None) -> None:
+    """The page of another listing, at the same address: the fixture says that nothing else is asked for."""
+    file = Path(unquote(urlsplit(page.url).path))
+    file.write_text(render_catalogue_page(listing, overview=overview), encoding="utf-8")
+    page.goto(file.as_uri())
+    page.reload()
+
+
+def is_in_sight(button: Locator) -> bool:
+    """Whether the whole button can be seen and touched: nothing lies over it, and it is not scrolled away."""
+    return bool(
+        button.evaluate(
+            """button => {
+              const place = button.getBoundingClientRect();
+              const at = (x, y) => document.elementFromPoint(place.left + x * place.width, place.top + y * place.height);
+              return [[.1, .5], [.5, .2], [.5, .8], [.9, .5]].every(([x, y]) => button.contains(at(x, y)));
+            }"""
+        )
+    )
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_opens_at_the_newest_quarter_and_the_panel_never_covers_it(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    page.reload()
+    assert is_in_sight(cell(page, "ads", "2026q4"))
+    assert is_in_sight(cell(page, "ads", "2026q3"))
+    for quarter in ("2026q4", "2025q1", "2025q4"):
+        cell(page, "churn", quarter).click()
+        expect(page.locator("#detail")).to_be_visible()
+        assert is_in_sight(cell(page, "churn", quarter)), quarter
+        assert is_in_sight(cell(page, "churn", "2026q4")), quarter
+        assert is_in_sight(page.get_by_role("button", name="Close"))
+        page.keyboard.press("Escape")
+    page.keyboard.press("Home")
+    assert is_in_sight(cell(page, "churn", "2025q1"))
+    page.keyboard.press("End")
+    assert is_in_sight(cell(page, "churn", "2026q4"))
+    assert is_in_sight(cell(page, "churn", "2026q3"))
+
+
+# What is wider than its box and cannot be scrolled to, or sticks out of the window; texts that end in "..." as well.
+_CUT = """() => {
+  const flows = item => /auto|scroll/.test(getComputedStyle(item).overflowX);
+  const scrolls = item => item && ((flows(item) && item.scrollWidth > item.clientWidth) || scrolls(item.parentElement));
+  const found = [];
+  for (const item of document.querySelectorAll("body *")) {
+    if (item.closest("[hidden], .sr, script, svg, select, .skip") || !item.getClientRects().length) continue;
+    const place = item.getBoundingClientRect(), what = item.outerHTML.slice(0, 90);
+    if ((place.right > innerWidth + .5 || place.left < -.5) && !scrolls(item)) found.push(["outside", what, place.left, place.right]);
+    if (!item.clientWidth || flows(item) || getComputedStyle(item).display === "inline") continue;
+    if (item.scrollWidth > item.clientWidth + 1) found.push(["cut", what, item.scrollWidth, item.clientWidth]);
+  }
+  const field = document.querySelector("#query"), pen = document.createElement("canvas").getContext("2d");
+  pen.font = getComputedStyle(field).font;
+  if (field.clientWidth && pen.measureText(field.placeholder).width > field.clientWidth - 20) found.push(["cut", field.placeholder]);
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("width", [400, 390, 320])
+def test_on_a_phone_nothing_is_cut(page: Page, listing: CatalogueListing, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    long = "a" * 90
+    named = [msgspec.structs.replace(item, title=f"{item.team} {long}", kept=(long[:60],)) for item in listing.entries[:3]]
+    show(page, msgspec.structs.replace(listing, entries=(*named, *listing.entries[3:])))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(_CUT) == []
+    page.get_by_role("button", name="Filters").click()
+    expect(page.get_by_label("Kind of server")).to_be_visible()
+    expect(page.get_by_label("Legend")).to_be_visible()
+    assert page.evaluate(_CUT) == []
+    for card in page.locator("button.card").all():
+        card.click()
+        assert page.evaluate(_CUT) == []
+    cell(page, listing.entries[0].team, listing.entries[0].quarter).click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(_CUT) == []
     page.get_by_role("button", name="Close").click()
     expect(page.locator("#detail")).to_be_hidden()
+
+
+def test_what_somebody_is_needed_for_is_on_top(page: Page, listing: CatalogueListing) -> None:
+    fewer = tuple(item for item in listing.entries if (item.team, item.quarter) != ("risk", "2026q4"))
+    some = msgspec.structs.replace(listing, entries=fewer)
+    churn = pick(some, "churn", "2026q4")
+    budgets = {"churn": BudgetRules(churn.delta_compressed, 2 * churn.delta_installed)}
+    overview = survey_fleet(some, teams=["nobody"], budgets=budgets)
+    show(page, some, overview)
+    top = page.get_by_role("region", name="At a glance")
+    cards = ["2teams without an image of 2026q4", "1budget nearly full", f"{len(overview.may_go)}images to retire", "1name kept for good"]
+    assert top.locator(".card").all_text_contents() == cards
+    button = top.get_by_role("button", name="teams without an image")
+    button.click()
+    expect(button).to_have_attribute("aria-expanded", "true")
+    behind = top.get_by_role("region", name="2 teams without an image of 2026q4")
+    assert behind.get_by_role("listitem").all_text_contents() == ["nobody: no image yet", "risk: 2026q3"]
+    behind.get_by_role("button", name="risk: 2026q3").click()
+    expect(page.locator("#detail")).to_contain_text(pick(some, "risk", "2026q3").tag)
+    page.keyboard.press("Escape")
+    expect(behind.get_by_role("button", name="risk: 2026q3")).to_be_focused()
+    top.get_by_role("button", name="budget nearly full").click()
+    expect(behind).to_be_hidden()  # one at a time
+    expect(top.get_by_role("listitem")).to_have_text(re.compile(r"^churn: .* of .* stored, 100 %$"))
+    top.get_by_role("button", name="images to retire").click()
+    assert top.get_by_role("listitem").count() == len(overview.may_go) == 35  # three of each team, but the kept one
+    top.get_by_role("button", name="images to retire").click()
+    assert top.get_by_role("listitem").count() == 0
+
+
+HOSTILE = "<img src=x onerror=alert(1)></script><svg onload=alert(2)>\u202e${alert(3)}'\"`&lt;"
+
+
+def test_a_hostile_text_in_every_field_stays_text(page: Page, listing: CatalogueListing) -> None:
+    fields = ("team", "quarter", "tag", "title", "description", "base", "base_name", "base_digest", "python", "successor", "image")
+    texts = dict.fromkeys(fields, HOSTILE)
+    packages = {HOSTILE: HOSTILE, "__proto__": "1", "constructor": HOSTILE}
+    first, second, third = (
+        msgspec.structs.replace(entry, **texts, packages=packages, owners=(HOSTILE,), kept=(f"{HOSTILE} {at}", "__proto__"))
+        for at, entry in enumerate(listing.entries[:3])
+    )
+    hostile = msgspec.structs.replace(listing, entries=(first, second, third, *listing.entries[10:20]))
+    budgets = {HOSTILE: BudgetRules(1, 1)}
+    show(page, hostile, survey_fleet(hostile, teams=[HOSTILE, "other"], budgets=budgets))
+    before = page.evaluate("[document.images.length, document.scripts.length, document.querySelectorAll('svg').length]")
+    for card in page.locator("button.card").all():
+        card.click()
+        expect(page.locator(".listed:visible")).not_to_be_empty()
+    for query in (HOSTILE, "constructor>=1", "__proto__==1", "tostring!=1", "a>=b"):
+        page.get_by_role("searchbox").fill(query)
+    page.get_by_role("searchbox").fill("")
+    button = page.locator(".cell").first
+    assert HOSTILE in str(button.get_attribute("aria-label"))
+    button.click()
+    panel = page.locator("#detail")
+    for text in (HOSTILE, "__proto__"):
+        expect(panel).to_contain_text(text)
+    for entry in (second, listing.entries[12]):
+        page.get_by_label("Compare with").select_option(str(entry.digest))
+    after = page.evaluate("[document.images.length, document.scripts.length, document.querySelectorAll('svg:not(.history)').length]")
+    assert after == before
+    assert page.evaluate("document.querySelectorAll('[onerror], [onload]').length") == 0
+
+
+def test_it_can_be_printed(page: Page, listing: CatalogueListing, tmp_path: Path) -> None:
+    def print_it(name: str) -> list[str]:
+        """The texts of the sheets, as another program reads them."""
+        path = tmp_path / name
+        page.pdf(path=path, prefer_css_page_size=True)
+        done = subprocess.run([need("pdftotext"), "-layout", str(path), "-"], capture_output=True, text=True, check=True)
+        sizes = subprocess.run([need("pdfinfo"), str(path)], capture_output=True, text=True, check=True).stdout
+        assert re.search(r"Page size: +84[12]\.\d+ x 59[45]\.\d+ pts \(A4\)", sizes), sizes
+        return done.stdout.split("\f")[:-1]
+
+    page.emulate_media(color_scheme="dark")  # paper is white
+    page.set_viewport_size({"width": 390, "height": 800})  # and as wide as paper is
+    sheets = print_it("grid.pdf")
+    text = "\n".join(sheets)
+    rows = [line for line in text.splitlines() if line.count("MiB") == 8]
+    assert len(rows) == 12  # every team with all its quarters
+    heads = [line for line in text.splitlines() if "Team" in line and all(quarter in line for quarter in QUARTERS)]
+    assert len(heads) == len([sheet for sheet in sheets if any(row in sheet for row in rows)])  # on every sheet with rows of the table
+    assert "1 name kept for good" in text
+    assert "churn-q3: churn 2025q3" in text  # what is folded on the screen
+    assert "Filters" not in text
+    entry = pick(listing, "churn", "2026q4")
+    cell(page, "churn", "2026q4").click()
+    opened = print_it("open.pdf")
+    assert "\n".join(opened[: len(sheets)]) == text  # the panel is on sheets of its own
+    last = re.sub(r"\s+", "", "".join(opened[len(sheets) :]))
+    assert f"{entry.image}:{entry.tag}@{entry.digest}" in last
+    for name, version in entry.packages.items():
+        assert f"{name}{version}" in last
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.querySelector('h1')).color") == "rgb(23, 32, 44)"
