@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -18,6 +18,9 @@ from imagebuild.config import Team, format_size, list_teams, load_team
 from imagebuild.errors import ConfigurationError, ImagebuildError
 from imagebuild.oci.store import Presence, explain_unknown
 from imagebuild.workspace import Workspace
+
+if TYPE_CHECKING:
+    from imagebuild.lock.index.routing import PackageIndex
 
 Status = Literal["ok", "note", "problem"]
 _LITTLE = 5 << 30  # bytes; a base of a few GiB is read through, members and wheels are kept
@@ -173,9 +176,20 @@ def _look_at_indexes(scene: Scene) -> Iterator[Diagnosis]:
             try:
                 with Upstream(index, scene.workspace.cache) as upstream:
                     upstream.read_project(project)
-                yield Diagnosis(f"index {index.name}", "ok", "answers")
+                    target = upstream.find_redirect(project)
+                yield _judge_redirect(index, project, target) if target else Diagnosis(f"index {index.name}", "ok", "answers")
             except ImagebuildError as error:
                 yield Diagnosis(f"index {index.name}", "problem", error.message, error.hint)
+
+
+def _judge_redirect(index: PackageIndex, project: str, target: str) -> Diagnosis:
+    """Of an index whose page of ``project`` redirects elsewhere; what it does not have may do so without harm."""
+    text = f"redirects the page of {project} to {target}: that is not followed, and counts as not there"
+    host = target.partition("://")[2] or "HOST"
+    own = f'if that is the index\'s own host, redirects = ["{host}"] in its [[index]]'
+    if index.default:
+        return Diagnosis(f"index {index.name}", "problem", text, f"give where it redirects to as its url, or, {own}")
+    return Diagnosis(f"index {index.name}", "note", text, f"have it answer 404 instead (pypiserver: --disable-fallback), or, {own}")
 
 
 def _look_at_docker(scene: Scene) -> Iterator[Diagnosis]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
+import sys
 import time
 import tomllib
 from collections.abc import Callable
@@ -128,7 +130,8 @@ def compare_with_pip(
     with overlay(lower, theirs, folder) as root:
         inputs = root / "tmp/inputs"
         shutil.copytree(scratch.root / "images" / item.name, inputs)
-        arguments = ["install", "--quiet", "--only-binary", ":all:", "-r", "/tmp/inputs/requirements.in"]
+        # No bytecode: it never is the same (see trees), and compiling it takes longer than all else.
+        arguments = ["install", "--quiet", "--no-compile", "--only-binary", ":all:", "-r", "/tmp/inputs/requirements.in"]
         pip = _attempt(run_pip(root, index, arguments, limit))
         pip_check = _attempt(run_pip(root, index, ["check"], limit)) if pip.status == 0 else Attempt(None, 0)
     if pip.status != 0:
@@ -235,6 +238,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="do the sets that are named also where a result is there")
     parser.add_argument("--until", default="", metavar="HH:MM", help="begin no set after this time")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what is mounted is unmounted
     out: Path = arguments.out.resolve()
     sets, index = load_sets(), default_index()
     chosen = choose_sets(sets, arguments.names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,6 +12,7 @@ from imagebuild.commands.options import common_options, print_data, read_clock
 from imagebuild.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
+    from imagebuild.config import Team
     from imagebuild.lock.index.statuses import ProjectStatus
     from imagebuild.supply.osvdata import OsvDataset
     from imagebuild.supply.packages import Package
@@ -71,11 +71,13 @@ def audit(
 
     from imagebuild.supply.audit import audit_packages, encode_audit, format_audit, list_wanted
 
-    policy = _join_policy(workspace, image.partition(":")[0].partition("@")[0])
+    team = _find_team(workspace, image.partition(":")[0].partition("@")[0])
+    policy = _join_policy(workspace, team)
     if fail_on is not None:
         policy = msgspec.structs.replace(policy, audit=msgspec.structs.replace(policy.audit, fail_on=fail_on))
     source = None if licences_only else _choose_source(workspace, policy, osv, osv_url)
-    audited = _list_packages(workspace, image, pushed, platform)
+    locked = team if team is not None and team.name == image and not pushed else None
+    audited = _list_locked_packages(workspace, locked) if locked is not None else _list_image_packages(workspace, image, platform)
     dataset = _open_dataset(workspace, source, list_wanted(audited.packages, audited.system)) if source is not None else None
     today = datetime.date.fromisoformat(read_clock()[:10])
     report = audit_packages(
@@ -92,16 +94,26 @@ def audit(
     report.raise_findings(strict=strict)
 
 
-def _join_policy(workspace: Workspace, team: str) -> Policy:
+def _find_team(workspace: Workspace, name: str) -> Team | None:
+    """The team of that name; None where there is none, as for an image that is audited outside a checkout."""
     from imagebuild.config import list_teams, load_team
+
+    try:
+        images = workspace.images
+    except ConfigurationError:
+        return None
+    return load_team(images, name) if name in list_teams(images) else None
+
+
+def _join_policy(workspace: Workspace, team: Team | None) -> Policy:
     from imagebuild.supply.policy import Policy, join_policies, read_policy
 
     try:
         images = workspace.images
-    except ConfigurationError:  # an image may be audited outside a checkout
+    except ConfigurationError:  # outside a checkout
         return Policy()
     policy = read_policy(images)
-    return join_policies(policy, load_team(images, team).table.policy) if team in list_teams(images) else policy
+    return join_policies(policy, team.table.policy) if team is not None else policy
 
 
 def _choose_source(workspace: Workspace, policy: Policy, osv: Path | None, osv_url: str) -> Path | str:
@@ -130,30 +142,30 @@ def _open_dataset(workspace: Workspace, source: Path | str, wanted: Mapping[Ecos
     return read_dataset(source, wanted)
 
 
-def _list_packages(workspace: Workspace, asked: str, pushed: bool, platform: str) -> Audited:
-    """Of a team's lock on its base, or of an image."""
-    from functools import partial
-
+def _list_locked_packages(workspace: Workspace, team: Team) -> Audited:
+    """Of a team's lock on its base."""
     from imagebuild import pipeline
-    from imagebuild.catalogue.lookup import find_named_image
-    from imagebuild.check.verify.contents import list_image_packages
-    from imagebuild.commands.smoke import find_planned_tag
-    from imagebuild.config import list_teams, load_team
     from imagebuild.lock.index.statuses import recall_statuses
-    from imagebuild.oci.model import Platform
     from imagebuild.supply.packages import list_packages
     from imagebuild.supply.systempackages import ImageSystem
 
-    teams: tuple[str, ...] = ()
-    with contextlib.suppress(ConfigurationError):
-        teams = list_teams(workspace.images)
-    if asked not in teams or pushed:
-        image = find_named_image(workspace, asked, Platform.parse(platform), partial(find_planned_tag, workspace))
-        return Audited(image.name, *list_image_packages(workspace, image))
-    plan = pipeline.plan_image(workspace, asked, cutoff=read_clock(), locked=True)
+    plan = pipeline.plan_image(workspace, team.name, cutoff=read_clock(), locked=True)
     wheels = pipeline.fetch_team_wheels(workspace, plan)
     unchecked = tuple(f"{name}: a Debian package, whose version is known when it is built" for name in plan.recipe.system)
     packages = list_packages(plan.base, plan.lock, wheels)
-    projects = recall_statuses(workspace.cache, load_team(workspace.images, asked).indexes, plan.lock.packages)
-    name = f"{asked} ({workspace.lockfile(asked).name})"
+    projects = recall_statuses(workspace.cache, team.indexes, plan.lock.packages)
+    name = f"{team.name} ({workspace.lockfile(team.name).name})"
     return Audited(name, packages, ImageSystem(plan.base.inventory.system), unchecked, projects)
+
+
+def _list_image_packages(workspace: Workspace, asked: str, platform: str) -> Audited:
+    """Of an image."""
+    from functools import partial
+
+    from imagebuild.catalogue.lookup import find_named_image
+    from imagebuild.check.verify.contents import list_image_packages
+    from imagebuild.commands.smoke import find_planned_tag
+    from imagebuild.oci.model import Platform
+
+    image = find_named_image(workspace, asked, Platform.parse(platform), partial(find_planned_tag, workspace))
+    return Audited(image.name, *list_image_packages(workspace, image))

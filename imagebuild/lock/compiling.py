@@ -16,6 +16,7 @@ from imagebuild.lock.file.replacement import check_stack
 from imagebuild.lock.index.pages import ProjectFile
 from imagebuild.lock.index.ranges import read_wheel_file
 from imagebuild.lock.index.routing import validate_indexes
+from imagebuild.lock.index.statuses import ProjectStatus
 from imagebuild.lock.index.upstream import Upstream
 from imagebuild.lock.inputs.freshness import hash_inputs
 from imagebuild.lock.inputs.hashes import check_hashes
@@ -24,7 +25,7 @@ from imagebuild.lock.inputs.metadata import parse_requires, read_extras, read_re
 from imagebuild.lock.inputs.requirements import REQUIREMENTS, applies, read_requirements
 from imagebuild.lock.request import LockInputs, LockRequest, read_inputs
 from imagebuild.lock.resolve.blocking import Block, find_blocks
-from imagebuild.lock.resolve.candidates import Candidates, Choice, allows_python
+from imagebuild.lock.resolve.candidates import Choice, allows_python
 from imagebuild.lock.resolve.judging import JudgedChoice, describe_held_back, judge_choice, list_askers
 from imagebuild.lock.resolve.kernelmarkers import depends_on_kernel, refuse_kernel
 from imagebuild.lock.resolve.resolution import (
@@ -112,7 +113,7 @@ def _resolve(request: LockRequest, inputs: LockInputs) -> _Answer:
         wanted = tuple(pin for pin in pins if pin.name not in inputs.held)
         _check_wanted(request.base, wanted, inputs.replaced, request.protect)
         _tell_yanked(wanted, index, kept, request.report)
-        files, built = choose_wheels(wanted, index, upstreams, inputs.given, sources)
+        files, built = choose_wheels(wanted, index, upstreams, sources)
         chosen = {name: (file.filename, file.sha256) for name, (_, file) in files.items()}
         check_hashes({**chosen, **{name: (item.filename, item.sha256) for name, item in built.items()}}, inputs.hashes)
         metadata = _read_metadata([pin.name for pin in wanted], files, upstreams, inputs.given)
@@ -144,28 +145,22 @@ def _judge(request: LockRequest, inputs: LockInputs, answer: _Answer, index: Rou
     blocks: dict[str, Block] | None = None
     for pin in answer.wanted:
         candidates = index.find_candidates(pin.name)
-        if candidates is None or pin.name in inputs.given or pin.name in answer.built:
+        if candidates is None or pin.name in answer.built:
             continue
-        if candidates.status == "quarantined":
-            raise LockError(
-                f"{pin.name} is quarantined on package index {candidates.index!r}{_show_reason(candidates)}",
-                "do not install it: ask its index",
-            )
-        if candidates.status:
-            request.report(f"warning: {pin.name} is {candidates.status}{_show_reason(candidates)}")
+        status = ProjectStatus(pin.name, pin.version, candidates.status, candidates.status_reason)
+        if status.status == "quarantined":
+            raise LockError(f"{status.describe()}, says package index {candidates.index!r}", "do not install it: ask its index")
+        if status.status:
+            request.report(f"warning: {status.describe()}")
         warning = judge_choice(JudgedChoice(pin, candidates, askers[pin.name]))
         line = lines.get(pin.name)
         if not warning and line is not None and describe_held_back(pin, candidates, line.requirement.specifier, None, request.base.name):
             if blocks is None:
-                found = find_blocks(inputs.direct, index, inputs.held, request.environment, given=inputs.given)
+                found = find_blocks(inputs.direct, index, inputs.held, request.environment)
                 blocks = {block.name: block for block in found}
             warning = describe_held_back(pin, candidates, line.requirement.specifier, blocks.get(pin.name), request.base.name)
         if warning:
             request.report(f"warning: {warning}")
-
-
-def _show_reason(candidates: Candidates) -> str:
-    return f" ({candidates.status_reason})" if candidates.status_reason else ""
 
 
 def _list_rewritten(request: LockRequest, inputs: LockInputs, answer: _Answer) -> tuple[str, ...]:

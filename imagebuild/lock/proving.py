@@ -84,8 +84,8 @@ def check_listing(lock: Lock, indexes: Sequence[PackageIndex], cache: Path) -> L
     for item, file in zip(asked, answers, strict=True):
         locked, where = item.file, f"{item.file.filename} ({item.index})"
         if file is None:
-            host = upstreams[item.index].find_redirect(item.name) if item.index in upstreams else ""
-            wrong.append(f"{where} is gone" + (f": its page redirects to another host, {host}, which is not followed" if host else ""))
+            target = upstreams[item.index].find_redirect(item.name) if item.index in upstreams else ""
+            wrong.append(f"{where} is gone" + (f": its page redirects to {target}, which is not followed" if target else ""))
         elif item.url:
             unproved.append(f"{where} is there; its bytes are compared when it is fetched")
         elif not file.sha256:

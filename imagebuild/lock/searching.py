@@ -17,12 +17,11 @@ from imagebuild.files import explain_os_error
 from imagebuild.lock.file.model import BuildWheel, SourceArchive
 from imagebuild.lock.index.pages import ProjectFile
 from imagebuild.lock.index.upstream import Upstream
-from imagebuild.lock.inputs.localpackage import LocalWheel
 from imagebuild.lock.inputs.requirements import REQUIREMENTS, DirectRequirement, applies
 from imagebuild.lock.request import RESOLVERS, LockInputs, LockRequest
 from imagebuild.lock.resolve.baserequirements import list_edge_constraints, list_edge_owners
 from imagebuild.lock.resolve.blocking import Block, find_blocks
-from imagebuild.lock.resolve.candidates import Choice, candidates_of_local
+from imagebuild.lock.resolve.candidates import Choice
 from imagebuild.lock.resolve.explaining import ResolutionFacts, explain_blocks, explain_unresolved
 from imagebuild.lock.resolve.piptools import find_tools, run_pip_tools
 from imagebuild.lock.resolve.resolution import (
@@ -121,9 +120,7 @@ class _Watch:
 
     def _look(self) -> None:
         request, inputs = self._request, self._inputs
-        self.blocks = find_blocks(
-            inputs.direct, self._index, inputs.held, request.environment, given=inputs.given, stopped=self._ended.is_set
-        )
+        self.blocks = find_blocks(inputs.direct, self._index, inputs.held, request.environment, stopped=self._ended.is_set)
         for block in self.blocks[:_SHOWN_BLOCKS]:
             request.report(f"{request.team}: {block.describe(request.base.name)}")
 
@@ -177,7 +174,7 @@ def _resolve_build_requires(
                 error.details,
             )
         pins = parse_pins(outcome.output)
-        chosen, _ = choose_wheels(pins, policy, upstreams, {}, None)
+        chosen, _ = choose_wheels(pins, policy, upstreams, None)
     found = []
     for pin in pins:
         index, file = chosen[pin.name]
@@ -205,14 +202,13 @@ def choose_wheels(
     pins: Sequence[Pin],
     policy: RoutedIndex,
     upstreams: Mapping[str, Upstream],
-    local: Mapping[str, LocalWheel],
     sources: SourceWheels | None,
 ) -> tuple[dict[str, tuple[str, ProjectFile]], dict[str, SourceArchive]]:
     """(name -> (index's name, the wheel), with hash and size known; name -> the archive, of those that had to be built)."""
     chosen: dict[str, tuple[str, ProjectFile]] = {}
     built: dict[str, SourceArchive] = {}
     for pin in pins:
-        candidates = candidates_of_local(local[pin.name]) if pin.name in local else policy.ask_candidates(pin.name)
+        candidates = policy.ask_candidates(pin.name)
         file = candidates.wheels.get(pin.version)
         archive = candidates.sources.get(pin.version)
         if file is None and archive is not None and sources is not None:

@@ -171,11 +171,16 @@ def find_repaired(workspace: Workspace, plan: Plan, wheels: dict[str, Path]) -> 
     IntegrityError where images/policy.toml has ``strict-record``.
     """
     from imagebuild.supply.policy import read_policy
-    from imagebuild.wheel.archive import count_record_faults
+    from imagebuild.wheel.faults import find_record_faults
     from imagebuild.wheel.record import describe_faults
 
     python = plan.base.interpreter.version
-    found = {name: count for name, path in sorted(wheels.items()) if (count := count_record_faults(path, python=python))}
+    counts = {
+        item.name: find_record_faults(wheels[item.name], item.sha256, workspace.cache, python=python)
+        for item in plan.lock.packages
+        if item.name in wheels
+    }
+    found = {name: count for name, count in counts.items() if count}
     strict = read_policy(workspace.images).policy.strict_record
     for name, count in found.items():
         if strict:

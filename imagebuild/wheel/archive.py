@@ -9,7 +9,6 @@ such wheels; whoever reads the content compares it (:mod:`imagebuild.wheel.recor
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import zipfile
@@ -332,18 +331,3 @@ class WheelArchive(WheelSource):
         console = version_entry_points(console, python)
         # Where both sections have a name, pip writes the graphical one last.
         return {"console_scripts": {n: v for n, v in console.items() if n not in gui}, "gui_scripts": gui}
-
-
-def count_record_faults(path: Path, *, python: str) -> int:
-    """Rows of a wheel's RECORD that are wrong, its files' hashes compared; for a wheel that another program installs."""
-    with WheelArchive(path, python=python) as archive:
-        faults = set(archive.record.faults)
-        for (name, _, _), stream, _ in (*archive.get_contents(), *archive.get_bytecode()):
-            content = cast(Content, stream)
-            digest = hashlib.sha256()
-            for piece in content.chunks():
-                digest.update(piece)
-            promise = content.promise
-            if (promise.sha256 or digest.hexdigest()) != digest.hexdigest() or (promise.size or str(content.size)) != str(content.size):
-                faults.add(name)
-        return len(faults)

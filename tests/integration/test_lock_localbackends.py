@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from imagebuild.errors import ImagebuildError, LockError
-from imagebuild.lock.index.routing import PackageIndex, default_index
-from imagebuild.lock.index.upstream import Upstream
+from imagebuild.errors import LockError
+from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.inputs.localpackage import BuildTools, build_local_wheel, hash_tree
 from imagebuild.lock.wheels.buildtools import make_build_tools
 from tests.support.servers.index import FakeIndex, make_index
-from tests.support.tools import ignore
+from tests.support.tools import ignore, need_index
 
 pytestmark = pytest.mark.integration
 CUTOFF = "2026-10-01T00:00:00Z"
@@ -44,14 +43,7 @@ BACKENDS = {
 
 @pytest.fixture(scope="module")
 def index() -> PackageIndex:
-    try:
-        found = default_index()
-        with Upstream(found, Path("/nonexistent"), pause=lambda _seconds: None) as upstream:
-            if upstream.read_project("poetry-core") is not None:
-                return found
-    except ImagebuildError:
-        pass
-    pytest.skip("missing part: package index")
+    return need_index("poetry-core")
 
 
 def make_tree(folder: Path, build: str, project: str) -> Path:

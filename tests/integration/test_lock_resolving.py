@@ -13,18 +13,18 @@ import msgspec
 import pytest
 
 from imagebuild.base.model import Base, Distribution
-from imagebuild.errors import ImagebuildError, IntegrityError, LockError, RemoteError
+from imagebuild.errors import IntegrityError, LockError, RemoteError
 from imagebuild.lock.compiling import compile_lock
 from imagebuild.lock.file.lockfile import format_lock, parse_lock
 from imagebuild.lock.file.model import Lock
-from imagebuild.lock.index.routing import PackageIndex, default_index
+from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.inputs.freshness import check_lock_fresh
 from imagebuild.lock.inputs.localpackage import build_local_wheel
 from imagebuild.lock.request import RESOLVERS, LockRequest
 from imagebuild.lock.wheels.fetching import fetch_wheels
 from tests.support.builders import make_lock_base
 from tests.support.servers.index import UPLOADED, FakeIndex, make_index
-from tests.support.tools import ignore, need
+from tests.support.tools import ignore, need, need_index
 
 pytestmark = pytest.mark.integration
 CUTOFF = "2026-10-01T00:00:00Z"
@@ -329,23 +329,9 @@ def test_without_a_runtime_uv_resolves(tmp_path: Path) -> None:
     assert versions(lock) == {"alpha": "1.0", "beta": "2.0"}
 
 
-def machine_index(cache: Path) -> PackageIndex:
-    """The machine's own index, or a skip when it cannot be reached."""
-    from imagebuild.lock.index.upstream import Upstream
-
-    try:
-        index = default_index()
-        with Upstream(index, cache, pause=lambda _seconds: None) as upstream:
-            if upstream.read_project("six") is not None:
-                return index
-    except ImagebuildError:
-        pass
-    pytest.skip("missing part: package index")
-
-
 def test_the_machines_own_index_and_pip_as_the_judge(tmp_path: Path) -> None:
     """The locked set is what pip itself would install on top of what the base has."""
-    index = machine_index(tmp_path / "cache")
+    index = need_index("six")
     python = need("python3")
     base = make_lock_base([Distribution("numpy", "1.26.4", "/x")], executable=python)
     if base.interpreter.version.rpartition(".")[0] != ".".join(map(str, sys.version_info[:2])):

@@ -8,13 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from imagebuild.errors import ImagebuildError
 from imagebuild.lock.file.lockfile import read_lock
-from imagebuild.lock.index.routing import default_index
-from imagebuild.lock.index.upstream import Upstream
 from tests.support.images import entry, make_layer
 from tests.support.servers.registry import Registry
-from tests.support.tools import need_docker
+from tests.support.tools import need_docker, need_index
 from tests.support.workspaces import Built, Checkout, run_tool, skopeo_copy
 
 pytestmark = pytest.mark.integration
@@ -65,13 +62,7 @@ def installed(name: str, version: str, requires: list[str]) -> list[tuple[tarfil
 @pytest.fixture(scope="module")
 def torch_team(built: Built, hub: Registry, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """Team blue on the starter base with a torch stack installed on it."""
-    try:
-        with Upstream(default_index(), Path("/nonexistent"), pause=lambda _seconds: None) as upstream:
-            reachable = upstream.read_project("timm") is not None
-    except ImagebuildError:
-        reachable = False
-    if not reachable:
-        pytest.skip("missing part: package index")
+    need_index("timm")
     folder = tmp_path_factory.mktemp("torch")
     reference = f"{hub.host}/torch/base"
     skopeo_copy(f"oci:{built.checkout.layout}:bases/starter:latest", f"docker://{reference}:1")

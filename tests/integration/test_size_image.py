@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.servers.registry import Registry
-from tests.support.tools import need, need_docker
+from tests.support.tools import need, need_docker, need_index
 from tests.support.workspaces import Built, Checkout, LayoutImage, RequestLog, run_tool, skopeo_copy
 
 pytestmark = pytest.mark.integration
@@ -163,9 +163,9 @@ def test_what_setuptools_carries_inside_itself_is_setuptools_in_size_and_diff(
     built: Built, foreign: Foreign, hub: Registry, tmp_path: Path
 ) -> None:
     wanted = [f"{name}=={version}" for name, version in VENDORING.items()]
+    need_index("setuptools")
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "-d", str(tmp_path), *wanted]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("missing part: package index")
+    subprocess.run(command, check=True)
     name = f"{hub.host}/foreign/vendoring:1"
     (tmp_path / "Dockerfile").write_text(
         f"FROM {foreign.base}\nUSER root\n"

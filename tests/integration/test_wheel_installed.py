@@ -11,12 +11,14 @@ import pytest
 
 from imagebuild.layer.reading import read_foreign_layer
 from imagebuild.oci.model import OCI_LAYER_GZIP
+from tests.support.tools import need_index
 
 pytestmark = pytest.mark.integration
 WANTED = ("setuptools==80.9.0", "packaging==25.0", "zipp==3.23.0", "wheel==0.45.1")
 
 
 def test_what_setuptools_vendors_is_setuptools(tmp_path: Path) -> None:
+    need_index("setuptools")
     site = tmp_path / "root/usr/local/lib/python3.11/dist-packages"
     options = ["--no-deps", "--only-binary", ":all:", "--quiet", "--disable-pip-version-check", "--target", str(site)]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, *WANTED], check=True, timeout=300)

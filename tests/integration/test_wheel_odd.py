@@ -14,6 +14,7 @@ import pytest
 from imagebuild.layer.member import build_member
 from imagebuild.layer.model import Codec, Member
 from tests.support.builders import make_host_interpreter, make_wheel
+from tests.support.tools import need_index
 from tests.support.trees import USUAL, MemoryTree
 
 pytestmark = pytest.mark.integration
@@ -96,6 +97,7 @@ def test_an_odd_wheel_gives_what_pip_gives(tmp_path: Path, case: str) -> None:
 
 def test_the_real_sentry_cli(tmp_path: Path) -> None:
     """Its newest release lists files with hashes that are not theirs."""
+    need_index("sentry-cli")
     options = ["--no-deps", "--only-binary", ":all:", "--quiet", "--disable-pip-version-check", "--dest", str(tmp_path)]
     subprocess.run([sys.executable, "-m", "pip", "download", *options, "sentry-cli==3.8.2"], check=True, timeout=300)
     (wheel,) = tmp_path.glob("*.whl")

@@ -8,11 +8,16 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from imagebuild.errors import ImagebuildError
+from imagebuild.lock.index.routing import PackageIndex, default_index
+from imagebuild.lock.index.upstream import Upstream
 
 _SYSTEM_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 
@@ -52,6 +57,16 @@ def wait_for(condition: Callable[[], bool], seconds: float = 5) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def need_index(project: str = "pip") -> PackageIndex:
+    """The package index that this machine's pip is set up for, or a skip when it does not answer with ``project``."""
+    with contextlib.suppress(ImagebuildError), tempfile.TemporaryDirectory() as cache:
+        found = default_index()
+        with Upstream(found, Path(cache), pause=lambda _seconds: None) as upstream:
+            if upstream.read_project(project) is not None:
+                return found
+    pytest.skip("missing part: package index")
 
 
 def need_root() -> None:

@@ -97,12 +97,14 @@ def test_over_a_year_behind_is_refused_and_a_year_is_not() -> None:
 class Index:
     """Needs by ``name version``."""
 
-    def __init__(self, needs: dict[str, list[str]]) -> None:
+    def __init__(self, needs: dict[str, list[str]], given: tuple[str, ...] = ()) -> None:
         self.needs = needs
+        self.given = given
 
     def ask_candidates(self, name: str) -> Candidates:
         versions = [key.partition(" ")[2] for key in self.needs if key.startswith(f"{name} ")]
-        return Candidates(name, "default", wheels={version: ProjectFile("x", "y") for version in versions})
+        index = "url" if name in self.given else "default"
+        return Candidates(name, index, wheels={version: ProjectFile("x", "y") for version in versions})
 
     def read_needs(self, name: str, version: str) -> list[Requirement]:
         return [Requirement(line) for line in self.needs[f"{name} {version}"]]
@@ -137,6 +139,13 @@ def test_what_of_the_base_stands_in_the_way_is_found_through_others() -> None:
     assert (second.name, second.where) == ("crt", "requirements.in line 5")
     assert find_blocks(ask("boto3<2"), index, HELD, LINUX) == ()
     assert find_blocks(ask("boto3"), index, HELD, LINUX, stopped=lambda: True) == ()
+
+
+def test_what_blocks_a_wheel_by_address_offers_no_older_one() -> None:
+    index = Index({"solver 3.1": ["botocore"], "botocore 2.0": ["python-dateutil<3"]}, given=("solver",))
+    (block,) = find_blocks(ask("solver==3.1"), index, HELD, LINUX)
+    assert block.describe("starter").startswith("solver 3.1 needs botocore 2.0, which needs python-dateutil<3; ")
+    assert block.advise(BASE, ()) == 'let it be replaced: replace = ["python-dateutil"] in team.toml, or choose another base'
 
 
 def test_the_newest_is_final_where_there_is_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import zipfile
 from pathlib import Path
@@ -17,10 +18,12 @@ from imagebuild.lock.index.pages import ProjectFile, ProjectPage
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.upstream import Upstream
 from imagebuild.lock.inputs.hashes import AllowedHashes
+from imagebuild.lock.inputs.localpackage import LocalWheel
 from imagebuild.lock.resolve.baserequirements import list_edge_constraints, list_edge_owners
 from imagebuild.lock.resolve.candidates import Choice, describe_tags, select_wheels
 from imagebuild.lock.resolve.routedindex import RoutedIndex
 from imagebuild.lock.resolve.stubs import build_stub, build_stubs
+from tests.support.builders import encode_wheel
 from tests.support.servers.index import FakeIndex, make_index
 from tests.support.tools import ignore, wait_for
 
@@ -193,6 +196,41 @@ def test_the_server_shows_pages_metadata_and_bodies(tmp_path: Path) -> None:
             assert session.get(policy.url + "apt/").status_code == 404
             with pytest.raises(LockError, match=r"apt 2\.6-3build1"):
                 policy.raise_failure()
+
+
+def test_no_index_hears_the_name_of_a_source_tree_or_of_a_wheel_by_address(tmp_path: Path) -> None:
+    """Whoever asks: the resolver, the search for what blocks, or what is read ahead."""
+    fake = FakeIndex()
+    for name in ("cosml-utils", "solver"):
+        fake.add(name, "99.0")
+    fake.add("thing", "1.0", ["cosml-utils", "solver>=3"])
+    fake.add("six", "1.0")
+    local = {}
+    for name, url in (("cosml-utils", ""), ("solver", "https://wheels.example/solver-3.1-py3-none-any.whl")):
+        filename, data = encode_wheel(name, "3.1", ["six"])
+        path = tmp_path / filename
+        path.write_bytes(data)
+        local[name] = LocalWheel(path, filename, hashlib.sha256(data).hexdigest(), len(data), name, "3.1", "", url)
+    with fake.serve() as url:
+        index = make_index(url)
+        choice = msgspec.structs.replace(choose(explicit=False), markers=ENVIRONMENT)
+        with (
+            Upstream(index, tmp_path) as upstream,
+            RoutedIndex([index], {"default": upstream}, choice, {}, {}, local, tmp_path, ignore) as policy,
+        ):
+            assert policy.metadata_of("thing", "thing-1.0-py3-none-any.whl") is not None
+            wait_for(lambda: policy.find_candidates("six") is not None)
+            for name, wheel in local.items():
+                found = policy.ask_candidates(name)
+                assert found.given
+                assert [file.sha256 for file in found.wheels.values()] == [wheel.sha256]
+                assert [str(item) for item in policy.read_needs(name, "3.1")] == ["six"]
+                (entry,) = requests.get(policy.url + f"{name}/", headers={"Connection": "close"}).json()["files"]
+                address = requests.compat.urljoin(policy.url + f"{name}/", entry["url"])
+                assert requests.get(address, headers={"Connection": "close"}).content == wheel.path.read_bytes()
+                assert b"Requires-Dist: six" in requests.get(address + ".metadata", headers={"Connection": "close"}).content
+            policy.raise_failure()
+    assert {path for path, _ in fake.requests if path.startswith("/simple/")} == {"/simple/thing/", "/simple/six/"}
 
 
 def test_what_a_served_package_needs_is_read_ahead(tmp_path: Path) -> None:

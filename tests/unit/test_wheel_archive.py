@@ -23,7 +23,8 @@ from imagebuild.layer.members import build_members
 from imagebuild.layer.memberstore import MemberRequest
 from imagebuild.layer.model import Codec, Member
 from imagebuild.layer.placement import FolderResolver
-from imagebuild.wheel.archive import WheelArchive, count_record_faults
+from imagebuild.wheel.archive import WheelArchive
+from imagebuild.wheel.faults import count_record_faults, find_record_faults
 from tests.support.builders import make_host_interpreter, make_wheel, render_record
 from tests.support.trees import SITE, USUAL, MemoryTree, folder, link
 
@@ -213,6 +214,18 @@ def test_a_record_that_is_wrong_is_counted_and_the_images_is_true(tmp_path: Path
     assert read_true_record(member) == read_true_record(honest)
     assert build(wheel, tmp_path).repaired == count  # from the cache
     assert count_record_faults(wheel, python="3.11.2") == count
+
+
+def test_the_faults_of_a_record_are_counted_once(tmp_path: Path) -> None:
+    wheel = rewrite_record(tmp_path, WRONG_RECORDS["nothing"][0])
+    cache, digest = tmp_path / "cache", "a" * 64
+    assert find_record_faults(wheel, digest, cache, python="3.11.2") == 3
+    wheel.unlink()
+    assert find_record_faults(wheel, digest, cache, python="3.11.2") == 3
+    (kept,) = (cache / "record-faults").iterdir()
+    kept.write_bytes(kept.read_bytes().replace(b"3", b"2", 1))  # files rot
+    with pytest.raises(BuildError):  # counted again, and there is no wheel
+        find_record_faults(wheel, digest, cache, python="3.11.2")
 
 
 def test_a_strict_policy_refuses_a_wrong_record(tmp_path: Path) -> None:

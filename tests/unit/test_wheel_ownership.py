@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuild.errors import BuildError
-from imagebuild.wheel.archive import count_record_faults
+from imagebuild.wheel.faults import count_record_faults
 from imagebuild.wheel.ownership import (
     Collision,
     SiteLayout,

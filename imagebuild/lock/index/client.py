@@ -45,17 +45,17 @@ class Body(msgspec.Struct, frozen=True):
 
 
 class _LeftIndexError(Exception):
-    """A page's redirect may not be followed; ``host``: where it points."""
+    """A page's redirect may not be followed; ``target``: where it points."""
 
-    def __init__(self, host: str) -> None:
-        super().__init__(host)
-        self.host = host
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self.target = target
 
 
 class Elsewhere(msgspec.Struct, frozen=True):
-    """A page that redirects to a host the index may not redirect to."""
+    """A page that redirects to where the index may not redirect to."""
 
-    host: str
+    target: str  # scheme, host and port, for messages: https://pypi.example, http://10.0.0.7:8080
 
 
 class _Session(requests.Session):
@@ -106,7 +106,7 @@ class IndexClient:
             with self.send(url, headers, what, body=True, page=True) as answer:
                 return self._read_answer(answer, headers, what)
         except _LeftIndexError as error:
-            return Elsewhere(error.host)
+            return Elsewhere(error.target)
 
     def read_blocks(self, answer: requests.Response) -> Iterator[bytes]:
         """A body piece by piece; CutShortError when it ends early."""
@@ -178,13 +178,13 @@ class IndexClient:
         origin = find_origin(target) if target is not None else None
         if target is None or origin is None:
             if page:
-                raise _LeftIndexError("something that is not a host")
+                raise _LeftIndexError("an address that is not http or https")
             raise RemoteError(
                 f"package index {self.index.name!r} redirected {what} to an address that is not http or https",
                 "report it to the index's operators",
             )
         if page and (not self.index.may_redirect(target) or is_downgrade(url, origin)):
-            raise _LeftIndexError(origin.host)
+            raise _LeftIndexError(str(origin))
         if is_downgrade(url, origin):
             raise RemoteError(
                 f"package index {self.index.name!r} redirected {what} from https to {origin}, which is not encrypted",

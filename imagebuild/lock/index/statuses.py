@@ -13,7 +13,7 @@ from imagebuild.lock.index.routing import PackageIndex
 
 
 class ProjectStatus(msgspec.Struct, frozen=True):
-    """A project that is not simply active."""
+    """A project that is not simply active (PEP 792)."""
 
     name: str
     version: str  # that is locked

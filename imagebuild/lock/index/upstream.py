@@ -59,14 +59,14 @@ class Upstream:
     # -- project pages
 
     def read_project(self, name: str) -> ProjectPage | None:
-        """The files of a project, None when the index does not have it: 404, or a redirect to another host (:meth:`find_redirect`)."""
+        """The files of a project, None when the index does not have it: 404, or a redirect elsewhere (:meth:`find_redirect`)."""
         if self.index.address.startswith("file:"):
             return self._read_local_page(name)
         kept = self._read_kept(name)
         return kept.read_page(name) if kept is not None else None
 
     def find_redirect(self, name: str) -> str:
-        """The host that the page of a project redirected to, if that was refused and so counts as absent; else ""."""
+        """Where the page of a project redirected to (scheme, host and port), if that was refused and so counts as absent; else ""."""
         return self._elsewhere.get(name, "")
 
     def find_file(self, name: str, filename: str) -> ProjectFile | None:
@@ -95,7 +95,7 @@ class Upstream:
         url = urljoin(self.index.address, f"{canonicalize_name(name)}/")
         answer = self.client.read_page(url, headers, f"the page of {name}")
         if isinstance(answer, Elsewhere):
-            self._elsewhere[name] = answer.host
+            self._elsewhere[name] = answer.target
             return None
         if answer is None or (answer.unchanged and kept is not None):
             return kept if answer is not None else None

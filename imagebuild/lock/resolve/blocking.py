@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -50,19 +50,21 @@ class Block(msgspec.Struct, frozen=True):
     need: str  # python-dateutil<3
     held: str  # python-dateutil
     version: str  # 4.0.0
+    given: bool = False  # the line's package is a source tree or a wheel by address: there is no other version of it
 
     def describe(self, base: str) -> str:
         """One sentence."""
         first, *others = self.chain
         way = f" (through {' and '.join(others[:-1])})" if len(others) > 1 else ""
-        who = f"the newest {first}" if not others else f"the newest {first} needs {others[-1]}{way}, which"
+        first = first if self.given else f"the newest {first}"
+        who = first if not others else f"{first} needs {others[-1]}{way}, which"
         return f"{who} needs {self.need}; the base {base} has {self.held} {self.version}"
 
     def advise(self, base: Base, protect: Sequence[str]) -> str:
         """What to do."""
         return join_ways(
             suggest_replacement(base, self.held, protect).removeprefix("or "),
-            f"ask for an older {self.name} ({self.where})",
+            "" if self.given else f"ask for an older {self.name} ({self.where})",
             "choose another base",
         )
 
@@ -73,27 +75,19 @@ def find_blocks(
     held: Mapping[str, Distribution],
     environment: Mapping[str, str],
     *,
-    given: Collection[str] = (),
     seconds: float = _SECONDS,
     stopped: Callable[[], bool] | None = None,
 ) -> tuple[Block, ...]:
     """At most one block for each line that applies, in their order. What cannot be read is passed over: the resolver will say it.
 
-    ``given``: names that come from a source tree or an address; no index hears of them.
     ``stopped`` is asked between projects: when it says so, nobody waits for more.
     """
     end = time.monotonic() + seconds
     found: dict[str, Block] = {}
     for item in requirements:
-        if (
-            item.name in held
-            or item.name in given
-            or item.name in found
-            or item.requirement.url
-            or not applies(item.requirement, environment)
-        ):
+        if item.name in held or item.name in found or item.requirement.url or not applies(item.requirement, environment):
             continue
-        block = _follow(item, reader, held, given, environment, lambda: time.monotonic() >= end or (stopped is not None and stopped()))
+        block = _follow(item, reader, held, environment, lambda: time.monotonic() >= end or (stopped is not None and stopped()))
         if block is not None:
             found[item.name] = block
     return tuple(found.values())
@@ -103,7 +97,6 @@ def _follow(
     item: DirectRequirement,
     reader: Reader,
     held: Mapping[str, Distribution],
-    given: Collection[str],
     environment: Mapping[str, str],
     ended: Callable[[], bool],
 ) -> Block | None:
@@ -125,14 +118,13 @@ def _follow(
                     continue
                 target = canonicalize_name(need.name)
                 there = held.get(target)
-                if there is None and target not in given:
+                if there is None:
                     todo.append((need, way))
-                elif (
-                    there is not None
-                    and (own := parse_version(there.version)) is not None
-                    and not need.specifier.contains(own, prereleases=True)
-                ):
-                    return Block(item.where, item.name, way, f"{target}{need.specifier}", there.name, there.version)
+                    continue
+                own = parse_version(there.version)
+                if own is not None and not need.specifier.contains(own, prereleases=True):
+                    given = reader.ask_candidates(item.name).given
+                    return Block(item.where, item.name, way, f"{target}{need.specifier}", there.name, there.version, given)
     return None
 
 

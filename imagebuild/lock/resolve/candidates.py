@@ -26,8 +26,8 @@ class Candidates(msgspec.Struct, frozen=True):
     name: str
     index: str
     wheels: dict[str, ProjectFile] = {}  # version -> the best wheel
-    absent: bool = False  # 404, or a page that redirects to another host
-    elsewhere: str = ""  # that host
+    absent: bool = False  # 404, or a page that redirects to where it may not
+    elsewhere: str = ""  # that place: scheme, host and port
     sdist_only: tuple[str, ...] = ()
     other_tags: dict[str, tuple[str, ...]] = {}  # versions with wheels, none of which fits the base: their tags
     other_python: dict[str, str] = {}  # version -> its Requires-Python
@@ -40,6 +40,11 @@ class Candidates(msgspec.Struct, frozen=True):
     times: dict[str, str] = {}  # version -> when its first file was uploaded, of those that are neither yanked nor after the cutoff
     status: str = ""  # PEP 792: archived, quarantined, deprecated; "" for active, or where the index does not tell
     status_reason: str = ""
+
+    @property
+    def given(self) -> bool:
+        """Whether it is a source tree of the team's or a wheel by address, which no index offers and of which there is one version."""
+        return self.index in (LOCAL_NAME, URL_NAME)
 
 
 class Choice(msgspec.Struct, frozen=True):

@@ -198,7 +198,7 @@ def _explain_missing(cause: Cause, known: ResolutionFacts, details: tuple[str, .
     base, interpreter = known.base.name, known.base.interpreter
     if candidates.elsewhere:
         return LockError(
-            f"{asker}; {index} redirects {name} to another host, {candidates.elsewhere}: the redirect is not followed, and "
+            f"{asker}; {index} redirects {name} to {candidates.elsewhere}: the redirect is not followed, and "
             f"{name} counts as missing there",
             f"publish {name} there, narrow the names of that [[index]], or, if that host belongs to the index, list it in the "
             "index's redirects",

@@ -29,7 +29,7 @@ from imagebuild.lock.index.upstream import Upstream
 from imagebuild.lock.inputs.localpackage import LocalWheel
 from imagebuild.lock.inputs.metadata import read_requires, strip_addresses
 from imagebuild.lock.inputs.resolverules import NO_RULES, ResolveRules
-from imagebuild.lock.resolve.candidates import Candidates, Choice, select_wheels, stand_in_name
+from imagebuild.lock.resolve.candidates import Candidates, Choice, candidates_of_local, select_wheels, stand_in_name
 from imagebuild.lock.resolve.serving import LoopbackServer
 from imagebuild.lock.resolve.stubs import Stub
 
@@ -135,7 +135,9 @@ class RoutedIndex:
         return future.result() if future is not None and future.done() and future.exception() is None else None
 
     def ask_candidates(self, name: str) -> Candidates:
-        """The candidates of a normalised name, read once."""
+        """The candidates of a normalised name, read once. No index hears the name of a source tree or of a wheel by address."""
+        if name in self._local:
+            return candidates_of_local(self._local[name])
         with self._guard:
             future = self._candidates.get(name)
             mine = future is None
@@ -152,13 +154,13 @@ class RoutedIndex:
         index = route_name(name, self._indexes)
         page = self._upstreams[index.name].read_project(name)
         if page is None:
-            host = self._upstreams[index.name].find_redirect(name)
-            if host and self._is_news(f"redirect {index.name}"):
+            target = self._upstreams[index.name].find_redirect(name)
+            if target and self._is_news(f"redirect {index.name}"):
                 self._report(
-                    f"warning: package index {index.name!r} redirects {name} to another host, {host}: the redirect is not "
+                    f"warning: package index {index.name!r} redirects {name} to {target}: the redirect is not "
                     f"followed, and {name} counts as missing there (redirects in its [[index]] allows hosts)"
                 )
-            return Candidates(name, index.name, absent=True, elsewhere=host)
+            return Candidates(name, index.name, absent=True, elsewhere=target)
         candidates = select_wheels(page, index.name, self._choice)
         if self._sources is not None and self._sources.may_build(name):
             archives = self._sources.find_archives(page, self._choice)
@@ -183,16 +185,6 @@ class RoutedIndex:
                 f"the base has {name} {self._unusable[name]}, which is not a version that Python packaging understands",
                 f"replace {name} in the team's layer, or choose another base",
             )
-        if name in self._local:
-            wheel = self._local[name]
-            return [
-                {
-                    "filename": wheel.filename,
-                    "url": self._file_url(name, wheel.filename),
-                    "hashes": {"sha256": wheel.sha256},
-                    "core-metadata": True,
-                }
-            ]
         if name in self._stubs:
             stub = self._stubs[name]
             return [
@@ -260,8 +252,7 @@ class RoutedIndex:
     def read_needs(self, name: str, version: str) -> list[Requirement]:
         """What a candidate of an index needs, as the resolver is shown it."""
         candidates = self.ask_candidates(name)
-        metadata = self._upstreams[candidates.index].read_metadata(candidates.wheels[version])
-        return self._rules.rewrite_all(read_requires(metadata))
+        return self._rules.rewrite_all(read_requires(self._read_metadata(name, candidates.wheels[version], candidates.index)))
 
     def count_projects(self) -> int:
         """How many projects have been asked for."""
@@ -285,7 +276,7 @@ class RoutedIndex:
 
     def _follow(self, name: str, specifier: SpecifierSet) -> None:
         """Nothing that goes wrong here matters: it goes wrong again when it is asked for, and is told then."""
-        if name in self._local or name in self._stubs or name in self._unusable:
+        if name in self._stubs or name in self._unusable:
             return
         with contextlib.suppress(Exception):
             candidates = self.ask_candidates(name)
@@ -294,22 +285,22 @@ class RoutedIndex:
                 self.read_ahead(self.read_needs(name, fitting[-1]))
 
     def _find_metadata(self, name: str, filename: str) -> bytes | None:
-        if name in self._local:
-            wheel = self._local[name]
-            if filename != wheel.filename:
-                return None
-            with wheel.path.open("rb") as stream:
-                return read_wheel_file(stream, filename).metadata
         if name in self._stubs:
             return self._stubs[name].metadata if filename == self._stubs[name].filename else None
         found = self._find_file(name, filename)
         if found is not None:
-            return self._upstreams[found[1]].read_metadata(found[0])
+            return self._read_metadata(name, *found)
         candidates = self.ask_candidates(name)
         for version, file in candidates.sources.items():
             if self._sources is not None and filename == stand_in_name(name, version):
                 return self._sources.read_metadata(name, version, file, self._upstreams[candidates.index])
         return None
+
+    def _read_metadata(self, name: str, file: ProjectFile, index: str) -> bytes:
+        if name not in self._local:
+            return self._upstreams[index].read_metadata(file)
+        with self._local[name].path.open("rb") as stream:
+            return read_wheel_file(stream, file.filename).metadata
 
     def body_of(self, name: str, filename: str) -> bytes | Path | None:
         """A wheel's bytes, or the verified file that holds them."""

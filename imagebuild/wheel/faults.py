@@ -1,0 +1,58 @@
+"""How many rows of a wheel's RECORD are wrong, every file's hash compared; known once for each wheel, by its hash."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from imagebuild.decoding import make_decoder
+from imagebuild.files import explain_os_error, write_sealed
+from imagebuild.wheel.archive import Content, WheelArchive
+
+_FORMAT = 1  # raise it when the same wheel would give another count
+
+
+class _FaultCount(msgspec.Struct, frozen=True):
+    count: int
+    format: int = _FORMAT
+    check: str = ""
+
+    def sealed(self) -> _FaultCount:
+        return _FaultCount(self.count, self.format, hashlib.sha256(f"{self.format} {self.count}".encode()).hexdigest())
+
+
+_COUNT = make_decoder(_FaultCount)
+
+
+def count_record_faults(path: Path, *, python: str) -> int:
+    """Rows that are wrong, for a wheel that another program installs. ``python``: the full version of the interpreter it is for."""
+    with WheelArchive(path, python=python) as archive:
+        faults = set(archive.record.faults)
+        for (name, _, _), stream, _ in (*archive.get_contents(), *archive.get_bytecode()):
+            content = cast(Content, stream)
+            digest = hashlib.sha256()
+            for piece in content.chunks():
+                digest.update(piece)
+            promise = content.promise
+            if (promise.sha256 or digest.hexdigest()) != digest.hexdigest() or (promise.size or str(content.size)) != str(content.size):
+                faults.add(name)
+        return len(faults)
+
+
+def find_record_faults(path: Path, sha256: str, cache: Path, *, python: str) -> int:
+    """The count of :func:`count_record_faults`, kept by the wheel's hash, so that its files are read once."""
+    kept = cache / "record-faults" / f"{sha256}-{python}.json"
+    with contextlib.suppress(OSError, UnicodeDecodeError, msgspec.MsgspecError):
+        found = _COUNT.decode(kept.read_bytes())
+        if found.format == _FORMAT and found == found.sealed():
+            return found.count
+    count = count_record_faults(path, python=python)
+    try:
+        write_sealed(kept, msgspec.json.encode(_FaultCount(count).sealed()))
+    except OSError as error:
+        raise explain_os_error(error, "keeping what is known of a wheel") from None
+    return count
