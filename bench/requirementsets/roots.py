@@ -28,7 +28,9 @@ def unpack_image(layout: LayoutStore, repository: str, digest: Digest, folder: P
         blob = layout.local_file(Digest(layer.digest))
         if blob is None:
             raise SystemExit(f"layer {layer.digest} is not in the layout")
-        subprocess.run(["tar", "--zstd", "-xpf", str(blob), "-C", str(folder), "--exclude=dev/*"], check=True)
+        # Anchored: packages have folders called dev, too.
+        exclude = ["--anchored", "--exclude=dev/*", "--exclude=./dev/*"]
+        subprocess.run(["tar", "--zstd", "-xpf", str(blob), "-C", str(folder), *exclude], check=True)
 
 
 def count_layers(layout: LayoutStore, repository: str, digest: Digest) -> int:
