@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from pathlib import Path
 from typing import cast
 
 import msgspec
 
-from imagebuild.decoding import make_decoder
-from imagebuild.files import explain_os_error, write_sealed
+from imagebuild.files import SealedCache
 from imagebuild.wheel.archive import Content, WheelArchive
 
 _FORMAT = 1  # raise it when the same wheel would give another count
@@ -21,11 +19,8 @@ class _FaultCount(msgspec.Struct, frozen=True):
     format: int = _FORMAT
     check: str = ""
 
-    def sealed(self) -> _FaultCount:
-        return _FaultCount(self.count, self.format, hashlib.sha256(f"{self.format} {self.count}".encode()).hexdigest())
 
-
-_COUNT = make_decoder(_FaultCount)
+_COUNTS = SealedCache(_FaultCount)
 
 
 def count_record_faults(path: Path, *, python: str) -> int:
@@ -46,13 +41,9 @@ def count_record_faults(path: Path, *, python: str) -> int:
 def find_record_faults(path: Path, sha256: str, cache: Path, *, python: str) -> int:
     """The count of :func:`count_record_faults`, kept by the wheel's hash, so that its files are read once."""
     kept = cache / "record-faults" / f"{sha256}-{python}.json"
-    with contextlib.suppress(OSError, UnicodeDecodeError, msgspec.MsgspecError):
-        found = _COUNT.decode(kept.read_bytes())
-        if found.format == _FORMAT and found == found.sealed():
-            return found.count
+    found = _COUNTS.read(kept)
+    if found is not None and found.format == _FORMAT:
+        return found.count
     count = count_record_faults(path, python=python)
-    try:
-        write_sealed(kept, msgspec.json.encode(_FaultCount(count).sealed()))
-    except OSError as error:
-        raise explain_os_error(error, "keeping what is known of a wheel") from None
+    _COUNTS.write(kept, _FaultCount(count), doing="keeping what is known of a wheel")
     return count

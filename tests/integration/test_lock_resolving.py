@@ -192,8 +192,8 @@ def test_hashes_in_requirements_decide_which_wheel_is_locked(tmp_path: Path, res
         assert {item.name: item.filename for item in lock.packages} == {"beta": "beta-1.0-py3-none-any.whl", "thing": best}
         with pytest.raises(
             LockError,
-            match=r"^requirements\.in line 1 asks thing==1\.0; no wheel of thing 1\.0 for this base on package index 'default' has a hash "
-            r"that requirements\.in line 1 allows$",
+            match=r"^requirements\.in line 1 asks for thing==1\.0; no wheel of thing 1\.0 for this base on package index 'default' has a "
+            r"hash that requirements\.in line 1 allows$",
         ):
             lock_for(tmp_path, f"thing==1.0 --hash=sha256:{'0' * 64}\n", [make_index(url)], resolver=resolver)
 
