@@ -16,7 +16,8 @@ from imagebuild.lock.index.tables import IndexTable, check_tables, combine_index
 from imagebuild.lock.inputs.resolverules import ResolveRules, make_rules
 from imagebuild.oci.model import Platform
 from imagebuild.supply.policy import AuditRules, LicenceRules, Policy, check_policy
-from imagebuild.toml import decode_toml, suggest
+from imagebuild.text import suggest
+from imagebuild.toml import decode_toml
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
@@ -36,16 +37,6 @@ def parse_size(text: str | int) -> int:
     if match is None or match[2].upper() not in _UNITS:
         raise ConfigurationError(f"not a size: {text!r}", 'write a number and a unit, as in "300 MiB" or "1.5 GB"')
     return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def format_size(size: int) -> str:
-    """Bytes for people, in binary units with one decimal."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB"):
-        if abs(value) < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.2f} GiB"
 
 
 def parse_days(text: str) -> int:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from imagebuild.config import Team, format_size, list_teams, load_team
+from imagebuild.config import Team, list_teams, load_team
 from imagebuild.errors import ConfigurationError, ImagebuildError
 from imagebuild.oci.store import Presence, explain_unknown
+from imagebuild.text import format_size
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:

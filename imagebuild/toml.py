@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from pathlib import Path
@@ -12,16 +11,11 @@ import msgspec
 
 from imagebuild.decoding import Converter
 from imagebuild.errors import ConfigurationError
+from imagebuild.text import suggest
 
 T = TypeVar("T")
 
 _LONGEST_NAME = 100
-
-
-def suggest(word: str, known: list[str]) -> str:
-    """``did you mean 'x'?`` for the closest known word, or the list of what is known."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
 
 
 def read_toml(path: Path) -> dict[str, Any]:

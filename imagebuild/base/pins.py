@@ -13,7 +13,8 @@ from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.files import explain_os_error, write_atomic
 from imagebuild.oci.model import Digest, ImageConfig, Index, RawManifest, Reference
 from imagebuild.oci.store import Presence, Store, explain_unknown
-from imagebuild.toml import decode_toml, suggest
+from imagebuild.text import suggest
+from imagebuild.toml import decode_toml
 
 BUILT_REPOSITORIES = "bases"  # where `imagebuild base build NAME` keeps what it makes, in the layout folder
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")

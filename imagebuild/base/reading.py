@@ -22,6 +22,7 @@ from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
 from imagebuild.files import exclusive, explain_os_error
 from imagebuild.oci.model import Digest, ImageConfig, Index, Manifest, Platform, RawManifest
 from imagebuild.oci.store import Store
+from imagebuild.text import format_size
 
 
 class BaseNames(msgspec.Struct, frozen=True):
@@ -127,7 +128,7 @@ def _read_aside(store: Store, repository: str, raw: RawManifest, config_data: by
     reader = LayerReader(writer, folder / "spool")
     layers = []
     for number, (descriptor, diff_id) in enumerate(zip(manifest.layers, config.rootfs.diff_ids, strict=True), 1):
-        report(f"reading layer {number} of {len(manifest.layers)} of the base ({descriptor.size / 1e6:.1f} MB)")
+        report(f"reading layer {number} of {len(manifest.layers)} of the base ({format_size(descriptor.size)})")
         layers.append(reader.read(store, repository, descriptor, diff_id))
     writer.finish()
     tree = SqliteTree(folder / "tree.sqlite")

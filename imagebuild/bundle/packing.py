@@ -20,6 +20,7 @@ from imagebuild.lock.inputs.requirements import list_files
 from imagebuild.oci.model import Digest
 from imagebuild.oci.store import Store
 from imagebuild.recipe import Recipe
+from imagebuild.text import format_size
 
 _RECIPE_FILES = ("Dockerfile", "recipe.json")
 
@@ -92,7 +93,7 @@ def pack_layers(packing: Packing, base: Base, store: Store, report: Callable[[st
         target = packing.folder / name
         if name in packing.files:
             continue
-        report(f"base {base.name}: packing {descriptor.digest} ({descriptor.size / 1e6:.1f} MB)")
+        report(f"base {base.name}: packing {descriptor.digest} ({format_size(descriptor.size)})")
         target.parent.mkdir(parents=True, exist_ok=True)
         with store.open_blob(base.repository, descriptor) as source, target.open("wb") as copy:
             shutil.copyfileobj(source, copy, 1 << 20)

@@ -18,6 +18,7 @@ import msgspec
 
 from imagebuild.catalogue.clusterkinds import BEGIN, END, find_lacking, find_unasked, group_resources
 from imagebuild.errors import ConfigurationError
+from imagebuild.text import name_some
 
 HINT = "write it again with the command that imagebuild retire --print-kubectl prints, and check that it succeeded"
 HUB_USER, REFERENCE = "JupyterHub user", "reference"  # kinds of what is no object of a cluster
@@ -120,9 +121,8 @@ def _read_json(path: Path, data: bytes, without: frozenset[str], now: datetime, 
 
 
 def _refuse_lack(path: Path, names: Sequence[str]) -> None:
-    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     raise ConfigurationError(
-        f"{path} has no {shown}: an image that only those use would be taken for unused",
+        f"{path} has no {name_some(names)}: an image that only those use would be taken for unused",
         f"{HINT}; or, for kinds that this cluster lacks or has none of: --without {','.join(group_resources(names)[:14])}",
     )
 

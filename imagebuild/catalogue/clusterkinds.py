@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from imagebuild.errors import UsageError
-from imagebuild.toml import suggest
+from imagebuild.text import suggest
 
 
 class ClusterKind(msgspec.Struct, frozen=True):

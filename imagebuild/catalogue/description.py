@@ -10,10 +10,10 @@ import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry
 from imagebuild.catalogue.tags import show_text
-from imagebuild.config import format_size
 from imagebuild.oci.referrers import list_referrers
 from imagebuild.oci.store import Store
 from imagebuild.supply.referrers import BOM_TYPE, LOCK_TYPE, RECIPE_TYPE, STATEMENT_TYPE
+from imagebuild.text import format_size
 
 _KNOWN = {LOCK_TYPE: "lock", RECIPE_TYPE: "recipe", BOM_TYPE: "SBOM", STATEMENT_TYPE: "provenance"}
 

@@ -16,7 +16,7 @@ from imagebuild.errors import ConfigurationError, RemoteError, UsageError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, ImageConfig, Index, Manifest, Platform, RawManifest, Reference
 from imagebuild.oci.store import Store
-from imagebuild.toml import suggest
+from imagebuild.text import suggest
 from imagebuild.workspace import Workspace
 
 PreferTag = Callable[[str], str]  # team -> the tag its image would have now, or empty

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
 from imagebuild.catalogue.tags import is_pinned_tag, name_kept
 from imagebuild.errors import UsageError
-from imagebuild.toml import suggest
+from imagebuild.text import suggest
 
 _SHORTEST = 12  # hex digits that stand for a digest
 

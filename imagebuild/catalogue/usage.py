@@ -23,6 +23,7 @@ from imagebuild.catalogue.clusterdump import HINT, read_dump, walk_texts
 from imagebuild.catalogue.clusterkinds import OFFERING
 from imagebuild.catalogue.tags import IMAGE_TAG
 from imagebuild.errors import ConfigurationError
+from imagebuild.text import name_some
 
 MAX_AGE = timedelta(days=1)
 _DIGITS = re.compile(r"[0-9a-f]{12,}")
@@ -60,7 +61,7 @@ class Usage(msgspec.Struct, frozen=True):
 def explain_users(users: Sequence[ImageUser]) -> str:
     """Why what they name stays."""
     real = [user for user in users if user.kind not in OFFERING]
-    shown = ", ".join(map(str, (real or users)[:2])) + (f" and {len(real or users) - 2} more" if len(real or users) > 2 else "")
+    shown = name_some([str(user) for user in real or users], 2)
     return f"in use in a cluster: {shown}" if real else f"offered in a cluster: {shown}; take it out there first"
 
 

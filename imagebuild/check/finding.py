@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from imagebuild.text import first_lines
+
 Status = Literal["passed", "failed", "skipped"]
 
 SHOWN = 10  # of a list of culprits
@@ -24,5 +26,4 @@ def judge_culprits(culprits: Sequence[str], passed: str, failed: str) -> Finding
     """Passed without culprits; else failed, with the first of them as details."""
     if not culprits:
         return Finding("passed", passed)
-    more = (f"and {len(culprits) - SHOWN} more",) if len(culprits) > SHOWN else ()
-    return Finding("failed", failed.format(count=len(culprits)), (*sorted(culprits)[:SHOWN], *more))
+    return Finding("failed", failed.format(count=len(culprits)), first_lines(sorted(culprits), SHOWN))

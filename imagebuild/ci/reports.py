@@ -16,7 +16,7 @@ from imagebuild.errors import ConfigurationError, ImagebuildError
 from imagebuild.lock.file.lockfile import decode_lock, read_lock
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.inputs.freshness import list_changed_inputs
-from imagebuild.size.budget import shorten
+from imagebuild.text import name_some
 from imagebuild.workspace import Workspace
 
 
@@ -66,7 +66,7 @@ def _find_staleness(workspace: Workspace, team: str, lock: Lock, proof: str) -> 
         return f"the lock is not proved (lock --check: {proof})"
     found = load_team(workspace.images, team)
     changed = list_changed_inputs(lock, found.requirements, found.local_packages, workspace.root)
-    return f"the lock is stale: {shorten(changed)} changed" if changed else ""
+    return f"the lock is stale: {name_some(changed)} changed" if changed else ""
 
 
 def compare_packages(before: Lock | None, after: Lock) -> dict[str, tuple[str, str]]:

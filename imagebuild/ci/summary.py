@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from imagebuild.config import format_size
+from imagebuild.text import format_size
 
 _SHOWN = 40  # changed packages a team; a comment has a limit of length
 # What Markdown and HTML read, and what makes a mention or a reference.

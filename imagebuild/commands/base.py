@@ -10,6 +10,7 @@ import click
 
 from imagebuild.commands.options import common_options, print_data, read_clock
 from imagebuild.errors import UsageError
+from imagebuild.table import format_table
 
 if TYPE_CHECKING:
     from imagebuild.base.model import SystemInventory
@@ -45,12 +46,13 @@ def base_list(workspace: Workspace, as_json: bool) -> None:
     if as_json:
         print_data(json.dumps(rows, indent=2))
         return
-    width = max((len(row["name"]) for row in rows), default=0)
+    cells = []
     for row in rows:
         state = "built here" if row["build"] else (row["digest"][:19] if row["digest"] else "UNPINNED")
         place = f"imagebuild base build {row['name']}" if row["build"] else row["reference"]
         through = f"  (read from {row['from']})" if not row["reference"].startswith(row["from"]) else ""
-        print_data(f"{row['name']:<{width}}  {row['kind']:<7}  {state:<19}  {place}{through}")
+        cells.append((row["name"], row["kind"], state, place + through))
+    print_data("".join(f"{line}\n" for line in format_table(cells, least=(0, 7, 19))), nl=False)
 
 
 @base.command("pin")
@@ -109,8 +111,8 @@ def base_inspect(workspace: Workspace, name: str, platform: str, as_json: bool) 
     """What is in base NAME: its user, its Python, its packages."""
     from imagebuild import pipeline
     from imagebuild.base.inventory import encode_inventory
-    from imagebuild.config import format_size
     from imagebuild.oci.model import Platform
+    from imagebuild.text import format_size
 
     found = pipeline.open_base(workspace, name, Platform.parse(platform)).inventory
     if as_json:

@@ -27,8 +27,8 @@ def bundle(
     """Put all that TEAM's image takes into one folder: image --offline --bundle DIR builds from it."""
     from imagebuild import pipeline
     from imagebuild.bundle.packing import BundleContents, pack_bundle
-    from imagebuild.config import format_size
     from imagebuild.files import exclusive
+    from imagebuild.text import format_size
 
     workspace.prepare()
     with exclusive(workspace.state / f"image-{team}.lock"):

@@ -9,6 +9,7 @@ import click
 
 from imagebuild.commands.options import common_options, print_data
 from imagebuild.errors import ConfigurationError
+from imagebuild.table import format_table
 
 if TYPE_CHECKING:
     from imagebuild.workspace import Workspace
@@ -27,9 +28,8 @@ def doctor(workspace: Workspace, as_json: bool) -> None:
     if as_json:
         print_data(json.dumps(msgspec.to_builtins(findings), indent=2))
     else:
-        width = max(len(item.subject) for item in findings)
-        for item in findings:
-            print_data(f"{item.subject:<{width}}  {item.status:<7}  {item.text}" + (f" ({item.hint})" if item.hint else ""))
+        rows = [(item.subject, item.status, item.text + (f" ({item.hint})" if item.hint else "")) for item in findings]
+        print_data("\n".join(format_table(rows, least=(0, 7))))
     problems = [item.subject for item in findings if item.status == "problem"]
     if problems:
         raise ConfigurationError(f"{len(problems)} of {len(findings)} checks found a problem: {', '.join(problems)}", "see the lines above")

@@ -129,7 +129,7 @@ def use_bundle(
 
 def describe_result(result: Mapping[str, Any]) -> str:
     """What was done for one team, in a few lines."""
-    from imagebuild.config import format_size
+    from imagebuild.text import format_size
 
     lines = [f"{result['image']}:{result['tag']}", f"  digest    {result['digest']}", f"  base      {result['base']}"]
     if result["built"]:

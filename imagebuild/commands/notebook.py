@@ -96,7 +96,7 @@ def notebook(
 def find_pool(workspace: Workspace, name: str) -> Pool:
     """UsageError for a pool that pools.toml does not have."""
     from imagebuild.emit.prewarm.pools import load_pools
-    from imagebuild.toml import suggest
+    from imagebuild.text import suggest
 
     pools = {pool.name: pool for pool in load_pools(workspace.images / "pools.toml").pools}
     if name not in pools:

@@ -51,7 +51,7 @@ def prewarm(
     from imagebuild.emit.prewarm.capacity import format_plan
     from imagebuild.emit.prewarm.daemonsets import describe_prewarm, render_kustomization, render_prewarm
     from imagebuild.emit.prewarm.pools import load_pools
-    from imagebuild.toml import suggest
+    from imagebuild.text import suggest
 
     if as_json and not only_plan:
         raise UsageError("--json is for the plan; manifests are YAML", "add --plan, or leave --json out")
@@ -116,7 +116,7 @@ def plan_pools(workspace: Workspace, file: PoolFile, entries: Sequence[Catalogue
 
 def require_room(plans: Sequence[PoolPlan]) -> None:
     """BudgetError when a pool's images do not fit on its nodes, with what to drop."""
-    from imagebuild.config import format_size
+    from imagebuild.text import format_size
 
     full = [plan for plan in plans if not plan.fits]
     if not full:

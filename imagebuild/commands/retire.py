@@ -118,7 +118,7 @@ def carry_out(
     """Show the plan, and with ``confirmed`` do it."""
     from imagebuild.catalogue.retention import plan_retirement, sum_layers
     from imagebuild.catalogue.retirement import explain_wait, find_retired, remove_retired, retire_images
-    from imagebuild.config import format_size
+    from imagebuild.text import format_size
 
     target = workspace.target
 

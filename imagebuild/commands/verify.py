@@ -68,8 +68,8 @@ def _compare_twins(workspace: Workspace, team: str, builder: str | None, as_json
 
     from imagebuild import pipeline
     from imagebuild.check.verify.twin import require_twins
-    from imagebuild.config import format_size
     from imagebuild.files import exclusive
+    from imagebuild.text import format_size
 
     workspace.prepare()
     with exclusive(workspace.state / f"image-{team}.lock"):

@@ -11,6 +11,7 @@ from imagebuild.errors import ImagebuildError, LockError
 from imagebuild.lock.file.changes import LockChanges, compare_locks
 from imagebuild.lock.file.model import Lock
 from imagebuild.pipeline import LockOptions, open_base, resolve_team
+from imagebuild.table import format_table
 from imagebuild.workspace import Workspace
 
 
@@ -74,8 +75,8 @@ def render_resolvers(team: str, found: dict[str, Lock | LockError]) -> str:
         return f"{team}: {one.resolver} and {other.resolver} lock the same {len(one.packages)} packages"
     count = len({item.name for item in (*one.packages, *other.packages)})
     lines = [f"{team}: {one.resolver} and {other.resolver} differ in {len(changes)} of {count} packages"]
-    width = max(len(item.name) for item in changes)
+    rows = []
     for item in changes:
         pins = [side.version if side is not None else "-" for side in (item.before, item.after)]
-        lines.append(f"  {item.name:<{width}}  " + "  ".join(f"{name} {pin}" for name, pin in zip(found, pins, strict=True)))
-    return "\n".join(lines)
+        rows.append((f"  {item.name}", *(f"{name} {pin}" for name, pin in zip(found, pins, strict=True))))
+    return "\n".join([*lines, *format_table(rows)])

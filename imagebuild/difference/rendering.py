@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from html import escape
 
-from imagebuild.config import format_size
 from imagebuild.difference.comparison import Difference, SideFacts
 from imagebuild.lock.file.changes import PackageChange, render_markdown
 from imagebuild.size.document import render_document
+from imagebuild.table import format_table
+from imagebuild.text import format_change, format_size, shorten_digest
 
 _WORDS = {"added": "added", "removed": "removed", "upgraded": "upgraded", "downgraded": "DOWNGRADED", "rebuilt": "other file"}
 
@@ -17,8 +18,8 @@ def list_totals(difference: Difference) -> list[tuple[str, str, str, str]]:
     before, after = difference.before, difference.after
     rows = [
         ("base", before.base, after.base, "changed" if difference.base_changed else ""),
-        ("base digest", _shorten(before.base_digest), _shorten(after.base_digest), ""),
-        ("digest", _shorten(before.digest), _shorten(after.digest), ""),
+        ("base digest", shorten_digest(before.base_digest), shorten_digest(after.base_digest), ""),
+        ("digest", shorten_digest(before.digest), shorten_digest(after.digest), ""),
         ("packages", str(before.packages), str(after.packages), f"{after.packages - before.packages:+d}"),
     ]
     for what, one, other in (("stored", before.compressed, after.compressed), ("unpacked", before.installed, after.installed)):
@@ -28,15 +29,6 @@ def list_totals(difference: Difference) -> list[tuple[str, str, str, str]]:
 
 def _size(count: int) -> str:
     return format_size(count) if count >= 0 else ""
-
-
-def format_change(count: int) -> str:
-    """``+1.2 MiB``, ``-3.0 KiB``, ``0 B``."""
-    return ("+" if count > 0 else "-" if count < 0 else "") + format_size(abs(count))
-
-
-def _shorten(digest: str) -> str:
-    return digest[:19]
 
 
 def describe_version(item: PackageChange) -> str:
@@ -75,16 +67,11 @@ def format_text(difference: Difference) -> str:
             lines.append(f"  {what:<12}  {one or '-'} > {other or '-'}  {change}".rstrip())
     for fact in difference.changes.facts:
         if fact.name not in ("base", "base digest"):
-            lines.append(f"  {fact.name:<12}  {_shorten_fact(fact.before)} > {_shorten_fact(fact.after)}")
+            lines.append(f"  {fact.name:<12}  {shorten_digest(fact.before)} > {shorten_digest(fact.after)}")
     rows = [_list_cells(item) for item in difference.changes.packages]
     if rows:
         head = ("", "package", "version", "", "wheel", "installed", "licence")
-        widths = [max(len(row[index]) for row in (head, *rows)) for index in range(7)]
-        right = (4, 5)
-        lines.append("")
-        for row in (head, *rows):
-            cells = [cell.rjust(widths[index]) if index in right else cell.ljust(widths[index]) for index, cell in enumerate(row)]
-            lines.append("  ".join(cells).rstrip())
+        lines += ["", *format_table((head, *rows), right=(4, 5))]
     else:
         lines += ["", "the same packages"]
     for side in (before, after):
@@ -97,10 +84,6 @@ def _list_cells(item: PackageChange) -> tuple[str, ...]:
     sizes = map(format_change, count_change(item))
     asked = "asked for" if item.direct else ""
     return (_WORDS[item.kind], item.name, describe_version(item), asked, *sizes, describe_licence(item))
-
-
-def _shorten_fact(text: str) -> str:
-    return text[:19] if text.startswith("sha256:") else text
 
 
 def format_markdown(difference: Difference) -> str:
@@ -120,8 +103,8 @@ def render_difference_page(difference: Difference, *, back: str = "") -> bytes:
         for what, one, other, change in list_totals(difference)
     )
     facts = "".join(
-        f"<tr><th scope=row>{escape(fact.name)}</th><td class=mono>{escape(_shorten_fact(fact.before))}</td>"
-        f"<td class=mono>{escape(_shorten_fact(fact.after))}</td><td></td></tr>"
+        f"<tr><th scope=row>{escape(fact.name)}</th><td class=mono>{escape(shorten_digest(fact.before))}</td>"
+        f"<td class=mono>{escape(shorten_digest(fact.after))}</td><td></td></tr>"
         for fact in difference.changes.facts
         if fact.name not in ("base", "base digest")
     )

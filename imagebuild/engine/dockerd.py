@@ -20,6 +20,7 @@ from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, I
 from imagebuild.oci.archive import stream_archive
 from imagebuild.oci.model import Descriptor, Digest, Index, Manifest, RawManifest, Reference
 from imagebuild.oci.store import Presence, Store, explain_unknown
+from imagebuild.text import format_size
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -190,8 +191,8 @@ def load_image(workspace: Workspace, repository: str, reference: str, name: str,
         blobs = {item.digest: item.size for item in (manifest.config, *manifest.layers)}
         size = sum(blobs.values())
         own = manifest.layers[-1].size if manifest.layers else 0
-        shares = f"{len(manifest.layers)} layers, {(size - own) / _MIB:.1f} MiB of it the base's"
-        workspace.report(f"{name}: loading {size / _MIB:.1f} MiB into docker ({shares})")
+        shares = f"{len(manifest.layers)} layers, {format_size(size - own)} of it the base's"
+        workspace.report(f"{name}: loading {format_size(size)} into docker ({shares})")
         for _ in range(2):  # the second time for what went missing while the first came in
             archive = stream_archive(raw, manifest, name, _blob_opener(workspace, repository, manifest))
             _send_archive(engine, archive, name)

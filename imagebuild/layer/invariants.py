@@ -24,6 +24,7 @@ from imagebuild.layer.removal import ReducedTree, is_emptied
 from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, read_ahead
 from imagebuild.layer.tar.forward import ForwardFile, HashingReader, RawTarInfo
 from imagebuild.oci.compression import open_decompressed
+from imagebuild.text import first_lines
 
 _SHOWN = 20
 
@@ -101,11 +102,10 @@ class TarEntries:
 
 def _refuse(findings: Sequence[str]) -> None:
     if findings:
-        more = (f"and {len(findings) - _SHOWN} more",) if len(findings) > _SHOWN else ()
         raise IntegrityError(
             f"the layer breaks {len(findings)} rule{'s' if len(findings) > 1 else ''}: {findings[0]}",
             "nothing was pushed; this is a defect: please report it with these lines",
-            (*findings[1:_SHOWN], *more),
+            first_lines(findings[1:], _SHOWN - 1),
         )
 
 

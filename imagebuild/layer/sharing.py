@@ -12,6 +12,7 @@ from imagebuild.errors import BuildError
 from imagebuild.layer.bytecode import locate_source
 from imagebuild.layer.model import FileFact, Member
 from imagebuild.layer.placement import FolderResolver, normalise_path
+from imagebuild.text import first_lines
 from imagebuild.wheel.ownership import Collision, explain_collisions, settle_path
 
 _SHOWN = 20  # conflicts listed in one error
@@ -113,11 +114,10 @@ def find_exclusions(
     if judge.collisions:
         raise explain_collisions(judge.collisions)
     if judge.conflicts:
-        more = len(judge.conflicts) - _SHOWN
         raise BuildError(
             judge.conflicts[0],
             "leave one of them out, pin versions that agree, or choose a base without the clash",
-            (*judge.conflicts[1:_SHOWN], *((f"and {more} more",) if more > 0 else ())),
+            first_lines(judge.conflicts[1:], _SHOWN - 1),
         )
     return Exclusions(
         {package: frozenset(paths) for package, paths in judge.shared.items()},

@@ -18,6 +18,7 @@ from imagebuild.files import explain_os_error
 from imagebuild.oci.compression import CHUNK
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Presence, Store, explain_unknown
+from imagebuild.text import count_things, format_size
 
 COPY_HINT = "add --copy-base to copy them through this machine, or use a base that is in the same registry"
 
@@ -75,7 +76,7 @@ def copy_blobs(plan: CopyPlan, allow_copy: bool, report: Callable[[str], None] |
     reason: RemoteError | None = None  # what a registry said, where it refused in words and not by a 202
     for descriptor in plan.mountable:
         if plan.target.mount_blob(plan.target_repository, descriptor.id, plan.source_repository):
-            say(f"mounted {descriptor.digest} ({_mib(descriptor.size)}) of {plan.source_repository}")
+            say(f"mounted {descriptor.digest} ({format_size(descriptor.size)}) of {plan.source_repository}")
         else:
             refused.append(descriptor)
             reason = plan.target.last_failure or reason
@@ -88,7 +89,7 @@ def copy_blobs(plan: CopyPlan, allow_copy: bool, report: Callable[[str], None] |
         raise _refuse(plan, refused, "cannot be mounted", reason)
     for descriptor in (*refused, *plan.to_copy):
         _copy_blob(plan, descriptor, scratch)
-        say(f"copied {descriptor.digest} ({_mib(descriptor.size)}) from {plan.source.image_name(plan.source_repository)}")
+        say(f"copied {descriptor.digest} ({format_size(descriptor.size)}) from {plan.source.image_name(plan.source_repository)}")
 
 
 def _copy_blob(plan: CopyPlan, descriptor: Descriptor, scratch: Path | None) -> None:
@@ -118,8 +119,4 @@ def _refuse(plan: CopyPlan, blobs: Sequence[Descriptor], why: str, reason: Remot
 
 
 def _count(blobs: Sequence[Descriptor]) -> str:
-    return f"{len(blobs)} blob{'s' * (len(blobs) != 1)} ({_mib(sum(item.size for item in blobs))})"
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):.1f} MiB"
+    return f"{count_things(len(blobs), 'blob')} ({format_size(sum(item.size for item in blobs))})"

@@ -15,6 +15,7 @@ from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.inputs.requirements import REQUIREMENTS
 from imagebuild.pipeline import open_base, read_team_lock
+from imagebuild.text import format_size
 from imagebuild.workspace import Workspace
 
 _MARK = "image-of-a-team"  # stands for the image in the resolver's sentences
@@ -37,9 +38,9 @@ class PersonalLayer(msgspec.Struct, frozen=True):
 
     def describe(self) -> list[str]:
         """Lines for people."""
-        size = sum(item.size for item in self.added) / 1e6
-        unpacked = sum(item.installed_size for item in self.added) / 1e6
-        lines = [f"adds {len(self.added)} packages to {self.team}'s image: {size:.1f} MB to fetch, {unpacked:.1f} MB in the home folder"]
+        size = format_size(sum(item.size for item in self.added))
+        unpacked = format_size(sum(item.installed_size for item in self.added))
+        lines = [f"adds {len(self.added)} packages to {self.team}'s image: {size} to fetch, {unpacked} in the home folder"]
         lines += [f"  + {item.name} {item.version}  (asked for by {', '.join(item.via) or 'nothing'})" for item in self.added]
         lines += [f"  = {item.replace('==', ' ')}  (in the image)" for item in self.satisfied]
         return lines if self.added else [f"nothing to add: {self.team}'s image has it all", *lines[1:]]

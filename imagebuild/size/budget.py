@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from imagebuild.config import BudgetRules, format_size
+from imagebuild.config import BudgetRules
 from imagebuild.errors import BudgetError
 from imagebuild.size.model import Limit, PackageRemoval, PackageSize, SizeReport
+from imagebuild.table import format_table
+from imagebuild.text import format_size, name_some
 
 # A prediction is within 5 % of the layer on the measured sets; one is refused on only when it is over by twice that,
 # or, where wheels could not be looked into, by half.
@@ -91,7 +93,7 @@ def advise(report: SizeReport, over: Sequence[Limit]) -> str:
     if best is None:
         return "leave a package out, " + raising
     chain = next((item.chain for item in report.packages if item.name == best.name), ())
-    along = f" (with {shorten(best.along)})" if best.along else ""
+    along = f" (with {name_some(best.along)})" if best.along else ""
     return (
         f"drop {best.name} first{along}: frees {format_size(best.compressed)} stored, {format_size(best.installed)} unpacked; "
         f"asked for by {' > '.join(chain[:-1]) or 'the lock'}; {raising}"
@@ -102,22 +104,18 @@ def _words(over: Sequence[Limit]) -> set[str]:
     return {limit.what.partition(" ")[0] for limit in over}
 
 
-def shorten(names: Sequence[str], most: int = 4) -> str:
-    """The first few names of a list, and how many more."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def tabulate_packages(packages: Sequence[PackageSize], most: int = _SHOWN) -> tuple[str, ...]:
     """The largest packages, a line each: name, version, compressed and installed size, who asked."""
-    shown = packages[:most]
-    width = max((len(f"{item.name} {item.version}") for item in shown), default=0)
-    lines = []
-    for item in shown:
-        asked = f"  {' > '.join(item.chain)}" if len(item.chain) > 1 else ""
-        name = f"{item.name} {item.version}"
-        lines.append(f"  {name:<{width}}  {format_size(item.compressed):>11} stored  {format_size(item.installed):>11} unpacked{asked}")
+    rows = []
+    for item in packages[:most]:
+        asked = " > ".join(item.chain) if len(item.chain) > 1 else ""
+        rows.append((f"  {item.name} {item.version}", *_show_sizes(item.compressed, item.installed), asked))
     rest = packages[most:]
     if rest:
         stored, unpacked = sum(item.compressed for item in rest), sum(item.installed for item in rest)
-        lines.append(f"  {f'and {len(rest)} more':<{width}}  {format_size(stored):>11} stored  {format_size(unpacked):>11} unpacked")
-    return tuple(lines)
+        rows.append((f"  and {len(rest)} more", *_show_sizes(stored, unpacked), ""))
+    return tuple(format_table(rows))
+
+
+def _show_sizes(stored: int, unpacked: int) -> tuple[str, str]:
+    return f"{format_size(stored):>11} stored", f"{format_size(unpacked):>11} unpacked"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from imagebuild.config import format_size
 from imagebuild.size.document import render_document
 from imagebuild.size.model import Limit, PackageSize, SizeReport
 from imagebuild.size.terminal import describe_built
 from imagebuild.size.treemap import Rectangle, lay_out
+from imagebuild.text import format_size
 
 _WIDTH, _HEIGHT = 1120.0, 620.0
 _TITLE = 19.0  # height of a package's heading in the map

@@ -22,6 +22,7 @@ from imagebuild.layer.dpkg import STATUS, is_dpkg_list
 from imagebuild.layer.tar.flow import open_chunks, read_ahead
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Store
+from imagebuild.text import format_size
 from imagebuild.wheel.installed import NO_SITES, is_metadata, is_record
 
 # Stored bytes decompressed at a time: how finely they are told apart, and a bound on what a hostile layer unpacks to at once
@@ -78,7 +79,7 @@ def scan_layers(
     """Read ``layers``, lowest first. ``sizes``: files of these sizes are hashed (empty: none). IntegrityError for damaged ones."""
     scan = Scan({}, {}, sites=sites)
     for number, layer in enumerate(layers, 1):
-        report(f"reading layer {number} of {len(layers)} above the base ({layer.size / 1e6:.1f} MB)")
+        report(f"reading layer {number} of {len(layers)} above the base ({format_size(layer.size)})")
         try:
             with store.open_blob(repository, layer) as stream:
                 _scan_layer(scan, stream, layer.compression, sizes)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from imagebuild.config import format_size
-from imagebuild.size.budget import shorten
 from imagebuild.size.model import Comparison, Limit, SizeReport
+from imagebuild.table import format_table
+from imagebuild.text import format_size, name_some
 
 _MOST = 15
 _BLOCKS = " ▏▎▍▌▋▊▉█"
@@ -35,7 +35,7 @@ def format_size_report(report: SizeReport, *, bars: bool = False, width: int = 8
     if report.removals:
         lines += ["", "nothing else needs" + " " * 12 + "leaving it out frees"]
         for item in report.removals[:_MOST]:
-            along = f"  with {shorten(item.along)}" if item.along else ""
+            along = f"  with {name_some(item.along)}" if item.along else ""
             lines.append(f"  {item.name:<26}  {format_size(item.compressed):>10} stored  {format_size(item.installed):>10} unpacked{along}")
     if report.copies_count > 0:
         lines += ["", f"the base has {report.copies_count} of these files too ({format_size(report.copies_size)})"]
@@ -77,14 +77,13 @@ def _format_packages(report: SizeReport, bars: bool, width: int, everything: boo
     if rest:
         rows.append((f"and {len(rest)} more", sum(item.compressed for item in rest), sum(item.installed for item in rest), ""))
     name_width = max((len(row[0]) for row in rows), default=7)
-    head = f"{'package':<{name_width}}  {'stored':>10}  {'unpacked':>10}"
     room = max(8, min(40, width - name_width - 28))
     most = max((row[2] for row in rows[: len(shown)]), default=1) or 1
-    lines = [head + ("" if bars else "  asked for by")]
+    cells = [("package", "stored", "unpacked", "" if bars else "asked for by")]
     for name, stored, unpacked, asked in rows:
         tail = draw_bar(unpacked / most, room).rstrip() if bars else asked
-        lines.append(f"{name:<{name_width}}  {format_size(stored):>10}  {format_size(unpacked):>10}  {tail}".rstrip())
-    return lines
+        cells.append((name, format_size(stored), format_size(unpacked), tail))
+    return format_table(cells, right=(1, 2), least=(0, 10, 10))
 
 
 def _format_kinds(report: SizeReport, bars: bool, width: int) -> list[str]:

@@ -20,6 +20,7 @@ from imagebuild.supply.packages import Origin, Package
 from imagebuild.supply.policy import Policy, find_ignored, judge_licence
 from imagebuild.supply.severity import Severity
 from imagebuild.supply.systempackages import CRATES, Ecosystem, ImageSystem
+from imagebuild.text import count_things
 
 _CRATE, _PYPI = "pkg:cargo/", "pkg:pypi/"
 _PREFERRED = ("MAL-", "GHSA-", "PYSEC-", "CVE-")  # which of several ids names a finding
@@ -89,23 +90,19 @@ class AuditReport(msgspec.Struct, frozen=True):
         found = []
         if self.counting:
             worst = ", ".join(sorted({f"{item.package} {item.version}" for item in self.counting})[:5])
-            found.append(f"{_count(len(self.counting), 'known vulnerability', 'known vulnerabilities')} ({worst})")
+            found.append(f"{count_things(len(self.counting), 'known vulnerability', 'known vulnerabilities')} ({worst})")
         if self.refused:
             names = ", ".join(sorted({item.package for item in self.refused})[:5])
-            found.append(f"{_count(len(self.refused), 'licence', 'licences')} that the policy refuses ({names})")
+            found.append(f"{count_things(len(self.refused), 'licence', 'licences')} that the policy refuses ({names})")
         if self.quarantined:
             found.append(f"quarantined by their index: {', '.join(item.name for item in self.quarantined[:5])}")
         if strict and self.unchecked:
-            found.append(f"{_count(len(self.unchecked), 'thing', 'things')} that could not be checked")
+            found.append(f"{count_things(len(self.unchecked), 'thing', 'things')} that could not be checked")
         if found:
             raise IntegrityError(
                 f"{self.name}: {'; '.join(found)}",
                 "update the packages (imagebuild lock TEAM --upgrade), or ignore a finding in images/policy.toml with a reason and a date",
             )
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
 
 
 def audit_packages(
@@ -181,7 +178,7 @@ def _audit_system(
         records = dataset.systems.get(ecosystem)
         if records is None:
             lines.append(
-                f"{_count(len(subjects), 'package', 'packages')} of {ecosystem.release}: the OSV data has none of {ecosystem.folder}"
+                f"{count_things(len(subjects), 'package', 'packages')} of {ecosystem.release}: the OSV data has none of {ecosystem.folder}"
             )
             continue
         looked_up += len(subjects)
@@ -221,13 +218,13 @@ def _audit_bundled(
             owner = f"bundled in {item.name} {item.version}"
             found += [msgspec.structs.replace(hit, note=f"{owner}; {hit.note}" if hit.note else owner) for hit in hits]
     if missing:
-        lines.append(f"{_count(missing, 'crate', 'crates')} that packages bundle: the OSV data has none of {CRATES.folder}")
+        lines.append(f"{count_things(missing, 'crate', 'crates')} that packages bundle: the OSV data has none of {CRATES.folder}")
     return found
 
 
 def _describe_uncovered(packages: Sequence[Package]) -> tuple[str, ...]:
     parts = [part for item in packages for part in item.bundled.components if not part.purl.startswith((_CRATE, _PYPI))]
-    return (f"{_count(len(parts), 'library', 'libraries')} that packages bundle: not looked up",) if parts else ()
+    return (f"{count_things(len(parts), 'library', 'libraries')} that packages bundle: not looked up",) if parts else ()
 
 
 def _audit_package(
@@ -322,7 +319,7 @@ def format_audit(report: AuditReport) -> str:
         counts.append(f"{report.own} of the team's own (in no data set)")
     if report.source:
         counts.append(f"{report.records} OSV records of {report.newest[:10]}")
-        counts.append(f"{_count(len(report.counting), 'vulnerability', 'vulnerabilities')} of {report.fail_on} or more")
+        counts.append(f"{count_things(len(report.counting), 'vulnerability', 'vulnerabilities')} of {report.fail_on} or more")
         others = len(report.vulnerabilities) - len(report.counting)
         if others:
             counts.append(f"{others} below or ignored")

@@ -16,6 +16,7 @@ import msgspec
 
 from imagebuild.errors import BuildError
 from imagebuild.files import replacing
+from imagebuild.text import first_lines
 from imagebuild.wheel.archive import WheelArchive
 from imagebuild.wheel.record import render_record
 from imagebuild.wheel.scripts import drop_entry_points
@@ -99,13 +100,11 @@ def settle_path(row: str, claims: Mapping[str, Hashable], files: Mapping[str, st
 def explain_collisions(collisions: Sequence[Collision]) -> BuildError:
     """What to say, and to write into team.toml."""
     first = collisions[0]
-    lines = tuple(str(item) for item in collisions[1:_SHOWN])
-    more = (f"and {len(collisions) - _SHOWN} more",) if len(collisions) > _SHOWN else ()
     return BuildError(
         str(first),
         f'name the owner in team.toml, [files] "{_propose_pattern(collisions)}" = "{first.first}" (patterns are allowed); '
         "or leave one of them out, or pin versions that agree",
-        (*lines, *more),
+        first_lines([str(item) for item in collisions[1:]], _SHOWN - 1),
     )
 
 

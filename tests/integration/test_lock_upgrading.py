@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from imagebuild.lock.file.lockfile import read_lock
+from imagebuild.text import format_size
 from tests.support.builders import make_wheel
 from tests.support.images import entry, make_layer
 from tests.support.servers.index import FakeIndex
@@ -81,7 +82,7 @@ def test_a_quarters_upgrade_and_its_report(house: House) -> None:
     assert f"{sizes[0]} B to {sizes[1]} B" in row
     with zipfile.ZipFile(io.BytesIO(sorted(house.folder.glob("top-2*.whl"))[0].read_bytes())) as archive:
         installed = sum(item.file_size for item in archive.infolist())
-    assert f"{installed / 1000:.1f} kB" in row
+    assert format_size(installed) in row
     assert "Nothing changed." in checkout.run("lock", "blue", "--report", "-").succeeded().out
 
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagebuild.config import format_size, load_team, parse_size
+from imagebuild.config import load_team, parse_size
 from imagebuild.errors import ConfigurationError, UsageError
+from imagebuild.text import format_size
 
 
 def write_team(root: Path, text: str, name: str = "alpha") -> Path:

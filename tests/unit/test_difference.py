@@ -12,7 +12,7 @@ from imagebuild import annotations as names
 from imagebuild.catalogue.lookup import FoundImage, find_named_image
 from imagebuild.difference.comparison import compare_sides, encode_difference
 from imagebuild.difference.explanation import explain_recipe, format_explanation
-from imagebuild.difference.rendering import format_change, format_markdown, format_text, render_difference_page
+from imagebuild.difference.rendering import format_markdown, format_text, render_difference_page
 from imagebuild.difference.sides import Side, read_side
 from imagebuild.errors import LockError, UsageError
 from imagebuild.layer.model import Codec
@@ -20,6 +20,7 @@ from imagebuild.lock.file.lockfile import format_lock, lock_digest
 from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.oci.model import OCI_CONFIG, Descriptor, Digest, Manifest
 from imagebuild.recipe import ImageOptions, Recipe, make_recipe
+from imagebuild.text import format_change
 from imagebuild.workspace import Workspace
 from tests.support.builders import make_base, make_lock, make_package
 from tests.unit.test_size_scan import BASE, installed, make_tar, push

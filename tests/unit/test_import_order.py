@@ -16,7 +16,7 @@ PACKAGE = ROOT / "imagebuild"
 
 # Rooms on one line do not import each other.
 LAYERS = (
-    ("annotations", "decoding", "errors", "http", "payload", "text"),
+    ("annotations", "decoding", "errors", "http", "payload", "table", "text"),
     ("files", "jobs", "toml"),
     ("oci", "wheel"),
     ("base", "lock.index", "workspace"),

@@ -58,8 +58,8 @@ def test_every_kind_of_change_is_told_apart_and_direct_ones_come_first() -> None
     ]
     text = render_markdown(changes)
     assert "2 upgraded, 1 downgraded, 1 rebuilt, 1 added, 1 removed; 6 to 6 packages" in text
-    assert "| aaa | by others | 1.9 to 1.10 | 1.0 kB | 4.0 kB | unknown |" in text
-    assert "| gone | directly | gone: 1.0 | -1.0 kB | -4.0 kB | unknown |" in text
+    assert "| aaa | by others | 1.9 to 1.10 | 1000 B | 3.9 KiB | unknown |" in text
+    assert "| gone | directly | gone: 1.0 | -1000 B | -3.9 KiB | unknown |" in text
     assert "- bbb goes back to an older version" in text
     assert "- ccc 1.0 is another file than before under the same version" in text
 
@@ -72,7 +72,7 @@ def test_bytes_and_licences() -> None:
     assert change.licence_changed
     assert (changes.size_before, changes.size_after, changes.installed_after) == (12_900_000, 13_200_000, 70_000_000)
     text = render_markdown(changes)
-    assert "| pandas | directly | 1.0 to 2.0 | 12.9 MB to 13.2 MB | 1.0 kB to 70.0 MB | **BSD-3-Clause to GPL-3.0-only** |" in text
+    assert "| pandas | directly | 1.0 to 2.0 | 12.3 MiB to 12.6 MiB | 1000 B to 66.8 MiB | **BSD-3-Clause to GPL-3.0-only** |" in text
     assert "- pandas: the licence changes from BSD-3-Clause to GPL-3.0-only" in text
 
 

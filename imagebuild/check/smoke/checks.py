@@ -23,6 +23,8 @@ from imagebuild.check.smoke.optional import ImportFailure, InstalledPackage, jud
 from imagebuild.check.smoke.pod import Pod, Run, start_pod
 from imagebuild.check.smoke.subject import Kind, SmokeSubject
 from imagebuild.errors import BuildError
+from imagebuild.table import format_table
+from imagebuild.text import first_lines
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -93,7 +95,7 @@ def check_home_layer(subject: SmokeSubject) -> Finding:
     if subject.at_home:
         count = len(subject.at_home)
         text = f"{count} path{'s' * (count != 1)} under {subject.home}, which the volume hides"
-        return Finding("failed", text, _shorten(subject.at_home))
+        return Finding("failed", text, first_lines(subject.at_home, _SHOWN))
     return Finding("passed", f"nothing under {subject.home}")
 
 
@@ -148,10 +150,10 @@ def check_pip(subject: SmokeSubject, pod: Pod) -> Finding:
     ours, theirs = split_complaints([line for line in answer["lines"] if line not in waived], subject.distributions)
     if ours or not (theirs or waived):
         found = ours or ["pip check failed without any output"]
-        return Finding("failed", f"{len(found)} broken requirement{'s' * (len(found) != 1)}", _shorten(found))
+        return Finding("failed", f"{len(found)} broken requirement{'s' * (len(found) != 1)}", first_lines(found, _SHOWN))
     told = [f"{len(theirs)} complaints about the base"] if theirs else []
     told += [f"{len(waived)} that [resolve] of team.toml asked for"] if waived else []
-    return Finding("passed", f"nothing broken by what was added; {', '.join(told)}", _shorten([*theirs, *waived]))
+    return Finding("passed", f"nothing broken by what was added; {', '.join(told)}", first_lines([*theirs, *waived], _SHOWN))
 
 
 def find_waived(lines: Sequence[str], lock: Lock) -> list[str]:
@@ -185,7 +187,7 @@ def check_versions(subject: SmokeSubject, pod: Pod) -> Finding:
     wrong = [f"{item.name} {found.get(item.name, 'missing')}, locked {item.version}" for item in subject.lock.packages]
     wrong = [line for line, item in zip(wrong, subject.lock.packages, strict=True) if found.get(item.name) != item.version]
     if wrong:
-        return Finding("failed", f"{len(wrong)} of {len(subject.lock.packages)} packages differ from the lock", _shorten(wrong))
+        return Finding("failed", f"{len(wrong)} of {len(subject.lock.packages)} packages differ from the lock", first_lines(wrong, _SHOWN))
     return Finding("passed", f"{len(found)} packages, as locked")
 
 
@@ -204,9 +206,9 @@ def check_imports(subject: SmokeSubject, pod: Pod) -> Finding:
     told = [*found.optional, *(f"{module}: left out by [smoke] ignore" for module in found.ignored)]
     if found.failed:
         text = f"{len(found.failed)} of {answer['modules']} modules do not import"
-        return Finding("failed", text, (*_shorten(found.failed), *_shorten(told)))
+        return Finding("failed", text, (*first_lines(found.failed, _SHOWN), *first_lines(told, _SHOWN)))
     text = f"{answer['modules']} modules of {len(answer['versions'])} packages"
-    return Finding("passed", f"{text}; {len(told)} of them do not import and need not" if told else text, _shorten(told))
+    return Finding("passed", f"{text}; {len(told)} of them do not import and need not" if told else text, first_lines(told, _SHOWN))
 
 
 def check_bytecode(subject: SmokeSubject, pod: Pod) -> Finding:
@@ -214,7 +216,7 @@ def check_bytecode(subject: SmokeSubject, pod: Pod) -> Finding:
     answer = _ask_imports(subject, pod)
     if answer["stale"]:
         text = f"{len(answer['stale'])} of {answer['loaded']} modules were compiled while importing"
-        return Finding("failed", text, _shorten(answer["stale"]))
+        return Finding("failed", text, first_lines(answer["stale"], _SHOWN))
     if not answer["loaded"]:
         return Finding("skipped", "nothing in Python was imported")
     return Finding("passed", f"{answer['loaded']} modules came from it")
@@ -224,7 +226,9 @@ def check_writable_folders(subject: SmokeSubject, pod: Pod) -> Finding:
     """The notebook's user cannot change what was locked."""
     answer = _ask_imports(subject, pod)
     if answer["writable"]:
-        return Finding("failed", f"the user may write to {answer['writable']} files and folders", _shorten(answer["first_writable"]))
+        return Finding(
+            "failed", f"the user may write to {answer['writable']} files and folders", first_lines(answer["first_writable"], _SHOWN)
+        )
     if not answer["versions"]:
         return Finding("skipped", "no package was added")
     return Finding("passed", "not writable by the user")
@@ -236,11 +240,6 @@ def _ask_imports(subject: SmokeSubject, pod: Pod) -> dict[str, Any]:
     wanted = sorted({*locked, *subject.distributions})
     seconds = 120 + 2 * len(wanted)
     return pod.ask_once("imports", seconds + 10, names=wanted, seconds=seconds)
-
-
-def _shorten(lines: Sequence[str]) -> tuple[str, ...]:
-    rest = len(lines) - _SHOWN
-    return (*lines[:_SHOWN], f"and {rest} more") if rest > 0 else tuple(lines)
 
 
 class ImageCheck(msgspec.Struct, frozen=True):
@@ -346,15 +345,10 @@ def _look(run: str, name: str, find: Callable[[], Finding]) -> SmokeRow:
 
 def format_smoke_report(report: SmokeReport) -> str:
     """The table, one line a fact, and a line that sums it up."""
-    heads = ("run", "check", "result")
-    cells = [(row.run, row.check, row.status) for row in report.rows]
-    widths = [max(len(row[column]) for row in (heads, *cells)) for column in range(len(heads))]
-    lines = [f"{report.image}  ({report.kind}, port {report.port}, under {report.prefix})"]
-    lines.append("  ".join(f"{head:<{width}}" for head, width in zip(heads, widths, strict=True)).rstrip())
-    margin = " " * (sum(widths) + 2 * len(widths))
-    for row, line in zip(report.rows, cells, strict=True):
-        lines.append("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) + f"  {row.text}")
-        lines += [f"{margin}{detail}" for detail in row.details]
+    rows = [("run", "check", "result", "")]
+    for row in report.rows:
+        rows += [(row.run, row.check, row.status, row.text), *(("", "", "", detail) for detail in row.details)]
+    lines = [f"{report.image}  ({report.kind}, port {report.port}, under {report.prefix})", *format_table(rows)]
     counts = ", ".join(f"{report.count(status)} {status}" for status in get_args(Status) if report.count(status))
     return "\n".join([*lines, counts]) + "\n"
 

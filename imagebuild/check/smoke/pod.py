@@ -15,7 +15,7 @@ import msgspec
 
 from imagebuild.engine.dockerd import explain_engine_error
 from imagebuild.errors import BuildError, UsageError
-from imagebuild.toml import suggest
+from imagebuild.text import suggest
 
 if TYPE_CHECKING:
     from docker import DockerClient

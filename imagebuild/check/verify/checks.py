@@ -22,6 +22,7 @@ from imagebuild.check.verify.secrets import find_secrets
 from imagebuild.check.verify.startup import judge_startup_files
 from imagebuild.errors import IntegrityError
 from imagebuild.supply.bom import REPAIRED
+from imagebuild.table import format_table
 from imagebuild.wheel.record import describe_faults
 
 # --- the image ----------------------------------------------------------------------------------------------------------
@@ -282,11 +283,10 @@ def verify_evidence(evidence: Evidence, further: Sequence[VerifyRow] = ()) -> Ve
 
 def format_verify_report(report: VerifyReport) -> str:
     """The table, one line a check, and a line that sums it up."""
-    width = max(len(row.check) for row in report.rows)
-    lines = [f"{report.image}", f"  digest  {report.digest}"]
+    rows = []
     for row in report.rows:
-        lines.append(f"{row.check:<{width}}  {row.status:<7}  {row.text}".rstrip())
-        lines += [f"{'':<{width}}           {detail}" for detail in row.details]
+        rows += [(row.check, row.status, row.text), *(("", "", detail) for detail in row.details)]
+    lines = [f"{report.image}", f"  digest  {report.digest}", *format_table(rows, least=(0, 7))]
     counts = ", ".join(f"{report.count(status)} {status}" for status in get_args(Status) if report.count(status))
     return "\n".join([*lines, counts]) + "\n"
 

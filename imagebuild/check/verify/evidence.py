@@ -20,6 +20,7 @@ from imagebuild.lock.file.replacement import find_replaced
 from imagebuild.recipe import CONSTRAINTS_PATH, Recipe
 from imagebuild.supply.policy import read_policy
 from imagebuild.supply.referrers import BOM_TYPE, STATEMENT_TYPE, read_companions, read_image_lock, read_image_recipe
+from imagebuild.text import format_size
 from imagebuild.workspace import Workspace
 
 
@@ -71,7 +72,7 @@ def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
     system: SystemFiles | None = None
     for number in range(common, len(image.manifest.layers)):
         descriptor = image.manifest.layers[number]
-        workspace.report(f"reading layer {number + 1} of {len(image.manifest.layers)} of the image ({descriptor.size / 1e6:.1f} MB)")
+        workspace.report(f"reading layer {number + 1} of {len(image.manifest.layers)} of the image ({format_size(descriptor.size)})")
 
         def scan(known: SystemFiles | None, descriptor: Any = descriptor, number: int = number) -> ScannedLayer:
             return scan_layer(

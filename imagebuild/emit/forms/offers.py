@@ -12,7 +12,7 @@ from imagebuild.catalogue.tags import kept_tag
 from imagebuild.emit.forms.wording import clip
 from imagebuild.errors import UsageError
 from imagebuild.oci.model import Reference
-from imagebuild.toml import suggest
+from imagebuild.text import suggest
 
 Standing = Literal["current", "kept", "previous", "retired"]
 

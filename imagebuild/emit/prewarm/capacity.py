@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from imagebuild.config import format_size
 from imagebuild.emit.prewarm.pools import Pool
+from imagebuild.text import format_size
 
 ESTIMATED_RATIO = 3  # unpacked over stored, of a layer that was never read
 

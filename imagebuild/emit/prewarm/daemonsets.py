@@ -19,7 +19,7 @@ from imagebuild.emit.manifest.yaml import Document, Note, render_documents
 from imagebuild.emit.prewarm.pausepods import PRIORITY_CLASS, READINESS_TAINT, HeldImage, describe_label_selector, describe_pod
 from imagebuild.emit.prewarm.pools import Pool, PrewarmSettings
 from imagebuild.errors import UsageError
-from imagebuild.toml import suggest
+from imagebuild.text import suggest
 
 _PRIORITY = -1000  # notebooks without a class of their own have 0
 _MANAGED = {"app.kubernetes.io/managed-by": "imagebuild"}

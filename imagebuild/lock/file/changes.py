@@ -9,6 +9,7 @@ import msgspec
 from packaging.version import InvalidVersion, Version
 
 from imagebuild.lock.file.model import Lock, LockedPackage
+from imagebuild.text import format_size
 
 REQUIRED = "requirements.in"  # what `via` says of a package that the team itself asked for
 Kind = Literal["added", "removed", "upgraded", "downgraded", "rebuilt"]
@@ -174,8 +175,8 @@ def render_markdown(changes: LockChanges) -> str:
 def _summarise(changes: LockChanges) -> str:
     counts = {kind: sum(item.kind == kind for item in changes.packages) for kind in _ORDER}
     parts = [f"{count} {kind}" for kind, count in counts.items() if count]
-    sizes = f"wheels {_size(changes.size_before)} to {_size(changes.size_after)}"
-    unpacked = f"installed {_size(changes.installed_before)} to {_size(changes.installed_after)}"
+    sizes = f"wheels {format_size(changes.size_before)} to {format_size(changes.size_after)}"
+    unpacked = f"installed {format_size(changes.installed_before)} to {format_size(changes.installed_after)}"
     number = f"{changes.count_before} to {changes.count_after} packages"
     return f"{', '.join(parts) or 'no package changes'}; {number}; {sizes}; {unpacked}."
 
@@ -202,20 +203,10 @@ def _show(side: LockedSide | None) -> str:
 
 
 def _change(before: int | None, after: int | None) -> str:
-    """``1.2 MB to 1.3 MB``; one value where the other side has none, or the same."""
+    """``1.2 MiB to 1.3 MiB``; one value where the other side has none, or the same."""
     if before is None or after is None:
-        return f"{'+' if before is None else '-'}{_size(after if after is not None else before or 0)}"
-    return _size(after) if _size(before) == _size(after) else f"{_size(before)} to {_size(after)}"
-
-
-def _size(count: int) -> str:
-    """Decimal units, as package indexes show them."""
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 999.5:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"
+        return f"{'+' if before is None else '-'}{format_size(after if after is not None else before or 0)}"
+    return format_size(after) if format_size(before) == format_size(after) else f"{format_size(before)} to {format_size(after)}"
 
 
 def _shorten(text: str) -> str:

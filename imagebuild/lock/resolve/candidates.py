@@ -18,6 +18,7 @@ from imagebuild.lock.index.pages import ProjectFile, ProjectPage
 from imagebuild.lock.index.routing import LOCAL_NAME, URL_NAME
 from imagebuild.lock.inputs.hashes import AllowedHashes
 from imagebuild.lock.inputs.localpackage import LocalWheel
+from imagebuild.text import name_some
 
 
 class Candidates(msgspec.Struct, frozen=True):
@@ -192,8 +193,7 @@ def describe_tags(tags: Sequence[str]) -> str:
     parsed = [tag for text in tags for tag in parse_tag(text)]
     pythons = sorted({tag.interpreter for tag in parsed}, key=lambda text: (len(text), text))
     platforms = sorted({tag.platform for tag in parsed})
-    shown = ", ".join(platforms[:4]) + (f" and {len(platforms) - 4} more" if len(platforms) > 4 else "")
-    return f"{', '.join(pythons)} on {shown}"
+    return f"{', '.join(pythons)} on {name_some(platforms)}"
 
 
 def stand_in_name(name: str, version: str) -> str:
