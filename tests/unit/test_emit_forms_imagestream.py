@@ -6,10 +6,23 @@ import importlib
 import json
 from typing import Any
 
+import msgspec
+import pytest
+
 from imagebuild.catalogue.entries import CatalogueEntry
 from imagebuild.emit.forms.imagestream import render_image_streams
 from imagebuild.emit.manifest.merging import EditedFile
 from tests.support.forms import A100, HISTORY, MIG, age, make_image
+from tests.support.odhdashboard import (
+    import_stream,
+    is_enabled,
+    judge_workbench,
+    list_accelerators,
+    list_versions,
+    show_stream,
+    show_version,
+    start_workbench,
+)
 
 yaml: Any = importlib.import_module("yaml")
 ODH = "opendatahub.io/"
@@ -69,6 +82,44 @@ def test_a_stream_per_team() -> None:
         {"name": "polars", "version": "1.9.0"},
     ]
     assert "namespace" not in read(render_image_streams(HISTORY).text)["imagebuild-cosml"]["metadata"]
+
+
+def test_the_dashboard_shows_what_is_meant() -> None:
+    streams = [import_stream(stream) for stream in read(render_image_streams(HISTORY, pools=[A100, MIG]).text).values()]
+    assert all(map(is_enabled, streams))
+    assert sorted(map(show_stream, streams)) == [
+        (10, "Team apps: tables", "Tabular work"),
+        (20, "Team cosml: tables", "Tabular work"),
+        (30, "Team stats: tables", "Tabular work"),
+    ]
+    assert list_accelerators(streams[1]) == ["nvidia.com/gpu", "nvidia.com/mig-1g.5gb"]
+    current, kept = list_versions(streams[1])
+    assert show_version(current) == (f"{HISTORY[0].tag} ({HISTORY[0].tag})", "Python v3.11", ["pandas v2.3.0", "polars v1.9.0"])
+    assert show_version(kept)[:2] == (f"{HISTORY[1].tag} ({HISTORY[1].tag})", "Python v3.11, kept as churn-q3")
+    assert [tag["name"] for tag in list_versions(streams[2])] == [HISTORY[4].tag]  # what came before is no longer offered
+
+
+@pytest.mark.parametrize("internal", ["", "image-registry.openshift-image-registry.svc:5000"])
+@pytest.mark.parametrize("host", ["registry.example", "registry.example:5000"])
+def test_workbenches_stand_as_their_image_does(internal: str, host: str) -> None:
+    """Of every version, when it is new and after the next quarter; the registry inside OpenShift or not, ours with a port or not."""
+    history = [msgspec.structs.replace(entry, image=entry.image.replace("registry.example", host)) for entry in HISTORY]
+    text = render_image_streams(history).text
+    streams = {name: import_stream(stream, internal) for name, stream in read(text).items()}
+    stream = streams["imagebuild-cosml"]
+    workbenches = [start_workbench(stream, tag) for tag in stream["spec"]["tags"]]
+    assert [judge_workbench(one, list(streams.values())) for one in workbenches] == ["latest", "", "deprecated"]
+    newer = age(history, make_image("cosml", "2027q1", host=host))
+    later = read(render_image_streams(newer, merge=EditedFile(text, "f")).text)
+    streams = {name: import_stream(stream, internal) for name, stream in later.items()}
+    assert [judge_workbench(one, list(streams.values())) for one in workbenches] == ["deprecated", "", "deprecated"]
+    fresh = start_workbench(streams["imagebuild-cosml"], list_versions(streams["imagebuild-cosml"])[0])
+    assert judge_workbench(fresh, list(streams.values())) == "latest"
+    newer[1] = msgspec.structs.replace(newer[1], kept=("audit",), status="kept")  # a name for what workbenches have
+    kept = read(render_image_streams(newer, merge=EditedFile(text, "f")).text)
+    assert judge_workbench(workbenches[0], [import_stream(stream, internal) for stream in kept.values()]) == ""
+    gone = read(render_image_streams([newer[0]], merge=EditedFile(text, "f")).text)  # deleted in the registry
+    assert judge_workbench(workbenches[1], [import_stream(stream, internal) for stream in gone.values()]) == "deprecated"
 
 
 def test_tags_stay_when_quarters_pass() -> None:

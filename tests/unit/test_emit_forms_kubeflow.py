@@ -15,6 +15,7 @@ from imagebuild.emit.manifest.merging import EditedFile
 from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.oci.model import Digest
 from tests.support.forms import A100, HISTORY, MIG, age, check_pod, make_image
+from tests.support.jupyterwebapp import NUMBERS, SERVERS, fill_form, list_vendors, make_notebook, show_image
 
 yaml: Any = importlib.import_module("yaml")
 
@@ -42,15 +43,6 @@ def read_form(entries: list[CatalogueEntry], **options: Any) -> dict[str, Any]:
     return form
 
 
-def display(form: dict[str, Any], reference: str) -> str:
-    """What the page shows for an option (jupyter-web-app: the parts before the second colon, the registry hidden)."""
-    name, tag = reference.split(":")[:2]
-    parts = name.split("/")
-    if form["hideRegistry"] and len(parts) > 1 and "." in parts[0]:
-        parts.pop(0)
-    return "/".join(parts) + ("" if form["hideTag"] else f":{tag}")
-
-
 def test_current_images_by_kind_of_server() -> None:
     entries = [
         make_entry("risk"),
@@ -67,7 +59,7 @@ def test_current_images_by_kind_of_server() -> None:
         assert form[key]["value"].startswith(f"registry.example/ml/{team}:")
     assert form["allowCustomImage"] is False
     assert form["imagePullPolicy"] == {"readOnly": True, "value": "IfNotPresent"}
-    assert display(form, options[0]) == "ml/cosml:2026q4-0123456789ab@sha256"
+    assert show_image(form, options[0]) == "ml/cosml:2026q4-0123456789ab@sha256"
 
 
 def test_groups_without_an_image_are_left_out_but_the_first_stays() -> None:
@@ -84,7 +76,7 @@ def test_a_port_is_warned_of_with_what_the_page_shows() -> None:
     assert warning.startswith("registry.example:5000 has a port")
     assert "it shows registry.example:5000/ml/cosml and no tag; a registry name without a port (--pull-from)" in warning
     assert f"# Warning: {warning}\n" in form.text
-    assert display({"hideRegistry": True, "hideTag": False}, read_form([entry])["image"]["value"]) == "registry.example:5000/ml/cosml"
+    assert show_image({"hideRegistry": True}, read_form([entry])["image"]["value"]) == "registry.example:5000/ml/cosml"
     (warning,) = render_spawner_form([entry, kept]).warnings
     assert "no tag, so images of cosml look alike" in warning
     assert render_spawner_form([make_entry("risk")]).warnings == ()
@@ -110,27 +102,9 @@ def test_a_title_cannot_break_out_of_its_comment() -> None:
     assert read_form([entry]) == read_form([make_entry("cosml")])
 
 
-REQUIRED = {  # what the page and its server read without asking whether it is there
-    "cpu", "memory", "gpus", "workspaceVolume", "dataVolumes", "affinityConfig", "tolerationGroup", "shm", "configurations",
-    "image", "imagePullPolicy",
-}  # fmt: skip
-
-
-def spawn(form: dict[str, Any], pool: str) -> dict[str, Any]:
-    """The pod that the form's server makes of a choice: its toleration group, its affinity, a GPU of the first vendor."""
-    (tolerations,) = [item["tolerations"] for item in form["tolerationGroup"]["options"] if item["groupKey"] == pool]
-    (affinity,) = [item["affinity"] for item in form["affinityConfig"]["options"] if item["configKey"] == pool]
-    limits = {"cpu": form["cpu"]["value"], form["gpus"]["value"]["vendors"][0]["limitsKey"]: "1"}
-    container = {"name": "a", "image": form["image"]["value"], "resources": {"limits": limits}}
-    return {"containers": [container], "tolerations": tolerations, "affinity": affinity}
-
-
-def test_the_form_is_whole_and_has_the_pools() -> None:
+def test_the_form_has_the_pools() -> None:
     form = read_form(list(HISTORY), pools=[A100, MIG])
-    assert set(form) >= REQUIRED
-    assert all("value" in form[key] for key in REQUIRED)
-    check_pod(spawn(form, "a100"))
-    assert [vendor["limitsKey"] for vendor in form["gpus"]["value"]["vendors"]] == ["nvidia.com/gpu", "nvidia.com/mig-1g.5gb"]
+    assert list_vendors(form) == ["nvidia.com/gpu", "nvidia.com/mig-1g.5gb"]
     assert [item["groupKey"] for item in form["tolerationGroup"]["options"]] == ["a100"]  # the other pool has no taints
     (term,) = form["affinityConfig"]["options"][1]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
         "nodeSelectorTerms"
@@ -138,9 +112,34 @@ def test_the_form_is_whole_and_has_the_pools() -> None:
     assert term["matchExpressions"] == [{"key": "nvidia.com/mig.config", "operator": "In", "values": ["all-1g.5gb", "all-2g.10gb"]}]
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_every_choice_of_the_page_is_a_notebook(merged: bool) -> None:
+    """Written whole, and merged into a form with the sections of upstream's own."""
+    text = render_spawner_form(HISTORY, pools=[A100, MIG]).text
+    form = yaml.safe_load(merge_form(UPSTREAM, pools=[A100, MIG]) if merged else text)["spawnerFormDefaults"]
+    offered = {"jupyter": ["cosml", "cosml"], "group-one": ["apps"], "group-two": ["stats"]}
+    for server, key in SERVERS.items():
+        plain = fill_form(form, server)
+        options = [option for option in form[key]["options"] if "/ml/" in option]
+        assert [option.split(":")[0].rpartition("/")[2] for option in options] == offered[server]
+        assert plain["image"] in form[key]["options"]
+        places = itertools.product(options, ("", "a100", "mig"), ("none", *NUMBERS[1:3]))
+        for image, pool, number in places:
+            device = {"": "", "a100": "nvidia.com/gpu", "mig": "nvidia.com/mig-1g.5gb"}[pool] if number != "none" else ""
+            chosen = {"affinityConfig": pool, "tolerationGroup": pool, "gpus": {"vendor": device, "num": number if device else "none"}}
+            pod = make_notebook(form, {**plain, "image": image, **chosen})["spec"]["template"]["spec"]
+            check_pod(pod)
+            assert pod["containers"][0]["image"] == image
+            assert pod["containers"][0]["imagePullPolicy"] == "IfNotPresent"
+            assert ("affinity" in pod) == bool(pool)
+            assert bool(pod["tolerations"]) == (pool == "a100")
+            assert pod["containers"][0]["resources"]["limits"].get(device, "") == (number if device else "")
+            assert not device or device in list_vendors(form)
+
+
 def test_images_kept_under_a_name_are_offered_and_retired_ones_are_not() -> None:
     options = read_form(list(HISTORY))["image"]["options"]
-    assert [display({"hideRegistry": True, "hideTag": False}, option) for option in options] == [
+    assert [show_image({"hideRegistry": True}, option) for option in options] == [
         f"ml/cosml:{HISTORY[0].tag}@sha256",
         "ml/cosml:keep-churn-q3@sha256",
     ]
@@ -261,6 +260,36 @@ def test_the_list_above_a_group_of_our_own_is_kept_true() -> None:
     assert "  #   gone: somebody's (2020q1)\n" in text  # no team of this listing
     assert merge_form(text, newer) == text
 
+
+UPSTREAM = """\
+# As the application's own file has it: the sections, with images of nobody's team.
+spawnerFormDefaults:
+  cpu: {value: '0.5', limitFactor: "1.2", readOnly: false}
+  memory: {value: 1.0Gi, limitFactor: "1.2", readOnly: false}
+  environment: {readOnly: true, value: {}}
+  workspaceVolume:
+    value:
+      mount: /home/jovyan
+      newPvc: {metadata: {name: '{notebook-name}-workspace'}, spec: {resources: {requests: {storage: 5Gi}}, accessModes: [ReadWriteOnce]}}
+    readOnly: false
+  dataVolumes: {value: [], readOnly: false}
+  gpus:
+    value:
+      num: none
+      vendors:
+      - {limitsKey: nvidia.com/gpu, uiName: NVIDIA}
+      - {limitsKey: amd.com/gpu, uiName: AMD}
+      vendor: ''
+    readOnly: false
+  image:
+    value: ghcr.io/example/jupyter-scipy:v1
+    options:
+    - ghcr.io/example/jupyter-scipy:v1
+  shm: {value: true, readOnly: false}
+  configurations: {value: [], readOnly: false}
+  affinityConfig: {value: '', options: [], readOnly: false}
+  tolerationGroup: {value: '', options: [], readOnly: false}
+"""
 
 DEVICES = """\
 spawnerFormDefaults:

@@ -12,7 +12,8 @@ from imagebuild.catalogue.entries import CatalogueEntry
 from imagebuild.emit.forms.workspacekind import render_workspace_kinds
 from imagebuild.emit.manifest.merging import EditedFile
 from imagebuild.errors import ConfigurationError
-from tests.support.forms import A100, HISTORY, MIG, age, check_kind, make_image
+from tests.support.forms import A100, HISTORY, MIG, age, make_image
+from tests.support.workspacekinds import check_kind
 
 yaml: Any = importlib.import_module("yaml")
 

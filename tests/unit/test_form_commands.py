@@ -11,7 +11,8 @@ import pytest
 from imagebuild import annotations as names
 from imagebuild.oci.layout import LayoutStore
 from tests.support.fleet import push_image
-from tests.support.forms import check_kind, check_pod
+from tests.support.forms import check_pod
+from tests.support.workspacekinds import check_kind
 from tests.support.workspaces import Checkout, copy_project
 
 yaml: Any = importlib.import_module("yaml")

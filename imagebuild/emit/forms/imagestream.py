@@ -82,6 +82,7 @@ def describe_tag(offer: Offer) -> dict[str, Any]:
     """One image. Lists are JSON in an annotation, as the dashboard reads them."""
     entry = offer.entry
     software = [{"name": "Python", "version": f"v{'.'.join(entry.python.split('.')[:2])}"}] if entry.python else []
+    software += [{"name": f"kept as {name}", "version": ""} for name in entry.kept]  # the dashboard shows no display name of a tag
     packages = [{"name": name, "version": version} for name, version in entry.packages.items()]
     notes = {
         f"{_PREFIX}notebook-software": json.dumps(software),

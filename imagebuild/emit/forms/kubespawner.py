@@ -1,12 +1,13 @@
 """JupyterHub on Kubernetes: KubeSpawner's ``profile_list``, as ``singleuser.profileList`` of the zero-to-jupyterhub chart's values.
 
 A profile per team, with two choices in it: which of the team's images, and where it runs. A server that was started with a
-choice needs that choice to start again, so the image before the current one is still among them.
+choice needs that choice to start again, so the image before the current one is still among them. KubeSpawner's page takes texts as HTML.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imagebuild.catalogue.entries import CatalogueEntry
@@ -39,12 +40,15 @@ def render_profiles(
     own = list(dict.fromkeys(offer.entry.team for offer in sorted(offers, key=lambda offer: offer.entry.kind in _SERVERS)))
     profiles = [describe_profile([offer for offer in offers if offer.entry.team == team], pools) for team in own]
     other = sorted({f"{offer.entry.team} ({_SERVERS[offer.entry.kind]})" for offer in offers if offer.entry.kind in _SERVERS})
-    warnings = (
+    warnings: tuple[str, ...] = (
         (f"JupyterHub starts jupyterhub-singleuser, which an image for another server needs to have: {', '.join(other)}",) if other else ()
     )
+    images = len({str(offer.reference) for offer in offers})
     if merge is not None:
+        warnings += _warn_of_pulls(merge.documents[0], images)
         _merge_profiles(merge, profiles)
         return SpawnerForm(merge.render(), warnings)
+    warnings += _warn_of_pulls({}, images)
     comment = (
         "Written by imagebuild catalogue --format kubespawner: values for the zero-to-jupyterhub chart (helm upgrade --values FILE).",
         "The images must have JupyterHub's jupyterhub-singleuser. To keep values of your own up to date: --merge FILE.",
@@ -59,6 +63,26 @@ def render_profiles(
         "profileList": profiles,
     }
     return SpawnerForm(render_documents([Document(comment, {"singleuser": values})]), warnings)
+
+
+def _warn_of_pulls(document: Mapping[str, Any], images: int) -> tuple[str, ...]:
+    """The chart's pre-pullers know ``singleuser.profileList`` alone, and pull its images unless the values tell them not to."""
+    if "profile_list" in document or "KubeSpawner" in document:
+        return ()
+    values = document.get("jupyterhub") if isinstance(document.get("jupyterhub"), dict) else document
+    puller = (values or {}).get("prePuller")
+    puller = puller if isinstance(puller, dict) else {}
+    parts = [part for part in ("hook", "continuous") if not _is_off(puller.get(part))]
+    if not parts or puller.get("pullProfileListImages") is False:
+        return ()
+    return (
+        f"the chart's pre-pullers ({', '.join(f'prePuller.{part}' for part in parts)}) pull all {images} images of these profiles on every "
+        "user node, one after the other; prePuller.pullProfileListImages: false leaves that to imagebuild prewarm, pool by pool",
+    )
+
+
+def _is_off(section: Any) -> bool:
+    return isinstance(section, dict) and section.get("enabled") is False
 
 
 def describe_profile(offers: Sequence[Offer], pools: Sequence[Pool]) -> dict[str, Any]:
@@ -76,8 +100,8 @@ def describe_profile(offers: Sequence[Offer], pools: Sequence[Pool]) -> dict[str
         places |= {pool.name: _describe_place(pool) for pool in pools}
         options["pool"] = {"display_name": "Where", "choices": places}
     return {
-        "display_name": clip(entry.title, 80) or entry.team,
-        "description": description,
+        "display_name": html.escape(clip(entry.title, 80) or entry.team),
+        "description": html.escape(description),
         "slug": _slug(entry.team),
         "kubespawner_override": {"image": str(offers[0].reference), "image_pull_policy": "IfNotPresent"},
         "profile_options": options,
@@ -98,7 +122,7 @@ def _describe_choice(offer: Offer) -> dict[str, Any]:
     kept = f", kept as {', '.join(entry.kept)}" if entry.kept else ""
     what = {"current": " (current)", "previous": " (the one before)"}.get(offer.standing, "")
     return {
-        "display_name": clip(f"{entry.quarter}{what}{kept}", 128),
+        "display_name": html.escape(clip(f"{entry.quarter}{what}{kept}", 128)),
         "default": offer.standing == "current",
         "kubespawner_override": {"image": str(offer.reference)},
     }
@@ -116,7 +140,7 @@ def _describe_place(pool: Pool) -> dict[str, Any]:
     override |= {"cpu_guarantee": cpu, "cpu_limit": cpu, "mem_guarantee": size, "mem_limit": size}
     if notebook.gpu:
         override["extra_resource_limits"] = {notebook.resource: str(notebook.gpu)}
-    return {"display_name": clip(f"{name_pool(pool)}: {explain_pool(pool)}", 200), "kubespawner_override": override}
+    return {"display_name": html.escape(clip(f"{name_pool(pool)}: {explain_pool(pool)}", 200)), "kubespawner_override": override}
 
 
 def _merge_profiles(file: EditedFile, profiles: Sequence[dict[str, Any]]) -> None:
