@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild import __version__
+from imagebuild.commands.examples import EXAMPLES
 from imagebuild.commands.options import print_data, print_error, say
 from imagebuild.errors import ConfigurationError, ImagebuildError
 
@@ -39,7 +40,9 @@ COMMANDS = (
     "prewarm",
     "notebook",
     "ci",
+    "completion",
 )
+FIRST_DAY = ("doctor", "init", "image", "lock", "size")
 
 
 class _Commands(click.Group):
@@ -53,7 +56,32 @@ class _Commands(click.Group):
             return None
         command = getattr(importlib.import_module(f"imagebuild.commands.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
+        _add_examples(command, cmd_name)
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            raise click.UsageError(f"no such command: {args[0]!r}" + (f"; did you mean {close[0]!r}?" if close else ""), ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rest = tuple(name for name in COMMANDS if name not in FIRST_DAY)
+        for title, names in (("The first day", FIRST_DAY), ("Later", rest)):
+            commands = [(name, command) for name in names if (command := self.get_command(ctx, name)) is not None]
+            with formatter.section(title):
+                formatter.write_dl([(name, command.get_short_help_str(90)) for name, command in commands])
+
+
+def _add_examples(command: click.Command, words: str) -> None:
+    """The example of the command, or of each command in its group, at the end of its help."""
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            _add_examples(inner, f"{words} {name}")
+    if words in EXAMPLES:
+        command.epilog = f"\b\nExample:\n  {EXAMPLES[words]}"
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

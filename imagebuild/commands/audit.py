@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import common_options, print_data, read_clock
 from imagebuild.errors import ConfigurationError, UsageError
 
@@ -32,7 +33,7 @@ class Audited(NamedTuple):
 
 
 @click.command()
-@click.argument("image", metavar="TEAM|REF")
+@click.argument("image", metavar="TEAM|REF", shell_complete=complete_teams)
 @click.option(
     "--osv", type=click.Path(path_type=Path), envvar="IMAGEBUILD_OSV", help="OSV data on disk: a folder with PyPI/all.zip, or a zip."
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import TeamRun, choose_teams, common_options, print_data, read_clock
 from imagebuild.errors import UsageError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("teams", nargs=-1)
+@click.argument("teams", nargs=-1, shell_complete=complete_teams)
 @click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("docker-bake.json"), show_default=True, help="The file to write."

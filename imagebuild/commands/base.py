@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagebuild.commands.completion import complete_bases
 from imagebuild.commands.options import common_options, print_data, read_clock
 from imagebuild.errors import UsageError
 from imagebuild.table import format_table
@@ -23,7 +24,7 @@ def base() -> None:
 
 
 @base.command("list")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 @common_options
 def base_list(workspace: Workspace, as_json: bool) -> None:
     """The bases of images/catalogue.toml, and which are pinned."""
@@ -56,7 +57,7 @@ def base_list(workspace: Workspace, as_json: bool) -> None:
 
 
 @base.command("pin")
-@click.argument("name", default="")
+@click.argument("name", default="", shell_complete=complete_bases)
 @click.option("--team", default="", help="The base of this team; one that is built here, or named by digest alone, is left as it is.")
 @click.option("--upgrade", is_flag=True, help="Show the old digest beside the new one, and which teams build on the base.")
 @common_options
@@ -103,7 +104,7 @@ def tell_upgrade(workspace: Workspace, name: str, tag: str, before: str | None, 
 
 
 @base.command("inspect")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_bases)
 @click.option("--platform", default="linux/amd64", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The whole inventory.")
 @common_options

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import builder_option, common_options, engine_option, network_option, print_data, read_clock
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("team")
+@click.argument("team", shell_complete=complete_teams)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder to write; new, or empty.")
 @click.option("--with-base", is_flag=True, help="Include the base's layers (always so for a base that is built here).")
 @engine_option

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import common_options, print_data
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def ci_teams(workspace: Workspace, since: str, as_json: bool) -> None:
 
 
 @ci.command("summary")
-@click.argument("teams", nargs=-1)
+@click.argument("teams", nargs=-1, shell_complete=complete_teams)
 @click.option("--since", metavar="REF", default="", help="Include what changed in the locks since this commit.")
 @click.option(
     "--result", "results", multiple=True, type=click.Path(path_type=Path), help="What `imagebuild image --json` printed (may be repeated)."

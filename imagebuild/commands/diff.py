@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import common_options, print_data
 from imagebuild.commands.smoke import find_planned_tag
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+@click.argument("before", metavar="A", shell_complete=complete_teams)
+@click.argument("after", metavar="B", shell_complete=complete_teams)
 @click.option("--format", "form", type=click.Choice(["text", "json", "markdown", "html"]), default="text", show_default=True)
 @click.option("--base", default="", metavar="REF", help="The base, for an image that does not name one.")
 @click.option("--platform", default="linux/amd64", show_default=True, help="The platform of the image, where a name is an index.")

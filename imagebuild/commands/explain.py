@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import common_options, engine_option, print_data, read_clock
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("team")
+@click.argument("team", shell_complete=complete_teams)
 @engine_option
 @click.option("--json", "as_json", is_flag=True, help="The reasons as JSON.")
 @common_options

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import (
     TeamRun,
     builder_option,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("teams", nargs=-1)
+@click.argument("teams", nargs=-1, shell_complete=complete_teams)
 @click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
 @click.option("--copy-base", is_flag=True, help="Copy base layers the target lacks and cannot mount.")
 @click.option("--locked", is_flag=True, help="Refuse to make a missing lock (for CI).")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild.commands.catalogue import everything_option
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import common_options, print_data, read_entries_of
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("ref", metavar="TAG|DIGEST|TEAM[@QUARTER]")
+@click.argument("ref", metavar="TAG|DIGEST|TEAM[@QUARTER]", shell_complete=complete_teams)
 @click.argument("name")
 @everything_option
 @common_options

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import (
     TeamRun,
     builder_option,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("teams", nargs=-1)
+@click.argument("teams", nargs=-1, shell_complete=complete_teams)
 @click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
 @click.option(
     "--check", is_flag=True, help="Prove the lock without resolving: exit 4 when it is stale, 8 when a file is missing or changed."

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import common_options, print_data, pull_option, read_entries_of
 from imagebuild.errors import IntegrityError, UsageError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("what", metavar="TEAM|NAME|TAG|DIGEST|TEAM@QUARTER")
+@click.argument("what", metavar="TEAM|NAME|TAG|DIGEST|TEAM@QUARTER", shell_complete=complete_teams)
 @click.option("--name", default="", help="The notebook's name (default: the team's).")
 @click.option("--namespace", default="", help="The Kubeflow profile, which is a namespace (default: kubectl's).")
 @click.option("--pool", "pool_name", default="", help="A pool of images/pools.toml: its nodes, its tolerations, what it asks for there.")

@@ -78,7 +78,10 @@ def common_options(function: Command) -> Command:
 
     @click.option("--root", type=click.Path(path_type=Path), default=Path(), help="The folder with images/ and lockfiles/ (default: here).")
     @click.option(
-        "--cache-dir", type=click.Path(path_type=Path), envvar="IMAGEBUILD_CACHE", help="Where wheels, members and bases are kept."
+        "--cache-dir",
+        type=click.Path(path_type=Path),
+        envvar="IMAGEBUILD_CACHE",
+        help="Where wheels, members and bases are kept (default: .imagebuild/cache).",
     )
     @click.option(
         "--registry",

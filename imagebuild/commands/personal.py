@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import common_options, parse_date, print_data, read_clock, say
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("team")
+@click.argument("team", shell_complete=complete_teams)
 @click.argument("requirements", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The pinned file (default: stdout).")
 @click.option("--as-of", metavar="DATE", help="Only files uploaded until this date (2026-10-01 or RFC 3339).")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import common_options, print_data, read_clock
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("team")
+@click.argument("team", shell_complete=complete_teams)
 @common_options
 def render(workspace: Workspace, team: str) -> None:
     """Print TEAM's Dockerfile."""

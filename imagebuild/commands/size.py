@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import common_options, print_data
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def report_size(workspace: Workspace, subject: str, base: str, platform: str) ->
 
 
 @click.command()
-@click.argument("subject", metavar="TEAM|REF")
+@click.argument("subject", metavar="TEAM|REF", shell_complete=complete_teams)
 @click.option("--base", default="", metavar="REF", help="The base, for an image that does not name one.")
 @click.option("--platform", default="linux/amd64", show_default=True, help="The platform of the image, where a name is an index.")
 @click.option("--all", "everything", is_flag=True, help="Every package, not the largest alone.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import common_options, print_data, read_clock
 from imagebuild.errors import ImagebuildError
 
@@ -27,7 +28,7 @@ def find_planned_tag(workspace: Workspace, team: str) -> str:
 
 
 @click.command()
-@click.argument("image", metavar="TEAM|REF")
+@click.argument("image", metavar="TEAM|REF", shell_complete=complete_teams)
 @click.option("--run", "only", multiple=True, metavar="NAME", help="Only own-user, large-shm, random-uid or read-only; may be repeated.")
 @click.option("--read-only", is_flag=True, help="Also with a read-only root.")
 @click.option("--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Seconds that a server has to come up.")

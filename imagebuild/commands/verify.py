@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import builder_option, common_options, print_data, read_clock
 from imagebuild.errors import UsageError
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("image", metavar="[TEAM|REF]", required=False)
+@click.argument("image", metavar="[TEAM|REF]", required=False, shell_complete=complete_teams)
 @click.option("--rebuild", is_flag=True, help="Also build it again from the lock that travels with it, and compare digests.")
 @click.option("--strict", is_flag=True, help="Fail for what cannot be checked.")
 @click.option("--platform", default="linux/amd64", show_default=True, help="The platform of the image, where REF is an index.")
