@@ -45,7 +45,7 @@ def read_versions(checkout: Checkout) -> dict[str, str]:
         ("deepspeed\n", r"deepspeed .* source only", r'\[source\] packages = \["deepspeed"\]'),
         ("psycopg2\n", r"psycopg2 .*win", r'\[source\] packages = \["psycopg2"\]'),
         ("torch==2.5.1+cu121\n", r"has no torch 2\.5\.1\+cu121: what follows \+ is a local version", r"\[\[index\]\]"),
-        ("uritemplate; platform_release >= '99'\n", r"requirements\.in line 1: the marker .* asks for the kernel", "sys_platform"),
+        ("uritemplate; platform_release >= '99'\n", r"requirements\.in line 1: the marker .* depends on the kernel", "sys_platform"),
     ],
 )
 def test_what_cannot_be_locked_names_a_way_out(checkout: Checkout, resolver: str, requirements: str, error: str, hint: str) -> None:
