@@ -185,7 +185,7 @@ def _look_at_indexes(scene: Scene) -> Iterator[Diagnosis]:
 
 def _judge_redirect(index: PackageIndex, project: str, target: str) -> Diagnosis:
     """Of an index whose page of ``project`` redirects elsewhere; what it does not have may do so without harm."""
-    text = f"redirects the page of {project} to {target}: that is not followed, and counts as not there"
+    text = f"redirects the page of {project} to {target}: the redirect is not followed, and {project} counts as missing there"
     host = target.partition("://")[2] or "HOST"
     own = f'if that is the index\'s own host, redirects = ["{host}"] in its [[index]]'
     if index.default:

@@ -113,7 +113,7 @@ def test_a_private_index_that_redirects_what_it_lacks(world: World, resolver: st
         good = world.lock
         looks = {item["subject"]: item for item in json.loads(world.checkout.run("doctor", "--json").out)}
         assert looks["index corp"]["status"] == "note"
-        assert looks["index corp"]["text"].startswith(f"redirects the page of cosml-x to {public}: that is not followed")
+        assert looks["index corp"]["text"].startswith(f"redirects the page of cosml-x to {public}: the redirect is not followed")
         assert f'redirects = ["{public.removeprefix("http://")}"]' in looks["index corp"]["hint"]
         assert looks["index default"]["status"] == "ok"
         world.checkout.write("images/alpha/requirements.in", "cosml-gone\nfront\n")
