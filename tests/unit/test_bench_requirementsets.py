@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.requirementsets.__main__ import load_sets
+import pytest
+
+from bench.requirementsets.__main__ import choose_sets, load_sets
 from bench.requirementsets.trees import compare, read_installed
 
 SITE = "usr/local/lib/python3.11/dist-packages"
@@ -42,3 +44,11 @@ def test_the_sets_are_sixty_and_each_says_where_it_is_from() -> None:
     sets = load_sets()
     assert len({item.name for item in sets}) == len(sets) == 60
     assert all(item.source and item.requirements for item in sets)
+
+
+def test_sets_are_chosen_by_name_and_in_that_order() -> None:
+    sets = load_sets()
+    assert choose_sets(sets, []) == sets
+    assert [item.name for item in choose_sets(sets, ["jax", "pyspark"])] == ["jax", "pyspark"]
+    with pytest.raises(SystemExit, match="no set is called no-such; there are pytz-arbitrary, "):
+        choose_sets(sets, ["jax", "no-such"])
