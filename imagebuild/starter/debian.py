@@ -12,15 +12,16 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from imagebuild.children import Child, require_space
 from imagebuild.engine.machinesources import SUITE, read_machine_sources
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError
 from imagebuild.files import exclusive, scratch_folder, write_atomic
@@ -28,7 +29,11 @@ from imagebuild.files import exclusive, scratch_folder, write_atomic
 LOCKFILE = Path(__file__).parent / "pylock.toml"
 PACKAGES = ("ca-certificates", "python3", "tini")
 _FRESH_SECONDS = 3600  # one made beforehand is used for so long: later Debian may have newer packages
-_STOP_SECONDS = 10
+_ROOM = 800 << 20  # bytes of mmdebstrap's own folder, in TMPDIR (727 MiB at its largest, with Debian 12)
+_ROOM_BESIDE = 600 << 20  # bytes of the two tars and the layer
+_LEAST_ROOM = 8 << 20
+_SILENCE = 600.0  # seconds; a slow mirror sends the largest package in less
+_DOING = "making the starter base"
 
 
 def read_cutoff() -> str:
@@ -48,7 +53,7 @@ class DebianRoot:
     def __init__(self, cache: Path, folder: Path, epoch: int, report: Callable[[str], None]) -> None:
         self._cache, self._epoch, self._report = cache, epoch, report
         self._target, self._log = folder / "raw.tar", folder / "log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
 
     def begin(self) -> None:
         """Start mmdebstrap, unless another process has made the tar or is at it."""
@@ -63,7 +68,7 @@ class DebianRoot:
                 if not self._take():  # the other one failed
                     self._start()
         if self._process is not None:
-            status = self._process.wait()
+            status = self._process.wait(_SILENCE, self._watch)
             self._process = None
             if status != 0:
                 raise _explain_failure(self._log.read_text("utf-8", errors="replace"), status)
@@ -76,13 +81,8 @@ class DebianRoot:
 
     def stop(self) -> None:
         """End what :meth:`begin` started and nobody waited for."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        if self._process is not None:
+            self._process.stop()
 
     def keep(self) -> None:
         """Leave the tar, which is whole, for another process."""
@@ -116,10 +116,15 @@ class DebianRoot:
             )
         self._report(f"base starter: fetching Debian {SUITE} with {', '.join(PACKAGES)} (once on this machine, about a minute)")
         environment = {**os.environ, "SOURCE_DATE_EPOCH": str(self._epoch), "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                _make_command(tool, self._target), env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
-            )
+        own, beside = Path(tempfile.gettempdir()), self._target.parent
+        shared = own.stat().st_dev == beside.stat().st_dev
+        require_space(own, _ROOM + (_ROOM_BESIDE >> 1 if shared else 0), _DOING)
+        require_space(beside, _ROOM_BESIDE, _DOING)
+        self._process = Child(_make_command(tool, self._target), environment=environment, log=self._log)
+
+    def _watch(self) -> None:
+        for folder in (Path(tempfile.gettempdir()), self._target.parent):  # apt waits for ever where it cannot write
+            require_space(folder, _LEAST_ROOM, _DOING)
 
 
 @contextlib.contextmanager
@@ -135,13 +140,14 @@ def make_debian(cache: Path, epoch: int, report: Callable[[str], None]) -> Itera
 
 
 def _make_command(tool: str, target: Path) -> list[str]:
+    # verbose, so that it is heard at work
     include = f"--include={','.join(PACKAGES)}"
-    return [tool, "--quiet", "--variant=minbase", include, "--format=tar", SUITE, str(target), *read_machine_sources()]
+    return [tool, "--verbose", "--variant=minbase", include, "--format=tar", SUITE, str(target), *read_machine_sources()]
 
 
 def _explain_failure(log: str, status: int) -> BuildError:
     lines = [line for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith(("E:", "Err:"))] or lines
+    errors = [line for line in lines if line.startswith(("E:", "Err:"))] or lines[-1:]
     detail = re.sub(r"https?://\S+", "<mirror>", errors[0]) if errors else f"exit status {status}"
     return BuildError(
         f"mmdebstrap could not make the root file system: {detail}", "check this machine's apt sources and network, then run it again"
