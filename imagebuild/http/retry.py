@@ -55,6 +55,25 @@ def compute_wait(policy: RetryPolicy, failures: int, retry_after: float | None =
     return random.uniform(policy.floor * pause, pause)
 
 
+class Patience:
+    """How many seconds a server may keep us waiting for nothing, over all requests of a run. Every good answer gives a hundredth back.
+
+    Without it, a server that takes requests and never answers costs every attempt's whole time-out, one after the other.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._limit, self._spent = seconds, 0.0
+
+    def spend(self, seconds: float) -> bool:
+        """Count a wait for nothing; False when there is no more patience."""
+        self._spent += seconds
+        return self._spent < self._limit
+
+    def restore(self) -> None:
+        """Count a good answer."""
+        self._spent = max(0.0, self._spent - self._limit / 100)
+
+
 class Attempts:
     """How often one thing was tried, and the pauses between."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import time
 
 import requests
 import urllib3.exceptions
 
+from imagebuild.decoding import load_json
 from imagebuild.errors import RemoteError
 from imagebuild.http.retry import parse_retry_after
 from imagebuild.oci.session import ERROR_BODY, NETWORK_ERRORS, TooSlowError, read_body
@@ -28,6 +28,7 @@ class RegistryError(RemoteError):
         self.status = status
         self.codes = codes
         self.retry_after = retry_after  # seconds
+        self.final = False  # whether there is no patience for another attempt
 
 
 def explain_network(error: Exception, host: str, reached: str, doing: str) -> RegistryError:
@@ -85,8 +86,8 @@ def _read_errors(response: requests.Response) -> tuple[frozenset[str], str]:
         data = b""
     codes: set[str] = set()
     said: list[str] = []
-    with contextlib.suppress(ValueError, RecursionError):
-        document = json.loads(data)
+    with contextlib.suppress(ValueError):
+        document = load_json(data)
         if not isinstance(document, dict):
             document = {}
         errors = document.get("errors")
@@ -130,6 +131,16 @@ def is_final(error: BaseException) -> bool:
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, FileNotFoundError, PermissionError)):
         return True
     return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def is_stall(error: BaseException) -> bool:
+    """Whether the other side took the connection and then said nothing until the time was over."""
+    if isinstance(error, requests.ConnectTimeout):
+        return False
+    if isinstance(error, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)):
+        return True
+    # A body that is not taken: urllib3 and requests wrap the socket's own error.
+    return any(isinstance(item, BaseException) and item is not error and is_stall(item) for item in error.args)
 
 
 def never_connected(error: BaseException) -> bool:

@@ -8,7 +8,6 @@ token service it names, never along a redirect; ``~/.netrc`` is not read.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +18,12 @@ import requests
 import requests.adapters
 import requests.auth
 
+from imagebuild.decoding import load_json
 from imagebuild.errors import ConfigurationError
-from imagebuild.http.retry import PASSING, REGISTRY, Attempts, compute_wait
+from imagebuild.http.retry import PASSING, REGISTRY, Attempts, Patience, compute_wait
 from imagebuild.oci.challenge import Challenge, parse_challenges
 from imagebuild.oci.credentials import DOCKER_HUB, HUB_NAMES, Credential, Credentials
-from imagebuild.oci.failures import RegistryError, explain_network, explain_status, is_final, never_connected
+from imagebuild.oci.failures import RegistryError, explain_network, explain_status, is_final, is_stall, never_connected
 from imagebuild.oci.model import Reference
 from imagebuild.oci.session import (
     NETWORK_ERRORS,
@@ -45,6 +45,7 @@ Clock = Callable[[], float]
 
 _REDIRECTS = 5
 _TOKEN_BODY = 1 << 20
+_STALLED = 100.0  # seconds in all that a registry may take requests and say nothing: the second time-out is the last
 _BODY_TIME = 300.0  # seconds for a small body, whole: the timeout of a socket starts anew with every byte
 _REPORT = "report it to the registry's operators"
 
@@ -74,6 +75,7 @@ class Transport:
         self._credentials = credentials
         self._may_be_plain = is_loopback(host) if insecure is None else insecure
         self._sleep, self._clock, self._timeout = sleep, clock, timeout
+        self._patience = Patience(_STALLED)
         self._scheme = "" if self._may_be_plain else "https"
         self._challenge: Challenge | None = None
         self._credential: Credential | None = None
@@ -162,7 +164,7 @@ class Transport:
                     ) from None
                 except NETWORK_ERRORS as error:
                     failure = self.explain(error, doing)
-                    if not waits.wait(failure.retry_after):
+                    if self.is_worn_out(error, failure) or not waits.wait(failure.retry_after):
                         raise failure from error
                     continue
             if len(data) > limit:
@@ -172,6 +174,12 @@ class Transport:
     def explain(self, error: Exception, doing: str) -> RegistryError:
         """A failure of the network as one line and a hint."""
         return explain_network(error, self.host, self._address, doing)
+
+    def is_worn_out(self, error: BaseException, failure: RegistryError) -> bool:
+        """Whether this registry has kept us waiting for nothing for too long, with ``error`` now; ``failure`` is marked as final then."""
+        if is_stall(error) and not self._patience.spend(self._timeout[1]):
+            failure.final = True
+        return failure.final
 
     def pause(self, attempt: int, failure: RegistryError) -> None:
         """Wait before attempt ``attempt + 2``, by the rule for registries."""
@@ -196,10 +204,12 @@ class Transport:
                 response = self._send_authorised(method, self.resolve(target), scopes, headers, body, doing, retry)
             except NETWORK_ERRORS as error:
                 failure = self.explain(error, doing)
-                if is_final(error) or not waits.wait(failure.retry_after, connected=not never_connected(error)):
+                hopeless = is_final(error) or self.is_worn_out(error, failure)
+                if hopeless or not waits.wait(failure.retry_after, connected=not never_connected(error)):
                     raise failure from error
                 continue
             if response.status_code in accept:
+                self._patience.restore()
                 return response
             failure = self._explain_status(response, doing)
             release(response)
@@ -361,7 +371,7 @@ class Transport:
                     proxies=choose_proxies(realm),
                 ) as response:
                     if response.status_code == 200:
-                        document = json.loads(read_body(response, _TOKEN_BODY, time.monotonic() + _BODY_TIME))
+                        document = load_json(read_body(response, _TOKEN_BODY, time.monotonic() + _BODY_TIME))
                         return document if isinstance(document, dict) else {}
                     failure = self._explain_status(response, doing)
             except TooSlowError:
@@ -369,13 +379,14 @@ class Transport:
                     f"{self.host}: {doing}: the answer was not complete in time",
                     "run it again; if it fails again, " + _REPORT,
                 ) from None
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 if isinstance(error, requests.RequestException):
                     raise self.explain(error, doing) from error
                 raise RegistryError(f"{self.host}: {doing}: the answer is not JSON", "check the address or the mirror") from None
             except NETWORK_ERRORS as error:
                 failure = self.explain(error, doing)
-                if is_final(error) or not waits.wait(failure.retry_after, connected=not never_connected(error)):
+                hopeless = is_final(error) or self.is_worn_out(error, failure)
+                if hopeless or not waits.wait(failure.retry_after, connected=not never_connected(error)):
                     raise failure from error
                 continue
             if response.status_code not in PASSING or not waits.wait(failure.retry_after):

@@ -41,7 +41,7 @@ def upload_blob(transport: Transport, repository: str, descriptor: Descriptor, s
                 raise IntegrityError(f"{error.message}: what was sent is not {descriptor.digest}", _REMADE) from error
             # 404: the upload was forgotten (a registry of several instances); 401: its token ran out.
             passing = error.status in (0, 401, 404, 408, 429) or error.status >= 500
-            if not passing or attempt + 1 == _UPLOADS:
+            if error.final or not passing or attempt + 1 == _UPLOADS:
                 raise
             transport.pause(attempt, error)
 

@@ -39,7 +39,8 @@ class Asked:
 @dataclass(frozen=True)
 class Answer:
     """``sent`` bytes of the body really go out (None: all) before the connection ends; ``reset`` answers nothing at all;
-    ``pace`` seconds lie between a byte of the body and the next."""
+    ``pace`` seconds lie between a byte of the body and the next; ``stall`` seconds pass before anything is said, or after ``sent`` bytes.
+    """
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Answer:
     sent: int | None = None
     reset: bool = False
     pace: float = 0.0
+    stall: float = 0.0
 
 
 Script = Callable[[Asked], Answer]
@@ -90,6 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
+        if answer.sent is None:
+            time.sleep(answer.stall)
         self.send_response(answer.status)
         headers = {"Content-Length": str(len(answer.body)), **answer.headers}
         for name, value in headers.items():
@@ -103,6 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.command != "HEAD":
             self.wfile.write(answer.body if answer.sent is None else answer.body[: answer.sent])
         if answer.sent is not None:
+            self.wfile.flush()
+            time.sleep(answer.stall)
             self.close_connection = True
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815  # the names http.server looks for
