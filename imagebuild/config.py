@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ from imagebuild.lock.inputs.resolverules import ResolveRules, make_rules
 from imagebuild.oci.model import Platform
 from imagebuild.supply.policy import AuditRules, LicenceRules, Policy, check_policy
 from imagebuild.text import suggest
-from imagebuild.toml import decode_toml
+from imagebuild.toml import decode_toml, refuse_characters
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
@@ -27,6 +28,7 @@ _SEPARATORS = re.compile(r"[-_.]+")
 _TEAM_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _SYSTEM_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+:~-]+)?")  # deb-version(7)
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LINE_END = re.compile(r"\n")  # a Dockerfile has no way to write one: the two engines would give two values
 
 
 def parse_size(text: str | int) -> int:
@@ -234,12 +236,13 @@ def load_team(images: Path, name: str) -> Team:
     """Read and check one team's folder; an unknown team is a UsageError that names the closest one."""
     folder = images / name
     check_team_name(name)
-    if not (folder / "team.toml").is_file():
+    if not os.path.lexists(folder / "team.toml"):
         raise UsageError(
             f"there is no team {name!r}", f"{suggest(name, list(list_teams(images)))} (a team is a folder with a team.toml in {images})"
         )
     path = folder / "team.toml"
     table = decode_toml(path, TeamTable)
+    refuse_characters(msgspec.to_builtins(table), path, _LINE_END)
     try:
         Platform.parse(table.platform)
         _ = table.budget.rules
@@ -272,7 +275,7 @@ def load_team(images: Path, name: str) -> Team:
     if (table.source.system or table.source.requires) and not table.source.packages:
         raise ConfigurationError(f"{path}: [source] has options but does not name packages", 'name the packages: packages = ["name"]')
     requirements = folder / "requirements.in"
-    if not requirements.is_file():
+    if not requirements.exists():
         raise ConfigurationError(f"{requirements} is missing", "list the team's packages there, one requirement a line")
     packages = folder / "packages"
     found = sorted(path for path in packages.iterdir() if path.is_dir() and not path.name.startswith(".")) if packages.is_dir() else []

@@ -11,7 +11,9 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ Sealed = TypeVar("Sealed", bound=msgspec.Struct)
 
 TEMPORARY_PREFIX = ".tmp-"
 _SCRATCH_PREFIX = ".tmp-run-"
+_MADE_HERE = re.compile(re.escape(TEMPORARY_PREFIX) + r"[a-z0-9_]{8}")  # as tempfile names them
 _STALE_SECONDS = 24 * 3600
 _NEW_SECONDS = 5
 _FLUSHERS = 16
@@ -51,6 +54,40 @@ def explain_os_error(error: OSError, doing: str) -> ConfigurationError:
         f"cannot go on while {doing}{where}: {error.strerror or error}",
         f"check what is at {name} and move it away, or name another place" if name else "check the disk, then run it again",
     )
+
+
+def read_regular(path: Path, limit: int, shown: str = "") -> bytes:
+    """The whole file, named ``shown`` in errors.
+
+    FileNotFoundError when it is missing; ConfigurationError for a pipe, a device or a folder (none is waited for), for more than
+    ``limit`` bytes, and for what cannot be read.
+    """
+    name = shown or str(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            data = _read_up_to(descriptor, limit + 1) if stat.S_ISREG(mode) else b""
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigurationError(f"{name} cannot be read: {error.strerror or error}", "it must be a text file") from None
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise ConfigurationError(f"{name} cannot be read: it is {what}", "it must be a text file")
+    if len(data) > limit:
+        raise ConfigurationError(f"{name} has more than {limit >> 10} KiB", "it must be a text file that people write")
+    return data
+
+
+def _read_up_to(descriptor: int, count: int) -> bytes:
+    parts = []
+    while count and (data := os.read(descriptor, min(count, 1 << 20))):
+        parts.append(data)
+        count -= len(data)
+    return b"".join(parts)
 
 
 def fsync_directory(path: Path) -> None:
@@ -79,11 +116,19 @@ def fsync_tree(folder: Path) -> None:
             pass
 
 
+def _make_temporary(folder: Path) -> tuple[int, str]:
+    """An open file and its name. Its lock says that somebody is writing it, until the process ends: see :func:`sweep_temporaries`."""
+    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=folder)
+    with contextlib.suppress(OSError):  # a file system without locks: what is left there goes after a day
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor, name
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path``; on a clean exit it is fsynced and renamed to ``path``, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    descriptor, name = _make_temporary(path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "w+b") as stream:
@@ -144,7 +189,7 @@ class SealedCache(Generic[Sealed]):
 def _write_unflushed(path: Path, data: bytes) -> None:
     """Replace ``path`` in one step, but without waiting for the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    descriptor, name = _make_temporary(path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
@@ -189,7 +234,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def sweep_temporaries(folder: Path) -> None:
-    """Remove what killed runs left directly in ``folder``: scratch folders nobody is in, other ``.tmp-*`` older than a day."""
+    """Remove what killed runs left directly in ``folder``: files and scratch folders that nobody holds, other ``.tmp-*`` after a day."""
     if not folder.is_dir():
         return
     limit = time.time() - _STALE_SECONDS
@@ -199,14 +244,22 @@ def sweep_temporaries(folder: Path) -> None:
             if entry.is_dir() and not entry.is_symlink():
                 if old or (entry.name.startswith(_SCRATCH_PREFIX) and _is_abandoned(entry)):
                     shutil.rmtree(entry, ignore_errors=True)
-            elif old:
+            elif old or (_MADE_HERE.fullmatch(entry.name) and entry.is_file() and not entry.is_symlink() and _is_abandoned(entry)):
                 entry.unlink()
 
 
-def _is_abandoned(folder: Path) -> bool:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sweep_writes(folder: Path) -> None:
+    """Remove from a folder of the user's what killed runs left of files they wrote there, and nothing else."""
+    with contextlib.suppress(OSError):
+        for entry in folder.glob(TEMPORARY_PREFIX + "*"):
+            if _MADE_HERE.fullmatch(entry.name) and entry.is_file() and not entry.is_symlink() and _is_abandoned(entry):
+                entry.unlink()
+
+
+def _is_abandoned(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        if time.time() - os.fstat(descriptor).st_mtime < _NEW_SECONDS:
+        if abs(time.time() - os.fstat(descriptor).st_mtime) < _NEW_SECONDS:
             return False  # its owner may not have locked it yet
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -9,23 +9,53 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 
-from imagebuild.decoding import Converter
+from imagebuild.decoding import Converter, load_toml
 from imagebuild.errors import ConfigurationError
+from imagebuild.files import read_regular
 from imagebuild.text import suggest
 
 T = TypeVar("T")
 
 _LONGEST_NAME = 100
+_LARGEST = 1 << 20  # bytes of a file that people write
+# What moves a terminal's cursor, ends a line to one reader and not to another, or turns the order of what is read: Unicode's Cc, Zl, Zp
+# and Bidi_Control. The tab and the line feed stay.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The file as a mapping; a missing or malformed file is a :class:`ConfigurationError`."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        data = read_regular(path, _LARGEST)
     except FileNotFoundError:
         raise ConfigurationError(f"{path} is missing", "create it, or give --root the folder that holds images/ and lockfiles/") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    try:
+        found = load_toml(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is not valid TOML: it is not UTF-8", "save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}", "correct that line") from None
+    except ValueError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}", "see docs/formats.md for what it holds") from None
+    refuse_characters(found, path, _CONTROL)
+    return found
+
+
+def refuse_characters(value: Any, path: Path, pattern: re.Pattern[str], where: str = "") -> None:
+    """ConfigurationError for the first text (or key) in ``value`` that has one of ``pattern``'s characters."""
+    if isinstance(value, str):
+        if match := pattern.search(value):
+            raise ConfigurationError(
+                f"{path}: {where or 'a text'} holds a character that does not print (U+{ord(match[0]):04X})",
+                "take it out: it would reach labels, YAML files and terminals",
+            )
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            refuse_characters(key, path, pattern, f"a key in {where}" if where else "a key")
+            refuse_characters(item, path, pattern, f"{where}.{key}" if where else key)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            refuse_characters(item, path, pattern, where)
 
 
 def _check_keys(value: Any, kind: Any, path: Path, where: str, table: str = "") -> None:

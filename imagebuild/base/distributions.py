@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from email.policy import compat32
 
 from imagebuild.base.model import Distribution
 from imagebuild.base.tree import SqliteTree
+from imagebuild.decoding import load_json
 from imagebuild.errors import BuildError
 
 _METADATA = re.compile(r"(?P<location>.*)/(?P<name>[^/]+\.(?:dist-info/METADATA|egg-info/PKG-INFO|egg-info))")
@@ -69,7 +69,7 @@ def _read_owned_by_conda(tree: SqliteTree, prefix: str) -> set[str]:
         if folder is None or posixpath.dirname(path) != folder or not path.endswith(".json"):
             continue
         try:
-            files = json.loads(tree.read_text(path) or b"{}").get("files", [])
+            files = load_json(tree.read_text(path) or b"{}").get("files", [])
         except (ValueError, AttributeError):
             continue
         for name in files if isinstance(files, list) else ():

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from imagebuild.errors import ConfigurationError, UsageError
-from imagebuild.files import explain_os_error, write_atomic
+from imagebuild.files import explain_os_error, sweep_writes, write_atomic
 from imagebuild.oci.model import Digest, ImageConfig, Index, RawManifest, Reference
 from imagebuild.oci.store import Presence, Store, explain_unknown
 from imagebuild.text import suggest
@@ -166,7 +166,7 @@ def pin_base(path: Path, name: str, digest: Digest) -> None:
     base = load_catalogue(path).get(name)
     if base.build:
         raise ConfigurationError(f"the base {name!r} is built here and has no digest to pin", f"run: imagebuild base build {name}")
-    document: Any = tomlkit.parse(path.read_text(encoding="utf-8"))
+    document: Any = tomlkit.parse(path.read_bytes().decode("utf-8"))
     table = document["base"][name]
     if "digest" in table:
         table["digest"] = str(digest)
@@ -176,6 +176,7 @@ def pin_base(path: Path, name: str, digest: Digest) -> None:
         container = table.value
         container._insert_after(after, "digest", tomlkit.string(str(digest)))
     text = tomlkit.dumps(document)
+    sweep_writes(path.parent)
     try:
         write_atomic(path, text.encode(), mode=path.stat().st_mode & 0o777)
     except OSError as error:

@@ -92,7 +92,7 @@ class Bundle:
             )
         try:
             self.manifest = _MANIFEST.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except msgspec.DecodeError as error:
             raise IntegrityError(f"{path} cannot be read: {error}", "get the bundle again") from None
         if self.manifest.format != FORMAT:
             raise ConfigurationError(

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from imagebuild.catalogue.clusterkinds import BEGIN, END, find_lacking, find_unasked, group_resources
+from imagebuild.decoding import check_depth
 from imagebuild.errors import ConfigurationError
 from imagebuild.text import name_some
 
@@ -134,6 +135,7 @@ def _read_documents(path: Path, data: bytes) -> list[Any]:
         text = data.decode("utf-8").strip()
         while place < len(text):
             document, place = decoder.raw_decode(text, place)
+            check_depth(document)
             found.append(document)
             while place < len(text) and text[place].isspace():
                 place += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import msgspec
 from imagebuild.ci.history import read_file
 from imagebuild.ci.summary import TeamReport
 from imagebuild.config import load_team
+from imagebuild.decoding import load_json
 from imagebuild.errors import ConfigurationError, ImagebuildError
 from imagebuild.lock.file.lockfile import decode_lock, read_lock
 from imagebuild.lock.file.model import Lock
@@ -82,7 +82,7 @@ def read_results(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
     for path in paths:
         try:
             data = path.read_bytes()
-            items = json.loads(data) if data.strip() else []
+            items = load_json(data) if data.strip() else []
         except OSError as error:
             raise ConfigurationError(f"cannot read {path}: {error.strerror}", "give the file of imagebuild image --json") from None
         except ValueError:

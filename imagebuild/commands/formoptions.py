@@ -79,8 +79,9 @@ def print_form(workspace: Workspace, form: str, listing: CatalogueListing, pull_
     if choices.merge is None or not choices.in_place:
         print_data(rendered.text, nl=False)
         return
-    from imagebuild.files import explain_os_error, write_atomic
+    from imagebuild.files import explain_os_error, sweep_writes, write_atomic
 
+    sweep_writes(choices.merge.parent)
     try:
         changed = choices.merge.read_bytes() != rendered.text.encode()
         if changed:

@@ -135,8 +135,9 @@ def require_room(plans: Sequence[PoolPlan]) -> None:
 def write_folder(folder: Path, files: dict[str, str]) -> None:
     """Write the files, each in one step, and remove those of ours that are no longer among them."""
     from imagebuild.emit.prewarm.daemonsets import HEADER
-    from imagebuild.files import explain_os_error, write_atomic
+    from imagebuild.files import explain_os_error, sweep_writes, write_atomic
 
+    sweep_writes(folder)
     try:
         for name, text in files.items():
             path = folder / name

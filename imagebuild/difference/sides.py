@@ -9,6 +9,7 @@ import msgspec
 
 from imagebuild import annotations as names
 from imagebuild.catalogue.lookup import FoundImage, PreferTag, find_named_image
+from imagebuild.decoding import load_json
 from imagebuild.errors import ImagebuildError, LockError, UsageError
 from imagebuild.lock.file.lockfile import decode_lock, read_lock
 from imagebuild.lock.file.model import Lock, LockedPackage
@@ -130,11 +131,14 @@ def read_licences(image: FoundImage) -> dict[str, str]:
     """By the wheels' hashes, from the SBOM that travels with the image; nothing where there is none."""
     found: dict[str, str] = {}
     try:
-        documents = [msgspec.json.decode(data) for data in read_companions(image.store, image.repository, image.digest, BOM_TYPE)]
-    except (ImagebuildError, msgspec.MsgspecError):
+        documents = [load_json(data) for data in read_companions(image.store, image.repository, image.digest, BOM_TYPE)]
+    except (ImagebuildError, ValueError):
         return {}
     for document in documents:
-        for component in document.get("components", []) if isinstance(document, dict) else []:
+        components = document.get("components") if isinstance(document, dict) else None
+        for component in components if isinstance(components, list) else []:
+            if not isinstance(component, dict):
+                continue
             with_hash = [item.get("content", "") for item in component.get("hashes", []) if item.get("alg") == "SHA-256"]
             licence = " AND ".join(filter(None, map(_name_licence, component.get("licenses", []))))
             if licence:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from imagebuild.decoding import make_decoder
+from imagebuild.decoding import check_json_depth, make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.oci.compression import CHUNK
 from imagebuild.oci.model import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest, Reference
@@ -63,7 +63,8 @@ def check_manifest(data: bytes, served_type: str = "") -> RawManifest:
     digest = Digest.of(data)
     try:
         envelope = _ENVELOPE.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        check_json_depth(data)
+    except (msgspec.DecodeError, ValueError) as error:
         raise IntegrityError(f"malformed manifest {digest}: {error}", "push the image again") from None
     if envelope.schema_version == 1:
         raise IntegrityError(

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from imagebuild.decoding import load_json
 from imagebuild.errors import ConfigurationError
 
 DOCKER_HUB = "docker.io"
@@ -75,8 +76,8 @@ class Credentials:
         except OSError as error:
             raise ConfigurationError(f"cannot read {path}: {error.strerror}", "give this user read access, or set DOCKER_CONFIG") from None
         try:
-            document = json.loads(data) if data.strip() else {}
-        except (ValueError, RecursionError) as error:
+            document = load_json(data) if data.strip() else {}
+        except ValueError as error:
             # ValueError of JSON names line and column; the text itself may hold a secret and stays out.
             where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "not UTF-8 JSON"
             raise ConfigurationError(f"{path} is not valid JSON ({where})", _REPAIR) from None
@@ -160,7 +161,7 @@ class Credentials:
                 f"{program} failed for {server} (exit {done.returncode})", f"run `echo {server} | {program} get` and see what it says"
             )
         try:
-            answer = json.loads(done.stdout)
+            answer = load_json(done.stdout)
             username, secret = answer["Username"], answer["Secret"]
         except (ValueError, KeyError, TypeError):
             username = secret = None

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from imagebuild.decoding import Converter, make_decoder
+from imagebuild.decoding import Converter, check_json_depth, make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -198,7 +198,7 @@ class RawManifest(msgspec.Struct, frozen=True):
         """The typed view; malformed JSON or a missing part raises :class:`IntegrityError`."""
         try:
             document = _DOCUMENT.decode(self.data)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except msgspec.DecodeError as error:
             raise IntegrityError(f"malformed manifest {self.digest}: {error}", "push the image again") from None
         if document.schema_version != 2:
             raise IntegrityError(f"manifest {self.digest} has schemaVersion {document.schema_version}", "only schemaVersion 2 is supported")
@@ -296,8 +296,9 @@ class ImageConfig(msgspec.Struct, frozen=True):
     def parse(data: bytes) -> ImageConfig:
         """Malformed JSON raises :class:`IntegrityError`."""
         try:
+            check_json_depth(data)
             return _CONFIG.decode(data)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, ValueError) as error:
             raise IntegrityError(f"malformed image config {Digest.of(data)}: {error}", "push the image again") from None
 
 

@@ -12,7 +12,7 @@ from imagebuild.base.inventory import encode_inventory, require_python
 from imagebuild.base.model import Base
 from imagebuild.config import Team
 from imagebuild.errors import ImagebuildError, LockError, UsageError
-from imagebuild.files import exclusive, explain_os_error, write_atomic
+from imagebuild.files import exclusive, explain_os_error, sweep_writes, write_atomic
 from imagebuild.lock.file.model import Lock
 from imagebuild.pipeline.bases import open_base
 from imagebuild.pipeline.sdists import make_source_builder
@@ -120,6 +120,7 @@ def lock_team(workspace: Workspace, team: Team, base: Base, options: LockOptions
         inventory = workspace.root / "lockfiles" / "bases" / f"{base.name}.json"
         text = encode_inventory(base.inventory)
         if not inventory.is_file() or inventory.read_bytes() != text:
+            sweep_writes(inventory.parent)
             write_atomic(inventory, text)
         if before is not None and not options.explicit_cutoff and msgspec.structs.replace(lock, cutoff=before.cutoff) == before:
             workspace.report(f"{team.name}: {path.name} is up to date ({len(before.packages)} packages)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from imagebuild.base.inventory import decode_inventory
 from imagebuild.base.sites import find_sites
 from imagebuild.base.tree import SqliteTree
 from imagebuild.catalogue.lookup import FoundImage
+from imagebuild.decoding import load_json
 from imagebuild.errors import ConfigurationError
 from imagebuild.layer.dpkg import STATUS, is_dpkg_list, read_system_files
 from imagebuild.layer.model import LayerFile
@@ -71,8 +71,8 @@ def find_owners(scan: Scan) -> dict[str, _Owned]:
 
 def _read_json(text: str) -> dict[str, object]:
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
+        document = load_json(text)
+    except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
 

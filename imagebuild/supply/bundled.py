@@ -67,7 +67,7 @@ def read_bundled(documents: Iterable[tuple[str, bytes]], own: str) -> Bundled:
     for name, data in documents:
         try:
             document = _DOCUMENT.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except msgspec.MsgspecError:
             document = _Document()
         if (document.bom_format != "CycloneDX" and not document.spdx_version) or len(data) > SBOM_LIMIT:
             unread.append(name)

@@ -61,7 +61,7 @@ def read_dataset(path: Path, systems: Mapping[Ecosystem, Collection[str]] | None
             raise IntegrityError(f"{path} holds more than any OSV data set does", "name the folder or zip of one ecosystem")
         try:
             record = decode_record(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except msgspec.MsgspecError:
             unreadable.append(name)
             continue
         newest = max(newest, record.modified)

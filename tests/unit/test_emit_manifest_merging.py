@@ -204,3 +204,18 @@ def test_what_stands_where_something_else_should() -> None:
             get(document, "a", "f")
     assert get_mapping(document, "b", "f") == {}
     assert get_list(document, "c", "f") == []
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("start", ["", "# first\n---\n", "---\n"])
+def test_line_ends_and_the_byte_order_mark_stay(mark: str, start: str) -> None:
+    text = mark + (start + "a: 1  # one\nb:\n  - x\n  # two\n  - y\nc: |\n  p\n  q\n").replace("\n", "\r\n")
+    file = EditedFile(text, "form.yaml")
+    assert file.render() == text
+    append_items(file.documents[0], "b", ["z"])
+    assert file.render() == text.replace("- y\r\n", "- y\r\n  - z\r\n")
+
+
+def test_of_mixed_line_ends_most_count() -> None:
+    assert EditedFile("a: 1\r\nb: 2\r\nc: 3\n", "form.yaml").render() == "a: 1\r\nb: 2\r\nc: 3\r\n"
+    assert EditedFile("a: 1\r\nb: 2\nc: 3\n", "form.yaml").render() == "a: 1\nb: 2\nc: 3\n"

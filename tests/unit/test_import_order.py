@@ -17,7 +17,8 @@ PACKAGE = ROOT / "imagebuild"
 # Rooms on one line do not import each other.
 LAYERS = (
     ("annotations", "decoding", "errors", "http", "payload", "table", "text"),
-    ("files", "jobs", "toml"),
+    ("children", "files", "jobs"),
+    ("toml",),
     ("oci", "wheel"),
     ("base", "lock.index", "workspace"),
     ("lock.file",),

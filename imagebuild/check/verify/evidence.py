@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
@@ -12,6 +11,7 @@ from imagebuild.catalogue.lookup import FoundImage
 from imagebuild.check.verify.layerscan import NoTree, ScannedLayer, scan_layer
 from imagebuild.check.verify.namedbase import NamedBase, count_common_digests, is_ours, read_named_base
 from imagebuild.check.verify.records import RecordAudit, audit_records
+from imagebuild.decoding import load_json
 from imagebuild.errors import ConfigurationError
 from imagebuild.layer.dpkg import SystemFiles
 from imagebuild.layer.removal import find_removal
@@ -141,8 +141,8 @@ def _read_documents(image: FoundImage, artifact_type: str) -> list[dict[str, Any
     found = []
     for data in read_companions(image.store, image.repository, image.digest, artifact_type):
         try:
-            document = json.loads(data)
-        except (ValueError, RecursionError):
+            document = load_json(data)
+        except ValueError:
             document = None
         found.append(document if isinstance(document, dict) else {})
     return found

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from imagebuild.decoding import YAML_LIMIT, check_yaml
 from imagebuild.emit.manifest.yaml import convert_value
 from imagebuild.errors import ConfigurationError
 
@@ -22,10 +23,17 @@ class EditedFile:
     """The documents of one file, as mappings that remember their comments."""
 
     def __init__(self, text: str, name: str) -> None:
-        """ConfigurationError for what is no YAML, and for a document that is no mapping."""
+        """ConfigurationError for what is no YAML, and for a document that is no mapping. A byte-order mark and CRLF stay."""
         from ruamel.yaml import YAML
 
         self.name = name
+        try:
+            check_yaml(text)
+        except ValueError as error:
+            raise ConfigurationError(f"{name} cannot be read: {error}", "merge into a file that people write") from None
+        self._mark = "\ufeff" if text.startswith("\ufeff") else ""
+        self._line_end = "\r\n" if 2 * text.count("\r\n") > text.count("\n") else "\n"  # of a mixed file what most lines have
+        text = text.removeprefix("\ufeff").replace("\r\n", "\n")
         self._yaml = YAML()
         self._yaml.preserve_quotes = True
         self._yaml.width = 1 << 20  # a reference broken over two lines is read back with a space in it
@@ -35,7 +43,7 @@ class EditedFile:
         self._started = start is not None
         self._preamble = start[1] if start else ""  # ruamel drops comments above the first document's mark
         self.documents = self._load(text)
-        lost = set(_list_comments(text)) - set(_list_comments(self.render()))
+        lost = set(_list_comments(text)) - set(_list_comments(self._render_plain()))
         if lost:  # ruamel.yaml has no place for some, as after a list in a list
             raise ConfigurationError(f"{name}: this comment would be lost: {min(lost)}", "move it above a key, or take it out")
         self.documents = self._load(text)  # writing them has left marks in them
@@ -64,17 +72,20 @@ class EditedFile:
     @classmethod
     def read(cls, path: Path) -> EditedFile:
         """ConfigurationError for a file that cannot be read."""
-        from imagebuild.files import explain_os_error
+        from imagebuild.files import explain_os_error, read_regular
 
         try:
-            return cls(path.read_text(encoding="utf-8"), str(path))
+            return cls(read_regular(path, 4 * YAML_LIMIT).decode("utf-8"), str(path))
         except UnicodeDecodeError:
             raise ConfigurationError(f"{path} is not UTF-8 text", "write it as UTF-8") from None
         except OSError as error:
             raise explain_os_error(error, f"reading {path}") from None
 
     def render(self) -> str:
-        """The whole file."""
+        """The whole file, with the line ends and the byte-order mark that it came with."""
+        return self._mark + self._render_plain().replace("\n", self._line_end)
+
+    def _render_plain(self) -> str:
         stream = io.StringIO()
         self._yaml.explicit_start = self._started
         self._yaml.dump_all(self.documents, stream)

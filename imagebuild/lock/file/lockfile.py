@@ -7,7 +7,6 @@ name. Same lock, same bytes.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,14 +14,16 @@ from typing import Any
 
 import msgspec
 
-from imagebuild.errors import LockError
-from imagebuild.files import write_atomic
+from imagebuild.decoding import load_toml
+from imagebuild.errors import ConfigurationError, LockError
+from imagebuild.files import read_regular, sweep_writes, write_atomic
 from imagebuild.lock.file.model import LOCK_FORMAT, BuildWheel, Lock, LockedPackage, SourceArchive
 from imagebuild.lock.index.routing import URL_NAME
 from imagebuild.oci.model import Digest
 from imagebuild.toml import quote_text
 
 LOCK_VERSION = "1.0"
+_LARGEST = 16 << 20  # bytes
 CREATED_BY = "imagebuild"
 _HEX = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"pylock\.([^.]+)\.toml")
@@ -35,6 +36,7 @@ _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 def write_lock(path: Path, lock: Lock) -> None:
     """Write the lock in one step."""
+    sweep_writes(path.parent)
     write_atomic(path, format_lock(lock).encode())
 
 
@@ -142,10 +144,12 @@ def read_lock(path: Path) -> Lock:
     match = _FILE_NAME.fullmatch(path.name)
     command = f"imagebuild lock {match[1] if match else 'TEAM'}"
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_regular(path, _LARGEST, path.name).decode("utf-8")
     except FileNotFoundError:
         raise LockError(f"{path.name} is missing", f"make it with: {command}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except ConfigurationError as error:
+        raise LockError(error.message, f"restore it from version control, or lock again with: {command}") from None
+    except UnicodeDecodeError as error:
         raise LockError(f"{path.name} cannot be read: {error}", f"restore it from version control, or lock again with: {command}") from None
     try:
         return parse_lock(text)
@@ -234,8 +238,8 @@ def parse_lock(text: str) -> Lock:
     from packaging.pylock import Pylock, PylockUnsupportedVersionError, PylockValidationError
 
     try:
-        document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        document = load_toml(text)
+    except ValueError as error:
         raise _MalformedError(f"not TOML: {error}") from None
     try:
         Pylock.from_dict(document)

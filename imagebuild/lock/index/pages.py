@@ -11,6 +11,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import msgspec
 
+from imagebuild.decoding import check_depth
+
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 HTML_TYPE = "application/vnd.pypi.simple.v1+html"
 STATUSES = ("archived", "quarantined", "deprecated")  # PEP 792; "active" needs no word
@@ -58,7 +60,10 @@ def parse_json_page(name: str, data: bytes, url: str) -> ProjectPage:
     """PEP 691 and 700. A file entry that makes no sense is left out; a page that makes none raises ValueError."""
     try:
         page = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        check_depth(page)
+    except RecursionError:
+        raise ValueError("malformed JSON: nested too deeply") from None
+    except (msgspec.DecodeError, ValueError) as error:
         raise ValueError(f"malformed JSON: {error}") from None
     if not isinstance(page, dict) or not isinstance(page.get("files"), list):
         raise ValueError("no list of files")

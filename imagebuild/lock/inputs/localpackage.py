@@ -18,7 +18,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import tomllib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,9 +28,9 @@ import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
-from imagebuild.decoding import make_decoder
+from imagebuild.decoding import load_toml, make_decoder
 from imagebuild.errors import ConfigurationError, LockError
-from imagebuild.files import exclusive, explain_os_error, replacing, write_atomic
+from imagebuild.files import exclusive, explain_os_error, read_regular, replacing, write_atomic
 from imagebuild.wheel.record import encode_hash
 
 _FORMAT = 1  # of the repacked wheel: raise it when the same tree would give other bytes
@@ -180,6 +179,7 @@ class _Note(msgspec.Struct, frozen=True):
     tree: str
 
 
+_LARGEST = 4 << 20  # bytes of a pyproject.toml
 _NOTE = make_decoder(_Note)
 
 
@@ -201,8 +201,8 @@ def _read_build_system(folder: Path) -> tuple[str, tuple[str, ...], object]:
             return legacy
         raise LockError(f"{folder} has no pyproject.toml, so it is not a package", "add one with [build-system] and [project]")
     try:
-        table = tomllib.loads(file.read_text("utf-8")).get("build-system")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = load_toml(read_regular(file, _LARGEST).decode("utf-8")).get("build-system")
+    except ValueError as error:
         raise ConfigurationError(f"{file}: {error}", "correct the file") from None
     if table is None:
         return legacy

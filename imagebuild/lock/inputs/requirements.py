@@ -17,8 +17,10 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from imagebuild.errors import ConfigurationError
+from imagebuild.files import read_regular
 
 REQUIREMENTS = "requirements.in"
+_LARGEST = 4 << 20  # bytes of one file
 _INCLUDE = re.compile(r"(?:(?P<option>-r|-c)\s*|(?P<long>--requirement|--constraint)(?:\s*=\s*|\s+))(?P<file>\S.*)")
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+(?:\[[^\]]*\])?\s*@\s*)?(?P<scheme>(?:[a-z]+\+)?[a-z]+)://")
 _HASH = re.compile(r"sha256=(?P<digest>[0-9a-fA-F]{64})")
@@ -96,6 +98,8 @@ def _read_lines(
     path: Path, shown: str, root: Path, files: dict[Path, None], chain: tuple[Path, ...], *, constraint: bool
 ) -> Iterator[_Line]:
     real = path.resolve()
+    if not chain and not (real.is_relative_to(root) or real.is_relative_to(path.parent.resolve())):
+        raise ConfigurationError(f"{path} is a link to a file outside the project", "keep all inputs of a lock in the project")
     if real in chain:
         raise ConfigurationError(f"{shown} includes itself", "remove one of the -r or -c lines")
     files[path if not chain else real] = None
@@ -118,14 +122,13 @@ def _read_lines(
 
 
 def _read_text(path: Path, shown: str, *, included: bool) -> str:
+    name = shown if included else str(path)
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_regular(path, _LARGEST, name).decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigurationError(f"{path} is missing", "write one requirement a line, such as: pandas==2.2.*") from None
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{shown if included else path} is not UTF-8", "save it as UTF-8") from None
-    except OSError as error:
-        raise ConfigurationError(f"{shown if included else path} cannot be read: {error.strerror}", "it must be a text file") from None
+        raise ConfigurationError(f"{name} is not UTF-8", "save it as UTF-8") from None
 
 
 def _join_lines(text: str) -> Iterator[tuple[int, str]]:

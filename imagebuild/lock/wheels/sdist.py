@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import tarfile
 import threading
-import tomllib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -23,7 +22,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, canonicalize_name, parse_sdist_filename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from imagebuild.decoding import make_decoder
+from imagebuild.decoding import load_toml, make_decoder
 from imagebuild.errors import BuildError, IntegrityError, LockError
 from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_atomic
 from imagebuild.lock.file.model import BuildWheel, LockedPackage, SourceArchive, SourceRules
@@ -127,8 +126,8 @@ def read_build_requires(archive: Path) -> tuple[str, ...]:
     table: object = None
     if data is not None:
         try:
-            table = tomllib.loads(data.decode("utf-8")).get("build-system")
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            table = load_toml(data.decode("utf-8")).get("build-system")
+        except ValueError as error:
             raise LockError(f"{archive.name}: its pyproject.toml is not TOML: {error}", "ask for another version") from None
     if not isinstance(table, dict):
         return ("setuptools", "wheel")
