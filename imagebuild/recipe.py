@@ -19,13 +19,13 @@ from imagebuild.base.model import Base, Interpreter
 from imagebuild.layer.model import LAYER_FORMAT, Codec, ExtraFile
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.file.replacement import find_replaced
+from imagebuild.servers import PORT
 from imagebuild.wheel.slim import RULES
 
 RECIPE_FORMAT = 1
 CONSTRAINTS_PATH = "/etc/imagebuild/constraints.txt"
 REMOVAL_FILE = "removal.json"  # of the context, beside the wheels: what of the base goes
 _CONTEXT = "/run/imagebuild"  # where the build context with the wheels is mounted, during the RUN only
-_PORTS = {"jupyter": "8888", "vscode": "8888", "rstudio": "8888"}  # Kubeflow serves all three kinds on 8888
 
 
 class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -147,7 +147,7 @@ def make_annotations(base: Base, lock: Lock, lock_digest: str, options: ImageOpt
         names.QUARTER: lock.quarter,
         names.BASE: base.name,
         names.KIND: base.kind,
-        names.PORT: _PORTS[base.kind],
+        names.PORT: str(PORT),
         names.PYTHON: base.interpreter.version,
         names.PACKAGES: json.dumps(asked, sort_keys=True, separators=(",", ":")),
         names.LOCK: lock_digest,

@@ -13,6 +13,7 @@ from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.files import explain_os_error, sweep_writes, write_atomic
 from imagebuild.oci.model import Digest, ImageConfig, Index, RawManifest, Reference
 from imagebuild.oci.store import Presence, Store, explain_unknown
+from imagebuild.servers import Kind
 from imagebuild.text import suggest
 from imagebuild.toml import decode_toml
 
@@ -27,7 +28,7 @@ class _Row(msgspec.Struct, frozen=True):
     reference: str = ""
     tag: str = ""
     digest: str = ""
-    kind: Literal["jupyter", "vscode", "rstudio"] = "jupyter"
+    kind: Kind = "jupyter"
     description: str = ""
     build: Literal["starter", ""] = ""
 
@@ -42,7 +43,7 @@ class CatalogueBase(msgspec.Struct, frozen=True):
 
     name: str
     reference: Reference  # registry/repository:tag, as the catalogue writes it; never with a digest
-    kind: Literal["jupyter", "vscode", "rstudio"]
+    kind: Kind
     description: str = ""
     digest: Digest | None = None  # of the index or manifest the tag named when it was pinned
     build: str = ""  # "starter": made by `imagebuild base build`, not pulled

@@ -19,12 +19,12 @@ from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.oci.model import Digest, Index, Manifest, RawManifest, Reference
 from imagebuild.oci.store import Store
 from imagebuild.oci.tags import PLACEHOLDER
+from imagebuild.servers import Kind
 
 _NUMBER = make_decoder(int)
 _PACKAGES = make_decoder(dict[str, str])
 _OWNERS = make_decoder(tuple[str, ...])
 
-Kind = Literal["jupyter", "vscode", "rstudio"]
 Status = Literal["current", "kept", "previous", "retired"]
 T = TypeVar("T")
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild.commands.cataloguepages import render_page, write_pages
-from imagebuild.commands.formoptions import SPAWNER_FORMS, FormChoices, form_options, print_form
+from imagebuild.commands.formoptions import FormChoices, form_options, print_form
 from imagebuild.commands.options import common_options, print_data, pull_option, read_entries_of
+from imagebuild.emit.forms.formats import FORMS
 from imagebuild.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ everything_option = click.option(
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "json", "html", *SPAWNER_FORMS]),
+    type=click.Choice(["table", "json", "html", *FORMS]),
     default="table",
     show_default=True,
     help="For people, as data, as a page, or as a form that spawns notebooks.",
@@ -71,7 +72,7 @@ def catalogue(
         print_data(str(write_pages(workspace, listing, pages, pull_from=pull_from, as_of=as_of)))
     elif form == "html":
         print_data(render_page(workspace, listing, pull_from=pull_from, as_of=as_of), nl=False)
-    elif form in SPAWNER_FORMS:
+    elif form in FORMS:
         print_form(workspace, form, listing, pull_from, choices)
     else:
         print_table(listing)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from imagebuild.commands.options import Command, print_data, say
+from imagebuild.emit.forms.formats import FORMS, Choice, FormRequest, describe_choice, list_takers, read_pools, render_form
 from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
     from imagebuild.catalogue.entries import CatalogueListing
     from imagebuild.workspace import Workspace
-
-SPAWNER_FORMS = ("kubeflow", "workspacekind", "kubespawner", "imagestream")  # imagebuild.emit.forms.formats.FORMS, without importing it
 
 
 class FormChoices(NamedTuple):
@@ -30,15 +29,19 @@ class FormChoices(NamedTuple):
     def check(self, form: str) -> None:
         """UsageError for an option that would be ignored."""
         given = {"--team": self.teams, "--merge": self.merge, "--in-place": self.in_place}
-        if form not in SPAWNER_FORMS and any(given.values()):
+        if form not in FORMS and any(given.values()):
             name = next(name for name, value in given.items() if value)
-            raise UsageError(f"{name} belongs to a spawner form", f"add --format {'|'.join(SPAWNER_FORMS)}")
+            raise UsageError(f"{name} belongs to a spawner form", f"add --format {'|'.join(FORMS)}")
         if self.in_place and self.merge is None:
             raise UsageError("--in-place needs a file to merge into", "add --merge FILE")
-        if self.namespace and form not in ("workspacekind", "imagestream"):
-            raise UsageError("--namespace belongs to --format workspacekind and imagestream", "the other forms have no namespace")
-        if self.team_label and form != "workspacekind":
-            raise UsageError("--team-label belongs to --format workspacekind", "the other forms cannot tell namespaces apart")
+        rules: tuple[tuple[str, Choice, str, str], ...] = (
+            ("--namespace", "namespace", self.namespace, "have no namespace"),
+            ("--team-label", "team_label", self.team_label, "cannot tell namespaces apart"),
+        )
+        for option, choice, value, others in rules:
+            takers = list_takers(choice)
+            if value and form not in takers:
+                raise UsageError(f"{option} belongs to --format {' and '.join(takers)}", f"the other forms {others}")
 
 
 def form_options(function: Command) -> Command:
@@ -52,12 +55,12 @@ def form_options(function: Command) -> Command:
         help="Spawner forms: merge into this file; comments, and what imagebuild did not write, stay.",
     )
     @click.option("--in-place", is_flag=True, help="Write the result to FILE instead of printing it.")
-    @click.option("--namespace", default="", help="workspacekind: the namespace of its icons; imagestream: that of the streams.")
+    @click.option("--namespace", default="", help=describe_choice("namespace"))
     @click.option(
         "--team-label",
         metavar="KEY",
         default="",
-        help="workspacekind: a namespace with this label sees the images of the team it names, and no others.",
+        help=describe_choice("team_label"),
     )
     @functools.wraps(function)
     def wrapped(
@@ -70,11 +73,12 @@ def form_options(function: Command) -> Command:
 
 def print_form(workspace: Workspace, form: str, listing: CatalogueListing, pull_from: str, choices: FormChoices) -> None:
     """The form on stdout, or in the file it was merged into; warnings on stderr."""
-    from imagebuild.emit.forms.formats import FORMS, FormOptions, read_pools, render_form
+    from imagebuild.emit.manifest.merging import EditedFile
 
-    name = next(one for one in FORMS if one == form)
-    options = FormOptions(pull_from, choices.teams, choices.namespace, choices.team_label, choices.merge)
-    rendered = render_form(name, listing.entries, read_pools(workspace.images / "pools.toml"), options)
+    pools = read_pools(workspace.images / "pools.toml")
+    merge = EditedFile.read(choices.merge) if choices.merge is not None else None
+    request = FormRequest(listing.entries, pools, pull_from, choices.teams, choices.namespace, choices.team_label, merge)
+    rendered = render_form(form, request)
     say(*(f"warning: {warning}" for warning in rendered.warnings))
     if choices.merge is None or not choices.in_place:
         print_data(rendered.text, nl=False)

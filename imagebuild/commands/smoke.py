@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from imagebuild.commands.completion import complete_teams
 from imagebuild.commands.options import common_options, print_data, read_clock
 from imagebuild.errors import ImagebuildError
+from imagebuild.servers import KINDS, Kind
 
 if TYPE_CHECKING:
     from imagebuild.workspace import Workspace
@@ -32,7 +33,7 @@ def find_planned_tag(workspace: Workspace, team: str) -> str:
 @click.option("--run", "only", multiple=True, metavar="NAME", help="Only own-user, large-shm, random-uid or read-only; may be repeated.")
 @click.option("--read-only", is_flag=True, help="Also with a read-only root.")
 @click.option("--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Seconds that a server has to come up.")
-@click.option("--kind", type=click.Choice(["jupyter", "vscode", "rstudio"]), help="The kind of server, if the image does not name it.")
+@click.option("--kind", type=click.Choice(KINDS), help="The kind of server, if the image does not name it.")
 @click.option("--json", "as_json", is_flag=True, help="The table as JSON.")
 @common_options
 def smoke(
@@ -41,7 +42,7 @@ def smoke(
     only: tuple[str, ...],
     read_only: bool,
     timeout: float,
-    kind: Literal["jupyter", "vscode", "rstudio"] | None,
+    kind: Kind | None,
     as_json: bool,
 ) -> None:
     """Run an image as Kubernetes runs a notebook; exit 7 when something is wrong.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from imagebuild.catalogue.entries import CatalogueEntry, find_reference
 from imagebuild.errors import ConfigurationError
+from imagebuild.servers import PORT
 
-_PORT = 8888  # where Kubeflow serves every kind of notebook, for images that do not say
 _RUN = "docker run --rm -it -p 127.0.0.1:{port}:{port} -e NB_PREFIX=/ "
 # (what for, the lines). A reference has no character that a shell would read; the image is always named by digest.
 REGISTRY_SNIPPETS = (
@@ -34,7 +34,7 @@ def pin_reference(entry: CatalogueEntry, registry_prefix: str = "") -> str:
 def list_snippets(entry: CatalogueEntry, registry_prefix: str = "") -> list[tuple[str, str]]:
     """(what for, the lines), filled in."""
     reference = pin_reference(entry, registry_prefix)
-    values = {"reference": reference, "image": entry.image, "team": entry.team, "tag": entry.tag, "port": str(entry.port or _PORT)}
+    values = {"reference": reference, "image": entry.image, "team": entry.team, "tag": entry.tag, "port": str(entry.port or PORT)}
     return [(purpose, _fill(template, values)) for purpose, template in (REGISTRY_SNIPPETS if reference else LAYOUT_SNIPPETS)]
 
 

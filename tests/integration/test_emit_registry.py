@@ -17,7 +17,7 @@ import pytest
 
 from imagebuild import annotations as names
 from imagebuild.catalogue.entries import encode_entries, read_catalogue
-from imagebuild.emit.forms.formats import FORMS, FormOptions, render_form
+from imagebuild.emit.forms.formats import FORMS, FormRequest, render_form
 from imagebuild.emit.forms.kubeflow import render_spawner_form
 from imagebuild.emit.prewarm.daemonsets import render_prewarm
 from imagebuild.emit.prewarm.pools import load_pools
@@ -166,7 +166,7 @@ def test_every_reference_of_every_form_is_there(store: RegistryStore, images: di
     entries = read_catalogue(store, "ml").entries
     pools = load_pools(ROOT / "images" / "pools.toml").pools
     for name in FORMS:
-        text = render_form(name, entries, pools, FormOptions()).text
+        text = render_form(name, FormRequest(entries, pools)).text
         found = {match[0] for match in re.finditer(rf"{re.escape(store.label)}/[^\s\"]+@sha256:[0-9a-f]{{64}}", text)}
         assert {reference.partition("@")[2] for reference in found} >= {images["cosml:2026q4-00000000000b"], images["risk"], images["apps"]}
         assert name == "kubeflow" or len(found) > 3  # what is no longer offered is in the others too

@@ -8,10 +8,11 @@ from typing import Any
 import kubernetes_validate
 import msgspec
 
-from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, Kind, Status
+from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, Status
 from imagebuild.catalogue.tags import name_kept
 from imagebuild.emit.prewarm.pools import Pool, PoolNotebook, Toleration
 from imagebuild.oci.model import Digest
+from imagebuild.servers import Kind
 
 OLDEST, NEWEST = "1.25.0", "1.37.0"  # of the schemas that kubernetes-validate brings
 GPU = Toleration("nvidia.com/gpu", "Exists", "", "NoSchedule")

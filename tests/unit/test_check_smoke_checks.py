@@ -29,7 +29,6 @@ from imagebuild.check.smoke import probe as inside
 from imagebuild.check.smoke.checks import (
     IMAGE_CHECKS,
     RUN_CHECKS,
-    SERVERS,
     SmokeReport,
     SmokeRow,
     check_home_layer,
@@ -42,13 +41,14 @@ from imagebuild.check.smoke.checks import (
 )
 from imagebuild.check.smoke.listing import read_archive
 from imagebuild.check.smoke.pod import OWN, READ_ONLY, RUNS, choose_runs
-from imagebuild.check.smoke.subject import KINDS, SmokeSubject
+from imagebuild.check.smoke.subject import SmokeSubject
 from imagebuild.engine.dockerd import connect_engine, find_base
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError, UsageError
 from imagebuild.layer.tar.flow import open_chunks
 from imagebuild.oci.archive import stream_archive
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST, ContainerConfig, Digest, Manifest, RawManifest
+from imagebuild.servers import KINDS, SERVERS
 from imagebuild.workspace import Workspace
 from tests.support.builders import make_base, make_lock
 

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "imagebuild"
 
 # Rooms on one line do not import each other.
 LAYERS = (
-    ("annotations", "decoding", "errors", "http", "payload", "table", "text"),
+    ("annotations", "decoding", "errors", "http", "payload", "servers", "table", "text"),
     ("children", "files", "jobs"),
     ("toml",),
     ("oci", "wheel"),

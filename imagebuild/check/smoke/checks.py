@@ -21,8 +21,9 @@ from packaging.utils import canonicalize_name
 from imagebuild.check.finding import Finding, Status
 from imagebuild.check.smoke.optional import ImportFailure, InstalledPackage, judge_failures
 from imagebuild.check.smoke.pod import Pod, Run, start_pod
-from imagebuild.check.smoke.subject import Kind, SmokeSubject
+from imagebuild.check.smoke.subject import SmokeSubject
 from imagebuild.errors import BuildError
+from imagebuild.servers import SERVERS, Kind
 from imagebuild.table import format_table
 from imagebuild.text import first_lines
 
@@ -36,28 +37,6 @@ _SHOWN = 5  # of a list of culprits
 
 
 # --- what is looked at --------------------------------------------------------------------------------------------------
-
-
-class Request(msgspec.Struct, frozen=True):
-    """What a server of some kind must answer with 200. ``key``: of the JSON object it answers with."""
-
-    path: str  # after the prefix
-    key: str = ""
-
-
-class Server(msgspec.Struct, frozen=True):
-    """How a kind of notebook is served."""
-
-    requests: tuple[Request, ...]
-    prefixed: bool = True
-
-
-# Kubeflow's gateway rewrites the prefix away for the last two (notebooks.kubeflow.org/http-rewrite-uri: /).
-SERVERS: dict[Kind, Server] = {
-    "jupyter": Server((Request("/api", "version"), Request("/lab"))),
-    "vscode": Server((Request("/healthz", "status"), Request("/")), prefixed=False),
-    "rstudio": Server((Request("/"),), prefixed=False),
-}
 
 
 def check_user(subject: SmokeSubject) -> Finding:
@@ -107,15 +86,15 @@ def check_server(subject: SmokeSubject, pod: Pod) -> Finding:
         "server",
         int(pod.timeout) + 60,
         address=f"http://{pod.address}:{subject.port}",
-        requests=[(before + item.path, item.key) for item in server.requests],
-        headers={"X-RStudio-Root-Path": f"{pod.prefix}/"} if subject.kind == "rstudio" else {},
+        requests=[(before + item.path, item.key) for item in server.probes],
+        headers={server.root_header: f"{pod.prefix}/"} if server.root_header else {},
         seconds=pod.timeout,
     )
-    problems = [f"{before}{item.path} {problem}" for item, (_, problem) in zip(server.requests, answer["answers"], strict=True) if problem]
+    problems = [f"{before}{item.path} {problem}" for item, (_, problem) in zip(server.probes, answer["answers"], strict=True) if problem]
     if problems:
         where = f"port {subject.port}, after {answer['seconds']:.0f} s"
         return Finding("failed", f"{'; '.join(problems)} ({where})", pod.log())
-    paths = " and ".join(item.path for item in server.requests)
+    paths = " and ".join(item.path for item in server.probes)
     return Finding("passed", f"200 on {paths}{' under the prefix' if before else ''}, port {subject.port}, after {answer['seconds']:.1f} s")
 
 

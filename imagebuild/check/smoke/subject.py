@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import tarfile
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,15 +19,13 @@ from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, R
 from imagebuild.layer.tar.flow import open_chunks
 from imagebuild.lock.file.model import Lock
 from imagebuild.oci.model import ContainerConfig, ImageConfig, Index, Platform, Reference
+from imagebuild.servers import KINDS, PORT, Kind
 from imagebuild.workspace import Workspace
 
 _CONFIG = Converter(ContainerConfig)
 
 if TYPE_CHECKING:
     from docker import DockerClient
-
-Kind = Literal["jupyter", "vscode", "rstudio"]
-KINDS: tuple[Kind, ...] = ("jupyter", "vscode", "rstudio")
 
 
 class SmokeSubject(msgspec.Struct, frozen=True):
@@ -159,7 +157,7 @@ def _find_port(config: ContainerConfig, notes: Mapping[str, str]) -> int:
     """The annotated one, else the first that the image exposes, else Kubeflow's."""
     exposed = sorted(int(item.partition("/")[0]) for item in config.exposed_ports or {} if item.partition("/")[0].isdecimal())
     noted = notes.get(names.PORT, "")
-    return int(noted) if noted.isdecimal() else exposed[0] if exposed else 8888
+    return int(noted) if noted.isdecimal() else exposed[0] if exposed else PORT
 
 
 def _read_base(workspace: Workspace, notes: dict[str, str], platform: Platform) -> tuple[ImageConfig | None, tuple[str, ...], str]:

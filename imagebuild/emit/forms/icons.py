@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagebuild.catalogue.entries import Kind
+from imagebuild.servers import Kind
 
 _FRAME = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect width="64" height="64" rx="12" fill="{fill}"/>{shape}</svg>\n'
 _SHAPES: dict[Kind, tuple[str, str]] = {

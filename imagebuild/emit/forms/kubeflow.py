@@ -16,8 +16,8 @@ from imagebuild.emit.manifest.yaml import Document, Note, render_documents
 from imagebuild.emit.prewarm.pools import Pool
 from imagebuild.emit.prewarm.scheduling import describe_affinity, describe_tolerations, explain_pool, name_pool
 from imagebuild.oci.model import Reference
+from imagebuild.servers import SERVERS
 
-GROUPS = (("jupyter", "image", "JupyterLab"), ("vscode", "imageGroupOne", "VS Code"), ("rstudio", "imageGroupTwo", "RStudio"))
 GPU = "nvidia.com/gpu"
 
 
@@ -52,10 +52,10 @@ def render_spawner_form(
             ("A digest cannot go stale: what the node has is what is asked for.",), {"readOnly": True, "value": "IfNotPresent"}
         ),
     }
-    for kind, key, server in GROUPS:
-        group = [offer for offer in offers if offer.entry.kind == kind]
+    for kind, server in SERVERS.items():
+        key, group = server.form_key, [offer for offer in offers if offer.entry.kind == kind]
         if group or key == "image":  # the page hides the other two when they are left out, and fails without this one
-            form[key] = Note(describe_group(server, group), _list_options([offer.reference for offer in group]))
+            form[key] = Note(describe_group(server.title, group), _list_options([offer.reference for offer in group]))
     form |= describe_rest(pools)
     comment = (
         "Written by imagebuild catalogue --format kubeflow: the jupyter-web-app's whole spawner_ui_config.yaml. To keep a file of",

@@ -9,7 +9,6 @@ from typing import Any
 
 from imagebuild.emit.forms.kubeflow import (
     GPU,
-    GROUPS,
     describe_group,
     describe_rest,
     list_affinities,
@@ -34,6 +33,7 @@ from imagebuild.emit.manifest.yaml import clean_comment
 from imagebuild.emit.prewarm.pools import Pool
 from imagebuild.errors import ConfigurationError
 from imagebuild.oci.model import Reference
+from imagebuild.servers import SERVERS
 
 _FILE = "spawner_ui_config.yaml"
 _OWN_COMMENT = re.compile(r"(?P<indent> *)#   (?P<team>[^:\s]+): .* \([0-9]{4}q[1-4][^()]*\)\n")  # a line of describe_group's
@@ -80,12 +80,12 @@ def _merge_defaults(form: Any, offers: Sequence[Offer], pools: Sequence[Pool], w
     if "imagePullPolicy" not in form:
         set_value(form, "imagePullPolicy", {"readOnly": True, "value": "IfNotPresent"})
     ours, teams = {offer.reference.name for offer in offers}, {offer.entry.team for offer in offers}
-    for kind, key, server in GROUPS:
-        group = [offer for offer in offers if offer.is_offered and offer.entry.kind == kind]
+    for kind, server in SERVERS.items():
+        key, group = server.form_key, [offer for offer in offers if offer.is_offered and offer.entry.kind == kind]
         if group or key in form or key == "image":
             _merge_group(form, key, [str(offer.reference) for offer in group], ours, where)
         if key in form and key != next(iter(form)):
-            lines = describe_group(server, group)[1:]
+            lines = describe_group(server.title, group)[1:]
             rewrite_comment(form, key, functools.partial(_refresh_comment, lines=lines, teams=teams))
     _merge_vendors(form, pools, where)
     sections = (("affinityConfig", "configKey", list_affinities(pools)), ("tolerationGroup", "groupKey", list_tolerations(pools)))

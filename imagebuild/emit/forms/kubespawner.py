@@ -20,8 +20,7 @@ from imagebuild.emit.prewarm.pools import Pool
 from imagebuild.emit.prewarm.quantities import parse_quantity
 from imagebuild.emit.prewarm.scheduling import describe_node_terms, describe_tolerations, explain_pool, name_pool
 from imagebuild.errors import ConfigurationError
-
-_SERVERS = {"vscode": "VS Code", "rstudio": "RStudio"}
+from imagebuild.servers import SERVERS
 
 
 def render_profiles(
@@ -37,9 +36,9 @@ def render_profiles(
     The same input gives the same bytes. Errors: :func:`list_offers`.
     """
     offers = [offer for offer in list_offers(entries, registry_prefix, teams) if offer.standing != "retired"]
-    own = list(dict.fromkeys(offer.entry.team for offer in sorted(offers, key=lambda offer: offer.entry.kind in _SERVERS)))
+    own = list(dict.fromkeys(offer.entry.team for offer in sorted(offers, key=lambda offer: offer.entry.kind != "jupyter")))
     profiles = [describe_profile([offer for offer in offers if offer.entry.team == team], pools) for team in own]
-    other = sorted({f"{offer.entry.team} ({_SERVERS[offer.entry.kind]})" for offer in offers if offer.entry.kind in _SERVERS})
+    other = sorted({f"{offer.entry.team} ({SERVERS[offer.entry.kind].title})" for offer in offers if offer.entry.kind != "jupyter"})
     warnings: tuple[str, ...] = (
         (f"JupyterHub starts jupyterhub-singleuser, which an image for another server needs to have: {', '.join(other)}",) if other else ()
     )

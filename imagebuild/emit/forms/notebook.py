@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from imagebuild.catalogue.entries import CatalogueEntry, Kind
+from imagebuild.catalogue.entries import CatalogueEntry
 from imagebuild.emit.manifest.naming import LABEL, check_namespace, make_name
 from imagebuild.emit.manifest.yaml import Document, Note, render_documents
 from imagebuild.emit.prewarm.pools import MIG_PROFILE, Pool
@@ -16,15 +16,14 @@ from imagebuild.emit.prewarm.quantities import parse_quantity
 from imagebuild.emit.prewarm.scheduling import describe_placement, describe_resources
 from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.oci.model import ContainerConfig, Reference
+from imagebuild.servers import PORT, SERVERS
 
 GPU = "nvidia.com/gpu"
 _HOME = "/home/jovyan"  # the controller's working folder where a container names none
-_PORT = 8888  # and its port
 _NAME_LIMIT = 52  # a StatefulSet of this name makes pods whose labels must stay within 63 characters
 _SHM = "4Gi"
 _OBJECT = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _REWRITE = {"notebooks.kubeflow.org/http-rewrite-uri": "/"}
-_GROUPS: dict[Kind, str] = {"jupyter": "jupyter", "vscode": "group-one", "rstudio": "group-two"}
 
 
 class NotebookDataset(msgspec.Struct, frozen=True):
@@ -135,12 +134,13 @@ def _describe_claim(plan: NotebookPlan) -> dict[str, Any]:
 def _describe_notebook(
     entry: CatalogueEntry, reference: Reference, config: ContainerConfig, plan: NotebookPlan, home: str
 ) -> dict[str, Any]:
-    notes = {"notebooks.kubeflow.org/server-type": _GROUPS[entry.kind]}
-    if entry.kind != "jupyter":  # these serve under /, so the gateway takes the prefix away
+    server = SERVERS[entry.kind]
+    notes = {"notebooks.kubeflow.org/server-type": server.group}
+    if not server.prefixed:  # the gateway takes the prefix away
         notes |= _REWRITE
-    if entry.kind == "rstudio" and plan.namespace:
-        notes["notebooks.kubeflow.org/http-headers-request-set"] = f'{{"X-RStudio-Root-Path":"/notebook/{plan.namespace}/{plan.name}/"}}'
-    if entry.kind == "rstudio" and not plan.namespace:
+    if server.root_header and plan.namespace:
+        notes["notebooks.kubeflow.org/http-headers-request-set"] = f'{{"{server.root_header}":"/notebook/{plan.namespace}/{plan.name}/"}}'
+    if server.root_header and not plan.namespace:
         raise UsageError("RStudio's page needs to know its own address", "add --namespace")
     metadata: dict[str, Any] = {"name": plan.name}
     if plan.namespace:
@@ -179,8 +179,8 @@ def _describe_container(
     }
     if home != _HOME:
         container["workingDir"] = home
-    port = entry.port or _PORT
-    if port != _PORT:
+    port = entry.port or PORT
+    if port != PORT:
         container["ports"] = [{"name": "notebook-port", "containerPort": port, "protocol": "TCP"}]
     mounts: list[dict[str, Any]] = [{"name": "workspace", "mountPath": home}, {"name": "dshm", "mountPath": "/dev/shm"}]
     for dataset in plan.datasets:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from imagebuild.catalogue.entries import CatalogueEntry, Kind
+from imagebuild.catalogue.entries import CatalogueEntry
 from imagebuild.emit.forms.icons import draw_icon
 from imagebuild.emit.forms.offers import Offer, SpawnerForm, find_successor, list_offers
 from imagebuild.emit.forms.wording import clip, describe_change, join_parts
@@ -22,38 +22,22 @@ from imagebuild.emit.manifest.merging import EditedFile
 from imagebuild.emit.manifest.yaml import Document, Note, render_documents
 from imagebuild.emit.prewarm.pools import Pool
 from imagebuild.emit.prewarm.scheduling import describe_placement, describe_pool_resources, describe_resources, explain_pool, name_pool
+from imagebuild.servers import PORT, SERVERS, Server
 
-_PORT = 8888
 _LABELS = 32  # of a value, at most
 ID = re.compile(r"(?P<team>.+)-[0-9a-f]{12}")
 
 
-class ServerKind(msgspec.Struct, frozen=True):
-    """How a kind of server is reached. ``name``: of the object, its port and its page, as upstream's samples have it."""
-
-    kind: Kind
-    name: str
-    display: str
-    proxy: dict[str, Any]
-    env: tuple[dict[str, str], ...] = ()
+def describe_proxy(server: Server) -> dict[str, Any]:
+    """What the gateway does with a request on its way to the server."""
+    path = f'{{{{ httpPathPrefix "{server.workspace}" }}}}'
+    headers = {"requestHeaders": {"set": {server.root_header: path}}} if server.root_header else {}
+    return {"removePathPrefix": not server.prefixed, **headers}
 
 
-SERVERS = (
-    ServerKind(
-        "jupyter",
-        "jupyterlab",
-        "JupyterLab",
-        {"removePathPrefix": False},
-        ({"name": "NB_PREFIX", "value": '{{ httpPathPrefix "jupyterlab" }}'},),
-    ),
-    ServerKind("vscode", "codeserver", "VS Code", {"removePathPrefix": True}),
-    ServerKind(
-        "rstudio",
-        "rstudio",
-        "RStudio",
-        {"removePathPrefix": True, "requestHeaders": {"set": {"X-RStudio-Root-Path": '{{ httpPathPrefix "rstudio" }}'}}},
-    ),
-)
+def list_variables(server: Server) -> list[dict[str, str]]:
+    """Those that tell a server its own path."""
+    return [{"name": "NB_PREFIX", "value": f'{{{{ httpPathPrefix "{server.workspace}" }}}}'}] if server.prefixed else []
 
 
 def render_workspace_kinds(
@@ -77,7 +61,7 @@ def render_workspace_kinds(
 
         warnings = merge_workspace_kinds(merge, offers, pools, namespace=namespace, team_label=team_label)
         return SpawnerForm(merge.render(), warnings)
-    kinds = [server for server in SERVERS if any(offer.entry.kind == server.kind for offer in offers)]
+    kinds = [server for server in SERVERS.values() if any(offer.entry.kind == server.kind for offer in offers)]
     documents = [Document((), describe_pictures(kinds, namespace))]
     documents += [Document((), describe_kind(server, offers, pools, namespace=namespace, team_label=team_label)) for server in kinds]
     comment = (
@@ -87,7 +71,7 @@ def render_workspace_kinds(
     return SpawnerForm(render_documents([msgspec.structs.replace(documents[0], comment=comment), *documents[1:]]), ())
 
 
-def describe_pictures(kinds: Sequence[ServerKind], namespace: str) -> dict[str, Any]:
+def describe_pictures(kinds: Sequence[Server], namespace: str) -> dict[str, Any]:
     """The ConfigMap behind the kinds' icons; the controller reads those with this label alone."""
     return {
         "apiVersion": "v1",
@@ -97,22 +81,23 @@ def describe_pictures(kinds: Sequence[ServerKind], namespace: str) -> dict[str, 
             "namespace": namespace,
             "labels": {"app.kubernetes.io/managed-by": "imagebuild", "notebooks.kubeflow.org/image-source": "true"},
         },
-        "data": {f"{server.name}.svg": draw_icon(server.kind) for server in kinds},
+        "data": {f"{server.workspace}.svg": draw_icon(server.kind) for server in kinds},
     }
 
 
-def describe_kind(server: ServerKind, offers: Sequence[Offer], pools: Sequence[Pool], *, namespace: str, team_label: str) -> dict[str, Any]:
+def describe_kind(server: Server, offers: Sequence[Offer], pools: Sequence[Pool], *, namespace: str, team_label: str) -> dict[str, Any]:
     """The whole object."""
     own = [offer for offer in offers if offer.entry.kind == server.kind]
     current = next((offer for offer in own if offer.standing == "current"), own[0])
-    picture = {"configMap": {"name": "imagebuild-icons", "namespace": namespace, "key": f"{server.name}.svg", "mediaType": "image/svg+xml"}}
+    source = {"name": "imagebuild-icons", "namespace": namespace, "key": f"{server.workspace}.svg", "mediaType": "image/svg+xml"}
+    picture = {"configMap": source}
     rules = describe_filters(own, team_label)
     images = [describe_image(offer, own, server) for offer in own]
     pod_values = [describe_cpu(), *(describe_pool(pool) for pool in pools)]
     template: dict[str, Any] = {
         "volumeMounts": {"home": Note(("Cannot be changed later.",), "/home/jovyan")},
-        "ports": [{"id": server.name, "defaultDisplayName": server.display, "protocol": "HTTP", "httpProxy": server.proxy}],
-        **({"extraEnv": list(server.env)} if server.env else {}),
+        "ports": [{"id": server.workspace, "defaultDisplayName": server.title, "protocol": "HTTP", "httpProxy": describe_proxy(server)}],
+        **({"extraEnv": list_variables(server)} if list_variables(server) else {}),
         "extraVolumeMounts": Note(
             ("PyTorch's data loaders need more than a container's 64 MiB of /dev/shm.",), [{"name": "dshm", "mountPath": "/dev/shm"}]
         ),
@@ -130,15 +115,15 @@ def describe_kind(server: ServerKind, offers: Sequence[Offer], pools: Sequence[P
         },
     }
     spawner = {
-        "displayName": server.display,
-        "description": f"{server.display} with a team's locked environment",
+        "displayName": server.title,
+        "description": f"{server.title} with a team's locked environment",
         "icon": picture,
         "logo": picture,
     }
     return {
         "apiVersion": "kubeflow.org/v1beta1",
         "kind": "WorkspaceKind",
-        "metadata": {"name": server.name, "labels": {"app.kubernetes.io/managed-by": "imagebuild"}},
+        "metadata": {"name": server.workspace, "labels": {"app.kubernetes.io/managed-by": "imagebuild"}},
         "spec": {"spawner": spawner, **({"filterRules": rules} if rules else {}), "podTemplate": template},
     }
 
@@ -148,7 +133,7 @@ def name_image(offer: Offer) -> str:
     return f"{offer.entry.team}-{offer.entry.digest.hex[:12]}"
 
 
-def describe_image(offer: Offer, offers: Sequence[Offer], server: ServerKind) -> dict[str, Any]:
+def describe_image(offer: Offer, offers: Sequence[Offer], server: Server) -> dict[str, Any]:
     """One value of ``imageConfig``; ``redirect`` of those that are no longer offered."""
     entry = offer.entry
     value: dict[str, Any] = {"id": name_image(offer), "spawner": describe_image_spawner(offer)}
@@ -159,7 +144,7 @@ def describe_image(offer: Offer, offers: Sequence[Offer], server: ServerKind) ->
     value["spec"] = {  # by the tag it was pushed under: a name it is given later must not change what is in use
         "image": str(msgspec.structs.replace(offer.reference, tag=entry.tag)),
         "imagePullPolicy": "IfNotPresent",
-        "ports": [{"id": server.name, "port": entry.port or _PORT}],
+        "ports": [{"id": server.workspace, "port": entry.port or PORT}],
     }
     return value
 

@@ -8,14 +8,14 @@ from typing import Any
 from imagebuild.emit.forms.offers import Offer
 from imagebuild.emit.forms.workspacekind import (
     ID,
-    SERVERS,
-    ServerKind,
     describe_cpu,
     describe_filters,
     describe_image,
     describe_kind,
     describe_pictures,
     describe_pool,
+    describe_proxy,
+    list_variables,
     name_image,
 )  # fmt: skip
 from imagebuild.emit.manifest.merging import (
@@ -33,6 +33,7 @@ from imagebuild.emit.manifest.merging import (
 from imagebuild.emit.manifest.schemas import WORKSPACE_KIND, check_shape
 from imagebuild.emit.prewarm.pools import Pool
 from imagebuild.errors import ConfigurationError
+from imagebuild.servers import SERVERS, Server
 
 
 def merge_workspace_kinds(
@@ -51,14 +52,14 @@ def merge_workspace_kinds(
     if not found:
         raise ConfigurationError(f"{file.name} has no WorkspaceKind", "leave --merge out for new ones")
     missing = []
-    for server in SERVERS:
+    for server in SERVERS.values():
         own = [offer for offer in offers if offer.entry.kind == server.kind]
-        if server.name in found:
+        if server.workspace in found:
             if own:
-                gone = _merge_kind(found[server.name], server, own, pools, team_label, f"{file.name}: {server.name}")
+                gone = _merge_kind(found[server.workspace], server, own, pools, team_label, f"{file.name}: {server.workspace}")
                 if gone:
                     warnings.append(
-                        f"{server.name}: the registry no longer has an image of {', '.join(gone)}; a workspace that has one "
+                        f"{server.workspace}: the registry no longer has an image of {', '.join(gone)}; a workspace that has one "
                         "cannot start again"
                     )
         elif own:
@@ -72,7 +73,7 @@ def merge_workspace_kinds(
     return tuple(warnings)
 
 
-def _add_pictures(file: EditedFile, servers: Sequence[ServerKind], namespace: str) -> None:
+def _add_pictures(file: EditedFile, servers: Sequence[Server], namespace: str) -> None:
     from imagebuild.emit.manifest.yaml import convert_value
 
     pictures = describe_pictures(servers, namespace)
@@ -88,19 +89,19 @@ def _add_pictures(file: EditedFile, servers: Sequence[ServerKind], namespace: st
 
 
 def _merge_kind(
-    document: Any, server: ServerKind, offers: Sequence[Offer], pools: Sequence[Pool], team_label: str, where: str
+    document: Any, server: Server, offers: Sequence[Offer], pools: Sequence[Pool], team_label: str, where: str
 ) -> tuple[str, ...]:
     """The ids of our values that have no image any more."""
     spec = get_mapping(document, "spec", where)
     template = get_mapping(spec, "podTemplate", where)
     ports = get_list(template, "ports", where)
-    if not any(isinstance(port, dict) and port.get("id") == server.name for port in ports):
-        port = {"id": server.name, "defaultDisplayName": server.display, "protocol": "HTTP", "httpProxy": server.proxy}
+    if not any(isinstance(port, dict) and port.get("id") == server.workspace for port in ports):
+        port = {"id": server.workspace, "defaultDisplayName": server.title, "protocol": "HTTP", "httpProxy": describe_proxy(server)}
         append_items(template, "ports", [port])
-        if server.env:
+        if list_variables(server):
             get_list(template, "extraEnv", where)
             known = {variable.get("name") for variable in template["extraEnv"] if isinstance(variable, dict)}
-            append_items(template, "extraEnv", [variable for variable in server.env if variable["name"] not in known])
+            append_items(template, "extraEnv", [variable for variable in list_variables(server) if variable["name"] not in known])
     if team_label:
         _merge_filters(spec, describe_filters(offers, team_label), where)
     options = get_mapping(template, "options", where)
@@ -137,7 +138,7 @@ def _find_teams(rule: Any) -> str:
     return f"({strip_types(rule)!r})"
 
 
-def _merge_images(images: Any, offers: Sequence[Offer], server: ServerKind) -> tuple[str, ...]:
+def _merge_images(images: Any, offers: Sequence[Offer], server: Server) -> tuple[str, ...]:
     """New values before those of ours that are there, the newest first. Returns the ids of our values that have no image any more."""
     gone = []
     present = {str(value["id"]): value for value in images["values"] if isinstance(value, dict) and "id" in value}
