@@ -24,6 +24,7 @@ from imagebuild.commands.options import (
 from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
+    from imagebuild.pipeline import BuildOptions
     from imagebuild.workspace import Workspace
 
 
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 @click.option(
     "--no-companions", is_flag=True, help="Do not push lock, recipe, SBOM and provenance with the image (registries without OCI artifacts)."
 )
+@click.option("--cache-from", "sources", metavar="HOST/REPOSITORY", multiple=True, help="Take members from it; repeatable.")
+@click.option("--cache-to", "target", metavar="HOST/REPOSITORY", default="", help="Give the members of this build to it.")
+@click.option("--no-cache", "no_sharing", is_flag=True, help="Neither, whatever images/cache.toml says.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 @common_options
 def image(
@@ -67,11 +71,14 @@ def image(
     push: bool,
     attest: tuple[str, ...],
     no_companions: bool,
+    sources: tuple[str, ...],
+    target: str,
+    no_sharing: bool,
     as_json: bool,
 ) -> None:
     """Build, check and push the image of TEAMS: the whole pipeline."""
     from imagebuild import pipeline
-    from imagebuild.files import exclusive
+    from imagebuild.pipeline.sharing import choose_cache
 
     workspace.offline = offline
     if bundle is not None:
@@ -80,24 +87,21 @@ def image(
         raise UsageError("--bundle-digest goes with --bundle", "add --bundle DIR")
     chosen = choose_teams(workspace, teams, everyone)
     if load:
-        from imagebuild.engine.dockerd import connect_engine, load_image
+        from imagebuild.engine.dockerd import connect_engine
 
         connect_engine().close()  # before anything is built, not after
     options = pipeline.BuildOptions(
-        copy_base=copy_base, builder=builder, network=network, push=push, attest=tuple(sorted(set(attest))), companions=not no_companions
+        copy_base=copy_base,
+        builder=builder,
+        network=network,
+        push=push,
+        attest=tuple(sorted(set(attest))),
+        cache=choose_cache(workspace, sources, target, off=no_sharing),
+        companions=not no_companions,
     )
 
     def build(team: str) -> dict[str, Any]:
-        started = time.monotonic()
-        workspace.prepare()
-        # A second run of the same team waits, then finds the tag.
-        with exclusive(workspace.state / f"image-{team}.lock"):
-            plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=locked, engine=engine or "")
-            result = pipeline.run_plan(workspace, plan, options)
-            if load:
-                loaded = load_image(workspace, plan.repository, result["digest"], f"{team}:{result['tag']}")
-                result = {**result, "loaded": loaded.name, "loaded_bytes": loaded.size}
-        return {**result, "seconds": round(time.monotonic() - started, 2)}
+        return build_team(workspace, team, options, locked=locked, engine=engine or "", load=load)
 
     run = TeamRun(chosen)
     results: list[dict[str, Any]] = []
@@ -110,6 +114,25 @@ def image(
     if as_json:
         print_data(json.dumps(results, indent=2))
     run.finish()
+
+
+def build_team(workspace: Workspace, team: str, options: BuildOptions, *, locked: bool, engine: str, load: bool) -> dict[str, Any]:
+    """Build one team's image: what was done. A second run of the same team waits, then finds the tag."""
+    from imagebuild import pipeline
+    from imagebuild.files import exclusive
+
+    started = time.monotonic()
+    workspace.prepare()
+    with exclusive(workspace.state / f"image-{team}.lock"):
+        prefetch = not options.cache.sources
+        plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=locked, engine=engine, prefetch=prefetch)
+        result = pipeline.run_plan(workspace, plan, options)
+        if load:
+            from imagebuild.engine.dockerd import load_image
+
+            loaded = load_image(workspace, plan.repository, result["digest"], f"{team}:{result['tag']}")
+            result = {**result, "loaded": loaded.name, "loaded_bytes": loaded.size}
+    return {**result, "seconds": round(time.monotonic() - started, 2)}
 
 
 def use_bundle(

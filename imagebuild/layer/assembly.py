@@ -17,7 +17,7 @@ from imagebuild.base.model import Base, Entry, Tree
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError
 from imagebuild.files import explain_os_error, replacing
 from imagebuild.jobs.slots import ONE, Jobs
-from imagebuild.layer.members import build_members
+from imagebuild.layer.members import NO_SOURCES, MemberSources, build_members
 from imagebuild.layer.memberstore import MemberRequest, drop_member, is_intact
 from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, Layer, LayerFile, Member, PackageBytes
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
@@ -43,6 +43,7 @@ class LayerRules(msgspec.Struct, frozen=True):
     mtime: int
     files: Mapping[str, str]  # path or pattern -> the package that owns it
     jobs: Jobs
+    sources: MemberSources
     report: Callable[[str], object]
 
 
@@ -58,6 +59,7 @@ def build_layer(
     slim: tuple[str, ...] = (),
     files: Mapping[str, str] = NO_FILES,
     jobs: Jobs = ONE,
+    sources: MemberSources = NO_SOURCES,
     strict: bool = False,
     inspect: Callable[[Iterator[bytes]], None] | None = None,
     removal: Removal = NOTHING,
@@ -82,7 +84,7 @@ def build_layer(
         MemberRequest(path, package.name, package.version, package.sha256, package.filename, slim=slim, strict=strict)
         for path, package in sorted(wheels, key=lambda item: item[1].name)
     ]
-    rules = LayerRules(base, folders, codec, cache, mtime, files, jobs, report)
+    rules = LayerRules(base, folders, codec, cache, mtime, files, jobs, sources, report)
     finish = partial(
         assemble_layer, extra=extra, tree=folders, codec=codec, mtime=mtime, home=base.inventory.user.home, out=out, inspect=inspect
     )
@@ -132,6 +134,7 @@ def _make_members(requests: Sequence[MemberRequest], rules: LayerRules) -> list[
         mtime=rules.mtime,
         base=str(base.inventory.digest),
         jobs=rules.jobs,
+        sources=rules.sources,
         report=rules.report,
     )
 
@@ -228,6 +231,7 @@ def assemble_layer(
         media_type=MEDIA_TYPES[codec.name],
         packages=packages,
         files=_list_files(ordered, extra),
+        members={member.package: member.blob for member in ordered},
         repaired={member.package: member.repaired for member in ordered if member.repaired},
     )
 

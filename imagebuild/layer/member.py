@@ -73,7 +73,7 @@ class _Entry(msgspec.Struct):
     promise: Promise | None = None  # the wheel's RECORD on it, where its bytes go into the image as they are
 
 
-class _Collector(WheelDestination):
+class Collector(WheelDestination):
     """Takes what pypa/installer would install as entries at their final paths."""
 
     def __init__(self, archive: WheelArchive, placement: Placement, interpreter: Interpreter) -> None:
@@ -195,7 +195,7 @@ def make_member(
     label = request.filename or request.wheel.name
     sha256 = request.sha256 or hash_file(request.wheel)
     with WheelArchive(request.wheel, python=rules.interpreter.version, filename=label) as archive:
-        collector = _collect(archive, request, rules, label)
+        collector = collect_wheel(archive, request, rules, label)
         rows = ((entry.row, entry.path) for entry in collector.entries.values())
         key = compute_key(request, sha256, rules, rows)
         note = locate_note(request, rules)
@@ -228,12 +228,12 @@ def make_member(
     return member, True
 
 
-def _collect(archive: WheelArchive, request: MemberRequest, rules: MemberRules, label: str) -> _Collector:
+def collect_wheel(archive: WheelArchive, request: MemberRequest, rules: MemberRules, label: str) -> Collector:
     """What the wheel would install, checked to be the package that is locked, without what ``slim`` leaves out."""
     archive.check_identity(request.package, request.version)
     archive.check_tags(frozenset(rules.interpreter.tags))
     placement = Placement(rules.interpreter, rules.folders, package=request.package, home=rules.home, purelib=archive.root_is_purelib)
-    collector = _Collector(archive, placement, rules.interpreter)
+    collector = Collector(archive, placement, rules.interpreter)
     try:
         installer.install(archive, collector, _METADATA)
     except (InstallerError, InvalidRecordEntry, KeyError, ValueError) as error:
@@ -251,7 +251,7 @@ def _drop_slim(entries: dict[str, _Entry], kinds: Sequence[str]) -> None:
         del entries[paths[row]]
 
 
-def _write(store: Path, request: MemberRequest, rules: MemberRules, collector: _Collector, compiler: BytecodeCompiler | None) -> None:
+def _write(store: Path, request: MemberRequest, rules: MemberRules, collector: Collector, compiler: BytecodeCompiler | None) -> None:
     """The member's frame and index. The wheel's own files are all read, so that each is checked and has a hash for RECORD."""
     entries = collector.entries
     with tempfile.SpooledTemporaryFile(max_size=_SPOOL, dir=str(store)) as spool:
@@ -287,7 +287,7 @@ def _write(store: Path, request: MemberRequest, rules: MemberRules, collector: _
         save_index(store, MemberIndex(frame.sha256, frame.compressed, total, files, "", repaired))
 
 
-def _count_faults(collector: _Collector) -> int:
+def _count_faults(collector: Collector) -> int:
     """Rows of the wheel's RECORD that are wrong, once every file was read."""
     differing = set()
     for entry in collector.read:

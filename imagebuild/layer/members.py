@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from imagebuild.base.model import Interpreter, Runtime
 from imagebuild.jobs.slots import ONE, Jobs
 from imagebuild.layer.bytecode import CompilerPool
 from imagebuild.layer.member import make_member
+from imagebuild.layer.membercache import SharedMembers
 from imagebuild.layer.memberstore import MemberRequest, MemberRules, find_member
 from imagebuild.layer.model import LAYER_MTIME, Codec, Member
 from imagebuild.layer.placement import FolderResolver
@@ -19,6 +22,16 @@ from imagebuild.layer.tar.frame import check_codec
 from imagebuild.wheel.record import describe_faults
 
 _PAUSE, _LONG_PAUSE = 0.1, 2.0  # seconds between looks at what other processes build
+
+
+class MemberSources(msgspec.Struct, frozen=True):
+    """Where members come from besides this machine's own cache."""
+
+    shared: SharedMembers | None = None  # a registry's
+    provide: Callable[[Sequence[str]], Mapping[str, Path]] | None = None  # the wheels of these packages, where they may not be there yet
+
+
+NO_SOURCES = MemberSources()
 
 
 def build_members(
@@ -33,6 +46,7 @@ def build_members(
     mtime: int = LAYER_MTIME,
     base: str = "",
     jobs: Jobs = ONE,
+    sources: MemberSources = NO_SOURCES,
     report: Callable[[str], object] = str,
 ) -> list[Member]:
     """Members in the order of ``requests``; largest wheels first, on as many threads as ``jobs`` has, each with its own interpreter.
@@ -42,17 +56,35 @@ def build_members(
     check_codec(codec)
     rules = MemberRules(interpreter, folders, codec, cache, home, mtime, runtime is not None, base)
     found = {request: (member, False) for request in requests if (member := find_member(request, rules)) is not None}
-    missing = sorted((request for request in requests if request not in found), key=_weigh, reverse=True)
+    if sources.shared is not None:
+        taken = sources.shared.find([request for request in requests if request not in found], rules)
+        found.update((request, (member, False)) for request, member in taken.items())
+    missing = _provide([request for request in requests if request not in found], sources)
     with CompilerPool(runtime, interpreter) as compilers:
-        made = _make_all(missing, partial(make_member, rules=rules, compiling=compilers.use, slot=jobs.slot), jobs.workers)
-    results = [found.get(request) or made[request] for request in requests]
+        made = _make_all(
+            sorted(missing.values(), key=_weigh, reverse=True),
+            partial(make_member, rules=rules, compiling=compilers.use, slot=jobs.slot),
+            jobs.workers,
+        )
+    results = [found.get(request) or made[missing[request]] for request in requests]
     built = sum(fresh for _, fresh in results)
     if built:
         report(f"{built} of {len(results)} packages prepared, {len(results) - built} from the cache")
+    if sources.shared is not None:
+        for request, (member, _) in zip(requests, results, strict=True):
+            sources.shared.add(request, rules, member)
     for member, _ in results:
         if member.repaired:  # of a cached one too: it is said of the image, not of this run's work
             report(f"note: {member.package} {member.version}: {describe_faults(member.repaired)}; the image's is made of the true bytes")
     return [member for member, _ in results]
+
+
+def _provide(requests: Sequence[MemberRequest], sources: MemberSources) -> dict[MemberRequest, MemberRequest]:
+    """Each request, and the same with its wheel on this disk."""
+    if sources.provide is None or not requests:
+        return {request: request for request in requests}
+    wheels = sources.provide([request.package for request in requests])
+    return {request: msgspec.structs.replace(request, wheel=wheels[request.package]) for request in requests}
 
 
 def _weigh(request: MemberRequest) -> int:

@@ -80,4 +80,5 @@ class Layer(msgspec.Struct, frozen=True):
     media_type: str
     packages: tuple[PackageBytes, ...]  # by compressed size, largest first
     files: tuple[LayerFile, ...] = ()  # no folders, no links
+    members: dict[str, Path] = {}  # package -> its member, where the layer was made of members
     repaired: dict[str, int] = {}  # package -> rows of its wheel's RECORD that were wrong

@@ -102,6 +102,13 @@ class Placement:
                 )
         return final, posixpath.relpath(wanted, self._lib)
 
+    def accept_row(self, row: str) -> str | None:
+        """The final path of what a RECORD names ``row``; None where no file of a wheel may be."""
+        wanted = normalise_path(posixpath.join(self._lib, row))
+        final = posixpath.join(self._folders.resolve(posixpath.dirname(wanted)), posixpath.basename(wanted))
+        inside = any(is_within(final, root) for root in self._allowed)
+        return final if inside and not any(is_within(final, folder) for folder in self._forbidden) else None
+
 
 def forbidden_folders(folders: FolderResolver, home: str) -> tuple[str, ...]:
     """Folders no file of a layer may be under: the home, and what is mounted or emptied at run time; links followed too."""

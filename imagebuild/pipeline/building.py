@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from imagebuild.engine.options import BuildContext, DockerOptions
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.files import scratch_folder, write_atomic
+from imagebuild.layer.members import NO_SOURCES, MemberSources
 from imagebuild.layer.memberstore import hash_file
 from imagebuild.layer.model import LAYER_MTIME, Layer
 from imagebuild.layer.removal import find_removal
+from imagebuild.lock.index.routing import LOCAL_NAME
 from imagebuild.pipeline.lockuse import build_local_wheels
 from imagebuild.pipeline.planning import Plan, write_recipe
 from imagebuild.pipeline.sdists import make_source_builder, remake_wheel
@@ -28,17 +33,26 @@ if TYPE_CHECKING:
     from imagebuild.engine.buildx import DockerBuild
 
 
-def fetch_team_wheels(workspace: Workspace, plan: Plan, *, builder: str | None = None, network: str | None = None) -> dict[str, Path]:
-    """Every wheel of the lock on this disk, verified: local packages built, the others fetched or found in the cache.
+def fetch_team_wheels(
+    workspace: Workspace,
+    plan: Plan,
+    *,
+    builder: str | None = None,
+    network: str | None = None,
+    wanted: Collection[str] | None = None,
+) -> dict[str, Path]:
+    """Every wheel of the lock (or those ``wanted``) on this disk, verified: local packages built, the others fetched or found in the cache.
 
     ``builder`` and ``network`` are the docker engine's, for those that are locked from a source archive.
     """
     from imagebuild.lock.wheels.fetching import fetch_wheels
 
-    local = build_local_wheels(workspace, plan.team, plan.lock)
+    packages = tuple(item for item in plan.lock.packages if wanted is None or item.name in wanted)
+    lock = msgspec.structs.replace(plan.lock, packages=packages)
+    local = build_local_wheels(workspace, plan.team, lock) if any(item.index == LOCAL_NAME for item in packages) else {}
     build = make_source_builder(workspace, plan.team, plan.base, builder=builder, network=network)
     return fetch_wheels(
-        plan.lock,
+        lock,
         plan.team.indexes,
         workspace.cache,
         local,
@@ -48,7 +62,7 @@ def fetch_team_wheels(workspace: Workspace, plan: Plan, *, builder: str | None =
     )
 
 
-def _link_wheels(wheels: dict[str, Path], folder: Path) -> None:
+def link_wheels(wheels: Mapping[str, Path], folder: Path) -> None:
     for path in wheels.values():
         target = folder / path.name
         if target.exists() and target.stat().st_size == path.stat().st_size:
@@ -66,7 +80,7 @@ def prepare_context(
     """The build's folder with Dockerfile and wheels in it, and the wheels by package."""
     folder = write_recipe(workspace, plan)
     wheels = fetch_team_wheels(workspace, plan, builder=builder, network=network)
-    _link_wheels(wheels, folder / "wheels")
+    link_wheels(wheels, folder / "wheels")
     return folder, wheels
 
 
@@ -132,7 +146,9 @@ def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
     return BakeTarget(plan.recipe, inputs, folder, f"{workspace.host}/{plan.repository}" if workspace.host else plan.repository)
 
 
-def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path], out: Path) -> Layer:
+def build_direct_layer(
+    workspace: Workspace, plan: Plan, wheels: Mapping[str, Path], out: Path, sources: MemberSources = NO_SOURCES
+) -> Layer:
     """The layer by the direct engine, audited."""
     from imagebuild.layer.assembly import build_layer
     from imagebuild.layer.invariants import TarEntries, check_layer
@@ -152,6 +168,7 @@ def build_direct_layer(workspace: Workspace, plan: Plan, wheels: dict[str, Path]
         slim=plan.recipe.slim,
         files=plan.recipe.files,
         jobs=workspace.jobs,
+        sources=sources,
         strict=read_policy(workspace.images).policy.strict_record,
         out=out,
         inspect=None if single else audit.read,

@@ -63,10 +63,16 @@ def choose_engine(asked: str, system: Sequence[str], replace: Sequence[str] = ()
     return asked
 
 
-def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: bool = False, engine: str | None = None) -> Plan:
+def _nothing() -> None:
+    """What is done while a base is built, where wheels may never be needed."""
+
+
+def plan_image(
+    workspace: Workspace, team_name: str, *, cutoff: str, locked: bool = False, engine: str | None = None, prefetch: bool = True
+) -> Plan:
     """Everything up to the recipe. A missing lock is made (refused when ``locked``); a stale one is always refused.
 
-    ``engine`` (direct, docker, auto) goes before the team's own.
+    ``engine`` (direct, docker, auto) goes before the team's own; ``prefetch``: fetch wheels while a base is built.
     """
     from imagebuild.lock.file.lockfile import lock_digest
 
@@ -77,7 +83,8 @@ def plan_image(workspace: Workspace, team_name: str, *, cutoff: str, locked: boo
         raise ConfigurationError(
             f"team {team_name} has system packages, which apt fetches while it builds: not with --offline", "build it online"
         )
-    base = open_base(workspace, table.base, team.platform, meanwhile=partial(prefetch_wheels, workspace, team))
+    meanwhile = partial(prefetch_wheels, workspace, team) if prefetch else _nothing
+    base = open_base(workspace, table.base, team.platform, meanwhile=meanwhile)
     require_python(base)
     if locked or workspace.offline or workspace.lockfile(team_name).is_file():
         lock = read_team_lock(workspace, team, base)

@@ -13,6 +13,8 @@ from imagebuild.engine.image import DerivedImage, derive_attested_index, derive_
 from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import RemoteError, UsageError
 from imagebuild.files import scratch_folder, write_atomic
+from imagebuild.layer.membercache import SharedMembers
+from imagebuild.layer.members import MemberSources
 from imagebuild.layer.model import Layer
 from imagebuild.oci.copy import CopyPlan, copy_blobs, plan_copy
 from imagebuild.oci.model import Digest, Platform
@@ -20,6 +22,7 @@ from imagebuild.pipeline.bases import open_base_store
 from imagebuild.pipeline.building import adapt_context, build_direct_layer, build_docker_layer, prepare_context
 from imagebuild.pipeline.lockuse import report_missing_programs
 from imagebuild.pipeline.planning import Plan, bring_back, find_image, write_recipe
+from imagebuild.pipeline.sharing import NO_CACHE, CacheTable, build_shared_layer, open_members
 from imagebuild.pipeline.sizing import find_last_image, measure_size, predict_size
 from imagebuild.size.budget import require_budget, require_prediction
 from imagebuild.size.model import encode_size_report
@@ -38,6 +41,7 @@ class BuildOptions(msgspec.Struct, frozen=True):
     network: str | None = None  # of the docker engine's apt step
     push: bool = False  # BuildKit pushes the layer (docker engine, a registry)
     attest: tuple[str, ...] = ()  # docker's attestations, pushed beside the image
+    cache: CacheTable = NO_CACHE  # members from and for a registry (direct engine)
     companions: bool = True  # lock, recipe, SBOM and provenance, as referrers
 
     @property
@@ -65,6 +69,7 @@ class BuiltLayer(msgspec.Struct, frozen=True):
     system: dict[str, str] = {}  # Debian packages that apt installed -> version
     knows_system: bool = False  # whether ``system`` was looked for
     statements: tuple[Statement, ...] = ()  # of the builder, about its own image
+    shared: SharedMembers | None = None  # to be given what this build made
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -72,8 +77,8 @@ class BuiltLayer(msgspec.Struct, frozen=True):
         return {names.SYSTEM: msgspec.json.encode(self.system, order="sorted").decode()} if self.knows_system else {}
 
 
-def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tuple[DerivedImage, Digest, bool]:
-    """Build with the recipe's engine, check, push: the image, its digest, and whether the base's layers were left out."""
+def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tuple[DerivedImage, Digest, bool, dict[str, int]]:
+    """Build with the recipe's engine, check, push: image, digest, whether the base's layers were left out, what came of members."""
     report_missing_programs(workspace, plan.team, plan.base, plan.lock)
     last = find_last_image(workspace, plan)
     require_prediction(predict_size(workspace, plan, last))
@@ -86,7 +91,8 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
         copying.run()
         workspace.report(f"{plan.team.name}: pushing to {workspace.target.image_name(plan.repository)}:{plan.recipe.tag}")
         workspace.target.put_blob(plan.repository, image.layer, built.layer.blob)
-    return image, push_manifests(workspace, plan, image, built, options), copying.sparse
+    digest = push_manifests(workspace, plan, image, built, options)
+    return image, digest, copying.sparse, {} if built.shared is None else {**built.shared.count(), "given": built.shared.push()}
 
 
 class BaseCopy:
@@ -124,6 +130,8 @@ class BaseCopy:
 
 def build_layer(workspace: Workspace, plan: Plan, options: BuildOptions, out: Path) -> BuiltLayer:
     """The layer by the recipe's engine, in the file ``out``."""
+    if plan.recipe.engine != "docker" and options.cache:
+        return _build_with_members(workspace, plan, options, out)
     folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
     repaired = adapt_context(workspace, plan, folder, wheels, docker=plan.recipe.engine == "docker")
     if plan.recipe.engine != "docker":
@@ -134,6 +142,21 @@ def build_layer(workspace: Workspace, plan: Plan, options: BuildOptions, out: Pa
     return BuiltLayer(
         made.layer, folder, wheels, repaired, system.versions if system is not None else {}, system is not None, made.statements
     )
+
+
+def _build_with_members(workspace: Workspace, plan: Plan, options: BuildOptions, out: Path) -> BuiltLayer:
+    """By the direct engine, with members of a registry. With [files] the context needs every wheel, to adapt it."""
+    shared = open_members(workspace, options.cache)
+    if plan.recipe.files:
+        folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
+        adapt_context(workspace, plan, folder, wheels, docker=False)
+        layer = build_direct_layer(workspace, plan, wheels, out, MemberSources(shared))
+    else:
+        folder = write_recipe(workspace, plan)
+        layer, wheels = build_shared_layer(workspace, plan, folder, out, shared, builder=options.builder, network=options.network)
+    if line := shared.summarise():
+        workspace.report(f"{plan.team.name}: {line}")
+    return BuiltLayer(layer, folder, wheels, layer.repaired, shared=shared)
 
 
 def check_size(workspace: Workspace, plan: Plan, built: BuiltLayer, last: LastImage | None) -> None:
@@ -228,9 +251,11 @@ def run_plan(workspace: Workspace, plan: Plan, options: BuildOptions) -> dict[st
     if digest is not None and (not options.attest or target.head_manifest(plan.repository, attested_tag(plan.recipe.tag))[1] is not None):
         write_recipe(workspace, plan)
         return {**result, "digest": str(digest), "built": False}
-    image, digest, sparse = build_image(workspace, plan, options)
+    image, digest, sparse, members = build_image(workspace, plan, options)
     if options.attest:
         result["attested"] = attested_tag(plan.recipe.tag)
+    if members:
+        result["members"] = members
     return {
         **result,
         "digest": str(digest),

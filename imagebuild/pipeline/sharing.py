@@ -1,0 +1,107 @@
+"""A direct build that takes members from a registry and gives some to it: ``--cache-from``, ``--cache-to``, ``images/cache.toml``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from imagebuild.errors import ConfigurationError, ImagebuildError, UsageError
+from imagebuild.layer.membercache import DOCUMENTS, Place, SharedMembers
+from imagebuild.layer.members import MemberSources
+from imagebuild.layer.model import Layer
+from imagebuild.lock.index.bodies import wheel_cache_path
+from imagebuild.oci.model import Reference
+from imagebuild.pipeline.building import build_direct_layer, fetch_team_wheels, link_wheels
+from imagebuild.pipeline.planning import Plan
+from imagebuild.toml import decode_toml
+from imagebuild.workspace import Workspace
+
+FILE_NAME = "cache.toml"
+
+
+class CacheTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[cache]`` of images/cache.toml, or what the command line says instead: repositories, ``HOST/REPOSITORY``."""
+
+    sources: tuple[str, ...] = msgspec.field(name="from", default=())
+    target: str = msgspec.field(name="to", default="")
+
+    def __bool__(self) -> bool:
+        return bool(self.sources or self.target)
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    cache: CacheTable = CacheTable()
+
+
+NO_CACHE = CacheTable()
+
+
+def choose_cache(workspace: Workspace, sources: Sequence[str], target: str, *, off: bool) -> CacheTable:
+    """What the command line says, else the file; nothing with ``off``. ConfigurationError or UsageError for what is no repository."""
+    if off:
+        if sources or target:
+            raise UsageError("--no-cache goes without --cache-from and --cache-to", "leave one of them out")
+        return NO_CACHE
+    path = workspace.images / FILE_NAME
+    table = decode_toml(path, _File).cache if path.is_file() else NO_CACHE
+    for text in (*table.sources, *([table.target] if table.target else [])):
+        if _parse_place(text) is None:
+            raise ConfigurationError(f"{path}: not a repository for members: {text!r}", _HINT)
+    for option, texts in (("--cache-from", sources), ("--cache-to", [target] if target else [])):
+        for text in texts:
+            if _parse_place(text) is None:
+                raise UsageError(f"{option}: not a repository for members: {text!r}", _HINT)
+    return CacheTable(tuple(sources) or table.sources, target or table.target)
+
+
+_HINT = "write HOST/REPOSITORY without a tag, as in registry.example.com/ml/members"
+
+
+def _parse_place(text: str) -> Reference | None:
+    try:
+        found = Reference.parse(text)
+    except ImagebuildError:
+        return None
+    return found if not found.tag and not found.digest and text == found.name else None
+
+
+def open_members(workspace: Workspace, table: CacheTable) -> SharedMembers:
+    """The places that may be asked: with --offline only those in the registry that is pushed to."""
+    places = {text: _open_place(workspace, text) for text in (*table.sources, *([table.target] if table.target else []))}
+    sources = [place for text in table.sources if (place := places[text]) is not None]
+    target = places[table.target] if table.target else None
+    return SharedMembers(workspace.cache, sources, target, workspace.report)
+
+
+def _open_place(workspace: Workspace, text: str) -> Place | None:
+    found = _parse_place(text)
+    assert found is not None  # it was checked when it was read
+    if workspace.offline and found.registry != workspace.host:
+        return None
+    return Place(workspace.registry_store(found.registry), found.repository)
+
+
+def build_shared_layer(
+    workspace: Workspace, plan: Plan, folder: Path, out: Path, members: SharedMembers, *, builder: str | None, network: str | None
+) -> tuple[Layer, dict[str, Path]]:
+    """The layer by the direct engine; wheels are fetched, and linked into the context in ``folder``, for members that nobody has.
+
+    Beside the layer, by package: the wheel, or where that was never needed its documents as a wheel (METADATA and SBOMs).
+    """
+    present: dict[str, Path] = {}
+
+    def provide(wanted: Sequence[str]) -> dict[str, Path]:
+        found = fetch_team_wheels(workspace, plan, builder=builder, network=network, wanted=wanted)
+        link_wheels(found, folder / "wheels")
+        present.update(found)
+        return found
+
+    expected = {item.name: wheel_cache_path(workspace.cache, item.sha256, item.filename) for item in plan.lock.packages}
+    layer = build_direct_layer(workspace, plan, expected, out, MemberSources(members, provide))
+    documents = {name: path for name, blob in layer.members.items() if (path := blob.with_name(DOCUMENTS)).is_file()}
+    lacking = [item.name for item in plan.lock.packages if item.name not in present and item.name not in documents]
+    if lacking:
+        provide(lacking)
+    return layer, {**documents, **present}
