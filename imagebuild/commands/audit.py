@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from imagebuild.commands.completion import complete_teams
-from imagebuild.commands.options import common_options, print_data, read_clock
+from imagebuild.commands.options import common_options, json_option, platform_option, print_data, read_clock
 from imagebuild.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class Audited(NamedTuple):
 )
 @click.option("--strict", is_flag=True, help="Fail for what cannot be checked.")
 @click.option("--pushed", is_flag=True, help="Check TEAM's pushed image instead of its lock.")
-@click.option("--platform", default="linux/amd64", show_default=True, help="The platform of the image, where REF is an index.")
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@platform_option
+@json_option()
 @common_options
 def audit(
     workspace: Workspace,

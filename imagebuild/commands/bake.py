@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild.commands.completion import complete_teams
-from imagebuild.commands.options import TeamRun, choose_teams, common_options, print_data, read_clock
+from imagebuild.commands.options import TeamRun, choose_teams, common_options, every_team_option, print_data, read_clock
 from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("teams", nargs=-1, shell_complete=complete_teams)
-@click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
+@every_team_option
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("docker-bake.json"), show_default=True, help="The file to write."
 )

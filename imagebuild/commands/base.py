@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild.commands.completion import complete_bases
-from imagebuild.commands.options import common_options, print_data, read_clock
+from imagebuild.commands.options import common_options, json_option, platform_option, print_data, read_clock
 from imagebuild.errors import UsageError
 from imagebuild.table import format_table
 
@@ -24,7 +24,7 @@ def base() -> None:
 
 
 @base.command("list")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@json_option()
 @common_options
 def base_list(workspace: Workspace, as_json: bool) -> None:
     """The bases of images/catalogue.toml, and which are pinned."""
@@ -105,8 +105,8 @@ def tell_upgrade(workspace: Workspace, name: str, tag: str, before: str | None, 
 
 @base.command("inspect")
 @click.argument("name", shell_complete=complete_bases)
-@click.option("--platform", default="linux/amd64", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="The whole inventory.")
+@platform_option
+@json_option()
 @common_options
 def base_inspect(workspace: Workspace, name: str, platform: str, as_json: bool) -> None:
     """What is in base NAME: its user, its Python, its packages."""
@@ -147,7 +147,7 @@ def describe_system(system: SystemInventory) -> str:
 
 @base.command("build")
 @click.argument("name", default="starter")
-@click.option("--platform", default="linux/amd64", show_default=True)
+@platform_option
 @click.option("--refresh", is_flag=True, help="Build again with today's Debian packages.")
 @click.option("--relock", is_flag=True, hidden=True, help="Resolve JupyterLab anew (working on imagebuild itself).")
 @common_options

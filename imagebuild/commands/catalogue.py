@@ -10,7 +10,7 @@ import click
 
 from imagebuild.commands.cataloguepages import render_page, write_pages
 from imagebuild.commands.formoptions import FormChoices, form_options, print_form
-from imagebuild.commands.options import common_options, print_data, pull_option, read_entries_of
+from imagebuild.commands.options import common_options, json_option, print_data, pull_option, read_entries_of
 from imagebuild.emit.forms.formats import FORMS
 from imagebuild.errors import IntegrityError, UsageError
 
@@ -97,7 +97,7 @@ def print_table(listing: CatalogueListing) -> None:
 @catalogue.command("show")
 @click.argument("what", metavar="NAME|TAG|DIGEST|TEAM[@QUARTER]")
 @click.option("--lock", "lock_alone", is_flag=True, help="Only the lock it was built from, as lockfiles/pylock.<team>.toml has it.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@json_option()
 @everything_option
 @pull_option
 @common_options
@@ -127,7 +127,7 @@ def show(workspace: Workspace, what: str, lock_alone: bool, as_json: bool, every
 
 @catalogue.command("verify")
 @click.argument("names", nargs=-1, metavar="[NAME|TAG|DIGEST|TEAM[@QUARTER]]...")
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@json_option()
 @everything_option
 @common_options
 def verify(workspace: Workspace, names: tuple[str, ...], as_json: bool, everything: bool) -> None:

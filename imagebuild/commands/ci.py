@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild.commands.completion import complete_teams
-from imagebuild.commands.options import common_options, print_data
+from imagebuild.commands.options import common_options, json_option, print_data
 
 if TYPE_CHECKING:
     from imagebuild.workspace import Workspace
@@ -24,7 +24,7 @@ def ci() -> None:
 
 @ci.command("teams")
 @click.option("--since", metavar="REF", default="", help="Only teams that changed since the merge base with this commit.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON list on one line, for a job matrix.")
+@json_option("A JSON list on one line, for a job matrix.")
 @common_options
 def ci_teams(workspace: Workspace, since: str, as_json: bool) -> None:
     """The teams, or those whose image a change may make another one."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild.commands.completion import complete_teams
-from imagebuild.commands.options import common_options, print_data
+from imagebuild.commands.options import common_options, platform_option, print_data
 from imagebuild.commands.smoke import find_planned_tag
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("after", metavar="B", shell_complete=complete_teams)
 @click.option("--format", "form", type=click.Choice(["text", "json", "markdown", "html"]), default="text", show_default=True)
 @click.option("--base", default="", metavar="REF", help="The base, for an image that does not name one.")
-@click.option("--platform", default="linux/amd64", show_default=True, help="The platform of the image, where a name is an index.")
+@platform_option
 @common_options
 def diff(workspace: Workspace, before: str, after: str, form: str, base: str, platform: str) -> None:
     """Packages, base, bytes and licences of A and B.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagebuild.commands.options import common_options, print_data
+from imagebuild.commands.options import common_options, json_option, print_data
 from imagebuild.errors import ConfigurationError
 from imagebuild.table import format_table
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+@json_option()
 @common_options
 def doctor(workspace: Workspace, as_json: bool) -> None:
     """Look at all that a build needs; exit 3 names what the teams here need and is not there."""

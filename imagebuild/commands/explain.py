@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild.commands.completion import complete_teams
-from imagebuild.commands.options import common_options, engine_option, print_data, read_clock
+from imagebuild.commands.options import common_options, engine_option, json_option, print_data, read_clock
 
 if TYPE_CHECKING:
     from imagebuild.workspace import Workspace
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("team", shell_complete=complete_teams)
 @engine_option
-@click.option("--json", "as_json", is_flag=True, help="The reasons as JSON.")
+@json_option()
 @common_options
 def explain(workspace: Workspace, team: str, engine: str | None, as_json: bool) -> None:
     """Which inputs changed since TEAM's last image, hence why its tag differs."""

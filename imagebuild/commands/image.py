@@ -17,6 +17,8 @@ from imagebuild.commands.options import (
     choose_teams,
     common_options,
     engine_option,
+    every_team_option,
+    json_option,
     network_option,
     print_data,
     read_clock,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("teams", nargs=-1, shell_complete=complete_teams)
-@click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
+@every_team_option
 @click.option("--copy-base", is_flag=True, help="Copy base layers the target lacks and cannot mount.")
 @click.option("--locked", is_flag=True, help="Refuse to make a missing lock (for CI).")
 @click.option("--offline", is_flag=True, help="Ask no package index and no registry but the one to push to.")
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 @click.option("--cache-from", "sources", metavar="HOST/REPOSITORY", multiple=True, help="Take members from it; repeatable.")
 @click.option("--cache-to", "target", metavar="HOST/REPOSITORY", default="", help="Give the members of this build to it.")
 @click.option("--no-cache", "no_sharing", is_flag=True, help="Neither, whatever images/cache.toml says.")
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@json_option()
 @common_options
 def image(
     workspace: Workspace,

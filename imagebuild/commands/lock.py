@@ -15,6 +15,7 @@ from imagebuild.commands.options import (
     builder_option,
     choose_teams,
     common_options,
+    every_team_option,
     network_option,
     parse_date,
     print_data,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("teams", nargs=-1, shell_complete=complete_teams)
-@click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
+@every_team_option
 @click.option(
     "--check", is_flag=True, help="Prove the lock without resolving: exit 4 when it is stale, 8 when a file is missing or changed."
 )

@@ -130,6 +130,15 @@ pull_option = click.option(
 )
 
 
+def json_option(help: str = "The result as JSON.") -> Callable[[Command], Command]:
+    """``--json``, as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help=help)
+
+
+platform_option = click.option(
+    "--platform", default="linux/amd64", show_default=True, help="The platform of the image, where a name is an index."
+)
+every_team_option = click.option("--all", "everyone", is_flag=True, help="Every team under images/.")
 engine_option = click.option(
     "--engine",
     type=click.Choice(["direct", "docker", "auto"]),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagebuild.commands.options import common_options, print_data, pull_option, read_entries_of, say
+from imagebuild.commands.options import common_options, json_option, print_data, pull_option, read_entries_of, say
 from imagebuild.errors import BudgetError, UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--split", is_flag=True, help="One DaemonSet per image.")
 @click.option("--kustomize", type=click.Path(path_type=Path, file_okay=False), help="Write a folder for kubectl apply -k instead.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print disk and time per pool, and no manifests.")
-@click.option("--json", "as_json", is_flag=True, help="The plan as JSON (with --plan).")
+@json_option("The plan as JSON (with --plan).")
 @pull_option
 @common_options
 def prewarm(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild.commands.completion import complete_teams
-from imagebuild.commands.options import common_options, print_data
+from imagebuild.commands.options import common_options, json_option, platform_option, print_data
 
 if TYPE_CHECKING:
     from imagebuild.size.model import SizeReport
@@ -38,10 +38,10 @@ def report_size(workspace: Workspace, subject: str, base: str, platform: str) ->
 @click.command()
 @click.argument("subject", metavar="TEAM|REF", shell_complete=complete_teams)
 @click.option("--base", default="", metavar="REF", help="The base, for an image that does not name one.")
-@click.option("--platform", default="linux/amd64", show_default=True, help="The platform of the image, where a name is an index.")
+@platform_option
 @click.option("--all", "everything", is_flag=True, help="Every package, not the largest alone.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Also write one self-contained page.")
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@json_option()
 @common_options
 def size(workspace: Workspace, subject: str, base: str, platform: str, everything: bool, html: Path | None, as_json: bool) -> None:
     """Bytes by package and kind against the budget; exit 5 when over.

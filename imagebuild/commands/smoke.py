@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild.commands.completion import complete_teams
-from imagebuild.commands.options import common_options, print_data, read_clock
+from imagebuild.commands.options import common_options, json_option, print_data, read_clock
 from imagebuild.errors import ImagebuildError
 from imagebuild.servers import KINDS, Kind
 
@@ -34,7 +34,7 @@ def find_planned_tag(workspace: Workspace, team: str) -> str:
 @click.option("--read-only", is_flag=True, help="Also with a read-only root.")
 @click.option("--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Seconds that a server has to come up.")
 @click.option("--kind", type=click.Choice(KINDS), help="The kind of server, if the image does not name it.")
-@click.option("--json", "as_json", is_flag=True, help="The table as JSON.")
+@json_option()
 @common_options
 def smoke(
     workspace: Workspace,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild.commands.completion import complete_teams
-from imagebuild.commands.options import builder_option, common_options, print_data, read_clock
+from imagebuild.commands.options import builder_option, common_options, json_option, platform_option, print_data, read_clock
 from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 @click.argument("image", metavar="[TEAM|REF]", required=False, shell_complete=complete_teams)
 @click.option("--rebuild", is_flag=True, help="Also build it again from the lock that travels with it, and compare digests.")
 @click.option("--strict", is_flag=True, help="Fail for what cannot be checked.")
-@click.option("--platform", default="linux/amd64", show_default=True, help="The platform of the image, where REF is an index.")
+@platform_option
 @click.option("--twin", metavar="TEAM", help="Instead: build TEAM's layer with both engines and compare them path by path.")
 @builder_option
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@json_option()
 @common_options
 def verify(
     workspace: Workspace,
