@@ -11,6 +11,7 @@ import msgspec
 
 from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.layer.model import Codec
+from imagebuild.layer.tar.frame import check_codec
 from imagebuild.lock.file.model import SourceRules
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.tables import IndexTable, check_tables, combine_indexes, list_indexes, load_shared_indexes
@@ -68,7 +69,7 @@ class Budget(msgspec.Struct, frozen=True, rename="kebab"):
 
     @property
     def rules(self) -> BudgetRules:
-        """The limits as numbers; ConfigurationError for one that is none."""
+        """The limits as numbers; ConfigurationError for an invalid one."""
         growth = _PERCENT.fullmatch(self.growth)
         if self.growth and growth is None:
             raise ConfigurationError(f"not a limit of growth: {self.growth!r}", 'write a percentage, as in "10%"')
@@ -90,11 +91,10 @@ class LayerOptions(msgspec.Struct, frozen=True, rename="kebab"):
     @property
     def codec(self) -> Codec:
         """The codec these options ask for; zstd level 3 and gzip level 2 unless said otherwise."""
-        default, highest = (3, 19) if self.compression == "zstd" else (2, 3)
-        level = default if self.level is None else self.level
-        if not 0 <= level <= highest:
-            raise ConfigurationError(f"{self.compression} has no level {level}", f"choose 0 to {highest}")
-        return Codec(self.compression, level, self.single_stream)
+        default = 3 if self.compression == "zstd" else 2
+        codec = Codec(self.compression, default if self.level is None else self.level, self.single_stream)
+        check_codec(codec)
+        return codec
 
 
 class SystemTable(msgspec.Struct, frozen=True, rename="kebab"):
@@ -118,7 +118,7 @@ class SmokeTable(msgspec.Struct, frozen=True, rename="kebab"):
 
 
 class ResolveTable(msgspec.Struct, frozen=True, rename="kebab"):
-    """What a resolver is told besides requirements.in; see :mod:`imagebuild.lock.inputs.resolverules`."""
+    """What a resolver gets besides requirements.in; see :mod:`imagebuild.lock.inputs.resolverules`."""
 
     exclude: tuple[str, ...] = ()  # nobody gets it, whoever asks
     override: tuple[str, ...] = ()  # this instead of what anybody asks
@@ -193,7 +193,7 @@ class Team(msgspec.Struct, frozen=True):
 
     @property
     def rules(self) -> ResolveRules:
-        """What is left out and overridden; ConfigurationError for what is no requirement."""
+        """What is left out and overridden; ConfigurationError for what is not a requirement."""
         from packaging.requirements import InvalidRequirement
 
         try:

@@ -177,7 +177,7 @@ def test_the_levels_of_a_codec(name: Any, first: int, last: int, usual: int) -> 
     assert LayerOptions(name).codec.level == usual
     for level in (first, last):
         assert LayerOptions(name, level).codec.level == level
-    for level in (-1, last + 1):
+    for level in (first - 1, last + 1):
         with pytest.raises(ConfigurationError, match=f"{name} has no level {level}"):
             _ = LayerOptions(name, level).codec
 
