@@ -192,6 +192,25 @@ def test_whoever_opens_a_base_has_what_the_starter_needs(path: Path) -> None:
             assert "mmdebstrap debian-archive-keyring" in script, name
 
 
+def test_the_programs_own_tests_stop_at_lint_and_the_unit_tests() -> None:
+    jobs = read_workflow(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]
+    scripts = {name: [step["run"] for step in job["steps"] if "run" in step][1:] for name, job in jobs.items()}
+    assert scripts == {"unit": ["make lint", "make unit"], "integration": ["bash .ci/run"]}
+    assert "needs" not in jobs["unit"]
+    assert jobs["integration"]["needs"] == "unit"
+
+
+def test_the_hooks_before_a_commit_are_those_of_make_lint() -> None:
+    """And nothing is downloaded for them: each is a program that make installed into .venv."""
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in hooks] == ["local"]
+    programs = [(hook["entry"].split()[0], hook["language"]) for hook in hooks[0]["hooks"]]
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert lint is not None
+    made = re.findall(r"@\$\(BIN\)/(\w+)", lint[1])
+    assert programs == [(f".venv/bin/{name}", "system") for name in made]
+
+
 def test_a_push_does_not_take_another_teams_build_away() -> None:
     """Of the runs that wait in one concurrency group GitHub keeps the newest and cancels the others."""
     workflow = read_workflow(ROOT / ".github" / "workflows" / "images-build.yml")
