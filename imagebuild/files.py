@@ -170,7 +170,7 @@ class SealedCache(Generic[Sealed]):
         return self._encode(self.seal(value))
 
     def read(self, path: Path) -> Sealed | None:
-        """The value that was kept at ``path``, with an empty ``check``; None where there is none that is whole."""
+        """The value that was kept at ``path``, with an empty ``check``; None where there is none, or it is damaged."""
         try:
             found = self._decoder.decode(path.read_bytes())
         except (OSError, UnicodeDecodeError, msgspec.MsgspecError):

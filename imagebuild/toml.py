@@ -83,7 +83,7 @@ def _check_keys(value: Any, kind: Any, path: Path, where: str, table: str = "") 
 
 
 def _name_table(key: str, item: Any, number: int, outer: str) -> str:
-    """`` in [[index]] 'corp'`` for an entry of an array of tables; the ``outer`` one's name for what is none, or within one."""
+    """`` in [[index]] 'corp'`` for an entry of an array of tables; ``outer`` for any other value, and within such an entry."""
     if not isinstance(item, dict) or outer:
         return outer
     name = item.get("name") or item.get("id")

@@ -74,7 +74,7 @@ class Workspace:
         self.root = project.resolve()
 
     def report(self, line: str) -> None:
-        """Progress, one line, on stderr or to ``tell``; nothing under --quiet. That nobody can read it is no reason to stop."""
+        """Progress, one line, on stderr or to ``tell``; nothing under --quiet. A closed stderr is ignored."""
         if not self.quiet:
             self.tell(line)
 

@@ -1,6 +1,6 @@
 """What the base's Python says about itself, and what that means for installing into the base.
 
-The interpreter is run once, isolated, and told where it lives in the image (``sys.prefix`` and the rest) before it
+The interpreter is run once, isolated; it is given its place in the image (``sys.prefix`` and the rest) before it
 computes anything, so that all paths come out as paths of the image, by the base's own, possibly patched, ``sysconfig``
 and ``site``. Paths are those pip uses: its preferred scheme, and in a virtual environment its special include folder.
 """

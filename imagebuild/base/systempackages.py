@@ -1,7 +1,8 @@
 """What a base brings besides Python's distributions: packages of dpkg, rpm, conda and R, from the databases they keep in the image.
 
 dpkg's status is deb-control(5) stanzas; rpm's database is SQLite or ndb (SUSE), each row a header in rpm's own format; conda keeps a
-JSON file and R a DESCRIPTION per package. A database that is there and cannot be read (Berkeley DB, of old) is named, never passed over.
+JSON file and R a DESCRIPTION per package. A database that exists and cannot be read (Berkeley DB, in old
+releases) is named, never passed over.
 """
 
 from __future__ import annotations

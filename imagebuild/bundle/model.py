@@ -74,7 +74,7 @@ class Bundle:
     """A bundle's folder. Whatever comes out of it has been compared with bundle.json on the way."""
 
     def __init__(self, folder: Path, expected: str = "") -> None:
-        """``expected``: the ``sha256:`` of bundle.json, told by whoever made it; "" trusts the folder's own."""
+        """``expected``: the ``sha256:`` of bundle.json, from whoever made it; "" trusts the folder's own."""
         self.folder = folder
         path = folder / NAME
         try:

@@ -22,7 +22,7 @@ from imagebuild.errors import ConfigurationError
 from imagebuild.text import name_some
 
 HINT = "write it again with the command that imagebuild retire --print-kubectl prints, and check that it succeeded"
-HUB_USER, REFERENCE = "JupyterHub user", "reference"  # kinds of what is no object of a cluster
+HUB_USER, REFERENCE = "JupyterHub user", "reference"  # kinds of what is not an object of a cluster
 _REFERENCE = re.compile(r"(?=.*[:@-])[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)")
 # Keys of times that had come when the dump was made. Others (an expiry, a deletion's deadline) may lie ahead of it.

@@ -126,7 +126,7 @@ def is_wanted(resource: str) -> bool:
 def parse_kinds(texts: Iterable[str]) -> frozenset[str]:
     """Resources that ``--without`` names: as kubectl does (``cronjobs``, ``cronjobs.batch``), by kind, or all of an API group.
 
-    Several may stand in one text, with commas. UsageError for what is none of ours.
+    Several may stand in one text, with commas. UsageError for an unknown one.
     """
     names: dict[str, set[str]] = {}
     for kind in KINDS:

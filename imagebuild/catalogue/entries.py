@@ -243,7 +243,7 @@ def _describe_image(
         zoned = entry.moment.tzinfo is not None
     except ValueError:
         zoned = False
-    if not zoned:  # without an offset it is no point in time, and cannot be compared
+    if not zoned:  # without an offset it is not a point in time, and cannot be compared
         raise IntegrityError(f"{where}: annotation {names.CREATED} is {entry.created[:60]!r}", "expected as in 2026-10-01T00:00:00Z")
     return entry
 

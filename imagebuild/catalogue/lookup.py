@@ -67,7 +67,7 @@ def read_image(store: Store, repository: str, reference: str, name: str, platfor
 def find_team_image(workspace: Workspace, team: str, *, quarter: str = "", prefer: PreferTag | None = None) -> FoundImage | None:
     """The team's newest image (of a quarter); None when nothing was pushed.
 
-    Of several with the newest cutoff, which differ in their settings, the one with the tag that ``prefer`` tells for the team.
+    Of several with the newest cutoff, which differ in their settings, the one with the tag that ``prefer`` gives for the team.
     """
     repository = workspace.repository(team)
     entries = [item for item in read_catalogue(workspace.target, teams=[repository]).entries if quarter in ("", item.quarter)]
@@ -113,7 +113,7 @@ def find_named_image(workspace: Workspace, text: str, platform: Platform | None 
                 entry = find_entry(listing, text)
                 return read_image(workspace.target, entry.repository, str(entry.digest), f"{entry.team}:{entry.tag}", wanted, entry.team)
         known = suggest(match[1], list(teams)) if match else f"teams: {', '.join(teams) or 'none'}"
-        raise UsageError(f"{text!r} is no team here, and no image of a registry", f"{known}; or name HOST/REPOSITORY:TAG")
+        raise UsageError(f"{text!r} is neither a team here nor an image of a registry", f"{known}; or name HOST/REPOSITORY:TAG")
     reference_ = Reference.parse(text)
     if not reference_.tag and reference_.digest is None:
         raise UsageError(f"{text} has no tag", f"name one: {text}:TAG")

@@ -16,7 +16,7 @@ ATTESTED = "-attested"  # docker's attestations beside an image (pipeline.attest
 
 
 def kept_tag(name: str) -> str:
-    """The tag of a name for good; UsageError for one that is no name."""
+    """The tag of a name for good; UsageError for one that is not a name."""
     tag = f"keep-{name}"
     if not _KEPT.fullmatch(tag) or len(tag) > 128:
         raise UsageError(f"not a name for an environment: {name!r}", "lower-case letters, digits and single hyphens, as in churn-q3")
@@ -47,7 +47,7 @@ def parse_retired(tag: str) -> str:
 
 
 def is_companion(tag: str, beside: Collection[str]) -> bool:
-    """Whether ``tag`` holds what belongs to an image (referrers, signatures, attestations) and is none itself."""
+    """Whether ``tag`` holds what belongs to an image (referrers, signatures, attestations) and is not an image itself."""
     if REFERRERS_TAG.fullmatch(tag) is not None:
         return True
     image = tag.removesuffix(ATTESTED)
@@ -55,7 +55,7 @@ def is_companion(tag: str, beside: Collection[str]) -> bool:
 
 
 def count_quarters(quarter: str) -> int | None:
-    """Quarters since the year 0, to compare by; None for what is no quarter."""
+    """Quarters since the year 0, to compare by; None for what is not a quarter."""
     match = _QUARTER.fullmatch(quarter)
     return int(match[1]) * 4 + int(match[2]) - 1 if match else None
 

@@ -77,7 +77,7 @@ def compare_packages(before: Lock | None, after: Lock) -> dict[str, tuple[str, s
 
 
 def read_results(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Team -> result, of files that ``imagebuild image --json`` wrote. An empty one is of a run that was stopped: it tells nothing."""
+    """Team -> result, of files that ``imagebuild image --json`` wrote. An empty one is from a run that was stopped, and is left out."""
     found: dict[str, dict[str, Any]] = {}
     for path in paths:
         try:

@@ -1,6 +1,6 @@
 """The job summary: one Markdown text about some teams, of what a change does to their images and what was built.
 
-It is read on pages of a forge and posted as a comment, and what it tells was written by whoever proposed the change: nothing in it may
+It is read on pages of a forge and posted as a comment, and its texts were written by whoever proposed the change: nothing in it may
 be markup, a mention or an address.
 """
 

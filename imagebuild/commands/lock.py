@@ -142,7 +142,7 @@ def show_comparison(workspace: Workspace, team: Team, options: LockOptions) -> s
 
 
 def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, told: bool) -> str:
-    """Lock one team: its section of the report, or, ``told``, a line for each package."""
+    """Lock one team: its section of the report, or, with ``told``, a line for each package."""
     from imagebuild.difference.relock import tell_changes
     from imagebuild.lock.file.changes import render_markdown
     from imagebuild.pipeline import find_team_lock, lock_team, open_base, report_missing_programs

@@ -223,7 +223,7 @@ class TeamRun:
 
 @contextlib.contextmanager
 def _explaining() -> Iterator[None]:
-    """What is no error of ours becomes one, to be told to the process that waits; with --debug its traceback is printed."""
+    """Any other exception becomes an error of ours, for the process that waits; with --debug its traceback is printed."""
     from imagebuild.files import explain_os_error
 
     debug = click.get_current_context().meta.get("debug")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def find_planned_tag(workspace: Workspace, team: str) -> str:
-    """The tag that ``image TEAM`` would build now, if the target has it; else empty (also for what is no team)."""
+    """The tag that ``image TEAM`` would build now, if the target has it; else empty (also for what is not a team)."""
     from imagebuild import pipeline
     from imagebuild.config import list_teams
 

@@ -45,7 +45,7 @@ def compare_sides(before: Side, after: Side) -> Difference:
     one, other = align_sides(before, after)
     licences = {**one.licences, **other.licences}
     changes = compare_locks(one.lock, other.lock, licences)
-    if before.recorded or after.recorded:  # what only a lock tells is no difference of the images
+    if before.recorded or after.recorded:  # what only a lock knows is not a difference of the images
         kept = tuple(fact for fact in changes.facts if fact.before and fact.after and fact.name in ("base", "platform", "Python"))
         changes = msgspec.structs.replace(changes, facts=kept)
     base_changed = before.base_digest != after.base_digest and bool(before.base_digest and after.base_digest)

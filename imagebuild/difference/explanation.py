@@ -12,7 +12,7 @@ from imagebuild.lock.file.changes import LockChanges, compare_locks, list_rules
 from imagebuild.lock.file.model import Lock
 from imagebuild.recipe import Recipe
 
-# Said by other inputs, or following from them: a change of these alone is no reason.
+# Other inputs imply these: a change of these alone is not listed.
 _DERIVED = {names.CREATED, names.VERSION, names.KEY, names.LOCK, names.PACKAGES, names.BASE_DIGEST, names.QUARTER, names.FORMAT}
 _SHOWN = 60  # characters of a value
 
@@ -89,7 +89,7 @@ def _compare_files(before: Recipe, after: Recipe) -> tuple[str, ...]:
 
 
 def _compare_recipes(before: Recipe, after: Recipe) -> list[Reason]:
-    """Every field but the packages, which the locks tell better."""
+    """Every field but the packages, which the locks describe better."""
     reasons = []
     old, new = msgspec.to_builtins(before, enc_hook=str), msgspec.to_builtins(after, enc_hook=str)
     for field in msgspec.structs.fields(Recipe):

@@ -1,4 +1,4 @@
-"""Locks beside locks: what locking again changes, told for a review, and what the two resolvers make of one team."""
+"""Locks beside locks: what locking again changes, written for a review, and what the two resolvers make of one team."""
 
 from __future__ import annotations
 

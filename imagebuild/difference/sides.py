@@ -24,7 +24,7 @@ _NO_DIGEST = "sha256:" + "0" * 64
 
 
 class Side(msgspec.Struct, frozen=True):
-    """One of the two. ``lock`` was read where there is one, else made of what the layers' RECORDs tell (``recorded``)."""
+    """One of the two. ``lock`` was read where there is one, else made from the layers' RECORDs (``recorded``)."""
 
     name: str
     lock: Lock

@@ -1,6 +1,6 @@
 """This machine's apt sources, handed to a build as secrets when the base has none of its own.
 
-The starter base holds no registry's address, so an apt step in it must be told where packages come from: from the same place
+The starter base holds no registry's address, so an apt step in it needs apt sources from outside: the same
 as this machine's own. Secrets are seen by the RUN alone; neither layer, history nor build arguments ever hold them.
 """
 

@@ -228,7 +228,7 @@ def run_build(client: DockerClient, options: dict[str, Any], builder: str | None
 
 
 def explain_failed_build(lines: list[str], builder: str | None, shown: int = _SHOWN_LINES) -> ImagebuildError:
-    """The builder's output, told as one line: who is at fault decides the error's type."""
+    """The builder's output as one error of one line; the cause decides its type."""
     text = "\n".join(lines)
     low = text.lower()
     if "cannot connect to the docker daemon" in low or "failed to connect to the docker api" in low:

@@ -78,7 +78,7 @@ def connect_engine() -> DockerClient:
 
 
 def _knock(address: str) -> None:
-    """Raises the system's own OSError for a socket nobody listens on; the SDK would leave its side of it open."""
+    """Raises the system's own OSError for a socket without a server; the SDK would leave its own end open."""
     if address.startswith("unix://"):
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(_GREETING_TIMEOUT)
@@ -101,7 +101,7 @@ def find_local_image(client: DockerClient, name: str) -> dict[str, Any] | None:
     """What ``docker image inspect`` says of a name, a digest reference or an ID; None when docker has no such image, whole.
 
     The containerd store answers without a platform for an image whose config its garbage collection took (seen once): as
-    good as none, since handing it over again mends it.
+    good as none, since loading it again repairs it.
     """
     from docker.errors import APIError, ImageNotFound, NullResource
 

@@ -17,7 +17,7 @@ PASSING = frozenset({429, 500, 502, 503, 504})  # statuses that another attempt 
 class RetryPolicy(msgspec.Struct, frozen=True):
     """Times in seconds. ``floor`` is the share of a pause without Retry-After that is waited at least; the rest is jitter.
 
-    ``spread`` is waited, at random, on top of a Retry-After: many machines told the same moment do not come back in the same moment.
+    ``spread`` is waited, at random, on top of a Retry-After: machines that were told the same time do not all come back then.
     """
 
     attempts: int  # the first included

@@ -115,7 +115,7 @@ class _Child:
         number = -os.waitstatus_to_exitcode(status)
         how = f"was ended by {signal.Signals(number).name}" if number > 0 else f"ended with status {-number}"
         hint = "most often the kernel does that where memory runs out: run it again with --jobs 1" if number == signal.SIGKILL else ""
-        return BuildError(f"its process {how}", hint or "run it again; if it stays, run this one alone with --debug")
+        return BuildError(f"its process {how}", hint or "run it again; if it fails again, run this one alone with --debug")
 
 
 def _work(task: Task, link: _Link, workers: int) -> None:

@@ -98,7 +98,7 @@ def build_layer(
         damaged = [member for member in members if not is_intact(member)]
         if not damaged:
             raise
-        # A cache that rotted is no reason to give up while the wheels are there; once is enough to tell a bad disk.
+        # A cache that rotted is no reason to give up while the wheels are there; a second time means a bad disk.
         for member in damaged:
             drop_member(member)
         report(f"damaged in the cache and prepared anew: {', '.join(member.package for member in damaged)}")

@@ -85,7 +85,7 @@ class _Seen:
 
 
 def read_foreign_layer(blob: Path, media_type: str, sites: Set[str] = NO_SITES) -> ForeignLayer:
-    """Read ``blob`` to its end; ``sites``: where distributions count. IntegrityError when it is no compressed tar.
+    """Read ``blob`` to its end; ``sites``: where distributions count. IntegrityError when it is not a compressed tar.
 
     A package's compressed size is its share by installed bytes: one stream has no borders between packages.
     """

@@ -40,7 +40,7 @@ def export_requirements(lock: Lock, indexes: Sequence[PackageIndex], cache: Path
 
 
 def export_pylock(lock: Lock, indexes: Sequence[PackageIndex], cache: Path, local: Mapping[str, Path]) -> str:
-    """PEP 751 with the address of every wheel, as its index tells today; IntegrityError or LockError when it has another or none."""
+    """PEP 751 with the URL of every wheel, as its index lists it now; IntegrityError or LockError when it lists another file or none."""
     major, minor = lock.python.split(".")[:2]
     lines = [
         *_head(lock, "pip install -r FILE, uv pip install -r FILE or uv pip sync FILE"),

@@ -1,7 +1,7 @@
 """Packages whose work is done by a program that no wheel brings: said when the team locks, not when a user clicks.
 
 Python metadata has no field for it (PEP 725 is a draft), so the packages are a table: Jupyter extensions and proxies first of all,
-which install and load without a word and fail in the notebook.
+which install and load without an error and fail in the notebook.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def check_listing(lock: Lock, indexes: Sequence[PackageIndex], cache: Path) -> L
     """Ask every index for its pages, side by side; those that did not change since the last time cost a few bytes each.
 
     IntegrityError names every file that is gone or has another hash. Wheels of source trees are proved by the inputs' hashes; a wheel by
-    address is only looked for: proving it means fetching it, which a build does.
+    URL is only looked for, because its hash is known after the download, which a build does.
     """
     by_name = {index.name: index for index in indexes}
     asked = _list_files(lock)

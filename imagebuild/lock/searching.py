@@ -46,7 +46,7 @@ _SHOWN_BLOCKS = 5
 def search(
     request: LockRequest, inputs: LockInputs, index: RoutedIndex, kept: Mapping[str, str], stack: contextlib.ExitStack
 ) -> tuple[Outcome, str]:
-    """The resolver's answer. What of the base stands in the way of the newest versions is looked for beside it, and told at once."""
+    """The resolver's answer. What of the base stands in the way of the newest versions is searched for meanwhile, and reported at once."""
     base, environment = request.base, request.environment
     constraints = [f"{name}=={stub}" for name, stub in sorted(_list_stub_versions(inputs).items())]
     edges = list_edge_constraints(inputs.standing, environment, inputs.held, inputs.ignored)
@@ -226,7 +226,7 @@ def choose_wheels(
 
 
 def _complete(file: ProjectFile, upstream: Upstream | None) -> ProjectFile:
-    """The file with its hash and size: from a download where the index tells neither."""
+    """The file with its hash and size: from a download where the index gives neither."""
     if upstream is None or (file.sha256 and file.size):
         return file
     return upstream.complete(file)

@@ -127,7 +127,7 @@ def _reason(error: BaseException) -> str:
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether trying again cannot help: a certificate that is not trusted, an address that is none, a body that is gone."""
+    """Whether trying again cannot help: a certificate that is not trusted, an invalid URL, a body that was already read."""
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, FileNotFoundError, PermissionError)):
         return True
     return "CERTIFICATE_VERIFY_FAILED" in str(error)

@@ -91,7 +91,7 @@ def read_names(data: bytes, field: str, where: str) -> list[str]:
 
 
 def read_referrers(response: requests.Response, data: bytes, where: str) -> list[dict[str, Any]] | None:
-    """The entries of one page; None where it is no index, as a proxy's page of HTML is none."""
+    """The entries of one page; None where it is not an index, such as a proxy's HTML page."""
     if response.status_code != 200 or read_type(response) != OCI_INDEX:
         return None
     document: Any = None

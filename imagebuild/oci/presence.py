@@ -21,7 +21,7 @@ def find_blob(transport: Transport, repository: str, digest: Digest, scopes: tup
     status, _ = send_head(transport, target, repository, scopes, doing, {})
     if status != 405:
         return Presence.ABSENT if status == 404 else Presence.EXISTS
-    # One byte tells as much; an empty blob has none and answers 416.
+    # One byte is enough; an empty blob has none and answers 416.
     with transport.request(
         "GET", target, scopes=scopes, doing=doing, headers={"Range": "bytes=0-0"}, accept=frozenset({200, 206, 404, 416})
     ) as response:

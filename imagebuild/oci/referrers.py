@@ -102,8 +102,7 @@ def attach_artifacts(
 def list_referrers(store: Store, repository: str, digest: Digest, artifact_type: str = "") -> tuple[Referrer, ...]:
     """What refers to the image ``digest``, in the list's order; only of ``artifact_type``, if given.
 
-    The list is what others wrote: nothing in it is proved but that each entry is a digest. IntegrityError for one that is
-    no list.
+    Others wrote the list: only the form of each entry is checked. IntegrityError for a malformed list.
     """
     raw = store.list_referrers(repository, digest)
     if raw is None:

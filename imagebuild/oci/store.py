@@ -23,7 +23,7 @@ class Presence(enum.Enum):
 
 
 def explain_unknown(store: Store, what: str) -> RemoteError:
-    """The error behind a store's last UNKNOWN, as the store itself tells it, or one that names ``what`` was asked."""
+    """The error behind a store's last UNKNOWN, as the store itself reports it, or one that names ``what`` was asked."""
     return store.last_failure or RemoteError(
         f"{store.label} does not say whether {what} exists", "check the address, the network and the login, then try again"
     )

@@ -42,7 +42,7 @@ def encode_basic(credential: Credential) -> str:
 
 
 def locate_token_service(challenge: Challenge, where: str, *, encrypted: bool) -> SplitResult:
-    """The challenge's realm. RegistryError for one that is no URL of HTTP, and for plain HTTP from a registry that is ``encrypted``."""
+    """The challenge's realm. RegistryError for one that is not a URL of HTTP, and for plain HTTP from a registry that is ``encrypted``."""
     try:
         realm = urlsplit(challenge.parameters["realm"])
         _ = realm.port  # raises for a port that is not a number

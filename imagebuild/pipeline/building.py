@@ -85,7 +85,7 @@ def prepare_context(
 
 
 def adapt_context(workspace: Workspace, plan: Plan, folder: Path, wheels: dict[str, Path], *, docker: bool) -> dict[str, int]:
-    """Make a context that pip installs as the direct engine would, and tell what is odd; package -> wrong rows of its wheel's RECORD.
+    """Make a context that pip installs as the direct engine would, and report what is odd; package -> wrong rows of its wheel's RECORD.
 
     Wheels that leave files to others come without those, for pip would let the last one win. ``docker``: the context is
     built now. Then collisions are refused, and wheels whose RECORD is wrong get a true one, for pip takes theirs over; IntegrityError where
@@ -183,7 +183,7 @@ def build_direct_layer(
 
 
 def find_repaired(workspace: Workspace, plan: Plan, wheels: dict[str, Path]) -> dict[str, int]:
-    """Package -> wrong rows of its wheel's RECORD, told; for the docker engine, whose pip says nothing.
+    """Package -> wrong rows of its wheel's RECORD; each is reported, because the docker engine's pip says nothing.
 
     IntegrityError where images/policy.toml has ``strict-record``.
     """

@@ -75,7 +75,7 @@ def find_base_layers(workspace: Workspace, image: FoundImage, asked: str = "") -
 
 
 def _find_noted(workspace: Workspace, image: FoundImage, notes: Mapping[str, str], how: str, told: list[str]) -> BaseLayers | None:
-    """The base that annotations or labels name, if it is there and its layers are the image's lowest; else ``told`` says why not."""
+    """The base that annotations or labels name, if it is there and its layers are the image's lowest; else ``told`` gets the reason."""
     name = f"{notes.get(names.BASE_NAME, '')}@{notes.get(names.BASE_DIGEST, '')}"
     try:
         source = find_base(workspace, dict(notes))

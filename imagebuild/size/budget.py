@@ -20,7 +20,7 @@ _NEARLY = 0.8  # of the excess: what a package costs beside its own files (const
 
 
 class LastImage(msgspec.Struct, frozen=True):
-    """The team's image before this one; sizes of the layer it added, None where it does not tell."""
+    """The team's image before this one; sizes of the layer it added, None where its annotations lack them."""
 
     tag: str
     compressed: int | None

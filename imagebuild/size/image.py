@@ -132,7 +132,7 @@ def _account(image: FoundImage, below: BaseLayers, scan: Scan, lock: Lock | None
 
 
 def _find_askers(image: FoundImage, owned: Mapping[str, _Owned], lock: Lock | None) -> dict[str, tuple[str, ...]]:
-    """Who asked for each package: the lock's word, else what the image's own annotations and the METADATA files tell."""
+    """Who asked for each package: the lock's word, else the image's own annotations and the METADATA files."""
     if lock is not None:
         return {item.name: item.via for item in lock.packages}
     direct = set(_read_json(image.notes.get(names.PACKAGES, "{}")))

@@ -104,7 +104,7 @@ def predict_lock(
 
 
 def find_unknown(lock: Lock) -> tuple[str, ...]:
-    """Packages whose size the lock does not tell."""
+    """Packages whose size is not in the lock."""
     return tuple(item.name for item in lock.packages if not item.size or not item.installed_size)
 
 

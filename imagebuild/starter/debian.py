@@ -181,7 +181,7 @@ def _try_lock(path: Path) -> Iterator[bool]:
 
 
 def needs_starter(images: Path, teams: Sequence[str]) -> bool:
-    """Whether one of the teams builds on a base that is made here; files that cannot be read are another's to tell."""
+    """Whether one of the teams builds on a base that is made here; files that cannot be read are reported elsewhere."""
     try:
         bases = tomllib.loads((images / "catalogue.toml").read_text("utf-8"))["base"]
         tables = [tomllib.loads((images / team / "team.toml").read_text("utf-8")) for team in teams]

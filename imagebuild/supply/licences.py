@@ -131,7 +131,7 @@ def read_licence(headers: Message) -> Licence:
     # Several classifiers do not say whether all hold or one may be chosen; only the text can.
     if from_text:
         return Licence(from_text)
-    # A whole licence text is no name; its first line is mostly a copyright.
+    # A whole licence text is not a name; its first line is mostly a copyright.
     text = free if "\n" not in free and len(free) <= _TEXT_LIMIT and free.upper() != "UNKNOWN" else ""
     return Licence("", text or "; ".join(sorted(set(named))))
 

@@ -33,7 +33,7 @@ class OsvDataset(msgspec.Struct, frozen=True):
 
     source: str
     records: int  # all of them
-    unreadable: tuple[str, ...]  # names of files that are no record
+    unreadable: tuple[str, ...]  # names of files that are not a record
     newest: str  # latest ``modified``: how old the data is, at least
     by_name: dict[str, tuple[tuple[Record, Affected], ...]]
     systems: dict[Ecosystem, dict[str, tuple[tuple[Record, Affected], ...]]] = {}  # those that the data has; of the names asked for

@@ -31,7 +31,7 @@ LOCK_TYPE = "application/vnd.imagebuild.lock.v1+toml"
 RECIPE_TYPE = "application/vnd.imagebuild.recipe.v1+json"
 BOM_TYPE = "application/vnd.cyclonedx+json"
 STATEMENT_TYPE = "application/vnd.in-toto+json"
-_PREDICATE = "in-toto.io/predicate-type"  # the annotation by which buildx and cosign tell statements apart
+_PREDICATE = "in-toto.io/predicate-type"  # the annotation by which buildx and cosign distinguish statements
 
 
 def make_companions(

@@ -1,6 +1,6 @@
 """Which of several packages owns a file that they bring: ``[files]`` of team.toml, and wheels without the files that are another's.
 
-pip lets the last one win and says nothing; here different content at one path is refused until the team has said whose it is.
+pip lets the last one win and says nothing; here different content at one path is refused until the team names its owner.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """RECORD (packaging.python.org, Recording installed projects): rows read and written, and what a wheel's own gets wrong.
 
 pip and uv install wheels whose RECORD is wrong: what guards the bytes is the lock's hash of the archive and the zip's own CRCs. So what
-is wrong is told, and the image's RECORD is rendered from the true bytes.
+is wrong is reported, and the image's RECORD is rendered from the true bytes.
 """
 
 from __future__ import annotations

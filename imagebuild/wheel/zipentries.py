@@ -41,7 +41,7 @@ def find_blocked_folder(files: Iterable[str]) -> str:
 
 
 def find_name_fault(info: zipfile.ZipInfo) -> str:
-    """Why an entry's name is none that may become a path in an image; "" when it may."""
+    """Why an entry's name may not become a path in an image; "" when it may."""
     name = info.orig_filename
     parts = name.removesuffix("/").split("/")
     rules = (
@@ -62,7 +62,7 @@ def find_name_fault(info: zipfile.ZipInfo) -> str:
 
 
 def find_kind_fault(info: zipfile.ZipInfo) -> str:
-    """Why an entry is none of a wheel's, by its mode, flags or compression; "" when it may be."""
+    """Why an entry may not be in a wheel, by its mode, flags or compression; "" when it may be."""
     mode = info.external_attr >> 16
     if stat.S_ISLNK(mode):
         return "it is a symbolic link"

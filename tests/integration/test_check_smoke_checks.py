@@ -222,7 +222,7 @@ def test_an_image_of_a_registry_is_pulled(loaded: Loaded, hub: Registry) -> None
 
 
 def test_names_that_mean_nothing(loaded: Loaded) -> None:
-    loaded.checkout.run("smoke", "cosmll").refused(2, "'cosmll' is no team here, and no image of the local Docker")
+    loaded.checkout.run("smoke", "cosmll").refused(2, "'cosmll' is neither a team here nor an image of the local Docker")
     loaded.checkout.run("smoke", "localhost:1/none:1").refused(6, "docker could not pull localhost:1/none:1", hint="docker login")
     loaded.checkout.run("smoke", "cosml", "--run", "owm-user").refused(2, "no run 'owm-user'", hint="own-user")
     loaded.checkout.run("smoke", "cosml", "--registry", "localhost:1/none").refused(6, "localhost:1")

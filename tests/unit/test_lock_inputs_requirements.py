@@ -49,7 +49,7 @@ def test_lines_comments_and_continuations(tmp_path: Path) -> None:
         ("-r", "-r is not supported"),
         ("-r .", r"\. cannot be read"),
         ("--extra-index-url=https://x.example", "line 2: --extra-index-url is not supported"),
-        ("git+https://x.example/y.git", r"from version control \(git\+https\) cannot be locked: a commit is no hash"),
+        ("git+https://x.example/y.git", r"from version control \(git\+https\) cannot be locked: a commit is not a hash"),
         ("x @ git+ssh://git@x.example/y.git@v1#egg=x", r"from version control \(git\+ssh\)"),
         ("x @ https://x.example/x-1.0-py3-none-any.whl", "line 2: a URL without a sha256 cannot be locked"),
         ("x @ https://x.example/x-1.0-py3-none-any.whl#md5=00", "without a sha256"),

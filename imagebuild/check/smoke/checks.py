@@ -119,7 +119,7 @@ def check_shared_memory(_: SmokeSubject, pod: Pod) -> Finding:
 
 
 def check_pip(subject: SmokeSubject, pod: Pod) -> Finding:
-    """``pip check``, as far as it is about what was added: what the base brought broken is told, not held against the team."""
+    """``pip check``, as far as it is about what was added: what is broken in the base is reported and does not fail."""
     answer = pod.ask("pip", 180)
     if answer["missing"]:
         return Finding("skipped", "the image has no pip")

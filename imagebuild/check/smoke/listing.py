@@ -50,7 +50,7 @@ def read_archive(stream: BinaryIO, home: str, *, count: int, known: frozenset[st
 
 
 def list_layer(file: io.BufferedReader, home: str) -> LayerListing | None:
-    """List a layer's tar, compressed or not; None for a blob that is no layer (a manifest, a config)."""
+    """List a layer's tar, compressed or not; None for a blob that is not a layer (a manifest, a config)."""
     head = file.peek(4)[:4]
     if head[:1] == b"{":
         return None

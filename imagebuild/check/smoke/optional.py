@@ -2,7 +2,7 @@
 
 A distribution may ship modules for its extras (``blackd`` of black needs aiohttp, which is behind ``black[d]``), or be of use only
 beside another one (``opentelemetry-instrumentation-flask`` beside Flask, behind its extra ``instruments``). pip installs it without
-those, and so do we: the module's absence is told and is no fault.
+those, and so do we: the module's absence is reported and does not fail.
 
 A module that was not found has no known distribution, so names are compared (:func:`may_provide`).
 """

@@ -124,7 +124,7 @@ def _bring_image(client: DockerClient, asked: str) -> str:
     head, slash, _ = asked.partition("/")
     if not slash or not ("." in head or ":" in head or head == "localhost"):
         raise UsageError(
-            f"{asked!r} is no team here, and no image of the local Docker", "name a team, a local image, or registry/repository:tag"
+            f"{asked!r} is neither a team here nor an image of the local Docker", "name a team, a local image, or registry/repository:tag"
         )
     reference = Reference.parse(asked)
     if not reference.tag and reference.digest is None:

@@ -93,8 +93,8 @@ def check_home(evidence: Evidence) -> Finding:
 def check_privileges(evidence: Evidence) -> Finding:
     """No setuid, setgid or sticky bit and no file capability on what was added.
 
-    Of a Debian package no such bit either, although the build lets apt bring it. Its file capability is told: it was asked for by name,
-    and a pod that allows no new privileges, as smoke runs it, gets nothing by it.
+    A Debian package may not bring such a bit either, although the build lets apt install it. Its file capability is listed and passes: the
+    team asked for the package by name, and a pod that allows no new privileges, as smoke runs it, gains nothing from it.
     """
     culprits = evidence.faults("mode")
     known = {line.partition(": ")[0] for line in culprits}
@@ -183,7 +183,7 @@ def _list_mappings(value: object) -> list[dict[str, object]]:
 def check_secrets(evidence: Evidence) -> Finding:
     """No credentials: files named so, tokens and private keys in texts, passwords in settings.
 
-    What a wheel of an index brings was published there before (a test's key, an example): told, and no fault of the image. Without a
+    What a wheel of an index brings was published there before (a test's key, an example): it is listed and does not fail. Without a
     lock that is believed of recorded files in a test folder only.
     """
     published = {item.name: item.index != "local" for item in evidence.lock.packages} if evidence.lock is not None else None

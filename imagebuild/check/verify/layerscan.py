@@ -77,7 +77,7 @@ class ScannedLayer(msgspec.Struct):
 
     @property
     def system(self) -> SystemFiles | None:
-        """What apt did in this layer, by its own books; None when nothing."""
+        """What apt did in this layer, as the dpkg status says; None when it did nothing."""
         texts = {path: data.decode("utf-8", "replace") for path, data in self.lists.items()}
         sizes = {path: item.size for path, item in self.files.items()}
         return read_system_files(texts, self.status.decode("utf-8", "replace"), sizes)

@@ -35,7 +35,7 @@ def judge_startup_files(files: Mapping[str, bytes], python: str, allowed: Collec
     """No file that runs code at every start of ``python`` (``3.11.2``; "" when it is not known), or adds a folder from elsewhere.
 
     ``files``: path -> content, those directly in a site folder. Lines that setuptools itself writes, lines that this Python does not run,
-    and files whose name is ``allowed`` are told and pass.
+    and files whose name is ``allowed`` are listed and pass.
     """
     version = tuple(int(part) for part in re.findall(r"\d+", python)[:2])
     culprits: list[str] = []

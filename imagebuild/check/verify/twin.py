@@ -118,7 +118,7 @@ def require_twins(report: TwinReport, team: str) -> None:
 def read_layer(blob: Path, media_type: str, kept: Path) -> dict[str, TwinEntry]:
     """Every entry of a stored layer by absolute path; the contents of bytecode and RECORDs go to the file ``kept``.
 
-    IntegrityError for a path that comes twice, for then there is no telling what an unpacker makes of it.
+    IntegrityError for a path that comes twice, because unpackers differ in what they make of it.
     """
     compression = media_type.rpartition("+")[2] if "+" in media_type else "gzip" if media_type.endswith("gzip") else "none"
     found: dict[str, TwinEntry] = {}

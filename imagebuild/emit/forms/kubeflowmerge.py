@@ -182,7 +182,7 @@ def _same_digest(one: str, other: str) -> bool:
 
 
 def _find_name(option: str) -> str:
-    """Registry and repository of a reference; empty for what is none."""
+    """Registry and repository of a reference; empty for an invalid one."""
     try:
         return Reference.parse(option.strip()).name
     except ConfigurationError:

@@ -22,6 +22,6 @@ def make_name(prefix: str, text: str) -> str:
 
 
 def check_namespace(namespace: str) -> None:
-    """ConfigurationError for what is no namespace's name."""
+    """ConfigurationError for what is not a namespace's name."""
     if len(namespace) > 63 or not LABEL.fullmatch(namespace):
         raise ConfigurationError(f"not a namespace: {namespace!r}", "at most 63 lower-case letters, digits and hyphens")

@@ -1,4 +1,4 @@
-"""``images/pools.toml``: the GPU node pools, how their nodes are told apart, and whose images they keep ready."""
+"""``images/pools.toml``: the GPU node pools, how their nodes are recognised, and whose images they keep ready."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _FACTORS = {"": Fraction(1), "m": Fraction(1, 1000), "k": Fraction(1000)} | {
 
 
 def parse_quantity(text: str, what: str) -> Fraction:
-    """How much it is; ConfigurationError for what is no quantity, or nothing."""
+    """How much it is; ConfigurationError for what is not a quantity, or nothing."""
     match = _QUANTITY.fullmatch(text)
     value = Fraction(match[1]) * _FACTORS[match[2] or ""] if match else Fraction(0)
     if not value:

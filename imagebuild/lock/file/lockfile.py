@@ -158,7 +158,7 @@ def read_lock(path: Path) -> Lock:
 
 
 def decode_lock(data: bytes, name: str) -> Lock:
-    """A lock that is no file of this checkout; LockError calls it ``name``."""
+    """A lock that is not a file of this checkout; LockError calls it ``name``."""
     try:
         return parse_lock(data.decode("utf-8"))
     except (UnicodeDecodeError, _MalformedError) as error:

@@ -45,7 +45,7 @@ class LockedPackage(msgspec.Struct, frozen=True):
     size: int  # of the wheel file
     installed_size: int  # of its files, unpacked, without bytecode
     index: str  # the index's name, or "local" for a source tree of the team
-    upload_time: str = ""  # RFC 3339, where the index tells
+    upload_time: str = ""  # RFC 3339, where the index gives it
     requires_python: str = ""
     dependencies: tuple[str, ...] = ()  # normalised names of locked packages it needs
     via: tuple[str, ...] = ()  # who asked: "requirements.in" or names

@@ -35,7 +35,7 @@ def find_stack(base: Base, patterns: Sequence[str]) -> tuple[Distribution, ...]:
 
 
 def suggest_replacement(base: Base, name: str, patterns: Sequence[str]) -> str:
-    """A clause for a hint, such as ``or let it be replaced: replace = ["pandas"] in team.toml``; empty where that is no way."""
+    """A clause for a hint, such as ``or let it be replaced: replace = ["pandas"] in team.toml``; empty where that is not a way."""
     held = base.inventory.distribution(name)
     if held is None or explain_fixed(held) or match_protected(name, patterns):
         return ""

@@ -61,7 +61,7 @@ class PageCache:
         return self._folder / hashlib.sha256(_FORMAT + f"{self._address} {name}".encode()).hexdigest()
 
     def recall(self, name: str) -> KeptPage | None:
-        """The kept page, None when there is none that is whole."""
+        """The kept page; None when there is none, or it is damaged."""
         return _PAGES.read(self._path(name))
 
     def remember(self, name: str, kept: KeptPage) -> None:

@@ -1,4 +1,4 @@
-"""What a package index tells of a project: its page, as HTML (PEP 503) or JSON (PEP 691), with PEP 592, 629, 658, 700, 714 and 792."""
+"""What a package index says about a project: its page, as HTML (PEP 503) or JSON (PEP 691), with PEP 592, 629, 658, 700, 714 and 792."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ProjectFile(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One file of a project, as its index tells. Empty means that the index does not say."""
+    """One file of a project, as its index lists it. Empty means that the index does not say."""
 
     filename: str
     url: str  # absolute, without fragment
@@ -39,12 +39,12 @@ class ProjectPage(msgspec.Struct, frozen=True):
 
     name: str
     files: tuple[ProjectFile, ...]
-    status: str = ""  # PEP 792: archived, quarantined, deprecated; "" for active, and where the index does not tell
+    status: str = ""  # PEP 792: archived, quarantined, deprecated; "" for active, and where the index does not say
     status_reason: str = ""
 
 
 def parse_time(text: object) -> str:
-    """An RFC 3339 time as UTC with whole seconds (``2026-10-01T00:00:00Z``), or "" when it is none."""
+    """An RFC 3339 time as UTC with whole seconds (``2026-10-01T00:00:00Z``), or "" when it is not one."""
     if not isinstance(text, str) or not text:
         return ""
     try:

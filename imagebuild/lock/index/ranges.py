@@ -76,7 +76,7 @@ class RangeFile(io.RawIOBase):
 
 
 def read_wheel_file(stream: BinaryIO, filename: str) -> WheelMetadata:
-    """METADATA and installed size out of a wheel's zip directory; IntegrityError when it is no wheel."""
+    """METADATA and installed size out of a wheel's zip directory; IntegrityError when it is not a wheel."""
     wanted = canonicalize_name(filename.partition("-")[0])
     try:
         with zipfile.ZipFile(stream) as archive:

@@ -53,7 +53,7 @@ def normalize_url(url: str) -> str | None:
 
 
 def find_location(status: int, location: str | None) -> str | None:
-    """The text of a redirect's Location header, which http.client reads as Latin-1; None when the answer is no redirect."""
+    """The text of a redirect's Location header, which http.client reads as Latin-1; None when the answer is not a redirect."""
     if status not in _STATUSES or not location:
         return None
     return location.encode("latin-1", "replace").decode("utf-8", "replace")

@@ -53,7 +53,7 @@ def load_shared_indexes(images: Path) -> SharedIndexes:
 
 
 def check_tables(path: Path, tables: Sequence[IndexTable]) -> None:
-    """ConfigurationError, with the file, for names that are taken or equal, passwords, and references that are none."""
+    """ConfigurationError, with the file, for names that are taken or equal, passwords, and invalid references."""
     names = [item.name for item in tables]
     for reserved in _RESERVED:
         if reserved in names:
@@ -89,7 +89,8 @@ def list_indexes(path: Path, own: Sequence[IndexTable], shared: SharedIndexes) -
     for item in own:
         if item.name in taken:
             raise ConfigurationError(
-                f"{path}: images/{FILE_NAME} has an index {item.name!r} too", "give the team's own another name: a lock tells them by name"
+                f"{path}: images/{FILE_NAME} has an index {item.name!r} too",
+                "give the team's own another name: a lock distinguishes indexes by name",
             )
     common = f"{path.parent.parent.name}/{FILE_NAME}"
     tables = (*((item, str(path)) for item in own), *((item, common) for item in shared.index))

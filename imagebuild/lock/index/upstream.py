@@ -129,7 +129,7 @@ class Upstream:
         return WheelMetadata(self.read_metadata(file), self.read_installed_size(file))
 
     def read_metadata(self, file: ProjectFile) -> bytes:
-        """The wheel's METADATA: the one the index serves beside it if its hash is told and right, else out of the wheel."""
+        """The wheel's METADATA: the one that the index serves beside it if its page has the right hash, else the one in the wheel."""
         known = recall(self.cache, file.sha256)
         if known.metadata:
             return known.metadata.encode("utf-8", "surrogateescape")
@@ -240,7 +240,7 @@ class Upstream:
             path.unlink(missing_ok=True)
 
     def complete(self, file: ProjectFile) -> ProjectFile:
-        """The same file with hash and size, read from the body where the index does not tell the hash."""
+        """The same file with hash and size, read from the body where the index does not give the hash."""
         if file.sha256:
             path = wheel_cache_path(self.cache, file.sha256, file.filename)
             if not path.is_file():

@@ -221,7 +221,7 @@ def _parse_address(line: _Line, where: str, scheme: str) -> DirectRequirement:
     """``name[extras] @ https://…/name-1.0-py3-none-any.whl#sha256=… ; marker``; each refusal says why."""
     if "+" in scheme:
         raise ConfigurationError(
-            f"{where}: a requirement from version control ({scheme}) cannot be locked: a commit is no hash of what gets installed, "
+            f"{where}: a requirement from version control ({scheme}) cannot be locked: a commit is not a hash of what gets installed, "
             "and building it runs its code here",
             "publish it as a wheel on an index, or put its source tree under packages/",
         )

@@ -64,7 +64,7 @@ class ResolveRules(msgspec.Struct, frozen=True):
         return lines
 
     def rewrite_metadata(self, metadata: bytes) -> bytes:
-        """METADATA whose Requires-Dist are rewritten; lines that are no requirements stay."""
+        """METADATA whose Requires-Dist are rewritten; lines that are not requirements stay."""
         if self.is_empty:
             return metadata
 
@@ -85,7 +85,7 @@ NO_RULES = ResolveRules()
 
 
 def make_rules(exclude: Sequence[str], override: Sequence[str]) -> ResolveRules:
-    """From team.toml; InvalidRequirement for an override that is none, ValueError for one by URL or a name in both lists."""
+    """From team.toml; InvalidRequirement for an invalid override, ValueError for one by URL or a name in both lists."""
     excluded = frozenset(canonicalize_name(name) for name in exclude)
     overrides: dict[str, tuple[Requirement, ...]] = {}
     for line in override:

@@ -1,6 +1,6 @@
 """What the base's own distributions need: of what the base lacks, or may have replaced, it becomes constraints on the lock.
 
-A locked package can so never break one of the base's. What is broken in the base as it is constrains nothing: it is told.
+A locked package can so never break one of the base's. A requirement that the base itself does not meet is listed and constrains nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _list_edges(distributions: Iterable[Distribution], environment: Mapping[str,
 def find_broken_edges(distributions: Sequence[Distribution], environment: Mapping[str, str]) -> BrokenEdges:
     """Needs among a base's distributions that are not met: another version is there, or none, and for none what contradicts itself.
 
-    A need of something absent that is not contradicted still constrains: whoever adds it mends the base.
+    A need of something absent that nothing contradicts still constrains: a package that adds it repairs the base.
     """
     present: dict[str, Distribution] = {}
     for item in distributions:

@@ -1,8 +1,8 @@
-"""What of the base stands in the way of the newest versions, found by reading metadata and before any resolver has looked for a way around.
+"""What of the base stands in the way of the newest versions, found by reading metadata and before a resolver backtracks.
 
-From each line of requirements.in the newest fitting version is followed, and the newest of what it needs, until something needs a version
-of what the base has that it has not. A resolver would try every older version first: minutes, or an answer of six years ago without a
-word.
+From each line of requirements.in the newest fitting version is followed, and the newest of its requirements, until one requires another
+version of a package than the base has. A resolver would try every older version first, which takes minutes, or silently gives releases
+of six years ago.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SECONDS = 45.0  # for all lines
 
 
 class Reader(Protocol):
-    """What the routed index tells."""
+    """What the routed index knows."""
 
     def ask_candidates(self, name: str) -> Candidates:
         """The candidates of a normalised name."""

@@ -39,7 +39,7 @@ class Candidates(msgspec.Struct, frozen=True):
     sources: dict[str, ProjectFile] = {}  # version -> the archive, where there is no wheel and one may be built
     archives: tuple[str, ...] = ()  # versions that have a source archive, wheels or not
     times: dict[str, str] = {}  # version -> when its first file was uploaded, of those that are neither yanked nor after the cutoff
-    status: str = ""  # PEP 792: archived, quarantined, deprecated; "" for active, or where the index does not tell
+    status: str = ""  # PEP 792: archived, quarantined, deprecated; "" for active, or where the index does not say
     status_reason: str = ""
 
     @property
@@ -60,7 +60,7 @@ class Choice(msgspec.Struct, frozen=True):
     markers: Mapping[str, str] = {}  # of the base; with them, what a served package needs is read before it is asked for
 
     def allows_hash(self, name: str, file: ProjectFile) -> bool:
-        """Whether a file may be taken by its hash; where the index tells none, that is known when it has been fetched."""
+        """Whether a file may be taken by its hash; where the index gives none, that is known after the download."""
         allowed = self.hashes.get(name)
         return allowed is None or not file.sha256 or file.sha256 in allowed.digests
 
@@ -112,7 +112,7 @@ class _Judgement:
     def _passes_cutoff(self, file: ProjectFile, version: Version) -> bool:
         if self.choice.cutoff and not file.upload_time:
             self.undated.append(file)
-            return not self.dated  # this index tells times, and not this one: it can't be shown to be old enough
+            return not self.dated  # this index gives times, but not for this file: its age is unknown
         if self.choice.cutoff and file.upload_time > self.choice.cutoff:
             self._too_new.add(version)
             return False
@@ -156,7 +156,7 @@ class _Judgement:
 
 
 def _is_late(file: ProjectFile, cutoff: str, dated: bool) -> bool:
-    """Whether a cutoff leaves a file out: it is newer, or has no time where its index tells times."""
+    """Whether a cutoff leaves a file out: it is newer, or has no time on an index that gives times."""
     return bool(cutoff) and (file.upload_time > cutoff if file.upload_time else dated)
 
 

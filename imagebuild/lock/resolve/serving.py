@@ -80,7 +80,7 @@ class _Server(ThreadingHTTPServer):
                 request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A resolver that hangs up is no news."""
+        """A resolver that hangs up is not an error."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet: the resolver tells what it asks."""
+        """Quiet: the resolver logs its own requests."""
 
     def _answer(self, *, body: bool) -> None:
         site = self.site

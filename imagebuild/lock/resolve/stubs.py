@@ -105,7 +105,7 @@ def holds(requirement: Requirement, environment: Mapping[str, str], extra: str =
 
 
 def parse_line(line: str) -> Requirement | None:
-    """A Requires-Dist line, None for one that is no requirement."""
+    """A Requires-Dist line, None for one that is not a requirement."""
     try:
         return Requirement(line)
     except InvalidRequirement:

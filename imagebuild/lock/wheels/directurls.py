@@ -1,4 +1,4 @@
-"""Wheels that requirements.in names by address: fetched, verified by the hash in the line, and then the only wheel of their name."""
+"""Wheels that requirements.in names by URL: fetched, verified by the hash in the line, and then the only wheel of their name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fetch_addressed(
     cache: Path,
     report: Callable[[str], None],
 ) -> dict[str, LocalWheel]:
-    """Name -> the wheel of each line by address that applies to the base, in the wheel cache.
+    """Name -> the wheel of each line by URL that applies to the base, in the wheel cache.
 
     LockError: not for this base; IntegrityError: other bytes than the line's hash; ConfigurationError: two for one name.
     """

@@ -42,7 +42,7 @@ _DECIDING = frozenset({"requires-dist", "provides-extra"})
 
 
 class SourceOrder(msgspec.Struct, frozen=True):
-    """One build: an archive, the wheels it builds with, and the date it is told (SOURCE_DATE_EPOCH)."""
+    """One build: an archive, the wheels it builds with, and its SOURCE_DATE_EPOCH."""
 
     name: str
     version: str
@@ -97,7 +97,7 @@ def find_archives(page: ProjectPage, choice: Choice) -> dict[str, ProjectFile]:
 
 
 def read_member(archive: Path, name: str) -> bytes | None:
-    """``<top folder>/name`` of a source archive; None when it has none. IntegrityError for what is no archive."""
+    """``<top folder>/name`` of a source archive; None when it has none. IntegrityError for what is not an archive."""
     try:
         if archive.name.endswith(".zip"):
             with zipfile.ZipFile(archive) as packed:
