@@ -44,7 +44,7 @@ class Candidates(msgspec.Struct, frozen=True):
 
     @property
     def given(self) -> bool:
-        """Whether it is a source tree of the team's or a wheel by address, which no index offers and of which there is one version."""
+        """Whether it is a source tree of the team's or a wheel by URL, which no index offers and of which there is one version."""
         return self.index in (LOCAL_NAME, URL_NAME)
 
 

@@ -135,7 +135,7 @@ class RoutedIndex:
         return future.result() if future is not None and future.done() and future.exception() is None else None
 
     def ask_candidates(self, name: str) -> Candidates:
-        """The candidates of a normalised name, read once. No index hears the name of a source tree or of a wheel by address."""
+        """The candidates of a normalised name, read once. No index hears the name of a source tree or of a wheel by URL."""
         if name in self._local:
             return candidates_of_local(self._local[name])
         with self._guard:
@@ -172,7 +172,7 @@ class RoutedIndex:
         return candidates
 
     def _is_news(self, fact: str) -> bool:
-        """Whether a fact has not been told yet; from then on it has."""
+        """Whether a fact was not reported before; from then on it counts as reported."""
         with self._guard:
             fresh = fact not in self._told
             self._told.add(fact)
@@ -239,7 +239,7 @@ class RoutedIndex:
         return None
 
     def metadata_of(self, name: str, filename: str) -> bytes | None:
-        """METADATA of a wheel that was offered; what it needs by address it needs by name there, so that it is routed like all else."""
+        """METADATA of a wheel that was offered; its requirements by URL are requirements by name there, so that they are routed."""
         metadata = self._find_metadata(name, filename)
         if metadata is None:
             return None
@@ -275,7 +275,7 @@ class RoutedIndex:
                     self._ahead.submit(self._follow, canonicalize_name(requirement.name), requirement.specifier)
 
     def _follow(self, name: str, specifier: SpecifierSet) -> None:
-        """Nothing that goes wrong here matters: it goes wrong again when it is asked for, and is told then."""
+        """Errors are ignored here: the same request fails again when its result is needed, and is reported then."""
         if name in self._stubs or name in self._unusable:
             return
         with contextlib.suppress(Exception):
