@@ -35,7 +35,7 @@ _TOO_DEEP = f"nested more than {DEPTH} levels deep"
 
 
 class JsonDecoder(Generic[T]):
-    """Reads JSON as a ``kind``; msgspec.DecodeError for whatever does not fit, too deep nesting and text that is no UTF-8 among it."""
+    """Reads JSON as a ``kind``; msgspec.DecodeError for whatever does not fit, too deep nesting and text that is not a UTF-8 among it."""
 
     def __init__(self, kind: type[T]) -> None:
         with _BUILDING:
@@ -93,7 +93,7 @@ def check_depth(value: Any) -> None:
 
 
 def load_json(data: bytes | str) -> Any:
-    """The document as plain values; ValueError for what is no JSON and for what is nested too deeply."""
+    """The document as plain values; ValueError for what is not JSON and for what is nested too deeply."""
     try:
         found = json.loads(data)
     except RecursionError:
@@ -114,7 +114,7 @@ _TOML_TEXT = re.compile(r'"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.
 
 
 def load_toml(text: str, limit: int = TOML_LIMIT) -> dict[str, Any]:
-    """The document as plain values; ValueError (tomllib's among it) for what is no TOML, too long or nested too deeply."""
+    """The document as plain values; ValueError (tomllib's among it) for what is not TOML, too long or nested too deeply."""
     if len(text) > limit:
         raise ValueError(f"more than {limit >> 10} KiB")
     # tomllib takes time and memory by the square of a dotted key's parts. The cheap look comes first: it finds what is in strings, too.

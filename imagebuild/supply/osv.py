@@ -115,7 +115,7 @@ class Match(enum.Enum):
 
 
 def decode_record(data: bytes) -> Record:
-    """msgspec.MsgspecError for what is no OSV record."""
+    """msgspec.MsgspecError for what is not an OSV record."""
     return _RECORD.decode(data)
 
 

@@ -182,7 +182,7 @@ def test_size_and_diff_know_names_for_good_too(store: LayoutStore, tmp_path: Pat
     keep_image(workspace.target, listing, entry, "paper")
     found = find_named_image(workspace, "paper")
     assert (found.digest, found.team) == (entry.digest, "risk")
-    with pytest.raises(UsageError, match="'papers' is no team here"):
+    with pytest.raises(UsageError, match="'papers' is neither a team here"):
         find_named_image(workspace, "papers")
 
 

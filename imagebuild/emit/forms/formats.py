@@ -114,7 +114,7 @@ def read_pools(path: Path) -> tuple[Pool, ...]:
 
 
 def render_form(name: str, request: FormRequest) -> SpawnerForm:
-    """The form as YAML. Errors: :func:`imagebuild.emit.forms.offers.list_offers`, and a file to merge into that is none of its kind."""
+    """The form as YAML. Errors: :func:`imagebuild.emit.forms.offers.list_offers`, and a file to merge into that is of another kind."""
     from imagebuild.emit.manifest.naming import check_namespace
 
     if request.namespace:

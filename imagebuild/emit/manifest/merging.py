@@ -23,7 +23,7 @@ class EditedFile:
     """The documents of one file, as mappings that remember their comments."""
 
     def __init__(self, text: str, name: str) -> None:
-        """ConfigurationError for what is no YAML, and for a document that is no mapping. A byte-order mark and CRLF stay."""
+        """ConfigurationError for what is not YAML, and for a document that is not a mapping. A byte-order mark and CRLF stay."""
         from ruamel.yaml import YAML
 
         self.name = name
