@@ -40,7 +40,7 @@ def check_facts(files: Sequence[FileFact]) -> None:
     for fact in files:
         parts = fact.path.split("/")[1:]
         if not fact.path.startswith("/") or any(part in ("", ".", "..") or part.startswith(".wh.") for part in parts) or "\0" in fact.path:
-            raise refuse(f"it lists {fact.path!r}, which is no path of a layer")
+            raise refuse(f"it lists {fact.path!r}, which is not a path of a layer")
         if fact.path in seen:
             raise refuse(f"it lists {fact.path} twice")
         if fact.mode not in (0o644, 0o755) or fact.size < 0 or not _HASH.fullmatch(fact.sha256):

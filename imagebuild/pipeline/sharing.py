@@ -39,7 +39,7 @@ NO_CACHE = CacheTable()
 
 
 def choose_cache(workspace: Workspace, sources: Sequence[str], target: str, *, off: bool) -> CacheTable:
-    """What the command line says, else the file; nothing with ``off``. ConfigurationError or UsageError for what is no repository."""
+    """What the command line says, else the file; nothing with ``off``. ConfigurationError or UsageError for what is not a repository."""
     if off:
         if sources or target:
             raise UsageError("--no-cache goes without --cache-from and --cache-to", "leave one of them out")

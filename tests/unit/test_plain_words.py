@@ -68,7 +68,10 @@ def test_no_text_of_the_program_has_an_idiom() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("path", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_no_page_has_an_idiom(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert [fault for paragraph in text.split("\n\n") for fault in find_idioms(paragraph)] == []
