@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -18,14 +17,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Generic, Literal, TypeVar
+from typing import BinaryIO
 
-import msgspec
-
-from imagebuild.decoding import make_decoder, make_msgpack_decoder
 from imagebuild.errors import ConfigurationError
-
-Sealed = TypeVar("Sealed", bound=msgspec.Struct)
 
 TEMPORARY_PREFIX = ".tmp-"
 _SCRATCH_PREFIX = ".tmp-run-"
@@ -149,44 +143,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         stream.write(data)
 
 
-class SealedCache(Generic[Sealed]):
-    """Cache files of one kind, which say themselves whether they are whole.
-
-    ``kind`` has a field ``check``: the SHA-256 of the value's encoding with that field empty. A file that is not there, was cut short,
-    has rotted or was written by a version with another encoding counts as none.
-    """
-
-    def __init__(self, kind: type[Sealed], encoding: Literal["json", "msgpack"] = "json") -> None:
-        self._encode = msgspec.json.encode if encoding == "json" else msgspec.msgpack.encode
-        self._decoder = make_decoder(kind) if encoding == "json" else make_msgpack_decoder(kind)
-
-    def seal(self, value: Sealed) -> Sealed:
-        """``value`` with the ``check`` that belongs to it."""
-        plain = msgspec.structs.replace(value, check="")
-        return msgspec.structs.replace(value, check=hashlib.sha256(self._encode(plain)).hexdigest())
-
-    def encode(self, value: Sealed) -> bytes:
-        """The file of a value."""
-        return self._encode(self.seal(value))
-
-    def read(self, path: Path) -> Sealed | None:
-        """The value that was kept at ``path``, with an empty ``check``; None where there is none, or it is damaged."""
-        try:
-            found = self._decoder.decode(path.read_bytes())
-        except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
-            return None
-        value = msgspec.structs.replace(found, check="")
-        return value if found == self.seal(value) else None
-
-    def write(self, path: Path, value: Sealed, *, doing: str) -> None:
-        """Keep ``value`` at ``path``, without waiting for the disk; ConfigurationError, which names ``doing``, where that fails."""
-        try:
-            _write_unflushed(path, self.encode(value))
-        except OSError as error:
-            raise explain_os_error(error, doing) from None
-
-
-def _write_unflushed(path: Path, data: bytes) -> None:
+def write_unflushed(path: Path, data: bytes) -> None:
     """Replace ``path`` in one step, but without waiting for the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = _make_temporary(path.parent)

@@ -19,8 +19,9 @@ from imagebuild.base.inventory import decode_inventory, encode_inventory
 from imagebuild.base.model import Inventory
 from imagebuild.base.runtime import Launch
 from imagebuild.errors import ConfigurationError, IntegrityError
-from imagebuild.files import SealedCache, fsync_directory, fsync_tree, write_atomic
+from imagebuild.files import fsync_directory, fsync_tree, write_atomic
 from imagebuild.oci.model import Digest, Manifest, Platform, RawManifest
+from imagebuild.sealed import SealedCache
 
 CACHE_FORMAT = 4  # of the folder; raise it when what is kept changes
 

@@ -12,10 +12,11 @@ import msgspec
 from imagebuild import __version__
 from imagebuild.base.model import Interpreter
 from imagebuild.errors import BuildError, IntegrityError
-from imagebuild.files import SealedCache, write_atomic
+from imagebuild.files import write_atomic
 from imagebuild.layer.model import LAYER_FORMAT, Codec, FileFact, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.frame import describe_compressor
+from imagebuild.sealed import SealedCache
 from imagebuild.wheel.record import describe_faults
 from imagebuild.wheel.slim import RULES
 

@@ -8,7 +8,7 @@ from typing import cast
 
 import msgspec
 
-from imagebuild.files import SealedCache
+from imagebuild.sealed import SealedCache
 from imagebuild.wheel.archive import Content, WheelArchive
 
 _FORMAT = 1  # raise it when the same wheel would give another count

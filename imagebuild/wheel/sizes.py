@@ -13,7 +13,7 @@ from typing import BinaryIO
 import msgspec
 
 from imagebuild.errors import IntegrityError
-from imagebuild.files import SealedCache
+from imagebuild.sealed import SealedCache
 from imagebuild.wheel.slim import find_slim_kind
 
 SHAPE_FORMAT = 1

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from imagebuild.errors import ConfigurationError
-from imagebuild.files import SealedCache
+from imagebuild.sealed import SealedCache
 
 
 class Fact(msgspec.Struct, frozen=True, omit_defaults=True):

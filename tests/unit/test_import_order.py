@@ -18,7 +18,7 @@ PACKAGE = ROOT / "imagebuild"
 LAYERS = (
     ("annotations", "decoding", "errors", "http", "payload", "servers", "table", "text"),
     ("children", "files", "jobs"),
-    ("toml",),
+    ("sealed", "toml"),
     ("oci", "wheel"),
     ("base", "lock.index", "workspace"),
     ("lock.file",),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from imagebuild.files import SealedCache
+from imagebuild.sealed import SealedCache
 
 
 class KeptMetadata(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from imagebuild.decoding import make_msgpack_decoder
-from imagebuild.files import SealedCache
 from imagebuild.lock.index.pages import ProjectFile, ProjectPage
+from imagebuild.sealed import SealedCache
 
 _FILE = make_msgpack_decoder(ProjectFile)
 
