@@ -35,6 +35,13 @@ _UNSUPPORTED = {
     "-f": "indexes are configured in team.toml, by name",
     "--find-links": "indexes are configured in team.toml, by name",
     "--pre": "name the pre-release: name==2.0.0rc1",
+    "--require-hashes": "leave the line out: a lock has the hash of every file",
+    "--only-binary": "leave the line out: only wheels are locked",
+    "--prefer-binary": "leave the line out: only wheels are locked",
+    "--no-binary": "what has no wheel is built by [source] packages in team.toml; a wheel that is there is taken",
+    "--no-index": "indexes are configured in team.toml, by name",
+    "--trusted-host": "an index with a certificate of its own is told by pip's configuration (cert), or has an http url in team.toml",
+    "--config-settings": "publish the wheel that is meant on an index",
 }
 
 
