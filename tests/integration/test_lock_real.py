@@ -44,7 +44,7 @@ def read_versions(checkout: Checkout) -> dict[str, str]:
     [
         ("deepspeed\n", r"deepspeed .* source only", r'\[source\] packages = \["deepspeed"\]'),
         ("psycopg2\n", r"psycopg2 .*win", r'\[source\] packages = \["psycopg2"\]'),
-        ("torch==2.5.1+cu121\n", r"has no torch 2\.5\.1\+cu121: what follows \+ is a local version", r"\[\[index\]\]"),
+        ("torch==2.5.1+cu121\n", r"has no torch 2\.5\.1\+cu121: .*local version", r"\[\[index\]\]"),
         ("uritemplate; platform_release >= '99'\n", r"requirements\.in line 1: the marker .* depends on the kernel", "sys_platform"),
     ],
 )
@@ -74,9 +74,8 @@ def test_wheels_that_bring_one_path_and_a_wheel_with_a_wrong_record(checkout: Ch
     (line,) = re.findall(r'"databricks/[^"]+" = "[a-z-]+"', refused.hint)  # as it is to be pasted
     write_team(checkout, COLLIDING, f"[files]\n{line}\n")
     done = checkout.run("image", "alpha", "--json").succeeded()
-    notes = [line for run in (refused, done) for line in run.lines("note: sentry-cli 3.8.2: ")]  # where its files were read first
-    assert len(notes) == 1
-    assert "of its RECORD" in notes[0]
+    (note,) = done.lines("note: sentry-cli 3.8.2: ")
+    assert "of its RECORD" in note
     tag = done.result["tag"]
     looked = json.loads(checkout.run("verify", f"alpha:{tag}", "--json").succeeded().out)
     assert "sentry-cli" in json.dumps(looked)
