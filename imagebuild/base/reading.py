@@ -22,6 +22,7 @@ from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
 from imagebuild.files import exclusive, explain_os_error
 from imagebuild.oci.model import Digest, ImageConfig, Index, Manifest, Platform, RawManifest
 from imagebuild.oci.store import Store
+from imagebuild.progress import step
 from imagebuild.text import format_size
 
 
@@ -128,8 +129,9 @@ def _read_aside(store: Store, repository: str, raw: RawManifest, config_data: by
     reader = LayerReader(writer, folder / "spool")
     layers = []
     for number, (descriptor, diff_id) in enumerate(zip(manifest.layers, config.rootfs.diff_ids, strict=True), 1):
-        report(f"reading layer {number} of {len(manifest.layers)} of the base ({format_size(descriptor.size)})")
-        layers.append(reader.read(store, repository, descriptor, diff_id))
+        line = f"reading layer {number} of {len(manifest.layers)} of the base ({format_size(descriptor.size)})"
+        with step(line, descriptor.size, report=report):
+            layers.append(reader.read(store, repository, descriptor, diff_id))
     writer.finish()
     tree = SqliteTree(folder / "tree.sqlite")
     try:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from imagebuild.commands.display import Display, paused_display, print_progress
 from imagebuild.errors import ImagebuildError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ Command = Callable[..., None]
 def print_data(text: str | bytes, *, nl: bool = True) -> None:
     """Data on stdout. A reader that has seen enough (``| head``) stops the printing and not the work."""
     try:
-        click.echo(text, nl=nl)
+        with paused_display():
+            click.echo(text, nl=nl)
     except BrokenPipeError:
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, sys.stdout.fileno())
@@ -38,9 +40,17 @@ def print_data(text: str | bytes, *, nl: bool = True) -> None:
 
 def say(*lines: str) -> None:
     """Lines on stderr, as far as it takes them: a full disk behind it must not change the exit code."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), paused_display():
         for line in lines:
-            click.echo(line, err=True)
+            click.echo(_colour(line), err=True, color=False if os.environ.get("NO_COLOR") else None)
+
+
+def _colour(line: str) -> str:
+    """``error:`` in red, a hint dim; a stream that is no terminal gets it plain."""
+    word, colon, _ = line.partition(":")
+    if colon and word == "error":
+        return click.style(f"{word}:", fg="red", bold=True) + line[len(word) + 1 :]
+    return click.style(line, dim=True) if colon and word == "hint" else line
 
 
 def print_error(error: ImagebuildError) -> None:
@@ -117,7 +127,10 @@ def common_options(function: Command) -> Command:
         from imagebuild.workspace import Workspace
 
         click.get_current_context().meta["debug"] = debug
-        function(workspace=Workspace(root, cache_dir, registry, registry_ca=registry_ca, quiet=quiet, jobs=jobs or 0), **arguments)
+        workspace = Workspace(root, cache_dir, registry, registry_ca=registry_ca, quiet=quiet, jobs=jobs or 0)
+        workspace.tell = print_progress
+        with Display(quiet=quiet):
+            function(workspace=workspace, **arguments)
 
     return wrapped
 

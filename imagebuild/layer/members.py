@@ -19,6 +19,7 @@ from imagebuild.layer.memberstore import MemberRequest, MemberRules, find_member
 from imagebuild.layer.model import LAYER_MTIME, Codec, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.frame import check_codec
+from imagebuild.progress import advance, step
 from imagebuild.wheel.record import describe_faults
 
 _PAUSE, _LONG_PAUSE = 0.1, 2.0  # seconds between looks at what other processes build
@@ -61,11 +62,9 @@ def build_members(
         found.update((request, (member, False)) for request, member in taken.items())
     missing = _provide([request for request in requests if request not in found], sources)
     with CompilerPool(runtime, interpreter) as compilers:
-        made = _make_all(
-            sorted(missing.values(), key=_weigh, reverse=True),
-            partial(make_member, rules=rules, compiling=compilers.use, slot=jobs.slot),
-            jobs.workers,
-        )
+        make = partial(_make_one, rules=rules, compilers=compilers, jobs=jobs)
+        with step("preparing packages", len(missing), "packages"):
+            made = _make_all(sorted(missing.values(), key=_weigh, reverse=True), make, jobs.workers)
     results = [found.get(request) or made[missing[request]] for request in requests]
     built = sum(fresh for _, fresh in results)
     if built:
@@ -85,6 +84,13 @@ def _provide(requests: Sequence[MemberRequest], sources: MemberSources) -> dict[
         return {request: request for request in requests}
     wheels = sources.provide([request.package for request in requests])
     return {request: msgspec.structs.replace(request, wheel=wheels[request.package]) for request in requests}
+
+
+def _make_one(request: MemberRequest, *, wait: bool, rules: MemberRules, compilers: CompilerPool, jobs: Jobs) -> tuple[Member, bool] | None:
+    made = make_member(request, wait=wait, rules=rules, compiling=compilers.use, slot=jobs.slot)
+    if made is not None:
+        advance(1, "packages")
+    return made
 
 
 def _weigh(request: MemberRequest) -> int:

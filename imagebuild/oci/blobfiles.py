@@ -14,6 +14,7 @@ from imagebuild.errors import IntegrityError
 from imagebuild.oci.compression import CHUNK
 from imagebuild.oci.content import compute_file_digest
 from imagebuild.oci.model import Descriptor, Digest
+from imagebuild.progress import advance
 
 # What os.link answers where two names for one file are not possible: another disk, a file system without links, a file
 # of another user (fs.protected_hardlinks), too many links.
@@ -54,6 +55,7 @@ def copy_file(source: Path, descriptor: Descriptor, path: Path) -> None:
             state.update(chunk)
             size += len(chunk)
             target.write(chunk)
+            advance(len(chunk))
         _check_source(source, descriptor, Digest("sha256:" + state.hexdigest()), size)
 
 

@@ -14,6 +14,7 @@ from imagebuild.decoding import check_json_depth, make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.oci.compression import CHUNK
 from imagebuild.oci.model import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest, Reference
+from imagebuild.progress import advance
 
 MANIFEST_LIMIT = 4 << 20  # bytes; distribution-spec v1.1 asks registries to take at least this much
 BLOB_LIMIT = 32 << 20  # bytes; what Store.read_blob takes into memory
@@ -144,6 +145,7 @@ class VerifyingReader(io.RawIOBase):
             raise IntegrityError(f"{self._where}: {self._descriptor.digest} ends after {size - self._left} of {size} bytes", self._hint)
         self._state.update(data)
         self._left -= len(data)
+        advance(len(data))
         if self._left == 0:
             self._check_end()
         buffer[: len(data)] = data

@@ -18,6 +18,7 @@ from imagebuild.files import explain_os_error
 from imagebuild.oci.compression import CHUNK
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Presence, Store, explain_unknown
+from imagebuild.progress import step
 from imagebuild.text import count_things, format_size
 
 COPY_HINT = "add --copy-base to copy them through this machine, or use a base that is in the same registry"
@@ -88,7 +89,8 @@ def copy_blobs(plan: CopyPlan, allow_copy: bool, report: Callable[[str], None] |
     if refused and not allow_copy:
         raise _refuse(plan, refused, "cannot be mounted", reason)
     for descriptor in (*refused, *plan.to_copy):
-        _copy_blob(plan, descriptor, scratch)
+        with step(f"copying {descriptor.digest} ({format_size(descriptor.size)})", descriptor.size):
+            _copy_blob(plan, descriptor, scratch)
         say(f"copied {descriptor.digest} ({format_size(descriptor.size)}) from {plan.source.image_name(plan.source_repository)}")
 
 
@@ -106,7 +108,8 @@ def _copy_blob(plan: CopyPlan, descriptor: Descriptor, scratch: Path | None) -> 
                     file_stream.write(chunk)
         except OSError as error:
             raise explain_os_error(error, "copying a blob to a temporary file") from error
-        plan.target.put_blob(plan.target_repository, descriptor, folder / "blob")
+        with step(f"pushing {descriptor.digest} ({format_size(descriptor.size)})", descriptor.size):
+            plan.target.put_blob(plan.target_repository, descriptor, folder / "blob")
 
 
 def _refuse(plan: CopyPlan, blobs: Sequence[Descriptor], why: str, reason: RemoteError | None = None) -> RemoteError:

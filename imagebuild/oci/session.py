@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import ipaddress
 import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -18,6 +19,7 @@ import urllib3.exceptions
 
 from imagebuild.errors import ConfigurationError
 from imagebuild.oci.model import Digest
+from imagebuild.progress import advance
 
 NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 ERROR_BODY = 64 << 10  # bytes read of an error's body
@@ -59,12 +61,21 @@ class TrustingAdapter(requests.adapters.HTTPAdapter):
         return super().proxy_manager_for(*args, ssl_context=self._context, **kwargs)
 
 
+class _CountedFile(io.FileIO):
+    """A file that is sent: what is read of it counts as progress."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(-1 if size is None else size)
+        advance(len(data))
+        return data
+
+
 @contextlib.contextmanager
 def open_body(body: bytes | Path | None) -> Iterator[bytes | BinaryIO | None]:
     # requests would send an empty file chunked, which some registries refuse.
     if isinstance(body, Path) and body.stat().st_size:
-        with body.open("rb") as stream:
-            yield stream
+        with _CountedFile(body) as stream:
+            yield cast("BinaryIO", stream)
     else:
         yield b"" if isinstance(body, Path) else body
 

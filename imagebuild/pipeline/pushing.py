@@ -24,6 +24,7 @@ from imagebuild.pipeline.lockuse import report_missing_programs
 from imagebuild.pipeline.planning import Plan, bring_back, find_image, write_recipe
 from imagebuild.pipeline.sharing import NO_CACHE, CacheTable, build_shared_layer, open_members
 from imagebuild.pipeline.sizing import find_last_image, measure_size, predict_size
+from imagebuild.progress import step
 from imagebuild.size.budget import require_budget, require_prediction
 from imagebuild.size.model import encode_size_report
 from imagebuild.workspace import Workspace
@@ -89,8 +90,9 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
         check_size(workspace, plan, built, last)
         image = derive_team_image(plan, built.layer, built.annotations)
         copying.run()
-        workspace.report(f"{plan.team.name}: pushing to {workspace.target.image_name(plan.repository)}:{plan.recipe.tag}")
-        workspace.target.put_blob(plan.repository, image.layer, built.layer.blob)
+        line = f"{plan.team.name}: pushing to {workspace.target.image_name(plan.repository)}:{plan.recipe.tag}"
+        with step(line, image.layer.size, report=workspace.report):
+            workspace.target.put_blob(plan.repository, image.layer, built.layer.blob)
     digest = push_manifests(workspace, plan, image, built, options)
     return image, digest, copying.sparse, {} if built.shared is None else {**built.shared.count(), "given": built.shared.push()}
 

@@ -22,6 +22,7 @@ from imagebuild.layer.dpkg import STATUS, is_dpkg_list
 from imagebuild.layer.tar.flow import open_chunks, read_ahead
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Store
+from imagebuild.progress import step
 from imagebuild.text import format_size
 from imagebuild.wheel.installed import NO_SITES, is_metadata, is_record
 
@@ -79,9 +80,9 @@ def scan_layers(
     """Read ``layers``, lowest first. ``sizes``: files of these sizes are hashed (empty: none). IntegrityError for damaged ones."""
     scan = Scan({}, {}, sites=sites)
     for number, layer in enumerate(layers, 1):
-        report(f"reading layer {number} of {len(layers)} above the base ({format_size(layer.size)})")
+        line = f"reading layer {number} of {len(layers)} above the base ({format_size(layer.size)})"
         try:
-            with store.open_blob(repository, layer) as stream:
+            with step(line, layer.size, report=report), store.open_blob(repository, layer) as stream:
                 _scan_layer(scan, stream, layer.compression, sizes)
         except IntegrityError as error:
             raise IntegrityError(error.message.replace("a layer of the base", f"layer {layer.digest}"), "push the image again") from None

@@ -83,7 +83,6 @@ def test_a_repository_of_ones_own(tools: Path, built: Built, tmp_path: Path) -> 
 
     first = image()
     assert "built in" in first
-    assert "cloudpickle==" not in (root / "images/churn/requirements.in").read_text().replace("cloudpickle==3.*", "")
     name = first.splitlines()[0].partition("registry:")[2]
     headers = LayoutImage.named(root / ".imagebuild" / "registry", name).read_headers()
     assert any(path.endswith("/cloudpickle/__init__.py") for path in headers)
@@ -91,7 +90,7 @@ def test_a_repository_of_ones_own(tools: Path, built: Built, tmp_path: Path) -> 
     run([program, "lock", "churn", "--check", "--cache-dir", str(built.checkout.cache)], root)
     assert run([make, "check"], root, PATH=path, IMAGEBUILD_CACHE=str(built.checkout.cache)).startswith("churn: ")
     upgraded = run([program, "init", "--upgrade"], root)
-    assert {line.split("  ")[-1] for line in upgraded.splitlines()} == {"is up to date"}
+    assert {line.split("  ")[-1].strip() for line in upgraded.splitlines()} == {"is up to date"}
 
 
 def test_the_makefile_says_what_is_missing(tools: Path, tmp_path: Path) -> None:

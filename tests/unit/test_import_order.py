@@ -17,7 +17,7 @@ PACKAGE = ROOT / "imagebuild"
 # Rooms on one line do not import each other.
 LAYERS = (
     ("annotations", "decoding", "errors", "http", "payload", "servers", "table", "text"),
-    ("children", "files", "jobs"),
+    ("children", "files", "jobs", "progress"),
     ("sealed", "toml"),
     ("oci", "wheel"),
     ("base", "lock.index", "workspace"),

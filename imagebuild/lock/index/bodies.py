@@ -12,6 +12,7 @@ from imagebuild.errors import ImagebuildError, IntegrityError, LockError, Remote
 from imagebuild.files import explain_os_error, replacing
 from imagebuild.lock.index.client import ATTEMPTS, CutShortError, IndexClient, compute_pause
 from imagebuild.lock.index.pages import ProjectFile
+from imagebuild.progress import advance
 
 _CHUNK = 1 << 20
 
@@ -67,6 +68,7 @@ class Bodies:
                 break
             digest.update(block)
             target.write(block)
+            advance(len(block))
         if file.size and size < file.size:
             raise CutShortError(f"{size} of {file.size} bytes")
         found = digest.hexdigest()

@@ -17,6 +17,7 @@ from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.lock.index.pages import ProjectFile
 from imagebuild.lock.index.routing import ADDRESSES, LOCAL_NAME, PackageIndex
 from imagebuild.lock.index.upstream import Upstream
+from imagebuild.progress import step
 from imagebuild.text import format_size
 
 _PAUSE = 0.2  # seconds between looks at what other processes fetch
@@ -61,8 +62,8 @@ def fetch_wheels(
         )
     if missing:
         total = sum(package.size for package in missing)
-        report(f"fetching {len(missing)} of {len(lock.packages)} wheels, {format_size(total)}")
-        found.update(_fetch(missing, indexes, cache, parallel, lock.team, remake))
+        with step(f"fetching {len(missing)} of {len(lock.packages)} wheels, {format_size(total)}", total, report=report):
+            found.update(_fetch(missing, indexes, cache, parallel, lock.team, remake))
     return {package.name: found[package.name] for package in lock.packages}
 
 
