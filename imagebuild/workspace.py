@@ -7,7 +7,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from imagebuild.errors import ConfigurationError, UsageError
@@ -15,6 +15,7 @@ from imagebuild.files import explain_os_error, sweep_temporaries
 from imagebuild.jobs.slots import Jobs
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest
+from imagebuild.oci.place import Place
 from imagebuild.oci.store import Store
 
 _TARGET = re.compile(
@@ -49,6 +50,7 @@ class Workspace:
         self.tell: Callable[[str], object] = _print_line
         self.offline = False  # no package index and no registry but the target is asked for anything
         self.bundled_base: tuple[str, Digest] | None = None  # name and pin of a base whose layers came with a bundle
+        self.base_places: tuple[Sequence[Place], Place | None] | None = None  # to take what other machines read of bases from, and give to
         self.mirrors: dict[str, str] | None = None  # the site's own, instead of those of a bundle's catalogue
         match = _TARGET.fullmatch(registry) if registry else None
         if registry and match is None:

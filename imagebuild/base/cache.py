@@ -65,6 +65,7 @@ class CachedBase(msgspec.Struct, frozen=True):
     config_data: bytes
     inventory: Inventory
     launch: Launch | None
+    folder: Path
 
 
 def load_base(bases: Path, digest: Digest, media_type: str) -> CachedBase | None:
@@ -88,7 +89,7 @@ def load_base(bases: Path, digest: Digest, media_type: str) -> CachedBase | None
         inventory = decode_inventory((folder / "inventory.json").read_bytes())
         if inventory.interpreter is not None and facts.launch is None and runtime.runs_here(inventory.platform):
             return None  # described from its files on a machine that could not run it; this one can
-        return CachedBase(raw, config_data, inventory, facts.launch)
+        return CachedBase(raw, config_data, inventory, facts.launch, folder)
     except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, msgspec.DecodeError, ConfigurationError, IntegrityError):
         return None
 

@@ -15,6 +15,7 @@ from imagebuild.base.cache import CachedBase, load_base, read_pin, store_folder,
 from imagebuild.base.layers import LayerReader
 from imagebuild.base.model import INVENTORY_FORMAT, Base, BaseLayer, Inventory, compute_fingerprint
 from imagebuild.base.runtime import CutRuntime, Launch
+from imagebuild.base.sharing import SharedBases
 from imagebuild.base.systempackages import read_system_packages
 from imagebuild.base.tree import SqliteTree, TreeWriter
 from imagebuild.base.users import read_user
@@ -36,20 +37,33 @@ class BaseNames(msgspec.Struct, frozen=True):
 
 
 def read_base(
-    store: Store, repository: str, pinned: Digest, platform: Platform, names: BaseNames, *, cache: Path, report: Callable[[str], None]
+    store: Store,
+    repository: str,
+    pinned: Digest,
+    platform: Platform,
+    names: BaseNames,
+    *,
+    cache: Path,
+    report: Callable[[str], None],
+    shared: SharedBases | None = None,
 ) -> Base:
     """All about the base that ``pinned`` (an index or a manifest) is for ``platform``.
 
     The first read of a digest streams every layer from ``store``; later ones make no request at all. ``report`` gets lines
-    of progress.
+    of progress. ``shared``: what other machines read is taken, and what is read here is given.
     """
     bases = cache / "bases"
     try:
         known = read_pin(bases, pinned, platform)
         cached = load_base(bases, *known) if known else None
+        if cached is None and shared is not None:
+            cached = shared.recall(pinned, platform)
         if cached is None:
-            cached = _read_through(store, repository, pinned, platform, bases, report)
-            write_pin(bases, pinned, platform, cached.raw)
+            cached = _read_through(store, repository, pinned, platform, bases, report, shared)
+            if cached.folder.parent == bases:
+                write_pin(bases, pinned, platform, cached.raw)
+        if shared is not None:
+            shared.give(cached)
     except OSError as error:
         raise explain_os_error(error, f"reading the base {names.name}") from error
     except sqlite3.Error as error:
@@ -60,7 +74,6 @@ def read_base(
     _check_platform(config, platform, f"{repository}@{pinned}")
     manifest = cached.raw.parse()
     assert isinstance(manifest, Manifest)
-    folder = bases / cached.raw.digest.hex
     return Base(
         name=names.name,
         kind=names.kind,
@@ -72,13 +85,19 @@ def read_base(
         config=config,
         config_data=cached.config_data,
         inventory=cached.inventory,
-        tree=SqliteTree(folder / "tree.sqlite"),
-        runtime=CutRuntime(folder, cached.launch) if cached.launch and runtime.runs_here(config.platform) else None,
+        tree=SqliteTree(cached.folder / "tree.sqlite"),
+        runtime=CutRuntime(cached.folder, cached.launch) if cached.launch and runtime.runs_here(config.platform) else None,
     )
 
 
 def _read_through(
-    store: Store, repository: str, pinned: Digest, platform: Platform, bases: Path, report: Callable[[str], None]
+    store: Store,
+    repository: str,
+    pinned: Digest,
+    platform: Platform,
+    bases: Path,
+    report: Callable[[str], None],
+    shared: SharedBases | None,
 ) -> CachedBase:
     """Find the platform's manifest and read its image, unless somebody else has meanwhile."""
     raw = _fetch_manifest(store, repository, pinned)
@@ -93,6 +112,8 @@ def _read_through(
         if cached is None:
             config_data = store.read_blob(repository, parsed.config)
             _check_platform(ImageConfig.parse(config_data), platform, f"{repository}@{pinned}")
+            if shared is not None and (taken := shared.take(raw, config_data, pinned, platform)) is not None:
+                return taken
             store_folder(bases, raw.digest, lambda aside: _read_aside(store, repository, raw, config_data, aside, report))
             cached = load_base(bases, raw.digest, raw.media_type)
     assert cached is not None

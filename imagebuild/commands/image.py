@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 )
 @click.option("--cache-from", "sources", metavar="HOST/REPOSITORY", multiple=True, help="Take members from it; repeatable.")
 @click.option("--cache-to", "target", metavar="HOST/REPOSITORY", default="", help="Give the members of this build to it.")
+@click.option("--cache-bases", "bases", is_flag=True, help="Bases too: an interpreter of there runs here (docs/security.md).")
 @click.option("--no-cache", "no_sharing", is_flag=True, help="Neither, whatever images/cache.toml says.")
 @json_option()
 @common_options
@@ -75,6 +76,7 @@ def image(
     no_companions: bool,
     sources: tuple[str, ...],
     target: str,
+    bases: bool,
     no_sharing: bool,
     as_json: bool,
 ) -> None:
@@ -98,7 +100,7 @@ def image(
         network=network,
         push=push,
         attest=tuple(sorted(set(attest))),
-        cache=choose_cache(workspace, sources, target, off=no_sharing),
+        cache=choose_cache(workspace, sources, target, off=no_sharing, bases=bases),
         companions=not no_companions,
     )
 
@@ -122,9 +124,11 @@ def build_team(workspace: Workspace, team: str, options: BuildOptions, *, locked
     """Build one team's image: what was done. A second run of the same team waits, then finds the tag."""
     from imagebuild import pipeline
     from imagebuild.files import exclusive
+    from imagebuild.pipeline.sharing import share_bases
 
     started = time.monotonic()
     workspace.prepare()
+    share_bases(workspace, options.cache)
     with exclusive(workspace.state / f"image-{team}.lock"):
         prefetch = not options.cache.sources
         plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=locked, engine=engine, prefetch=prefetch)

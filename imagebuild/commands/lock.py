@@ -81,6 +81,7 @@ def lock(
     from imagebuild.config import load_team
     from imagebuild.pipeline import LockOptions
     from imagebuild.pipeline.lockuse import check_team_lock, export_team_lock
+    from imagebuild.pipeline.sharing import choose_cache, share_bases
 
     if upgrade and upgrades:
         raise UsageError("--upgrade takes everything, --upgrade-package only what it names", "give one of them")
@@ -94,6 +95,8 @@ def lock(
         check_output(workspace, output, export, chosen)
     names = frozenset(canonicalize_name(name) for name in upgrades)
     options = LockOptions(cutoff, as_of is not None, upgrade, names, resolver, builder, network, seconds)
+
+    share_bases(workspace, choose_cache(workspace))
 
     def work(name: str) -> str:
         team = load_team(workspace.images, name)

@@ -35,8 +35,9 @@ from imagebuild.layer.tar.header import count_entry
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.encoding import describe, encode_json
 from imagebuild.oci.model import OCI_MANIFEST, Descriptor, Digest, Manifest, RawManifest
+from imagebuild.oci.place import Place
 from imagebuild.oci.referrers import EMPTY, EMPTY_TYPE
-from imagebuild.oci.store import Presence, Store
+from imagebuild.oci.store import Presence
 from imagebuild.wheel.slim import RULES
 
 ARTIFACT_TYPE = "application/vnd.imagebuild.member.v1"
@@ -44,18 +45,6 @@ INDEX_TYPE = "application/vnd.imagebuild.member.index.v1+json"
 FRAME_TYPES = {"zstd": "application/vnd.imagebuild.member.frame.v1.tar+zstd", "gzip": "application/vnd.imagebuild.member.frame.v1.tar+gzip"}
 DOCUMENTS = "documents.whl"  # beside a member: its METADATA and SBOMs, as a wheel has them
 _PARALLEL = 8
-
-
-class Place(msgspec.Struct, frozen=True):
-    """A repository for members."""
-
-    store: Store
-    repository: str
-
-    @property
-    def name(self) -> str:
-        """As other tools call it."""
-        return self.store.image_name(self.repository)
 
 
 class SharedIndex(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from imagebuild.base.model import Base
 from imagebuild.base.pins import load_catalogue, require_pinned
 from imagebuild.base.reading import BaseNames, read_base
+from imagebuild.base.sharing import SharedBases
 from imagebuild.errors import ConfigurationError
 from imagebuild.oci.model import Digest, Platform
 from imagebuild.oci.store import Store
@@ -38,7 +39,9 @@ def open_base(workspace: Workspace, name: str, platform: Platform, *, meanwhile:
     if not entry.build:
         store = workspace.registry_store(located.registry)
     names = BaseNames(name, entry.kind, entry.annotation_name, located.registry)
-    return read_base(store, located.repository, pinned, platform, names, cache=workspace.cache, report=workspace.report)
+    places = workspace.base_places
+    shared = SharedBases(workspace.cache, *places, workspace.report) if places is not None else None
+    return read_base(store, located.repository, pinned, platform, names, cache=workspace.cache, report=workspace.report, shared=shared)
 
 
 def open_base_store(workspace: Workspace, base: Base) -> Store:

@@ -8,11 +8,12 @@ from pathlib import Path
 import msgspec
 
 from imagebuild.errors import ConfigurationError, ImagebuildError, UsageError
-from imagebuild.layer.membercache import DOCUMENTS, Place, SharedMembers
+from imagebuild.layer.membercache import DOCUMENTS, SharedMembers
 from imagebuild.layer.members import MemberSources
 from imagebuild.layer.model import Layer
 from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.oci.model import Reference
+from imagebuild.oci.place import Place
 from imagebuild.pipeline.building import build_direct_layer, fetch_team_wheels, link_wheels
 from imagebuild.pipeline.planning import Plan
 from imagebuild.toml import decode_toml
@@ -26,6 +27,7 @@ class CacheTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     sources: tuple[str, ...] = msgspec.field(name="from", default=())
     target: str = msgspec.field(name="to", default="")
+    bases: bool = False  # also what was read of bases: an interpreter that runs here
 
     def __bool__(self) -> bool:
         return bool(self.sources or self.target)
@@ -38,11 +40,13 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 NO_CACHE = CacheTable()
 
 
-def choose_cache(workspace: Workspace, sources: Sequence[str], target: str, *, off: bool) -> CacheTable:
+def choose_cache(
+    workspace: Workspace, sources: Sequence[str] = (), target: str = "", *, off: bool = False, bases: bool = False
+) -> CacheTable:
     """What the command line says, else the file; nothing with ``off``. ConfigurationError or UsageError for what is not a repository."""
     if off:
-        if sources or target:
-            raise UsageError("--no-cache goes without --cache-from and --cache-to", "leave one of them out")
+        if sources or target or bases:
+            raise UsageError("--no-cache goes without --cache-from, --cache-to and --cache-bases", "leave one of them out")
         return NO_CACHE
     path = workspace.images / FILE_NAME
     table = decode_toml(path, _File).cache if path.is_file() else NO_CACHE
@@ -53,7 +57,7 @@ def choose_cache(workspace: Workspace, sources: Sequence[str], target: str, *, o
         for text in texts:
             if _parse_place(text) is None:
                 raise UsageError(f"{option}: not a repository for members: {text!r}", _HINT)
-    return CacheTable(tuple(sources) or table.sources, target or table.target)
+    return CacheTable(tuple(sources) or table.sources, target or table.target, bases or table.bases)
 
 
 _HINT = "write HOST/REPOSITORY without a tag, as in registry.example.com/ml/members"
@@ -69,10 +73,19 @@ def _parse_place(text: str) -> Reference | None:
 
 def open_members(workspace: Workspace, table: CacheTable) -> SharedMembers:
     """The places that may be asked: with --offline only those in the registry that is pushed to."""
+    return SharedMembers(workspace.cache, *_open_places(workspace, table), workspace.report)
+
+
+def share_bases(workspace: Workspace, table: CacheTable) -> None:
+    """Have this run take what other machines read of bases, and give what it reads, if that is asked for."""
+    if table.bases and table:
+        workspace.base_places = _open_places(workspace, table)
+
+
+def _open_places(workspace: Workspace, table: CacheTable) -> tuple[list[Place], Place | None]:
     places = {text: _open_place(workspace, text) for text in (*table.sources, *([table.target] if table.target else []))}
     sources = [place for text in table.sources if (place := places[text]) is not None]
-    target = places[table.target] if table.target else None
-    return SharedMembers(workspace.cache, sources, target, workspace.report)
+    return sources, places[table.target] if table.target else None
 
 
 def _open_place(workspace: Workspace, text: str) -> Place | None:

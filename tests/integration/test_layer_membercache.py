@@ -15,7 +15,7 @@ from tests.support.servers.index import SlowIndex
 from tests.support.servers.registry import Registry, registry, run_registry
 from tests.support.tools import need
 from tests.support.workspaces import Done
-from tests.support.worlds import World
+from tests.support.worlds import SmallBase, World
 
 pytestmark = pytest.mark.integration
 __all__ = ["base", "fleet_locks", "index", "index_url", "make_fleet", "registry"]  # fixtures
@@ -111,6 +111,25 @@ def test_a_place_that_does_not_answer_is_a_warning(make_fleet: MakeFleet, compan
         done = make_fleet().run("image", "blue", "--json", "--cache-from", place, "--cache-to", place).succeeded()
     assert read_members(done)["taken"] == 0
     assert "gives no members, and is not asked again" in done.err
+
+
+def test_a_base_is_read_once_in_the_company(make_fleet: MakeFleet, company: Registry, base: SmallBase) -> None:
+    place = f"{company.host}/members"
+    first = make_fleet("first", warm=False)
+    made = first.run("image", "blue", "--json", "--cache-from", place, "--cache-to", place, "--cache-bases").succeeded()
+    assert "reading layer 1 of 1" in made.err
+    read = base.registry.log.read_text().count(f"/blobs/{base.layer}")
+    second = make_fleet("second", warm=False)
+    second.write("images/cache.toml", f'[cache]\nfrom = ["{place}"]\nbases = true\n')
+    taken = second.run("image", "blue", "--json").succeeded()
+    assert "reading layer" not in taken.err
+    assert f"taken from {place}" in taken.err
+    assert taken.result["digest"] == made.result["digest"]
+    assert base.registry.log.read_text().count(f"/blobs/{base.layer}") == read
+    # Its Python runs: to lock, and to compile what nobody has.
+    second.run("lock", "green", "--upgrade").succeeded()
+    second.run("image", "white", "--cache-from", f"{company.host}/nothing").succeeded()
+    second.run("verify", "blue", "--rebuild").succeeded()  # which reads the base, and compiles
 
 
 def test_other_tools_see_the_artifacts(make_fleet: MakeFleet, company: Registry) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagebuild.errors import RemoteError
-from imagebuild.layer.membercache import ARTIFACT_TYPE, DOCUMENTS, Place, SharedMembers, compute_shared_key, encode_artifact
+from imagebuild.layer.membercache import ARTIFACT_TYPE, DOCUMENTS, SharedMembers, compute_shared_key, encode_artifact
 from imagebuild.layer.members import MemberSources, build_members
 from imagebuild.layer.memberstore import MemberRequest, MemberRules, hash_file
 from imagebuild.layer.model import LAYER_MTIME, Codec, Member
@@ -26,6 +26,7 @@ from imagebuild.layer.tar.header import count_entry, count_padding, encode_heade
 from imagebuild.oci.encoding import encode_json
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_MANIFEST, Descriptor, Digest, RawManifest
+from imagebuild.oci.place import Place
 from imagebuild.oci.referrers import EMPTY, EMPTY_TYPE
 from imagebuild.wheel.record import render_record
 from tests.support.builders import make_host_interpreter, make_wheel
