@@ -158,6 +158,43 @@ def _look_at_bases(scene: Scene) -> Iterator[Diagnosis]:
             yield Diagnosis(subject, "problem", error.message, error.hint)
 
 
+def _look_at_mirrors(scene: Scene) -> Iterator[Diagnosis]:
+    """Each of ``[mirrors]``: whether it answers, and has the bases that teams read through it."""
+    from imagebuild.base.pins import load_catalogue
+
+    if not scene.teams:
+        return
+    catalogue = load_catalogue(scene.workspace.images / "catalogue.toml")
+    wanted = [catalogue.bases[name] for name in sorted({team.table.base for team in scene.teams} & set(catalogue.bases))]
+    for source, target in catalogue.mirrors.items():
+        subject = f"mirror {source}"
+        through = [
+            base
+            for base in wanted
+            if not base.build and base.digest and base.located({}) != base.located({source: target}) == base.located(catalogue.mirrors)
+        ]
+        if not through:
+            yield Diagnosis(subject, "note", f"{target}: no team here has a pinned base of {source}")
+        for base in through:
+            located = base.located({source: target})
+            assert base.digest is not None
+            try:
+                store = scene.workspace.registry_store(located.registry)
+                presence, _ = store.head_manifest(located.repository, base.digest)
+                if presence is Presence.UNKNOWN:
+                    raise explain_unknown(store, located.name)
+            except ImagebuildError as error:
+                hint = error.hint or "see whether that host can be reached from here"
+                yield Diagnosis(subject, "problem", error.message, f"{hint}; [mirrors] is in {catalogue.path}")
+                continue
+            if presence is Presence.EXISTS:
+                yield Diagnosis(subject, "ok", f"{target} has {base.name}, as pinned")
+            else:
+                origin = base.located({})
+                copy = f"skopeo copy --all docker://{origin.name}@{base.digest} docker://{located.name}:{located.tag}"
+                yield Diagnosis(subject, "problem", f"{target} answers and has no copy of {base.name}", f"copy it there: {copy}")
+
+
 def _look_at_indexes(scene: Scene) -> Iterator[Diagnosis]:
     from imagebuild.lock.index.upstream import Upstream
 
@@ -229,6 +266,7 @@ _LOOKS: tuple[Callable[[Scene], Iterator[Diagnosis]], ...] = (
     _look_at_cache,
     _look_at_registry,
     _look_at_bases,
+    _look_at_mirrors,
     _look_at_indexes,
     _look_at_docker,
     _look_at_tools,

@@ -32,6 +32,7 @@ _FRESH_SECONDS = 3600  # one made beforehand is used for so long: later Debian m
 _ROOM = 800 << 20  # bytes of mmdebstrap's own folder, in TMPDIR (727 MiB at its largest, with Debian 12)
 _ROOM_BESIDE = 600 << 20  # bytes of the two tars and the layer
 _LEAST_ROOM = 8 << 20
+_BEAT = 8  # seconds
 _SILENCE = 600.0  # seconds; a slow mirror sends the largest package in less
 _DOING = "making the starter base"
 
@@ -54,6 +55,7 @@ class DebianRoot:
         self._cache, self._epoch, self._report = cache, epoch, report
         self._target, self._log = folder / "raw.tar", folder / "log"
         self._process: Child | None = None
+        self._began = self._said = 0.0  # set where no command's display says that it still goes on
 
     def begin(self) -> None:
         """Start mmdebstrap, unless another process has made the tar or is at it."""
@@ -77,6 +79,7 @@ class DebianRoot:
     def make(self) -> None:
         """Begin and wait, whatever others do: for whoever holds the lock."""
         self._start()
+        self._began = self._said = time.monotonic()
         self.wait()
 
     def stop(self) -> None:
@@ -123,6 +126,9 @@ class DebianRoot:
         self._process = Child(_make_command(tool, self._target), environment=environment, log=self._log)
 
     def _watch(self) -> None:
+        if self._began and time.monotonic() - self._said > _BEAT:
+            self._said = time.monotonic()
+            self._report(f"base starter: fetching Debian {SUITE}: {self._said - self._began:.0f} s")
         for folder in (Path(tempfile.gettempdir()), self._target.parent):  # apt waits for ever where it cannot write
             require_space(folder, _LEAST_ROOM, _DOING)
 

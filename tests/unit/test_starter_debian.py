@@ -154,6 +154,17 @@ def test_only_teams_on_the_starter_base_need_it(tmp_path: Path, catalogue: str, 
     assert debian.needs_starter(tmp_path, ["../nobody"]) is False
 
 
+def test_beforehand_it_says_that_it_still_goes_on(
+    project: Path, runs: Counter, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DELAY", "2")
+    monkeypatch.setattr(debian, "_BEAT", 0.5)
+    assert (debian.main(["cosml"]), runs()) == (0, 1)
+    assert "base starter: fetching Debian bookworm: 1 s" in capfd.readouterr().err.splitlines()
+    assert (project / ".imagebuild/cache/starter-root.tar").is_file()
+    assert debian._BEAT < 10
+
+
 def test_a_layout_with_images_needs_nothing_beforehand(project: Path, runs: Counter) -> None:
     (project / ".imagebuild" / "registry" / "blobs").mkdir(parents=True)
     assert debian.main(["cosml"]) == 0
