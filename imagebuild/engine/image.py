@@ -11,18 +11,15 @@ import msgspec
 
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.layer.model import Layer
-from imagebuild.oci.encoding import encode_json
+from imagebuild.oci.encoding import describe, encode_index, encode_json, encode_manifest
 from imagebuild.oci.model import (
     DOCKER_LAYER_GZIP,
     DOCKER_LAYER_TAR,
     OCI_CONFIG,
-    OCI_INDEX,
     OCI_LAYER_GZIP,
     OCI_LAYER_TAR,
     OCI_LAYER_ZSTD,
-    OCI_MANIFEST,
     Descriptor,
-    Digest,
     Manifest,
     Platform,
     RawManifest,
@@ -48,7 +45,7 @@ class DerivedImage(msgspec.Struct, frozen=True):
     @property
     def config_descriptor(self) -> Descriptor:
         """Points at ``config``."""
-        return Descriptor(OCI_CONFIG, Digest.of(self.config), len(self.config))
+        return Descriptor.of(OCI_CONFIG, self.config)
 
 
 def derive_config(
@@ -90,14 +87,7 @@ def derive_manifest(base: Manifest, *, config: bytes, layer: Descriptor, annotat
 
     The two families are never mixed (registries refuse that), and only OCI manifests carry annotations.
     """
-    document = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": {"mediaType": OCI_CONFIG, "digest": str(Digest.of(config)), "size": len(config)},
-        "layers": [_describe(item) for item in (*convert_layers(base), layer)],
-        "annotations": dict(sorted(annotations.items())),
-    }
-    return RawManifest(encode_json(document), OCI_MANIFEST)
+    return encode_manifest(Descriptor.of(OCI_CONFIG, config), (*convert_layers(base), layer), annotations=annotations)
 
 
 def convert_layers(base: Manifest) -> tuple[Descriptor, ...]:
@@ -157,7 +147,7 @@ def derive_attested_index(image: RawManifest, platform: Platform, name: str, sta
     blobs = []
     for predicate, data in statements:
         statement = encode_json({**json.loads(data), "subject": [subject]})
-        blobs.append((Descriptor(IN_TOTO, Digest.of(statement), len(statement), {"in-toto.io/predicate-type": predicate}), statement))
+        blobs.append((Descriptor.of(IN_TOTO, statement, {"in-toto.io/predicate-type": predicate}), statement))
     config = encode_json(
         {
             "architecture": "unknown",
@@ -166,30 +156,14 @@ def derive_attested_index(image: RawManifest, platform: Platform, name: str, sta
             "rootfs": {"type": "layers", "diff_ids": [str(item.digest) for item, _ in blobs]},
         }
     )
-    config_descriptor = Descriptor(OCI_CONFIG, Digest.of(config), len(config))
-    attestation = RawManifest(
-        encode_json(
-            {
-                "schemaVersion": 2,
-                "mediaType": OCI_MANIFEST,
-                "config": _describe(config_descriptor),
-                "layers": [{**_describe(item), "annotations": item.annotations} for item, _ in blobs],
-            }
-        ),
-        OCI_MANIFEST,
-    )
+    config_descriptor = Descriptor.of(OCI_CONFIG, config)
+    attestation = encode_manifest(config_descriptor, [item for item, _ in blobs])
     entries = [
-        {**_describe(image), "platform": {"architecture": platform.architecture, "os": platform.os}},
+        {**describe(image.descriptor), "platform": {"architecture": platform.architecture, "os": platform.os}},
         {
-            **_describe(attestation),
+            **describe(attestation.descriptor),
             "platform": {"architecture": "unknown", "os": "unknown"},
             "annotations": {"vnd.docker.reference.digest": str(image.digest), "vnd.docker.reference.type": "attestation-manifest"},
         },
     ]
-    index = RawManifest(encode_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}), OCI_INDEX)
-    return AttestedIndex(index, attestation, ((config_descriptor, config), *blobs))
-
-
-def _describe(item: Descriptor | RawManifest) -> dict[str, Any]:
-    size = item.size if isinstance(item, Descriptor) else len(item.data)
-    return {"mediaType": item.media_type, "digest": str(item.digest), "size": size}
+    return AttestedIndex(encode_index(entries), attestation, ((config_descriptor, config), *blobs))

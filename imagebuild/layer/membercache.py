@@ -33,10 +33,9 @@ from imagebuild.layer.placement import normalise_path
 from imagebuild.layer.tar.frame import describe_compressor
 from imagebuild.layer.tar.header import count_entry
 from imagebuild.oci.compression import open_decompressed
-from imagebuild.oci.encoding import describe, encode_json
-from imagebuild.oci.model import OCI_MANIFEST, Descriptor, Digest, Manifest, RawManifest
+from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_manifest
+from imagebuild.oci.model import Descriptor, Digest, Manifest, RawManifest
 from imagebuild.oci.place import Place
-from imagebuild.oci.referrers import EMPTY, EMPTY_TYPE
 from imagebuild.oci.store import Presence
 from imagebuild.wheel.slim import RULES
 
@@ -202,7 +201,7 @@ class SharedMembers:
         if presence is Presence.EXISTS:
             return False
         manifest, frame, listing, data = encode_artifact(key, request, rules, member)
-        place.store.put_blob(place.repository, Descriptor(EMPTY_TYPE, Digest.of(EMPTY), len(EMPTY)), EMPTY)
+        place.store.put_blob(place.repository, EMPTY_BLOB, EMPTY)
         place.store.put_blob(place.repository, frame, member.blob)
         place.store.put_blob(place.repository, listing, data)
         place.store.put_manifest(place.repository, manifest, key[:32])
@@ -226,16 +225,9 @@ def encode_artifact(
     )
     data = msgspec.json.encode(index)
     frame = Descriptor(FRAME_TYPES[rules.codec.name], Digest(f"sha256:{member.sha256}"), member.compressed)
-    listing = Descriptor(INDEX_TYPE, Digest.of(data), len(data))
-    document = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "artifactType": ARTIFACT_TYPE,
-        "config": {"mediaType": EMPTY_TYPE, "digest": str(Digest.of(EMPTY)), "size": len(EMPTY)},
-        "layers": [describe(frame), describe(listing)],
-        "annotations": {names.TITLE: f"{member.package} {member.version}"},
-    }
-    return RawManifest(encode_json(document), OCI_MANIFEST), frame, listing, data
+    listing = Descriptor.of(INDEX_TYPE, data)
+    about = {names.TITLE: f"{member.package} {member.version}"}
+    return encode_manifest(EMPTY_BLOB, [frame, listing], artifact_type=ARTIFACT_TYPE, annotations=about), frame, listing, data
 
 
 def _read_layers(raw: RawManifest, codec: str) -> tuple[Descriptor, Descriptor]:

@@ -8,7 +8,6 @@ verified on the way by the store they come from; nothing is written to a disk.
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -16,7 +15,8 @@ from typing import BinaryIO
 
 from imagebuild.annotations import REF_NAME
 from imagebuild.oci.compression import CHUNK
-from imagebuild.oci.model import OCI_INDEX, Descriptor, Manifest, RawManifest, Reference
+from imagebuild.oci.encoding import describe, encode_index, encode_json
+from imagebuild.oci.model import Descriptor, Manifest, RawManifest, Reference
 
 CONTAINERD_NAME = "io.containerd.image.name"  # what containerd's importer calls the image, in full
 OpenBlob = Callable[[Descriptor], AbstractContextManager[BinaryIO]]
@@ -30,8 +30,7 @@ def stream_archive(raw: RawManifest, manifest: Manifest, name: str, open_blob: O
     reference = Reference.parse(name)
     yield _header("oci-layout", _OCI_LAYOUT) + _pad(_OCI_LAYOUT)
     named = {CONTAINERD_NAME: str(reference), REF_NAME: reference.tag}
-    entry = {"mediaType": raw.media_type, "digest": str(raw.digest), "size": len(raw.data), "annotations": named}
-    index = _encode({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]})
+    index = encode_index([{**describe(raw.descriptor), "annotations": named}]).data
     yield _header("index.json", index) + _pad(index)
     yield _header(_path(raw.digest), raw.data) + _pad(raw.data)
     blobs = {item.digest: item for item in (manifest.config, *manifest.layers)}
@@ -42,7 +41,7 @@ def stream_archive(raw: RawManifest, manifest: Manifest, name: str, open_blob: O
                 yield chunk
         yield bytes(-item.size % tarfile.BLOCKSIZE)
     listing = [{"Config": _path(manifest.config.digest), "RepoTags": [name], "Layers": [_path(item.digest) for item in manifest.layers]}]
-    document = _encode(listing)
+    document = encode_json(listing)
     yield _header("manifest.json", document) + _pad(document)
     yield bytes(2 * tarfile.BLOCKSIZE)  # the end of a tar
 
@@ -63,7 +62,3 @@ def _header(name: str, content: bytes | int) -> bytes:
 
 def _pad(content: bytes) -> bytes:
     return content + bytes(-len(content) % tarfile.BLOCKSIZE)
-
-
-def _encode(document: object) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()

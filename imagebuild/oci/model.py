@@ -143,6 +143,11 @@ class Descriptor(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"
     urls: tuple[str, ...] = ()
     artifact_type: str = ""
 
+    @classmethod
+    def of(cls, media_type: str, data: bytes, annotations: dict[str, str] | None = None) -> Descriptor:
+        """What points to ``data``."""
+        return cls(media_type, Digest.of(data), len(data), annotations or {})
+
     @property
     def id(self) -> Digest:
         """The digest as a checked type."""

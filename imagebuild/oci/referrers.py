@@ -16,12 +16,10 @@ from typing import Any
 import msgspec
 
 from imagebuild.errors import IntegrityError, RemoteError
-from imagebuild.oci.encoding import describe, encode_json
-from imagebuild.oci.model import DESCRIPTOR, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, Manifest, RawManifest
+from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, describe, encode_index, encode_manifest
+from imagebuild.oci.model import DESCRIPTOR, Descriptor, Digest, Manifest, RawManifest
 from imagebuild.oci.store import Store
 
-EMPTY_TYPE = "application/vnd.oci.empty.v1+json"  # image-spec, manifest.md: "Guidance for an Empty Descriptor"
-EMPTY = b"{}"
 # The fallback tag itself, and what signers keep beside it (.sig, .att, .sbom). Never images.
 REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}(?:\..+)?")
 _ATTEMPTS = 8
@@ -40,7 +38,7 @@ class Artifact(msgspec.Struct, frozen=True):
     @property
     def blob(self) -> Descriptor:
         """Points at ``data``."""
-        return Descriptor(self.media_type, Digest.of(self.data), len(self.data), self.blob_annotations)
+        return Descriptor.of(self.media_type, self.data, self.blob_annotations)
 
 
 class Referrer(msgspec.Struct, frozen=True):
@@ -58,17 +56,9 @@ def referrers_tag(digest: Digest) -> str:
 
 def make_artifact_manifest(artifact: Artifact, subject: Descriptor) -> RawManifest:
     """The manifest of ``artifact`` about ``subject``: same artifact, same bytes."""
-    document: dict[str, Any] = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "artifactType": artifact.artifact_type,
-        "config": {"mediaType": EMPTY_TYPE, "digest": str(Digest.of(EMPTY)), "size": len(EMPTY)},
-        "layers": [describe(artifact.blob)],
-        "subject": describe(Descriptor(subject.media_type, subject.digest, subject.size)),
-    }
-    if artifact.annotations:
-        document["annotations"] = dict(sorted(artifact.annotations.items()))
-    return RawManifest(encode_json(document), OCI_MANIFEST)
+    return encode_manifest(
+        EMPTY_BLOB, [artifact.blob], artifact_type=artifact.artifact_type, subject=subject, annotations=artifact.annotations
+    )
 
 
 def attach_artifacts(
@@ -86,7 +76,7 @@ def attach_artifacts(
     entries = []
     for artifact in artifacts:
         manifest = make_artifact_manifest(artifact, subject)
-        store.put_blob(repository, Descriptor(EMPTY_TYPE, Digest.of(EMPTY), len(EMPTY)), EMPTY)
+        store.put_blob(repository, EMPTY_BLOB, EMPTY)
         store.put_blob(repository, artifact.blob, artifact.data)
         store.put_manifest(repository, manifest)
         entry = {**describe(manifest.descriptor), "artifactType": artifact.artifact_type}
@@ -152,8 +142,7 @@ def _merge(store: Store, repository: str, digest: Digest, entries: Sequence[dict
     known = {item.get("digest") for item in present}
     lacking = [entry for entry in entries if entry["digest"] not in known]
     if lacking:
-        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*present, *lacking]}
-        store.put_manifest(repository, RawManifest(encode_json(document), OCI_INDEX), referrers_tag(digest))
+        store.put_manifest(repository, encode_index([*present, *lacking]), referrers_tag(digest))
     return bool(lacking)
 
 

@@ -6,26 +6,11 @@ the time, under its other tags. A tag that has the placeholder was being taken a
 
 from __future__ import annotations
 
-import json
-
-from imagebuild.oci.model import OCI_MANIFEST, Descriptor, Digest, RawManifest
-from imagebuild.oci.referrers import EMPTY, EMPTY_TYPE
+from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_manifest
+from imagebuild.oci.model import Digest
 from imagebuild.oci.store import Presence, Store, explain_unknown
 
-_EMPTY = {"mediaType": EMPTY_TYPE, "digest": str(Digest.of(EMPTY)), "size": len(EMPTY)}
-PLACEHOLDER = RawManifest(
-    json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "artifactType": "application/vnd.imagebuild.placeholder.v1",
-            "config": _EMPTY,
-            "layers": [_EMPTY],
-        },
-        separators=(",", ":"),
-    ).encode(),
-    OCI_MANIFEST,
-)
+PLACEHOLDER = encode_manifest(EMPTY_BLOB, [EMPTY_BLOB], artifact_type="application/vnd.imagebuild.placeholder.v1")
 
 
 def resolve_tag(store: Store, repository: str, tag: str) -> Digest | None:
@@ -40,6 +25,6 @@ def drop_tag(store: Store, repository: str, tag: str) -> None:
     """Take ``tag`` away and leave the manifest. RemoteError where nothing can be deleted: the tag may have the placeholder then."""
     if store.delete_tag(repository, tag):
         return
-    store.put_blob(repository, Descriptor(EMPTY_TYPE, Digest.of(EMPTY), len(EMPTY)), EMPTY)
+    store.put_blob(repository, EMPTY_BLOB, EMPTY)
     store.put_manifest(repository, PLACEHOLDER, tag)
     store.delete_manifest(repository, PLACEHOLDER.digest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +22,9 @@ from imagebuild.lock.file.model import Lock
 from imagebuild.lock.index.routing import default_index
 from imagebuild.lock.request import LockRequest
 from imagebuild.lock.wheels.fetching import fetch_wheels
+from imagebuild.oci.encoding import encode_json, encode_manifest
 from imagebuild.oci.layout import LayoutStore
-from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, Digest, Platform, RawManifest
+from imagebuild.oci.model import OCI_CONFIG, Descriptor, Digest, Platform
 from imagebuild.oci.store import Presence
 from imagebuild.recipe import created_epoch
 from imagebuild.starter import rootfs
@@ -69,7 +69,7 @@ def _root_config(diff_id: str, created: str, platform: Platform) -> bytes:
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
         "history": [{"created": created, "created_by": f"debian {SUITE} {' '.join(PACKAGES)}", "comment": "imagebuild"}],
     }
-    return json.dumps(document, separators=(",", ":")).encode()
+    return encode_json(document)
 
 
 def _put_root(
@@ -91,15 +91,10 @@ def _put_root(
             layer, diff_id = rootfs.compress_layer(clean, target, _CODEC)
         layout.put_blob(ROOT_REPOSITORY, layer, blob)
     config = _root_config(diff_id, created, platform)
-    descriptor = Descriptor(OCI_CONFIG, Digest.of(config), len(config))
+    descriptor = Descriptor.of(OCI_CONFIG, config)
     layout.put_blob(ROOT_REPOSITORY, descriptor, config)
-    document = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": {"mediaType": OCI_CONFIG, "digest": descriptor.digest, "size": descriptor.size},
-        "layers": [{"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}],
-    }
-    return layout.put_manifest(ROOT_REPOSITORY, RawManifest(json.dumps(document, separators=(",", ":")).encode(), OCI_MANIFEST), TAG)
+    manifest = encode_manifest(descriptor, [Descriptor(layer.media_type, layer.digest, layer.size)])
+    return layout.put_manifest(ROOT_REPOSITORY, manifest, TAG)
 
 
 def _read_root(layout: LayoutStore, digest: Digest, platform: Platform, cache: Path, report: Callable[[str], None]) -> Base:

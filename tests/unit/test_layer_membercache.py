@@ -23,11 +23,10 @@ from imagebuild.layer.memberstore import MemberRequest, MemberRules, hash_file
 from imagebuild.layer.model import LAYER_MTIME, Codec, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.header import count_entry, count_padding, encode_header
-from imagebuild.oci.encoding import encode_json
+from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_json
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.place import Place
-from imagebuild.oci.referrers import EMPTY, EMPTY_TYPE
 from imagebuild.wheel.record import render_record
 from tests.support.builders import make_host_interpreter, make_wheel
 from tests.support.runtimes import HostRuntime
@@ -241,7 +240,7 @@ def poison(site: Site, spoil: Callable[[Poison], None], *, honest: bool = True) 
         if honest:
             layer |= {"digest": str(Digest.of(blob)), "size": len(blob)}
         store_blob(site, Descriptor(layer["mediaType"], str(Digest.of(blob)), len(blob)), blob)
-    store_blob(site, Descriptor(EMPTY_TYPE, Digest.of(EMPTY), len(EMPTY)), EMPTY)
+    store_blob(site, EMPTY_BLOB, EMPTY)
     site.place.store.put_manifest(site.place.repository, RawManifest(encode_json(found.manifest), OCI_MANIFEST), key[:32])
 
 
@@ -511,4 +510,4 @@ def test_the_artifact_is_what_registries_know(site: Site) -> None:
     assert [item["mediaType"] for item in document["layers"]] == [
         "application/vnd.imagebuild.member.frame.v1.tar+zstd", "application/vnd.imagebuild.member.index.v1+json",
     ]  # fmt: skip
-    assert document["config"]["mediaType"] == EMPTY_TYPE
+    assert document["config"]["mediaType"] == EMPTY_BLOB.media_type
