@@ -23,10 +23,9 @@ from imagebuild.base.tree import SqliteTree
 from imagebuild.errors import ImagebuildError, IntegrityError, RemoteError
 from imagebuild.files import exclusive, scratch_folder
 from imagebuild.oci.compression import open_decompressed
-from imagebuild.oci.encoding import describe, encode_json
-from imagebuild.oci.model import OCI_MANIFEST, Descriptor, Digest, ImageConfig, Manifest, Platform, RawManifest
+from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_manifest
+from imagebuild.oci.model import Descriptor, Digest, ImageConfig, Manifest, Platform, RawManifest
 from imagebuild.oci.place import Place
-from imagebuild.oci.referrers import EMPTY, EMPTY_TYPE
 from imagebuild.oci.store import Presence
 
 ARTIFACT_TYPE = "application/vnd.imagebuild.base.v1"
@@ -108,19 +107,12 @@ class SharedBases:
         try:
             if place.store.head_manifest(place.repository, name_tag(cached.raw.digest))[0] is Presence.EXISTS:
                 return
-            place.store.put_blob(place.repository, Descriptor(EMPTY_TYPE, Digest.of(EMPTY), len(EMPTY)), EMPTY)
+            place.store.put_blob(place.repository, EMPTY_BLOB, EMPTY)
             with scratch_folder(self._folder) as scratch:
                 blob = pack_base(cached.folder, scratch / "base")
                 place.store.put_blob(place.repository, blob, scratch / "base")
-            document = {
-                "schemaVersion": 2,
-                "mediaType": OCI_MANIFEST,
-                "artifactType": ARTIFACT_TYPE,
-                "config": {"mediaType": EMPTY_TYPE, "digest": str(Digest.of(EMPTY)), "size": len(EMPTY)},
-                "layers": [describe(blob)],
-                "subject": describe(cached.raw.descriptor),
-            }
-            place.store.put_manifest(place.repository, RawManifest(encode_json(document), OCI_MANIFEST), name_tag(cached.raw.digest))
+            manifest = encode_manifest(EMPTY_BLOB, [blob], artifact_type=ARTIFACT_TYPE, subject=cached.raw.descriptor)
+            place.store.put_manifest(place.repository, manifest, name_tag(cached.raw.digest))
         except ImagebuildError as error:
             self._report(f"warning: {place.name} did not take what was read of the base: {error.message}")
 
