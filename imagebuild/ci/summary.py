@@ -70,6 +70,8 @@ def _render_team(report: TeamReport, since: str) -> list[str]:
     result = report.result or {}
     if "digest" in result:
         lines += [code(f"{result.get('image')}:{result.get('tag')}@{result['digest']}"), ""]
+    if made := _describe_reuse(result):
+        lines += [made, ""]
     if "hint" in result:
         lines += [f"Hint: {escape(str(result['hint']))}", ""]
     for word, (before, after) in (("Base", report.base), ("Cutoff", report.cutoff)):
@@ -82,6 +84,17 @@ def _render_team(report: TeamReport, since: str) -> list[str]:
         if len(report.packages) > _SHOWN:
             lines += ["", f"and {len(report.packages) - _SHOWN} more"]
     return lines
+
+
+def _describe_reuse(result: Mapping[str, Any]) -> str:
+    """How much of a build was there already; empty where the result does not say."""
+    packages, prepared = result.get("packages"), result.get("prepared")
+    if not isinstance(packages, int) or not isinstance(prepared, int):
+        return ""
+    text = f"{packages - prepared} of {packages} packages were there, {prepared} were made"
+    members = result.get("members")
+    taken = members.get("taken") if isinstance(members, Mapping) else None
+    return f"{text}; {taken} came from the registry." if isinstance(taken, int) and taken else f"{text}."
 
 
 def escape(text: str) -> str:

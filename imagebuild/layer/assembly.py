@@ -17,7 +17,7 @@ from imagebuild.base.model import Base, Entry, Tree
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError
 from imagebuild.files import explain_os_error, replacing
 from imagebuild.jobs.slots import ONE, Jobs
-from imagebuild.layer.members import NO_SOURCES, MemberSources, build_members
+from imagebuild.layer.members import MemberSources, build_members
 from imagebuild.layer.memberstore import MemberRequest, drop_member, is_intact
 from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, Layer, LayerFile, Member, PackageBytes
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
@@ -43,7 +43,7 @@ class LayerRules(msgspec.Struct, frozen=True):
     mtime: int
     files: Mapping[str, str]  # path or pattern -> the package that owns it
     jobs: Jobs
-    sources: MemberSources
+    sources: MemberSources | None
     report: Callable[[str], object]
 
 
@@ -59,7 +59,7 @@ def build_layer(
     slim: tuple[str, ...] = (),
     files: Mapping[str, str] = NO_FILES,
     jobs: Jobs = ONE,
-    sources: MemberSources = NO_SOURCES,
+    sources: MemberSources | None = None,
     strict: bool = False,
     inspect: Callable[[Iterator[bytes]], None] | None = None,
     removal: Removal = NOTHING,

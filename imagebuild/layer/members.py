@@ -30,9 +30,7 @@ class MemberSources(msgspec.Struct, frozen=True):
 
     shared: SharedMembers | None = None  # a registry's
     provide: Callable[[Sequence[str]], Mapping[str, Path]] | None = None  # the wheels of these packages, where they may not be there yet
-
-
-NO_SOURCES = MemberSources()
+    prepared: set[str] = msgspec.field(default_factory=set)  # packages that a build made anew: filled while it runs
 
 
 def build_members(
@@ -47,7 +45,7 @@ def build_members(
     mtime: int = LAYER_MTIME,
     base: str = "",
     jobs: Jobs = ONE,
-    sources: MemberSources = NO_SOURCES,
+    sources: MemberSources | None = None,
     report: Callable[[str], object] = str,
 ) -> list[Member]:
     """Members in the order of ``requests``; largest wheels first, on as many threads as ``jobs`` has, each with its own interpreter.
@@ -55,6 +53,7 @@ def build_members(
     ``base``: a digest that stands for all that ``folders`` says; with it a wheel that was seen before is not opened again.
     """
     check_codec(codec)
+    sources = sources or MemberSources()
     rules = MemberRules(interpreter, folders, codec, cache, home, mtime, runtime is not None, base)
     found = {request: (member, False) for request in requests if (member := find_member(request, rules)) is not None}
     if sources.shared is not None:
@@ -67,6 +66,7 @@ def build_members(
             made = _make_all(sorted(missing.values(), key=_weigh, reverse=True), make, jobs.workers)
     results = [found.get(request) or made[missing[request]] for request in requests]
     built = sum(fresh for _, fresh in results)
+    sources.prepared.update(member.package for member, fresh in results if fresh)
     if built:
         report(f"{built} of {len(results)} packages prepared, {len(results) - built} from the cache")
     if sources.shared is not None:

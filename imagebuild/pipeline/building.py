@@ -15,7 +15,7 @@ import msgspec
 from imagebuild.engine.options import BuildContext, DockerOptions
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.files import scratch_folder, write_atomic
-from imagebuild.layer.members import NO_SOURCES, MemberSources
+from imagebuild.layer.members import MemberSources
 from imagebuild.layer.memberstore import hash_file
 from imagebuild.layer.model import LAYER_MTIME, Layer
 from imagebuild.layer.removal import find_removal
@@ -147,7 +147,7 @@ def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
 
 
 def build_direct_layer(
-    workspace: Workspace, plan: Plan, wheels: Mapping[str, Path], out: Path, sources: MemberSources = NO_SOURCES
+    workspace: Workspace, plan: Plan, wheels: Mapping[str, Path], out: Path, sources: MemberSources | None = None
 ) -> Layer:
     """The layer by the direct engine, audited."""
     from imagebuild.layer.assembly import build_layer

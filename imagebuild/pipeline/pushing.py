@@ -70,6 +70,7 @@ class BuiltLayer(msgspec.Struct, frozen=True):
     system: dict[str, str] = {}  # Debian packages that apt installed -> version
     knows_system: bool = False  # whether ``system`` was looked for
     statements: tuple[Statement, ...] = ()  # of the builder, about its own image
+    prepared: int | None = None  # packages that were made for it, by the direct engine; the others were there
     shared: SharedMembers | None = None  # to be given what this build made
 
     @property
@@ -78,8 +79,8 @@ class BuiltLayer(msgspec.Struct, frozen=True):
         return {names.SYSTEM: msgspec.json.encode(self.system, order="sorted").decode()} if self.knows_system else {}
 
 
-def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tuple[DerivedImage, Digest, bool, dict[str, int]]:
-    """Build with the recipe's engine, check, push: image, digest, whether the base's layers were left out, what came of members."""
+def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tuple[DerivedImage, Digest, bool, dict[str, Any]]:
+    """Build with the recipe's engine, check, push: image, digest, whether the base's layers were left out, and what was reused."""
     report_missing_programs(workspace, plan.team, plan.base, plan.lock)
     last = find_last_image(workspace, plan)
     require_prediction(predict_size(workspace, plan, last))
@@ -94,7 +95,10 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
         with step(line, image.layer.size, report=workspace.report):
             workspace.target.put_blob(plan.repository, image.layer, built.layer.blob)
     digest = push_manifests(workspace, plan, image, built, options)
-    return image, digest, copying.sparse, {} if built.shared is None else {**built.shared.count(), "given": built.shared.push()}
+    reused: dict[str, Any] = {} if built.prepared is None else {"prepared": built.prepared}
+    if built.shared is not None:
+        reused["members"] = {**built.shared.count(), "given": built.shared.push()}
+    return image, digest, copying.sparse, reused
 
 
 class BaseCopy:
@@ -137,8 +141,9 @@ def build_layer(workspace: Workspace, plan: Plan, options: BuildOptions, out: Pa
     folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
     repaired = adapt_context(workspace, plan, folder, wheels, docker=plan.recipe.engine == "docker")
     if plan.recipe.engine != "docker":
-        layer = build_direct_layer(workspace, plan, wheels, out)
-        return BuiltLayer(layer, folder, wheels, layer.repaired)
+        sources = MemberSources()
+        layer = build_direct_layer(workspace, plan, wheels, out, sources)
+        return BuiltLayer(layer, folder, wheels, layer.repaired, prepared=len(sources.prepared))
     made = build_docker_layer(workspace, plan, folder, out, options.docker, push=options.push)
     system = made.layer.system
     return BuiltLayer(
@@ -152,13 +157,15 @@ def _build_with_members(workspace: Workspace, plan: Plan, options: BuildOptions,
     if plan.recipe.files:
         folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
         adapt_context(workspace, plan, folder, wheels, docker=False)
-        layer = build_direct_layer(workspace, plan, wheels, out, MemberSources(shared))
+        sources = MemberSources(shared)
+        layer = build_direct_layer(workspace, plan, wheels, out, sources)
+        prepared = len(sources.prepared)
     else:
         folder = write_recipe(workspace, plan)
-        layer, wheels = build_shared_layer(workspace, plan, folder, out, shared, builder=options.builder, network=options.network)
+        layer, wheels, prepared = build_shared_layer(workspace, plan, folder, out, shared, builder=options.builder, network=options.network)
     if line := shared.summarise():
         workspace.report(f"{plan.team.name}: {line}")
-    return BuiltLayer(layer, folder, wheels, layer.repaired, shared=shared)
+    return BuiltLayer(layer, folder, wheels, layer.repaired, prepared=prepared, shared=shared)
 
 
 def check_size(workspace: Workspace, plan: Plan, built: BuiltLayer, last: LastImage | None) -> None:
@@ -253,13 +260,12 @@ def run_plan(workspace: Workspace, plan: Plan, options: BuildOptions) -> dict[st
     if digest is not None and (not options.attest or target.head_manifest(plan.repository, attested_tag(plan.recipe.tag))[1] is not None):
         write_recipe(workspace, plan)
         return {**result, "digest": str(digest), "built": False}
-    image, digest, sparse, members = build_image(workspace, plan, options)
+    image, digest, sparse, reused = build_image(workspace, plan, options)
     if options.attest:
         result["attested"] = attested_tag(plan.recipe.tag)
-    if members:
-        result["members"] = members
     return {
         **result,
+        **reused,
         "digest": str(digest),
         "built": True,
         "compressed": image.layer.size,

@@ -98,10 +98,11 @@ def _open_place(workspace: Workspace, text: str) -> Place | None:
 
 def build_shared_layer(
     workspace: Workspace, plan: Plan, folder: Path, out: Path, members: SharedMembers, *, builder: str | None, network: str | None
-) -> tuple[Layer, dict[str, Path]]:
+) -> tuple[Layer, dict[str, Path], int]:
     """The layer by the direct engine; wheels are fetched, and linked into the context in ``folder``, for members that nobody has.
 
-    Beside the layer, by package: the wheel, or where that was never needed its documents as a wheel (METADATA and SBOMs).
+    Beside the layer, by package: the wheel, or where that was never needed its documents as a wheel (METADATA and SBOMs); and how many
+    packages were made.
     """
     present: dict[str, Path] = {}
 
@@ -112,9 +113,10 @@ def build_shared_layer(
         return found
 
     expected = {item.name: wheel_cache_path(workspace.cache, item.sha256, item.filename) for item in plan.lock.packages}
-    layer = build_direct_layer(workspace, plan, expected, out, MemberSources(members, provide))
+    sources = MemberSources(members, provide)
+    layer = build_direct_layer(workspace, plan, expected, out, sources)
     documents = {name: path for name, blob in layer.members.items() if (path := blob.with_name(DOCUMENTS)).is_file()}
     lacking = [item.name for item in plan.lock.packages if item.name not in present and item.name not in documents]
     if lacking:
         provide(lacking)
-    return layer, {**documents, **present}
+    return layer, {**documents, **present}, len(sources.prepared)

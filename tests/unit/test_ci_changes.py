@@ -218,6 +218,33 @@ def test_a_push_does_not_take_another_teams_build_away() -> None:
     assert workflow["jobs"]["build"]["concurrency"] == {"group": "image-${{ matrix.team }}", "cancel-in-progress": False}
 
 
+def test_builds_keep_what_they_made_by_the_teams_lock() -> None:
+    """On a branch that only merges reach: a pull request's cache is its own, and no job of one has a step like it."""
+    steps = read_workflow(ROOT / ".github" / "workflows" / "images-build.yml")["jobs"]["build"]["steps"]
+    names = [step.get("uses", step.get("run", "")) for step in steps]
+    (kept,) = [number for number, name in enumerate(names) if name.startswith("actions/cache@")]
+    assert steps[kept]["with"]["path"] == ".imagebuild/cache"
+    assert "hashFiles(format('lockfiles/pylock.{0}.toml', matrix.team))" in steps[kept]["with"]["key"]
+    assert kept < names.index('.venv/bin/imagebuild image "$TEAM" --locked --copy-base --json > result.json')
+    assert all("actions/cache" not in path.read_text() for path in WORKFLOWS if path.stem != "images-build")
+
+
+@pytest.mark.parametrize(
+    ("result", "line"),
+    [
+        ({"packages": 9, "prepared": 2}, "7 of 9 packages were there, 2 were made."),
+        ({"packages": 9, "prepared": 0, "members": {"taken": 9}}, "9 of 9 packages were there, 0 were made; 9 came from the registry."),
+        ({"packages": 9, "prepared": "no"}, ""),
+        ({"packages": 9}, ""),
+        ({"packages": 1, "prepared": 0, "members": "x"}, "1 of 1 packages were there, 0 were made."),
+    ],
+)
+def test_the_summary_says_how_much_was_there(result: dict[str, Any], line: str) -> None:
+    text = render_summary([TeamReport("blue", result={"built": True, "tag": "t", **result})])
+    assert line in text
+    assert bool(line) is ("packages were there" in text)
+
+
 def test_workflows_are_valid_and_zizmor_finds_nothing() -> None:
     files = [str(path) for path in WORKFLOWS]
     assert len(files) == 5
