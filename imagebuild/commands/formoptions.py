@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from imagebuild.commands.options import Command, print_data, say
-from imagebuild.emit.forms.formats import FORMS, Choice, FormRequest, describe_choice, list_takers, read_pools, render_form
+from imagebuild.emit.forms.formats import FORMS, Choice, FormRequest, describe_choice, list_takers, render_form
 from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,10 +74,14 @@ def form_options(function: Command) -> Command:
 def print_form(workspace: Workspace, form: str, listing: CatalogueListing, pull_from: str, choices: FormChoices) -> None:
     """The form on stdout, or in the file it was merged into; warnings on stderr."""
     from imagebuild.emit.manifest.merging import EditedFile
+    from imagebuild.emit.prewarm.pools import read_pools
+    from imagebuild.emit.prewarm.pullsecrets import warn_of_references
 
-    pools = read_pools(workspace.images / "pools.toml")
+    file = read_pools(workspace.images / "pools.toml")
+    say(*(f"warning: {warning}" for warning in warn_of_references(file.settings, pull_from)))
+    prefix = pull_from or file.settings.pull_from
     merge = EditedFile.read(choices.merge) if choices.merge is not None else None
-    request = FormRequest(listing.entries, pools, pull_from, choices.teams, choices.namespace, choices.team_label, merge)
+    request = FormRequest(listing.entries, file.pools, prefix, choices.teams, choices.namespace, choices.team_label, merge)
     rendered = render_form(form, request)
     say(*(f"warning: {warning}" for warning in rendered.warnings))
     if choices.merge is None or not choices.in_place:

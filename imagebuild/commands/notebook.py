@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagebuild.commands.completion import complete_teams
-from imagebuild.commands.options import common_options, print_data, pull_option, read_entries_of
+from imagebuild.commands.options import common_options, print_data, pull_option, read_entries_of, say
 from imagebuild.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
@@ -61,20 +61,18 @@ def notebook(
     """Kubeflow's Notebook for a team's image, by digest, with a home, /dev/shm, a GPU and shared data as asked."""
     from imagebuild.catalogue.entries import find_reference
     from imagebuild.catalogue.selection import find_entry
-    from imagebuild.emit.forms.notebook import GPU, NotebookPlan, name_mig, parse_dataset, render_notebook
+    from imagebuild.emit.forms.notebook import NotebookPlan, parse_dataset, render_notebook
+    from imagebuild.emit.prewarm.pools import read_pools
+    from imagebuild.emit.prewarm.pullsecrets import warn_of_notebook_secret, warn_of_references
 
-    if mig and gpu:
-        raise UsageError("--gpu and --mig are two ways to ask for a GPU", "leave one of them out")
     entry = find_entry(read_entries_of(workspace, everything=everything), what)
-    reference = find_reference(entry, pull_from)
     pool = find_pool(workspace, pool_name) if pool_name else None
-    devices: dict[str, int] = {}
-    if mig:
-        devices = {name_mig(mig): 1}
-    elif gpu is not None:
-        devices = {(pool.notebook.resource if pool is not None else GPU): gpu}
-    elif pool is not None:
-        devices = {pool.notebook.resource: pool.notebook.gpu}
+    settings = read_pools(workspace.images / "pools.toml").settings
+    reference = find_reference(entry, pull_from or settings.pull_from)
+    devices = choose_devices(pool, gpu, mig)
+    pull_secret = pull_secret or (pool.notebook.pull_secret if pool is not None else "")
+    warnings = (*warn_of_notebook_secret(settings, pull_secret), *warn_of_references(settings, pull_from))
+    say(*(f"warning: {warning}" for warning in warnings))
     plan = NotebookPlan(
         name=name or entry.team,
         namespace=namespace,
@@ -90,8 +88,28 @@ def notebook(
         pool=pool,
         service_account=service_account,
         pull_secret=pull_secret,
+        warnings=warnings,
     )
     print_data(render_notebook(entry, reference, read_config(workspace, entry), plan), nl=False)
+
+
+def choose_devices(pool: Pool | None, gpu: int | None, mig: str) -> dict[str, int]:
+    """Resource -> count. UsageError for two ways to ask, and for a device that the pool's nodes cannot have."""
+    from imagebuild.emit.forms.notebook import GPU, name_mig
+    from imagebuild.emit.prewarm.pools import find_strategy_problem
+
+    if mig and gpu:
+        raise UsageError("--gpu and --mig are two ways to ask for a GPU", "leave one of them out")
+    devices: dict[str, int] = {}
+    if mig:
+        devices = {name_mig(mig): 1}
+    elif gpu is not None:
+        devices = {(pool.notebook.resource if pool is not None else GPU): gpu}
+    elif pool is not None:
+        devices = {pool.notebook.resource: pool.notebook.gpu}
+    if pool is not None and (problem := find_strategy_problem(pool.labels, [name for name, count in devices.items() if count])):
+        raise UsageError(f"pool {pool.name}: {problem[0]}", problem[1])
+    return devices
 
 
 def find_pool(workspace: Workspace, name: str) -> Pool:

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
     from imagebuild.catalogue.entries import CatalogueEntry
     from imagebuild.emit.prewarm.capacity import NodeImage, PoolPlan
-    from imagebuild.emit.prewarm.pools import PoolFile
+    from imagebuild.emit.prewarm.daemonsets import NamedDocument
+    from imagebuild.emit.prewarm.pools import Pool, PoolFile
     from imagebuild.workspace import Workspace
+
+MODES = ("image-volume", "hold", "pinned-image-set", "image-pull-job")  # imagebuild.emit.prewarm.pools.Mode, without importing it
 
 
 @click.command()
@@ -24,13 +27,14 @@ if TYPE_CHECKING:
 @click.option("--namespace", default="imagebuild-prewarm", show_default=True)
 @click.option(
     "--mode",
-    type=click.Choice(["image-volume", "hold", "pinned-image-set", "image-pull-job"]),
-    help="How images are held, instead of pools.toml's mode.",
+    type=click.Choice([*MODES, "list"]),
+    help="How images are held, instead of pools.toml's mode; list: digests and sizes, for node images.",
 )
 @click.option("--split", is_flag=True, help="One DaemonSet per image.")
 @click.option("--kustomize", type=click.Path(path_type=Path, file_okay=False), help="Write a folder for kubectl apply -k instead.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print disk and time per pool, and no manifests.")
-@json_option("The plan as JSON (with --plan).")
+@click.option("--prune", "only_prune", is_flag=True, help="Print the commands that delete what earlier runs wrote and this one does not.")
+@json_option("The plan, or the list, as JSON (with --plan, with --mode list).")
 @pull_option
 @common_options
 def prewarm(
@@ -41,6 +45,7 @@ def prewarm(
     split: bool,
     kustomize: Path | None,
     only_plan: bool,
+    only_prune: bool,
     as_json: bool,
     pull_from: str,
 ) -> None:
@@ -51,20 +56,23 @@ def prewarm(
     from imagebuild.emit.prewarm.capacity import format_plan
     from imagebuild.emit.prewarm.daemonsets import describe_prewarm, render_kustomization, render_prewarm
     from imagebuild.emit.prewarm.pools import load_pools
-    from imagebuild.text import suggest
+    from imagebuild.emit.prewarm.pullsecrets import warn_of_references, warn_of_secrets
 
-    if as_json and not only_plan:
-        raise UsageError("--json is for the plan; manifests are YAML", "add --plan, or leave --json out")
+    only_list = mode == "list"
+    _check_options(only_plan, only_prune, only_list, as_json, kustomize, only)
     file = load_pools(workspace.images / "pools.toml")
-    known = [pool.name for pool in file.pools]
-    for name in only:
-        if name not in known:
-            raise UsageError(f"there is no pool {name!r}", suggest(name, known))
-    changes = {**({"mode": mode} if mode else {}), **({"split": True} if split else {})}
+    changes = {**({"mode": mode} if mode and not only_list else {}), **({"split": True} if split else {})}
     settings = msgspec.structs.replace(file.settings, **changes)
-    pools = [pool for pool in file.pools if not only or pool.name in only]
+    pools = choose_pools(file, only)
+    prefix = pull_from or settings.pull_from
     entries = read_entries_of(workspace).entries
-    plans = plan_pools(workspace, msgspec.structs.replace(file, pools=tuple(pools), settings=settings), entries)
+    if only_prune:
+        objects = describe_prewarm(pools, entries, settings, namespace=namespace, registry_prefix=prefix)
+        print_prune_commands(objects, namespace)
+        return
+    chosen = msgspec.structs.replace(file, pools=tuple(pools), settings=settings)
+    images = read_node_images(workspace, chosen, entries)
+    plans = plan_pools(chosen, entries, images)
     rate = parse_size(settings.rate)
     lines = [line for plan in plans for line in format_plan(plan, rate)]
     if only_plan:
@@ -74,26 +82,75 @@ def prewarm(
     require_room(plans)
     if only_plan:
         return
-    if kustomize is None:
-        print_data(render_prewarm(pools, entries, settings, namespace=namespace, registry_prefix=pull_from), nl=False)
+    say(*(f"warning: {warning}" for warning in warn_of_references(settings, pull_from)))
+    if only_list:
+        print_list(pools, entries, images, prefix, as_json)
         return
-    documents = describe_prewarm(pools, entries, settings, namespace=namespace, registry_prefix=pull_from)
+    say(*(f"warning: {warning}" for warning in warn_of_secrets(settings, pools)))
+    if kustomize is None:
+        print_data(render_prewarm(pools, entries, settings, namespace=namespace, registry_prefix=prefix), nl=False)
+        return
+    documents = describe_prewarm(pools, entries, settings, namespace=namespace, registry_prefix=prefix)
     write_folder(kustomize, render_kustomization(documents, settings))
     print_data(f"{kustomize}: {len(documents)} objects; kubectl apply -k {kustomize}")
 
 
-def plan_pools(workspace: Workspace, file: PoolFile, entries: Sequence[CatalogueEntry]) -> list[PoolPlan]:
-    """Disk and time of every pool, from the manifests of its images and of those a quarter before."""
-    from imagebuild.catalogue.layers import find_predecessors, read_layers, read_unpacked_sizes
-    from imagebuild.config import parse_size
-    from imagebuild.emit.prewarm.capacity import NodeImage, NodeLayer, plan_pool
+def _check_options(plan: bool, prune: bool, listed: bool, as_json: bool, kustomize: Path | None, only: tuple[str, ...]) -> None:
+    """UsageError for options that would be ignored, or that together would delete too much."""
+    if as_json and not (plan or listed):
+        raise UsageError("--json is for the plan and the list; manifests are YAML", "add --plan or --mode list, or leave --json out")
+    if prune and only:
+        raise UsageError("--prune needs the whole set: with --pool it would delete the other pools'", "leave --pool out")
+    outputs = {"--plan": plan, "--prune": prune, "--mode list": listed, "--kustomize": kustomize is not None}
+    given = [name for name, value in outputs.items() if value]
+    if len(given) > 1 and given != ["--plan", "--mode list"]:
+        raise UsageError(f"{given[0]} and {given[1]} are two outputs", "leave one of them out")
+
+
+def choose_pools(file: PoolFile, only: tuple[str, ...]) -> list[Pool]:
+    """All of them, or those that are named; UsageError for one that pools.toml does not have."""
+    from imagebuild.text import suggest
+
+    known = [pool.name for pool in file.pools]
+    for name in only:
+        if name not in known:
+            raise UsageError(f"there is no pool {name!r}", suggest(name, known))
+    return [pool for pool in file.pools if not only or pool.name in only]
+
+
+def print_prune_commands(objects: Sequence[NamedDocument], namespace: str) -> None:
+    """Commands on stdout, for a shell."""
+    from imagebuild.emit.manifest.merging import strip_types
+    from imagebuild.emit.prewarm.pruning import list_prune_commands
+
+    print_data("\n".join(list_prune_commands([strip_types(item.document.value) for item in objects], namespace)))
+
+
+def print_list(pools: Sequence[Pool], entries: Sequence[CatalogueEntry], images: dict[str, NodeImage], prefix: str, as_json: bool) -> None:
+    """The pools' images by digest, with their sizes."""
+    import msgspec
+
+    from imagebuild.catalogue.entries import find_reference
+    from imagebuild.emit.prewarm.baking import format_baked_images, list_baked_images
     from imagebuild.emit.prewarm.daemonsets import choose_images
 
+    baked = []
+    for pool in pools:
+        own = choose_images(pool, entries)
+        baked += list_baked_images(pool.name, [(images[str(entry.digest)], find_reference(entry, prefix)) for entry in own])
+    text = msgspec.json.format(msgspec.json.encode(baked), indent=2).decode() if as_json else "\n".join(format_baked_images(baked))
+    print_data(text)
+
+
+def read_node_images(workspace: Workspace, file: PoolFile, entries: Sequence[CatalogueEntry]) -> dict[str, NodeImage]:
+    """Digest -> image, of what the pools hold and of the quarter before: from their manifests."""
+    from imagebuild.catalogue.layers import read_layers, read_unpacked_sizes
+    from imagebuild.emit.prewarm.capacity import NodeImage, NodeLayer
+
     sizes = read_unpacked_sizes(workspace.root / "lockfiles" / "bases")
-    chosen = {pool.name: choose_images(pool, entries) for pool in file.pools}
-    current = {entry.team: entry for images in chosen.values() for entry in images}
-    before = find_predecessors(entries, current)
-    layers = read_layers(workspace.target, [*current.values(), *before.values()])
+    current, before = find_quarters(file, entries)
+    found = [*current.values(), *before.values()]
+    layers = read_layers(workspace.target, found)
 
     def describe(entry: CatalogueEntry) -> NodeImage:
         own = layers[str(entry.digest)]
@@ -102,11 +159,31 @@ def plan_pools(workspace: Workspace, file: PoolFile, entries: Sequence[Catalogue
             unpacked[own[-1].digest] = entry.delta_installed
         return NodeImage(entry.team, entry.tag, tuple(NodeLayer(item.digest, item.size, unpacked[item.digest]) for item in own))
 
+    return {str(entry.digest): describe(entry) for entry in found}
+
+
+def find_quarters(file: PoolFile, entries: Sequence[CatalogueEntry]) -> tuple[dict[str, CatalogueEntry], dict[str, CatalogueEntry]]:
+    """Team -> its current image and team -> that of the quarter before, of the pools' teams."""
+    from imagebuild.catalogue.layers import find_predecessors
+    from imagebuild.emit.prewarm.daemonsets import choose_images
+
+    current = {entry.team: entry for pool in file.pools for entry in choose_images(pool, entries)}
+    return current, find_predecessors(entries, current)
+
+
+def plan_pools(file: PoolFile, entries: Sequence[CatalogueEntry], images: dict[str, NodeImage]) -> list[PoolPlan]:
+    """Disk and time of every pool."""
+    from imagebuild.config import parse_size
+    from imagebuild.emit.prewarm.capacity import plan_pool
+    from imagebuild.emit.prewarm.daemonsets import choose_images
+
+    _, before = find_quarters(file, entries)
+    chosen = {pool.name: choose_images(pool, entries) for pool in file.pools}
     return [
         plan_pool(
             pool,
-            [describe(entry) for entry in chosen[pool.name]],
-            [describe(before[entry.team]) for entry in chosen[pool.name] if entry.team in before],
+            [images[str(entry.digest)] for entry in chosen[pool.name]],
+            [images[str(before[entry.team].digest)] for entry in chosen[pool.name] if entry.team in before],
             rate=parse_size(file.settings.rate),
             threshold=file.settings.disk_threshold,
         )

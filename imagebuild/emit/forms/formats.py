@@ -6,7 +6,6 @@ To add one: write its module, and a row in :data:`FORMS`. The command's choices,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -104,13 +103,6 @@ def list_takers(choice: Choice) -> list[str]:
 def describe_choice(choice: Choice) -> str:
     """The option's help."""
     return "; ".join(f"{name}: {FORMS[name].takes[choice]}" for name in list_takers(choice)) + "."
-
-
-def read_pools(path: Path) -> tuple[Pool, ...]:
-    """The pools that forms offer: none where there is no such file."""
-    from imagebuild.emit.prewarm.pools import load_pools
-
-    return load_pools(path).pools if path.is_file() else ()
 
 
 def render_form(name: str, request: FormRequest) -> SpawnerForm:

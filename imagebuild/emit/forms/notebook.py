@@ -51,6 +51,7 @@ class NotebookPlan(msgspec.Struct, frozen=True):
     pool: Pool | None = None
     service_account: str = ""
     pull_secret: str = ""
+    warnings: tuple[str, ...] = ()  # what the text says of them, besides
 
 
 def parse_dataset(text: str) -> NotebookDataset:
@@ -82,6 +83,7 @@ def render_notebook(entry: CatalogueEntry, reference: Reference, config: Contain
     comment = (
         f"{entry.title or entry.team}: {entry.quarter}, {entry.tag}. Written by imagebuild notebook; kubectl apply -f FILE.",
         "The image is named by digest: this file starts the same environment in a year.",
+        *(f"Warning: {warning}" for warning in plan.warnings),
     )
     return render_documents([msgspec.structs.replace(documents[0], comment=comment), *documents[1:]])
 

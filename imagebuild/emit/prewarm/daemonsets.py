@@ -18,11 +18,11 @@ from imagebuild.emit.manifest.naming import check_namespace, make_name
 from imagebuild.emit.manifest.yaml import Document, Note, render_documents
 from imagebuild.emit.prewarm.pausepods import PRIORITY_CLASS, READINESS_TAINT, HeldImage, describe_label_selector, describe_pod
 from imagebuild.emit.prewarm.pools import Pool, PrewarmSettings
+from imagebuild.emit.prewarm.pruning import NAME, label_set
 from imagebuild.errors import UsageError
 from imagebuild.text import suggest
 
 _PRIORITY = -1000  # notebooks without a class of their own have 0
-_MANAGED = {"app.kubernetes.io/managed-by": "imagebuild"}
 HEADER = "Written by imagebuild prewarm from images/pools.toml and the images in the registry; don't edit."
 _NEEDS = {
     "image-volume": (
@@ -34,10 +34,16 @@ _NEEDS = {
         "oc apply -f FILE, again after every new image. Needs OpenShift with machineconfiguration.openshift.io/v1 (4.20 has it).",
     ),
     "image-pull-job": (
-        "kubectl apply -f FILE, again after every new image; jobs of older images may be deleted. Needs OpenKruise. What it pulled",
-        "is held by nothing: over its threshold the kubelet may remove it again.",
+        "kubectl apply -f FILE, again after every new image. Needs OpenKruise. What it pulled is held by nothing: over its threshold the",
+        "kubelet may remove it again.",
     ),
 }
+
+
+_PRUNE = (
+    "What earlier ones wrote and this one does not (another mode, split, other pools, jobs of older images) stays in the cluster until",
+    "it is deleted: imagebuild prewarm --prune writes the commands.",
+)
 
 
 class NamedDocument(msgspec.Struct, frozen=True):
@@ -77,7 +83,7 @@ def describe_prewarm(
     if settings.mode != "pinned-image-set":
         documents.append(NamedDocument("namespace.yaml", Document((), _describe_namespace(namespace))))
     if settings.mode in ("image-volume", "hold"):
-        documents.append(NamedDocument("priorityclass.yaml", Document((), _describe_priority())))
+        documents.append(NamedDocument("priorityclass.yaml", Document((), _describe_priority(namespace))))
     for pool in sorted(pools, key=lambda pool: pool.name):
         chosen = choose_images(pool, entries)
         images = [HeldImage(entry.team, find_reference(entry, registry_prefix)) for entry in chosen]
@@ -86,7 +92,7 @@ def describe_prewarm(
             comment = (f"Pool {pool.name}", *(comments[image.team] for image in held))
             documents.append(NamedDocument(f"{name}.yaml", Document(comment, value)))
         if settings.readiness_condition:
-            documents.append(_describe_readiness(pool, settings.readiness_condition))
+            documents.append(_describe_readiness(pool, settings.readiness_condition, namespace))
     return documents
 
 
@@ -100,7 +106,7 @@ def render_prewarm(
 ) -> str:
     """:func:`describe_prewarm` as one YAML stream; the same input gives the same bytes."""
     documents = [item.document for item in describe_prewarm(pools, entries, settings, namespace=namespace, registry_prefix=registry_prefix)]
-    first = msgspec.structs.replace(documents[0], comment=(HEADER, *_NEEDS[settings.mode], *documents[0].comment))
+    first = msgspec.structs.replace(documents[0], comment=(HEADER, *_NEEDS[settings.mode], *_PRUNE, *documents[0].comment))
     return render_documents([first, *documents[1:]])
 
 
@@ -124,7 +130,7 @@ Described = list[tuple[str, Sequence[HeldImage], dict[str, Any]]]  # (name, what
 def _describe_pool(pool: Pool, images: Sequence[HeldImage], settings: PrewarmSettings, namespace: str) -> Described:
     name = make_name("prewarm", pool.name)
     if settings.mode == "pinned-image-set":
-        return [(name, images, _describe_pinned_set(pool, name, images))]
+        return [(name, images, _describe_pinned_set(pool, name, images, namespace))]
     if settings.mode == "image-pull-job":
         jobs = [(make_name("prewarm", f"{pool.name}-{item.team}-{_short(item)}"), item) for item in images]
         return [(job, [item], _describe_pull_job(pool, job, item, settings, namespace)) for job, item in jobs]
@@ -140,15 +146,15 @@ def _short(image: HeldImage) -> str:
 
 
 def _describe_namespace(namespace: str) -> dict[str, Any]:
-    labels = {**_MANAGED, "pod-security.kubernetes.io/enforce": "restricted"}
+    labels = {**label_set(namespace), "pod-security.kubernetes.io/enforce": "restricted"}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
 
 
-def _describe_priority() -> dict[str, Any]:
+def _describe_priority(namespace: str) -> dict[str, Any]:
     return {
         "apiVersion": "scheduling.k8s.io/v1",
         "kind": "PriorityClass",
-        "metadata": {"name": PRIORITY_CLASS, "labels": _MANAGED},
+        "metadata": {"name": PRIORITY_CLASS, "labels": label_set(namespace)},
         "value": Note(("Below every notebook: on a full node this pod goes first, and pushes nobody out.",), _PRIORITY),
         "preemptionPolicy": "Never",
         "description": "Pods that only keep notebook images on their node",
@@ -156,11 +162,11 @@ def _describe_priority() -> dict[str, Any]:
 
 
 def _describe_daemonset(pool: Pool, name: str, images: Sequence[HeldImage], settings: PrewarmSettings, namespace: str) -> dict[str, Any]:
-    selector = {"app.kubernetes.io/name": "imagebuild-prewarm", "app.kubernetes.io/instance": name}
+    selector = {"app.kubernetes.io/name": NAME, "app.kubernetes.io/instance": name}
     return {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
-        "metadata": {"name": name, "namespace": namespace, "labels": {**selector, **_MANAGED}},
+        "metadata": {"name": name, "namespace": namespace, "labels": {**selector, **label_set(namespace)}},
         "spec": {
             "selector": {"matchLabels": selector},
             "updateStrategy": Note(
@@ -181,7 +187,7 @@ def _describe_daemonset(pool: Pool, name: str, images: Sequence[HeldImage], sett
     }
 
 
-def _describe_pinned_set(pool: Pool, name: str, images: Sequence[HeldImage]) -> dict[str, Any]:
+def _describe_pinned_set(pool: Pool, name: str, images: Sequence[HeldImage], namespace: str) -> dict[str, Any]:
     """OpenShift's ``machineconfiguration.openshift.io/v1`` PinnedImageSet: digests only, at most 500."""
     role = pool.machine_config_pool or pool.name
     return {
@@ -191,7 +197,7 @@ def _describe_pinned_set(pool: Pool, name: str, images: Sequence[HeldImage]) -> 
             "name": name,
             "labels": Note(
                 ("The machine config pool whose nodes these are (oc get machineconfigpools).",),
-                {"machineconfiguration.openshift.io/role": role, **_MANAGED},
+                {"machineconfiguration.openshift.io/role": role, **label_set(namespace)},
             ),
         },
         "spec": {"pinnedImages": [{"name": image.pulled} for image in images]},
@@ -209,12 +215,12 @@ def _describe_pull_job(pool: Pool, name: str, image: HeldImage, settings: Prewar
     }
     if settings.pull_secret:
         spec["pullSecrets"] = [settings.pull_secret]
-    labels = {**_MANAGED, "app.kubernetes.io/name": "imagebuild-prewarm", "app.kubernetes.io/instance": make_name("prewarm", pool.name)}
+    labels = {**label_set(namespace), "app.kubernetes.io/instance": make_name("prewarm", pool.name)}
     metadata = {"name": name, "namespace": namespace, "labels": labels}
     return {"apiVersion": "apps.kruise.io/v1alpha1", "kind": "ImagePullJob", "metadata": metadata, "spec": spec}
 
 
-def _describe_readiness(pool: Pool, condition: str) -> NamedDocument:
+def _describe_readiness(pool: Pool, condition: str, namespace: str) -> NamedDocument:
     """The node-readiness-controller's ``readiness.node.x-k8s.io/v1alpha1`` NodeReadinessRule."""
     name = make_name("prewarm", pool.name)
     return NamedDocument(
@@ -228,7 +234,7 @@ def _describe_readiness(pool: Pool, condition: str) -> NamedDocument:
             {
                 "apiVersion": "readiness.node.x-k8s.io/v1alpha1",
                 "kind": "NodeReadinessRule",
-                "metadata": {"name": name, "labels": _MANAGED},
+                "metadata": {"name": name, "labels": label_set(namespace)},
                 "spec": {
                     "conditions": [{"type": condition, "requiredStatus": "True"}],
                     "taint": {"key": READINESS_TAINT, "effect": "NoSchedule"},

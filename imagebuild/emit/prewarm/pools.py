@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,8 @@ _LABEL_KEY = re.compile(rf"(?:(?={'[^/]{1,253}'}/){_DOMAIN_PART}(?:\.{_DOMAIN_PA
 _LABEL_VALUE = re.compile(rf"(?:{_NAME})?")
 _PERCENT = re.compile(r"(?:100|[1-9]?[0-9])%")
 
+SECRET = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")  # a DNS subdomain, but for its length
+
 Values = str | tuple[str, ...]
 
 
@@ -52,6 +55,7 @@ class PoolNotebook(msgspec.Struct, frozen=True, rename="kebab"):
     memory: str = "16Gi"
     gpu: int = 1  # how many of ``resource``; 0 for none
     resource: str = "nvidia.com/gpu"  # "nvidia.com/mig-1g.5gb" where the operator's MIG strategy is mixed
+    pull_secret: str = ""  # what its image is pulled with; "": none is named
 
 
 class _PoolTable(msgspec.Struct, frozen=True, rename="kebab"):
@@ -83,6 +87,7 @@ class PrewarmSettings(msgspec.Struct, frozen=True, rename="kebab"):
 
     pause_image: str = ""  # "" where the file names none
     pull_secret: str | None = None
+    pull_from: str = ""  # HOST[/PREFIX] of a mirror, as in --pull-from, for pods and forms alike; "": the registry itself
     mode: Mode = "image-volume"
     hold_image: str = ""  # mode hold: an image with a static busybox at /bin/busybox, by digest
     hold_user: int = 65534  # mode hold: who holds; 0 leaves it to the cluster (OpenShift)
@@ -136,6 +141,11 @@ def load_pools(path: Path) -> PoolFile:
     return PoolFile(table.prewarm, pools)
 
 
+def read_pools(path: Path) -> PoolFile:
+    """The same; where there is no such file no pools, and what is the default."""
+    return load_pools(path) if path.is_file() else PoolFile(PrewarmSettings(), ())
+
+
 def _check_settings(settings: PrewarmSettings, where: str) -> None:
     try:
         rate = parse_size(settings.rate)
@@ -148,6 +158,8 @@ def _check_settings(settings: PrewarmSettings, where: str) -> None:
         problem = f"disk-threshold is {settings.disk_threshold}, which is not a percentage"
     elif settings.hold_user < 0:
         problem = f"hold-user is {settings.hold_user}"
+    elif settings.pull_secret is not None and not SECRET.fullmatch(settings.pull_secret):
+        problem = f"pull-secret is {settings.pull_secret!r}, which is no secret's name"
     elif settings.readiness_condition and not _LABEL_KEY.fullmatch(settings.readiness_condition):
         problem = f"readiness-condition is {settings.readiness_condition!r}, which is not the type of a node condition"
     if problem:
@@ -179,15 +191,36 @@ def _check_pool(name: str, table: _PoolTable, where: str) -> Pool:
         raise ConfigurationError(f"{where}: disk: {error.message}", error.hint) from None
     if table.machine_config_pool and not _LABEL_VALUE.fullmatch(table.machine_config_pool):
         raise ConfigurationError(f"{where}: not a machine config pool: {table.machine_config_pool!r}", "see oc get machineconfigpools")
+    labels = _merge_labels(_name_gpu(table, where), where)
+    if problem := find_strategy_problem(labels, [table.notebook.resource] if table.notebook.gpu else []):
+        raise ConfigurationError(f"{where}: {problem[0]}", problem[1])
     return Pool(
-        name, _merge_labels(_name_gpu(table, where), where), None if table.teams == "*" else tuple(sorted(set(table.teams))),
+        name, labels, None if table.teams == "*" else tuple(sorted(set(table.teams))),
         table.tolerations, surge, unavailable, disk, table.machine_config_pool, _check_notebook(table.notebook, where),
     )  # fmt: skip
+
+
+def find_strategy_problem(labels: Mapping[str, Sequence[str]], resources: Sequence[str]) -> tuple[str, str] | None:
+    """(what is wrong, what helps) where labels and resources are those of two MIG strategies of the GPU operator: no node has both.
+
+    With the single strategy a node's product is called after the slice (``A100-SXM4-40GB-MIG-1g.5gb``) and slices are
+    ``nvidia.com/gpu``; with the mixed one the product keeps its name and slices are ``nvidia.com/mig-1g.5gb``.
+    """
+    cut = [value for value in labels.get("nvidia.com/gpu.product", ()) if "-MIG-" in value]
+    mixed = [resource for resource in resources if resource.startswith("nvidia.com/mig-")]
+    if not cut or not mixed:
+        return None
+    return (
+        f"no node has both the product {cut[0]} (MIG strategy single) and the resource {mixed[0]} (strategy mixed)",
+        'single: resource = "nvidia.com/gpu"; mixed: name the layout instead of the product\'s slice, mig = "all-1g.10gb" for one',
+    )
 
 
 def _check_notebook(notebook: PoolNotebook, where: str) -> PoolNotebook:
     for key, value in (("cpu", str(notebook.cpu)), ("memory", notebook.memory)):
         parse_quantity(value, f"{where}: notebook: {key}")
+    if notebook.pull_secret and not SECRET.fullmatch(notebook.pull_secret):
+        raise ConfigurationError(f"{where}: notebook: not a secret's name: {notebook.pull_secret!r}", "lower-case letters, digits, . and -")
     if notebook.gpu < 0 or (notebook.gpu and ("/" not in notebook.resource or not _LABEL_KEY.fullmatch(notebook.resource))):
         raise ConfigurationError(
             f"{where}: notebook: {notebook.gpu} of {notebook.resource!r}", 'gpu is a number, resource as in "nvidia.com/mig-1g.5gb"'
