@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagebuild.emit.prewarm.baking import format_baked_images, list_baked_images
 from imagebuild.emit.prewarm.capacity import NodeImage, NodeLayer, format_plan, merge_layers, plan_pool
 from imagebuild.emit.prewarm.pools import Pool
+from imagebuild.oci.model import Digest, Reference
 
 MIB = 1 << 20
 BASE = NodeLayer("sha256:base", 100 * MIB, 350 * MIB)
@@ -34,6 +36,22 @@ def test_a_layer_that_images_share_counts_once() -> None:
     assert (plan.estimated, plan.missing, plan.seconds_empty) == (0, 130 * MIB, 13.0)
     assert plan.fits
     assert plan.limit is None
+
+
+def test_images_for_a_node_image_are_listed_with_their_sizes() -> None:
+    """Layers that images share are counted where they come first, and what nobody has read is marked."""
+    images = [make_image("cosml", BASE, own("c", 10, 30)), make_image("risk", BASE, own("r", 20))]
+    digests = [Digest.of(b"cosml"), Digest.of(b"risk")]
+    references = [
+        Reference("registry.example", f"ml/{team}", "2026q4-a", digest) for team, digest in zip(("cosml", "risk"), digests, strict=True)
+    ]
+    cosml, risk = list_baked_images("a100", list(zip(images, references, strict=True)))
+    assert (cosml.reference, cosml.digest) == (f"registry.example/ml/cosml@{digests[0]}", str(digests[0]))
+    assert (cosml.stored, cosml.on_disk, cosml.added, cosml.estimated) == (110 * MIB, 490 * MIB, 490 * MIB, False)
+    assert (risk.stored, risk.on_disk, risk.added, risk.estimated) == (120 * MIB, (450 + 80) * MIB, 80 * MIB, True)
+    _, one, other = format_baked_images([cosml, risk])
+    assert one.split()[-6:] == ["110.0", "MiB", "490.0", "MiB", "490.0", "MiB"]
+    assert other.split()[-4:] == ["~530.0", "MiB", "~80.0", "MiB"]
 
 
 def test_a_node_of_the_quarter_before_pulls_what_is_new() -> None:

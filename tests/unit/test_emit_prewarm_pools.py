@@ -62,6 +62,7 @@ max-unavailable = "25%"
 @pytest.mark.parametrize(
     ("text", "labels"),
     [
+        ('labels = { "cloud.google.com/gke-nodepool" = "g" }', {"cloud.google.com/gke-nodepool": ("g",)}),  # what a short form writes
         ('mig = "1g.5gb"', {"nvidia.com/mig.config": ("all-1g.5gb",)}),
         ('mig = "1g.5gb"\ngpu-product = "NVIDIA-A100-SXM4-40GB"', {"nvidia.com/gpu.product": ("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb",)}),
         ('gpu-product = "Tesla-T4"\ntime-sliced = true', {"nvidia.com/gpu.product": ("Tesla-T4-SHARED",)}),
@@ -76,6 +77,19 @@ def test_shared_and_cut_gpus_are_named_as_the_operator_does(tmp_path: Path, text
     assert pool.labels == labels
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'mig = "1g.5gb"\ngpu-product = "A100"',  # single: slices are nvidia.com/gpu
+        'mig = "all-1g.5gb"\ngpu-product = "A100"\nnotebook = { resource = "nvidia.com/mig-1g.5gb" }',  # mixed
+        'mig = "1g.5gb"\nnotebook = { resource = "nvidia.com/mig-1g.5gb" }',
+        'mig = "1g.5gb"\ngpu-product = "A100"\nnotebook = { gpu = 0, resource = "nvidia.com/mig-1g.5gb" }',
+    ],
+)
+def test_either_mig_strategy_alone_is_taken(tmp_path: Path, text: str) -> None:
+    assert len(load_pools(write(tmp_path, f'[pool.a]\nteams = "*"\n{text}\n')).pools) == 1
+
+
 def test_disk_and_machine_config_pool(tmp_path: Path) -> None:
     (pool,) = load_pools(write(tmp_path, '[pool.a]\nteams = "*"\ngke = "a"\ndisk = "200 GiB"\nmachine-config-pool = "gpu"\n')).pools
     assert (pool.disk, pool.machine_config_pool) == (200 << 30, "gpu")
@@ -85,6 +99,19 @@ def test_disk_and_machine_config_pool(tmp_path: Path) -> None:
     ("text", "message", "hint"),
     [
         ('[pool.a]\nteams = ["x"]\ngke = "a"\ndisk = "much"', "disk: not a size", "GB"),
+        (
+            '[pool.a]\nteams = ["x"]\ngpu-product = "H100"\nmig = "1g.10gb"\nnotebook = { resource = "nvidia.com/mig-1g.10gb" }',
+            "no node has both the product H100-MIG-1g.10gb (MIG strategy single) and the resource nvidia.com/mig-1g.10gb (strategy mixed)",
+            'mig = "all-1g.10gb"',
+        ),
+        (
+            '[pool.a]\nteams = ["x"]\nlabels = { "nvidia.com/gpu.product" = ["A", "A-MIG-1g.5gb"] }\n'
+            'notebook = { resource = "nvidia.com/mig-2g.10gb" }',
+            "no node has both the product A-MIG-1g.5gb",
+            "",
+        ),
+        ('[prewarm]\npull-secret = "A B"\n[pool.a]\nteams = ["x"]\ngke = "a"', "no secret's name", ""),
+        ('[pool.a]\nteams = ["x"]\ngke = "a"\nnotebook = { pull-secret = "A/B" }', "not a secret's name", ""),
         ('[pool.a]\nteams = ["x"]\nmig = ["1g.5gb", "all-balanced"]', "profiles and layouts together", "1g.5gb"),
         ('[pool.a]\nteams = ["x"]\ngke = "a"\ntime-sliced = true', "needs the GPU's product", "gpu-product"),
         ('[prewarm]\nrate = "0 B"\n[pool.a]\nteams = ["x"]\ngke = "a"', "rate is zero", "kubernetes.md"),

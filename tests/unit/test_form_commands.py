@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ def test_every_form_with_the_pools_and_again_in_place(checkout: Checkout, form: 
         (("notebook", "cosml", *PULL, "--gpu", "1", "--mig", "1g.5gb"), 2),
         (("notebook", "cosml", *PULL, "--pool", "a10"), 2),
         (("notebook", "cosml", *PULL, "--cpu", "many"), 2),
+        (("prewarm", *PULL, "--prune", "--pool", "a100"), 2),
+        (("prewarm", *PULL, "--prune", "--plan"), 2),
+        (("prewarm", *PULL, "--mode", "list", "--kustomize", "x"), 2),
+        (("prewarm", *PULL, "--json"), 2),
+        (("prewarm", *PULL, "--pool", "a10"), 2),
+        (("prewarm", "--mode", "list"), 3),
     ],
 )
 def test_wrong_use_is_one_line_and_a_hint(checkout: Checkout, arguments: tuple[str, ...], code: int) -> None:
@@ -90,3 +97,60 @@ def test_a_notebook_of_a_team_and_of_an_older_quarter(checkout: Checkout) -> Non
     container = older["spec"]["template"]["spec"]["containers"][0]
     assert "cosml:2026q3-" in container["image"]
     assert container["resources"]["limits"] == {"cpu": "2", "memory": "8Gi", "nvidia.com/mig-1g.5gb": "1"}
+
+
+POOLS = """
+[prewarm]
+pause-image = "registry.example.com/pause@sha256:ee6521f290b2168b6e0935a181d4cff9be1ac3f505666ef0e3c98fae8199917a"
+pull-secret = "registry"
+pull-from = "mirror.example.com/ml"
+[pool.a100]
+gke = "a100"
+teams = "*"
+[pool.cut]
+gpu-product = "H100"
+mig = "1g.10gb"
+teams = ["cosml"]
+"""
+
+
+@pytest.fixture
+def pools(checkout: Checkout, tmp_path: Path) -> Checkout:
+    """The same with pools that pull with a secret, from a mirror."""
+    fork = checkout.fork(tmp_path / "pools")
+    fork.write("images/pools.toml", POOLS)
+    return fork
+
+
+def test_the_images_of_pools_for_a_node_image(pools: Checkout) -> None:
+    done = pools.run("prewarm", "--mode", "list", "--json", "--quiet").succeeded()
+    images = json.loads(done.out)
+    assert [(item["pool"], item["team"]) for item in images] == [("a100", "cosml"), ("cut", "cosml")]
+    assert all(item["reference"] == f"mirror.example.com/ml/cosml@{item['digest']}" for item in images)
+    assert images[0]["tag"].startswith("2026q4-")
+    assert done.err == ""
+    lines = pools.run("prewarm", "--mode", "list", "--pool", "cut").succeeded().out.splitlines()
+    assert lines[0].split() == ["pool", "image", "stored", "on", "disk", "added"]
+    assert lines[1].split()[:2] == ["cut", images[1]["reference"]]
+
+
+def test_what_pools_pull_by_is_told_where_it_differs(pools: Checkout) -> None:
+    done = pools.run("prewarm").succeeded()
+    assert "mirror.example.com/ml/cosml@sha256:" in done.out
+    assert "warning: pools a100, cut: pre-warm pods pull with the secret registry" in done.err
+    assert "warning: --pull-from other.example.com is not" in pools.run("prewarm", "--pull-from", "other.example.com").succeeded().err
+    done = pools.run("notebook", "cosml", "--pool", "a100", "--pull-from", "other.example.com/ml").succeeded()
+    assert "this notebook names none" in done.err
+    assert "# Warning: --pull-from other.example.com/ml is not" in done.out
+    assert pools.run("notebook", "cosml", "--pull-secret", "registry").succeeded().err == ""
+    done = pools.run("catalogue", "--format", "kubeflow").succeeded()
+    assert "mirror.example.com/ml/cosml:2026q4-" in done.out
+    assert "is not the pull-from" in pools.run("catalogue", "--format", "kubeflow", "--pull-from", "other.example.com").succeeded().err
+
+
+def test_commands_that_delete_name_the_whole_set(pools: Checkout) -> None:
+    out = pools.run("prewarm", "--prune").succeeded().out
+    assert "'--field-selector=metadata.name!=prewarm-a100,metadata.name!=prewarm-cut'" in out
+    assert "--namespace=imagebuild-prewarm" in out
+    pools.run("prewarm", "--prune", "--mode", "image-pull-job", "--namespace", "a").succeeded()
+    pools.run("notebook", "cosml", "--pool", "cut", "--mig", "1g.10gb").refused(2, "no node has both", hint="all-1g.10gb")

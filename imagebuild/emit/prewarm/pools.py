@@ -253,12 +253,11 @@ def _name_gpu(table: _PoolTable, where: str) -> _PoolTable:
 
 def _merge_labels(table: _PoolTable, where: str) -> dict[str, tuple[str, ...]]:
     """The raw labels and the short forms as one selector."""
-    written: list[tuple[str, Values]] = [*table.labels.items(), *((key, getattr(table, short)) for short, key in _SHORT_FORMS.items())]
+    short_forms = [(key, getattr(table, short)) for short, key in _SHORT_FORMS.items()]
+    written: list[tuple[str, Values]] = [*table.labels.items(), *((key, values) for key, values in short_forms if values != ())]
     labels: dict[str, tuple[str, ...]] = {}
     for key, value in written:
         values = (value,) if isinstance(value, str) else value
-        if not values and key not in table.labels:
-            continue  # a short form that was not used
         if key in labels:
             raise ConfigurationError(f"{where} names the label {key} twice", "keep the short form or the raw label")
         if not _LABEL_KEY.fullmatch(key):

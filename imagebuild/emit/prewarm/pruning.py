@@ -35,11 +35,14 @@ def label_set(namespace: str) -> dict[str, str]:
 
 
 def list_prune_commands(objects: Sequence[dict[str, Any]], namespace: str) -> list[str]:
-    """A kubectl line per kind, for a shell: deletes what has our labels and is not among ``objects``, the whole set of ``namespace``.
+    """For a shell, a kubectl line per kind: deletes what has our labels and is not among ``objects``, the whole set of ``namespace``.
 
     The namespace itself (it may hold a pull secret) and the PriorityClass are never among what is deleted.
     """
-    lines = []
+    lines = [
+        "# What imagebuild prewarm wrote earlier and this set does not have. Run it when the new pods are ready: until then the old",
+        "# ones hold their images. The namespace and the PriorityClass stay.",
+    ]
     for kind in _KINDS:
         names = sorted(item["metadata"]["name"] for item in objects if item["kind"] == kind.kind)
         labels = _LABELS if kind.has_namespace else label_set(namespace)  # the namespace says it already, of those before the label too
