@@ -8,7 +8,7 @@ NEW_ENOUGH := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 
-.PHONY: image debian build unit test lint bench clean parts locks
+.PHONY: image debian build unit test lint bench soak clean parts locks
 .DEFAULT_GOAL := help
 .PHONY: help
 
@@ -19,6 +19,7 @@ help:
 	@echo "make lint               ruff, mypy, deptry (declared dependencies) and vulture (dead code) alone"
 	@echo "make bench              timings, as ratios in one run"
 	@echo "make locks              resolve both lockfiles anew (after a change of pyproject.toml; UPGRADE=1 for newer versions)"
+	@echo "make soak MINUTES=10    attacks of every kind for so long: kills, full disks, registries that lie"
 	@echo "make clean              remove .venv and .imagebuild"
 
 # The locks pin every package by hash; where they come from is the business of this machine's pip configuration.
@@ -90,6 +91,11 @@ bench: $(TEST_STAMP) parts
 	@$(BIN)/python -m bench.docker
 	@$(BIN)/python -m bench.locking
 	@$(BIN)/python -m bench.catalogue
+
+# Seeded: SOAK_OPTIONS="--seed 7 --json out.json" makes the attacks of an earlier run and writes what came of them.
+MINUTES := 5
+soak: $(TEST_STAMP) parts
+	@$(BIN)/python -m bench.soak $(MINUTES) $(SOAK_OPTIONS)
 
 clean:
 	rm -rf $(VENV) .imagebuild

@@ -15,7 +15,8 @@ LONGEST = 500  # characters of one text
 class ImagebuildError(Exception):
     """Base of all expected failures. ``details`` are further lines, printed between message and hint.
 
-    What others wrote (a name, another program's output) may be of any length: of a text over :data:`LONGEST` the middle is left out.
+    What others wrote (a name, another program's output) may be of any length and hold anything: of a text over :data:`LONGEST` the
+    middle is left out, a line end becomes a space, and what does not print is written as an escape.
     """
 
     exit_code: ClassVar[int] = 1
@@ -27,7 +28,17 @@ class ImagebuildError(Exception):
         super().__init__(self.message)
 
 
+def make_printable(text: str) -> str:
+    """One line of what prints, with whatever else there is escaped (``\\x1b``): no text moves a cursor or hides another."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else " " if letter in "\n\t" else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
+
+
 def _shorten(text: str) -> str:
+    text = make_printable(text)
     if len(text) <= LONGEST:
         return text
     end = LONGEST // 3

@@ -143,7 +143,8 @@ class TreeWriter:
         row = self._execute("SELECT type, mode, uid, gid, size, link, sha256, spool, text FROM entries WHERE path=?", (target,)).fetchone()
         if row is None or row[0] == "dir":
             raise IntegrityError(
-                f"a layer of the base links {decode_path(header.path)} to {decode_path(header.link)}, which is not a file", _HINT
+                f"a layer of the base links {decode_path(header.path)[:200]} to {decode_path(header.link)[:200]}, which is not a file",
+                _HINT,
             )
         path = self._locate(header.path)
         if path == target:

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("image", metavar="[TEAM|REF]", required=False, shell_complete=complete_teams)
 @click.option("--rebuild", is_flag=True, help="Also build it again from the lock that travels with it, and compare digests.")
+@click.option(
+    "--first-frame",
+    is_flag=True,
+    help="Also read each added layer as readers do that stop at its first zstd frame (Kata's guest pull, older bootc).",
+)
 @click.option("--strict", is_flag=True, help="Fail for what cannot be checked.")
 @platform_option
 @click.option("--twin", metavar="TEAM", help="Instead: build TEAM's layer with both engines and compare them path by path.")
@@ -27,6 +32,7 @@ def verify(
     workspace: Workspace,
     image: str | None,
     rebuild: bool,
+    first_frame: bool,
     strict: bool,
     platform: str,
     twin: str | None,
@@ -56,6 +62,11 @@ def verify(
     found = find_named_image(workspace, image, Platform.parse(platform), partial(find_planned_tag, workspace))
     evidence = gather_evidence(workspace, found)
     further = []
+    if first_frame:
+        from imagebuild.check.verify.firstframe import judge_first_frame
+
+        seen = judge_first_frame(evidence)
+        further.append(VerifyRow("first frame", seen.status, seen.text, seen.details))
     if rebuild:
         again = rebuild_image(workspace, evidence, builder=builder)
         further.append(VerifyRow("rebuild", again.status, again.text, again.details))

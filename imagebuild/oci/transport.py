@@ -46,6 +46,7 @@ Clock = Callable[[], float]
 _REDIRECTS = 5
 _TOKEN_BODY = 1 << 20
 _STALLED = 100.0  # seconds in all that a registry may take requests and say nothing: the second time-out is the last
+_PROBE = 10.0  # seconds for a host near by to begin with TLS
 _BODY_TIME = 300.0  # seconds for a small body, whole: the timeout of a socket starts anew with every byte
 _REPORT = "report it to the registry's operators"
 
@@ -66,7 +67,7 @@ class Transport:
         ca_file: Path | None = None,
         sleep: Sleep = time.sleep,
         clock: Clock = time.time,
-        timeout: tuple[float, float] = (10.0, 60.0),
+        timeout: tuple[float, float] = (10.0, 55.0),  # the second is spent twice at most: see _STALLED
     ) -> None:
         self.host = Reference.parse(f"{host}/a/b").registry
         if self.host != host and host not in HUB_NAMES:
@@ -291,7 +292,7 @@ class Transport:
         """https, unless the host allowed to be plain does not speak TLS."""
         try:
             address = f"https://{self._address}/v2/"
-            self._session.get(address, stream=True, allow_redirects=False, timeout=self._timeout, proxies=choose_proxies(address)).close()
+            self._session.get(address, stream=True, allow_redirects=False, timeout=_PROBE, proxies=choose_proxies(address)).close()
         except requests.exceptions.SSLError as error:
             return "https" if "CERTIFICATE_VERIFY_FAILED" in str(error) else "http"
         except requests.RequestException:

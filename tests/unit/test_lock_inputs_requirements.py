@@ -44,6 +44,8 @@ def test_lines_comments_and_continuations(tmp_path: Path) -> None:
         ("pandas>=", "is not a requirement"),
         ("-e ./x", "line 2: -e is not supported"),
         ("-r more.in", "more.in is missing"),
+        ("-r " + "m" * 300, "mm cannot be a file's name"),
+        ("-r m\0", "cannot be a file's name"),
         ("-c ../outside.txt", "line 2: ../outside.txt is not in the project"),
         ("--requirement=https://x.example/r.txt", "line 2: the inputs of a lock must be local files"),
         ("-r", "-r is not supported"),
@@ -223,3 +225,15 @@ def test_a_wheel_by_address_must_fit_the_base(tmp_path: Path) -> None:
     direct = read_requirements(write(tmp_path, line)).direct
     with pytest.raises(LockError, match=r"line 1: thing-1\.0-cp39-cp39-win_amd64\.whl is for cp39 on win_amd64; the base is"):
         fetch_addressed(direct, interpreter.markers, interpreter, tmp_path, ignore)
+
+
+def test_files_that_include_one_another_without_end(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"deep{number}.txt").write_text(f"-r deep{number + 1}.txt\n")
+        (tmp_path / f"wide{number}.txt").write_text(f"-r wide{number + 1}.txt\n" * 2)
+    (tmp_path / "deep40.txt").write_text("six\n")
+    (tmp_path / "wide20.txt").write_text("six\n")
+    (tmp_path / "team").mkdir()
+    for name in ("deep0.txt", "wide0.txt"):
+        with pytest.raises(ConfigurationError, match="is included too deep, or too often"):
+            read_requirements(write(tmp_path / "team", f"-r ../{name}\n"), tmp_path)

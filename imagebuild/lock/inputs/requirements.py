@@ -21,6 +21,7 @@ from imagebuild.files import read_regular
 
 REQUIREMENTS = "requirements.in"
 _LARGEST = 4 << 20  # bytes of one file
+_DEEPEST, _OFTEN = 30, 100  # how many files may include one another, and how often one of them may be included
 _INCLUDE = re.compile(r"(?:(?P<option>-r|-c)\s*|(?P<long>--requirement|--constraint)(?:\s*=\s*|\s+))(?P<file>\S.*)")
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+(?:\[[^\]]*\])?\s*@\s*)?(?P<scheme>(?:[a-z]+\+)?[a-z]+)://")
 _HASH = re.compile(r"sha256=(?P<digest>[0-9a-fA-F]{64})")
@@ -83,7 +84,7 @@ class _Line(msgspec.Struct, frozen=True):
 
 def read_requirements(path: Path, root: Path | None = None) -> Requirements:
     """Parse requirements.in and what it includes; ConfigurationError gives file and line. ``root``: no file may lie outside it."""
-    files: dict[Path, None] = {}
+    files: dict[Path, int] = {}
     direct, constraints = [], []
     for line in _read_lines(path, REQUIREMENTS, (root or path.parent).resolve(), files, (), constraint=False):
         if line.constraint:
@@ -95,21 +96,24 @@ def read_requirements(path: Path, root: Path | None = None) -> Requirements:
 
 def list_files(path: Path, root: Path) -> tuple[Path, ...]:
     """requirements.in and every file it includes, without judging their lines."""
-    files: dict[Path, None] = {}
+    files: dict[Path, int] = {}
     for _line in _read_lines(path, REQUIREMENTS, root.resolve(), files, (), constraint=False):
         pass
     return tuple(files)
 
 
 def _read_lines(
-    path: Path, shown: str, root: Path, files: dict[Path, None], chain: tuple[Path, ...], *, constraint: bool
+    path: Path, shown: str, root: Path, files: dict[Path, int], chain: tuple[Path, ...], *, constraint: bool
 ) -> Iterator[_Line]:
     real = path.resolve()
     if not chain and not (real.is_relative_to(root) or real.is_relative_to(path.parent.resolve())):
         raise ConfigurationError(f"{path} is a link to a file outside the project", "keep all inputs of a lock in the project")
     if real in chain:
         raise ConfigurationError(f"{shown} includes itself", "remove one of the -r or -c lines")
-    files[path if not chain else real] = None
+    key = path if not chain else real
+    files[key] = files.get(key, 0) + 1
+    if len(chain) > _DEEPEST or files[key] > _OFTEN:
+        raise ConfigurationError(f"{shown} is included too deep, or too often", "put what all need into one file, and include it once")
     for number, content in _join_lines(_read_text(path, shown, included=bool(chain))):
         match = _INCLUDE.fullmatch(content)
         if match is None:
@@ -119,11 +123,15 @@ def _read_lines(
         if "://" in name:
             raise ConfigurationError(f"{where}: the inputs of a lock must be local files", "copy it into the project and include that")
         included = path.parent / name
-        if not included.resolve().is_relative_to(root):
+        try:
+            inside, there = included.resolve().is_relative_to(root), included.exists()
+        except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, links in a circle
+            raise ConfigurationError(f"{where}: {name} cannot be a file's name", "name a file of the project") from None
+        if not inside:
             raise ConfigurationError(f"{where}: {name} is not in the project's folder", "keep all inputs of a lock in the project")
         constrains = constraint or match["option"] == "-c" or match["long"] == "--constraint"
         further = (Path(shown).parent / name).as_posix()
-        if not included.exists():
+        if not there:
             raise ConfigurationError(f"{where}: {name} is missing", "write the file, or remove the line")
         yield from _read_lines(included, further, root, files, (*chain, real), constraint=constrains)
 

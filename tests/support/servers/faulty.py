@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
+import socket
+import struct
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +26,8 @@ class Fault:
     body: bytes = b'{"errors":[{"code":"TEST","message":"a test"}]}'
     cut: bool = False  # send half of the registry's body, then hang up
     flip: bool = False  # change one byte in the middle of the registry's body
+    reset: bool = False  # close the connection for good, unanswered
+    stall: float = 0.0  # seconds before anything is done
     times: int = -1
     seen: int = 0
 
@@ -71,6 +76,13 @@ class FaultyRegistry:
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         fault = self.find_fault(f"{handler.command} {handler.path}")
+        if fault is not None:
+            time.sleep(fault.stall)
+        if fault is not None and fault.reset:
+            handler.close_connection = True
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            handler.connection.close()
+            return
         if fault is not None and fault.status:
             self._send(handler, fault.status, {**fault.headers}, fault.body, fault)
             return
