@@ -8,10 +8,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from imagebuild.errors import ConfigurationError, UsageError
-from imagebuild.files import explain_os_error, sweep_temporaries
+from imagebuild.files import exclusive, explain_os_error, sweep_temporaries
 from imagebuild.jobs.slots import Jobs
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest
@@ -114,6 +115,10 @@ class Workspace:
     def target(self) -> Store:
         """Where images go."""
         return self.registry_store(self.host) if self.host else self.layout
+
+    def building(self, team: str) -> AbstractContextManager[bool]:
+        """Held by whoever builds, checks or retires the team's image: one at a time."""
+        return exclusive(self.state / f"image-{team}.lock")
 
     def repository(self, team: str) -> str:
         """The team's repository in the target."""

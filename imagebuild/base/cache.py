@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from imagebuild.base.inventory import decode_inventory, encode_inventory
 from imagebuild.base.model import Inventory
 from imagebuild.base.runtime import Launch
 from imagebuild.errors import ConfigurationError, IntegrityError
-from imagebuild.files import fsync_directory, fsync_tree, write_atomic
+from imagebuild.files import exclusive, fsync_directory, fsync_tree, write_atomic
 from imagebuild.oci.model import Digest, Manifest, Platform, RawManifest
 from imagebuild.sealed import SealedCache
 
@@ -106,6 +107,11 @@ def read_pin(bases: Path, pinned: Digest, platform: Platform) -> tuple[Digest, s
 def write_pin(bases: Path, pinned: Digest, platform: Platform, raw: RawManifest) -> None:
     """Remember that ``pinned`` gave ``raw``."""
     write_atomic(pin_path(bases, pinned, platform), f"{raw.digest} {raw.media_type}\n".encode())
+
+
+def hold_base(bases: Path, digest: Digest) -> AbstractContextManager[bool]:
+    """Held by whoever fills the folder of ``digest``: one at a time."""
+    return exclusive(bases / f"{digest.hex}.lock")
 
 
 def store_folder(bases: Path, digest: Digest, fill: Callable[[Path], None]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from imagebuild.base import runtime
-from imagebuild.base.cache import CachedBase, load_base, read_pin, store_folder, write_documents, write_pin
+from imagebuild.base.cache import CachedBase, hold_base, load_base, read_pin, store_folder, write_documents, write_pin
 from imagebuild.base.layers import LayerReader
 from imagebuild.base.model import INVENTORY_FORMAT, Base, BaseLayer, Inventory, compute_fingerprint
 from imagebuild.base.runtime import CutRuntime, Launch
@@ -20,7 +20,7 @@ from imagebuild.base.systempackages import read_system_packages
 from imagebuild.base.tree import SqliteTree, TreeWriter
 from imagebuild.base.users import read_user
 from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
-from imagebuild.files import exclusive, explain_os_error
+from imagebuild.files import explain_os_error
 from imagebuild.oci.model import Digest, ImageConfig, Index, Manifest, Platform, RawManifest
 from imagebuild.oci.store import Store
 from imagebuild.progress import step
@@ -107,7 +107,7 @@ def _read_through(
         parsed = raw.parse()
     if not isinstance(parsed, Manifest):
         raise IntegrityError(f"{repository}@{pinned} is an index of indexes", "pin an image, or an index of images")
-    with exclusive(bases / f"{raw.digest.hex}.lock"):
+    with hold_base(bases, raw.digest):
         cached = load_base(bases, raw.digest, raw.media_type)
         if cached is None:
             config_data = store.read_blob(repository, parsed.config)

@@ -17,11 +17,11 @@ from typing import BinaryIO
 
 import zstandard
 
-from imagebuild.base.cache import CACHE_FORMAT, CachedBase, load_base, read_pin, store_folder, write_pin
+from imagebuild.base.cache import CACHE_FORMAT, CachedBase, hold_base, load_base, read_pin, store_folder, write_pin
 from imagebuild.base.model import compute_fingerprint
 from imagebuild.base.tree import SqliteTree
 from imagebuild.errors import ImagebuildError, IntegrityError, RemoteError
-from imagebuild.files import exclusive, scratch_folder
+from imagebuild.files import scratch_folder
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_manifest
 from imagebuild.oci.model import Descriptor, Digest, ImageConfig, Manifest, Platform, RawManifest
@@ -56,7 +56,7 @@ class SharedBases:
         """That of the image with this manifest and config, checked as far as that goes without its layers."""
         for place in self._sources:
             try:
-                with exclusive(self._folder / f"{raw.digest.hex}.lock"):
+                with hold_base(self._folder, raw.digest):
                     cached = load_base(self._folder, raw.digest, raw.media_type) or self._take_from(place, raw, config_data)
             except RemoteError as error:
                 self._report(f"warning: {place.name} gives no bases: {error.message}")

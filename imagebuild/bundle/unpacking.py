@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from imagebuild.base.cache import pin_path
+from imagebuild.base.cache import hold_base, pin_path, store_folder
 from imagebuild.base.pins import load_catalogue
 from imagebuild.bundle.model import Bundle, BundleManifest
 from imagebuild.errors import IntegrityError
-from imagebuild.files import exclusive, explain_os_error, fsync_directory, fsync_tree, scratch_folder, write_atomic
+from imagebuild.files import explain_os_error, scratch_folder, write_atomic
 from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.lock.wheels.fetching import is_cached
 from imagebuild.oci.layout import LayoutStore
@@ -60,19 +59,9 @@ def unpack_base(bundle: Bundle, cache: Path) -> None:
     """What was read of the base, into the cache of bases, unless it is there; and what its pin stands for."""
     base = bundle.manifest.base
     digest, bases = Digest(base.digest), cache / "bases"
-    with exclusive(bases / f"{digest.hex}.lock"):
+    with hold_base(bases, digest):
         if not (bases / digest.hex / "facts.json").is_file():
-            aside = bases / f".tmp-{digest.hex}"
-            shutil.rmtree(aside, ignore_errors=True)
-            try:
-                bundle.copy_tree("base", aside)
-                fsync_tree(aside)
-                shutil.rmtree(bases / digest.hex, ignore_errors=True)
-                aside.rename(bases / digest.hex)
-                fsync_directory(bases)
-            except BaseException:
-                shutil.rmtree(aside, ignore_errors=True)
-                raise
+            store_folder(bases, digest, lambda aside: bundle.copy_tree("base", aside))
     write_atomic(pin_path(bases, Digest(base.pinned), Platform.parse(base.platform)), f"{digest} {base.media_type}\n".encode())
 
 

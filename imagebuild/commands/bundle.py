@@ -28,11 +28,10 @@ def bundle(
     """Put all that TEAM's image takes into one folder: image --offline --bundle DIR builds from it."""
     from imagebuild import pipeline
     from imagebuild.bundle.packing import BundleContents, pack_bundle
-    from imagebuild.files import exclusive
     from imagebuild.text import format_size
 
     workspace.prepare()
-    with exclusive(workspace.state / f"image-{team}.lock"):
+    with workspace.building(team):
         plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True, engine=engine or "")
         folder, wheels = pipeline.prepare_context(workspace, plan, builder=builder, network=network)
         contents = BundleContents(

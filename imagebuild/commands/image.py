@@ -123,13 +123,12 @@ def image(
 def build_team(workspace: Workspace, team: str, options: BuildOptions, *, locked: bool, engine: str, load: bool) -> dict[str, Any]:
     """Build one team's image: what was done. A second run of the same team waits, then finds the tag."""
     from imagebuild import pipeline
-    from imagebuild.files import exclusive
     from imagebuild.pipeline.sharing import share_bases
 
     started = time.monotonic()
     workspace.prepare()
     share_bases(workspace, options.cache)
-    with exclusive(workspace.state / f"image-{team}.lock"):
+    with workspace.building(team):
         prefetch = not options.cache.sources
         plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=locked, engine=engine, prefetch=prefetch)
         result = pipeline.run_plan(workspace, plan, options)

@@ -72,7 +72,7 @@ def retire(
         print_data(render_command(), nl=False)
         return
     if undo is not None:
-        bring_back(workspace, undo, everything)
+        undo_retirement(workspace, undo, everything)
         return
     quarters = re.fullmatch(r"([1-9][0-9]?)q", older_than)
     if quarters is None:
@@ -149,7 +149,7 @@ def carry_out(
     say(f"{removed.images} images that were retired before are gone: {removed.manifests} manifests removed; {bytes_}")
 
 
-def bring_back(workspace: Workspace, name: str, everything: bool) -> None:
+def undo_retirement(workspace: Workspace, name: str, everything: bool) -> None:
     """``--undo``."""
     from imagebuild.catalogue.retirement import find_retired, undo_retirement
 
@@ -172,7 +172,7 @@ def hold_builds(workspace: Workspace, stack: contextlib.ExitStack) -> None:
     stack.enter_context(exclusive(workspace.state / "retire.lock"))
     if not workspace.host:
         for team in list_teams(workspace.images):
-            stack.enter_context(exclusive(workspace.state / f"image-{team}.lock"))
+            stack.enter_context(workspace.building(team))
 
 
 def list_repositories(workspace: Workspace, listing: CatalogueListing, everything: bool) -> set[str]:

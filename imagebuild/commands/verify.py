@@ -80,11 +80,10 @@ def _compare_twins(workspace: Workspace, team: str, builder: str | None, as_json
 
     from imagebuild import pipeline
     from imagebuild.check.verify.twin import require_twins
-    from imagebuild.files import exclusive
     from imagebuild.text import format_size
 
     workspace.prepare()
-    with exclusive(workspace.state / f"image-{team}.lock"):
+    with workspace.building(team):
         plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), engine="docker")
         found = pipeline.build_twins(workspace, plan, builder=builder)
     if as_json:

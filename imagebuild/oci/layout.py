@@ -117,7 +117,7 @@ class LayoutStore:
         if tag:
             name = f"{repository}:{tag}"
             entry = {**describe(manifest.descriptor), "annotations": {REF_NAME: name}}
-            with self._writing("tagging an image in"), files.exclusive(self.folder / ".lock"):
+            with self._writing("tagging an image in"), self._exclusive():
                 self._index.replace(name, entry)
         return manifest.digest
 
@@ -125,14 +125,14 @@ class LayoutStore:
         """Remove the repository's entries for it from ``index.json``; the blobs stay where they are, for others may use them."""
         check_name(repository)
         wanted = str(Digest(digest))
-        with self._writing("removing an image from"), files.exclusive(self.folder / ".lock"):
+        with self._writing("removing an image from"), self._exclusive():
             return self._index.remove(lambda item: item.get("digest") == wanted and name_of(item).rpartition(":")[0] == repository)
 
     def delete_tag(self, repository: str, tag: str) -> bool:
         """Remove the tag's entry from ``index.json``; a manifest that no entry names any more stays under its digest."""
         check_name(repository, tag)
         wanted = f"{repository}:{tag}"
-        with self._writing("taking a tag from"), files.exclusive(self.folder / ".lock"):
+        with self._writing("taking a tag from"), self._exclusive():
             self._index.remove(lambda item: name_of(item) == wanted)
         return True
 
@@ -143,7 +143,7 @@ class LayoutStore:
         removed, when a manifest that is named cannot be read: what it names is not known then.
         """
         freed = 0
-        with self._writing("sweeping"), files.exclusive(self.folder / ".lock"):
+        with self._writing("sweeping"), self._exclusive():
             named = self._find_named()
             for digest in candidates:
                 path = self._blob_path(digest)
@@ -296,6 +296,10 @@ class LayoutStore:
                 raise self._damaged(descriptor.id, f"has {size} bytes instead of {descriptor.size}")
             yield raw
 
+    def _exclusive(self) -> contextlib.AbstractContextManager[bool]:
+        """Held by whoever changes ``index.json``."""
+        return files.exclusive(self.folder / ".lock")
+
     @contextlib.contextmanager
     def _writing(self, doing: str) -> Iterator[None]:
         try:
@@ -312,7 +316,7 @@ class LayoutStore:
         files.sweep_temporaries(self.folder)
         files.sweep_temporaries(blobs)
         marker = self.folder / "oci-layout"
-        with files.exclusive(self.folder / ".lock"):
+        with self._exclusive():
             if not marker.exists():
                 files.write_atomic(marker, encode_json({"imageLayoutVersion": LAYOUT_VERSION}))
             if not self._index.path.exists():

@@ -87,7 +87,7 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     copying = BaseCopy(workspace, plan, options)
     copying.check()
     with scratch_folder(workspace.cache) as scratch:
-        built = build_layer(workspace, plan, options, scratch / "layer")
+        built = build_team_layer(workspace, plan, options, scratch / "layer")
         check_size(workspace, plan, built, last)
         image = derive_team_image(plan, built.layer, built.annotations)
         copying.run()
@@ -134,7 +134,7 @@ class BaseCopy:
         return plan_copy(self._source, base.repository, target, self._plan.repository, base.manifest.layers)
 
 
-def build_layer(workspace: Workspace, plan: Plan, options: BuildOptions, out: Path) -> BuiltLayer:
+def build_team_layer(workspace: Workspace, plan: Plan, options: BuildOptions, out: Path) -> BuiltLayer:
     """The layer by the recipe's engine, in the file ``out``."""
     if plan.recipe.engine != "docker" and options.cache:
         return _build_with_members(workspace, plan, options, out)

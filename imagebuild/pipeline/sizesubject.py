@@ -39,7 +39,7 @@ def predict_team(workspace: Workspace, name: str) -> SizeReport:
     if unknown:
         raise BudgetError(f"the lock does not give the size of {', '.join(unknown)}", f"lock again: imagebuild lock {name}")
     shapes = {
-        **find_shapes(lock.packages, workspace.cache, lambda: list_indexes(team), workspace.report),
+        **find_shapes(lock.packages, workspace.cache, lambda: list_team_indexes(team), workspace.report),
         **_read_local(workspace, team, lock),
     }
     bytecode = runs_here(team.platform) or team.table.engine == "docker" or bool(team.table.system.packages)
@@ -62,7 +62,7 @@ def predict_team(workspace: Workspace, name: str) -> SizeReport:
     return msgspec.structs.replace(report, built=built, limits=limits, notes=tuple(notes))
 
 
-def list_indexes(team: Team) -> tuple[PackageIndex, ...]:
+def list_team_indexes(team: Team) -> tuple[PackageIndex, ...]:
     """The team's indexes; asked for when a wheel has to be looked into."""
     return team.indexes
 
