@@ -128,7 +128,7 @@ def test_the_summary_says_checked_only_of_what_was_checked(tmp_path: Path) -> No
 def test_nothing_in_the_summary_is_markup(text: str) -> None:
     found = escape(text)
     assert not set(found) & set("`*_[]()<>|~@\\\n\r!")
-    assert html.unescape(found) == " ".join(text.split()) or "&" in text
+    assert html.unescape(found) == " ".join(text.split())
     lines = render_summary([TeamReport("x", problem=text)]).splitlines()
     assert len(lines) == 5
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagebuild.errors import ConfigurationError, ImagebuildError
+from imagebuild.errors import ConfigurationError
 from imagebuild.oci.credentials import Credential, Credentials
 
 
@@ -167,10 +167,38 @@ json_values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["auths", "HttpHeaders", "credHelpers"]), json_values, max_size=3), st.text(max_size=20))
-def test_any_document_is_read_or_refused(document: dict[str, Any], host: str) -> None:
+def judge(document: dict[str, Any]) -> Credential | str | None:
+    """By docker's documentation of config.json: the credential for h.example, None for anonymous, "refused" for what cannot be it."""
+    for name in ("auths", "credHelpers"):
+        if not isinstance(document.get(name) or {}, dict) or (document.get(name) is not None and not isinstance(document[name], dict)):
+            return "refused"
+    if "h.example" in (document.get("credHelpers") or {}):
+        return "refused"  # none of the names drawn is a helper on PATH
+    auths = document.get("auths") or {}
+    if "h.example" not in auths:
+        return None
+    entry = auths["h.example"]
+    if not isinstance(entry, dict) or any(entry.get(name) and not isinstance(entry[name], str) for name in ("auth", "username")):
+        return "refused"
+    if entry.get("auth"):
+        try:
+            name, colon, password = base64.b64decode(entry["auth"], validate=True).decode().rstrip("\0").partition(":")
+        except ValueError:
+            return "refused"
+        return (Credential(name, password) if name or password else None) if colon else "refused"
+    return Credential(entry["username"]) if entry.get("username") else None
+
+
+logins = st.builds(lambda user, password: encode(f"{user}:{password}"), st.sampled_from(["ann", ""]), st.sampled_from(["pw", "a:b", ""]))
+entries = st.fixed_dictionaries({}, optional={"auth": logins | json_values, "username": st.just("joe") | json_values, "x": json_values})
+hosts = st.dictionaries(st.sampled_from(["h.example", "other.example"]), entries | json_values, max_size=2)
+
+
+@given(st.fixed_dictionaries({}, optional={"auths": hosts | json_values, "HttpHeaders": json_values, "credHelpers": json_values}))
+def test_any_document_is_read_as_docker_reads_it_or_refused(document: dict[str, Any]) -> None:
+    expected = judge(document)
     try:
-        found = Credentials(document).find(host or "h.example")
-    except ImagebuildError:
-        return
-    assert found is None or isinstance(found, Credential)
+        found: Credential | str | None = Credentials(document).find("h.example")
+    except ConfigurationError:
+        found = "refused"
+    assert found == expected, document

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -10,7 +12,7 @@ import pytest
 
 from imagebuild import annotations as names
 from imagebuild.layer.model import Codec
-from imagebuild.lock.file.lockfile import lock_digest
+from imagebuild.lock.file.lockfile import decode_lock, lock_digest
 from imagebuild.lock.file.model import Lock
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_MANIFEST, Digest, RawManifest
@@ -57,7 +59,21 @@ def test_lock_and_recipe_come_back_as_they_were(tmp_path: Path, lock: Lock) -> N
     attach_artifacts(store, "cosml", image.descriptor, [make_lock_artifact(lock), make_recipe_artifact(recipe)])
     assert read_image_lock(store, "cosml", image.digest) == lock
     assert read_image_recipe(store, "cosml", image.digest) == recipe
-    assert make_lock_artifact(lock) == make_lock_artifact(lock)
+
+
+def test_lock_and_recipe_are_attached_as_files_whose_digests_the_image_has(lock: Lock) -> None:
+    """What another tool sees of them: a type, a title, a time, and bytes that hash to the image's own annotations."""
+    recipe = make_image_recipe(lock)
+    found = make_lock_artifact(lock)
+    assert (found.artifact_type, found.media_type) == ("application/vnd.imagebuild.lock.v1+toml",) * 2
+    assert found.annotations == {"org.opencontainers.image.created": "2026-10-01T00:00:00Z"}
+    assert found.blob_annotations == {"org.opencontainers.image.title": "pylock.cosml.toml"}
+    assert [package["name"] for package in tomllib.loads(found.data.decode())["packages"]] == ["pandas"]
+    assert recipe.labels["dev.imagebuild.lock"] == lock_digest(decode_lock(found.data, "the lock attached"))
+    found = make_recipe_artifact(recipe)
+    assert (found.artifact_type, found.media_type) == ("application/vnd.imagebuild.recipe.v1+json",) * 2
+    assert found.blob_annotations == {"org.opencontainers.image.title": "recipe.json"}
+    assert recipe.labels["dev.imagebuild.key"] == "sha256:" + hashlib.sha256(found.data).hexdigest()
 
 
 def test_a_lock_that_the_image_does_not_name_is_passed_over(tmp_path: Path, lock: Lock) -> None:
