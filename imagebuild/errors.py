@@ -1,8 +1,8 @@
 """Every way a command can end, each with its own exit code.
 
 An error is two lines for the person who reads it: ``message`` says what is wrong, ``hint`` what to do next. Library
-code raises these; only :mod:`imagebuild.cli` turns them into text and an exit status. A traceback means a defect of
-ours (exit 1).
+code raises these; :mod:`imagebuild.commands.options` prints them, and :mod:`imagebuild.cli` turns them into an exit status. A
+traceback means a defect of imagebuild (exit 1).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 :class:`Inventory` is the short form (committed as ``lockfiles/bases/<base>.json``); :class:`Tree` answers questions
 about single paths from the whole form, a SQLite file in the cache; :class:`Runtime` runs the base's own interpreter on
-this machine. :class:`Base` is the four of them together with the image's config.
+this machine. :class:`Base` is the three of them together, with the image's manifest and config.
 """
 
 from __future__ import annotations

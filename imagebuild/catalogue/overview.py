@@ -1,4 +1,4 @@
-"""What a fleet needs somebody for, before the list of it: teams behind, budgets nearly full, images that may go, names for good."""
+"""What needs attention in a fleet: teams behind, budgets nearly full, images that may go, permanent names."""
 
 from __future__ import annotations
 

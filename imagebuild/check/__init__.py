@@ -1,1 +1,1 @@
-"""What an image must pass before it is pushed."""
+"""Checks of a built image: ``verify`` of a pushed one against base, lock and rules, ``smoke`` of a running one."""

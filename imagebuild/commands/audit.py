@@ -61,10 +61,10 @@ def audit(
     platform: str,
     as_json: bool,
 ) -> None:
-    """Look up the packages of an image, base and added, in OSV data, and hold the licences of Python's against the policy.
+    """Look up the packages of an image, base and added, in OSV data, and compare the licences of Python packages with the policy.
 
     TEAM is the team's lock on its base, before anything is pushed; REF a pushed image (TEAM:TAG, registry/repository:tag,
-    oci:FOLDER:REPOSITORY:TAG). Exit 8 when something counts.
+    oci:FOLDER:REPOSITORY:TAG). Exit 8 when a finding counts.
     """
     import datetime
 

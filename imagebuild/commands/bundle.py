@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def bundle(
     workspace: Workspace, team: str, output: Path, with_base: bool, engine: str | None, builder: str | None, network: str | None
 ) -> None:
-    """Put all that TEAM's image takes into one folder: image --offline --bundle DIR builds from it."""
+    """Write all that TEAM's build needs into one folder, for image --offline --bundle DIR."""
     from imagebuild import pipeline
     from imagebuild.bundle.packing import BundleContents, pack_bundle
     from imagebuild.text import format_size

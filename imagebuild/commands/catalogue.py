@@ -1,4 +1,4 @@
-"""``imagebuild catalogue``: what was pushed, in every form it is needed in; one image of it; and whether it is all there."""
+"""``imagebuild catalogue``: the pushed images as a table, data, a page or a form; one image; and whether all are complete."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def catalogue(
     choices: FormChoices,
     pages: Path | None,
 ) -> None:
-    """What can be spawned, read from what was pushed."""
+    """List the images that can be spawned, from what was pushed."""
     if ctx.invoked_subcommand is not None:
         given = [name for name in ctx.params if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
         if given:
@@ -102,7 +102,7 @@ def print_table(listing: CatalogueListing) -> None:
 @pull_option
 @common_options
 def show(workspace: Workspace, what: str, lock_alone: bool, as_json: bool, everything: bool, pull_from: str) -> None:
-    """All that is needed to start one image, or to build it again."""
+    """Show how to start one image, and how to build it again."""
     from imagebuild.catalogue.description import describe_entry, render_description
     from imagebuild.catalogue.selection import find_entry
     from imagebuild.emit.snippets import list_snippets, pin_reference

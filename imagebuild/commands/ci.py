@@ -27,7 +27,7 @@ def ci() -> None:
 @json_option("A JSON list on one line, for a job matrix.")
 @common_options
 def ci_teams(workspace: Workspace, since: str, as_json: bool) -> None:
-    """The teams, or those whose image a change may make another one."""
+    """List the teams, or those whose image a change may affect."""
     from imagebuild.ci.changes import choose_changed_teams
     from imagebuild.ci.history import list_changed_files, read_file
     from imagebuild.config import list_teams

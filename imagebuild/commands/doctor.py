@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @json_option()
 @common_options
 def doctor(workspace: Workspace, as_json: bool) -> None:
-    """Look at all that a build needs; exit 3 names what the teams here need and is not there."""
+    """Check all that a build needs; exit 3 names the parts that the teams here need and that are missing."""
     import msgspec
 
     from imagebuild.diagnosis import diagnose

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @json_option()
 @common_options
 def explain(workspace: Workspace, team: str, engine: str | None, as_json: bool) -> None:
-    """Which inputs changed since TEAM's last image, hence why its tag differs."""
+    """List the inputs that changed since TEAM's last image, which is why its tag differs."""
     import msgspec
 
     from imagebuild import pipeline

@@ -32,10 +32,10 @@ _TOLD = {
 @click.option("--upgrade", is_flag=True, help="Bring this version's workflows, Makefile and script into a repository; your edits stay.")
 @common_options
 def init(workspace: Workspace, team: str, base: str, title: str, upgrade: bool) -> None:
-    """Begin a TEAM, or a whole repository.
+    """Make a TEAM's folder, or a whole repository.
 
-    With TEAM its folder is made, in an empty place the catalogue of bases too. Without TEAM, in an empty folder, all that a repository of
-    your own takes: images/, lockfiles/, catalogue, pools, workflows, Makefile, .gitignore.
+    With TEAM: its folder, and the catalogue of bases where there is none. Without TEAM, in an empty folder: all that a new repository
+    needs (images/, lockfiles/, catalogue, pools, workflows, Makefile, .gitignore).
     """
     if team:
         if upgrade:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @everything_option
 @common_options
 def keep(workspace: Workspace, ref: str, name: str, everything: bool) -> None:
-    """Give an image NAME, for good: the tag keep-NAME beside its own. It is never moved, and what has one is never retired."""
+    """Give an image a permanent NAME: the tag keep-NAME beside its own. The tag never moves, and such an image is never retired."""
     from imagebuild.catalogue.pinnedtags import keep_image
     from imagebuild.catalogue.selection import find_entry
     from imagebuild.catalogue.tags import kept_tag

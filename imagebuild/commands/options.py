@@ -59,7 +59,7 @@ def print_error(error: ImagebuildError) -> None:
 
 
 def read_clock() -> str:
-    """The only look at the clock: the cutoff of a lock that is made today."""
+    """The cutoff of a lock that is made now. No other function asks what day it is."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 

@@ -49,7 +49,7 @@ def prewarm(
     as_json: bool,
     pull_from: str,
 ) -> None:
-    """What keeps the teams' current images on the nodes of each GPU pool: a DaemonSet, or what --mode says."""
+    """Write the manifests that keep the teams' current images on the nodes of each GPU pool: a DaemonSet, or what --mode names."""
     import msgspec
 
     from imagebuild.config import parse_size

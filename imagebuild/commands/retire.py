@@ -61,7 +61,7 @@ def retire(
 ) -> None:
     """Plan which old images may go; with --yes take their tags away, and remove those retired more than --grace days ago.
 
-    Never what is current, kept, or named in a cluster.
+    Images that are current, kept, or named in a cluster stay.
     """
     from datetime import datetime
 

@@ -1,1 +1,1 @@
-"""One layer: wheels become members with bytecode, members become a layer, and the layer is audited."""
+"""One layer: wheels become members with bytecode, members become a layer, and the layer's invariants are checked."""

@@ -1,4 +1,4 @@
-"""The audit of a layer: read back from its stored bytes with the standard library's tar reader.
+"""The rules that every layer keeps: it is read back from its stored bytes with the standard library's tar reader.
 
 The writer is :mod:`imagebuild.layer.tar.header`; nothing of it is used here, so that a defect there is seen.
 :func:`check_layer` reads a finished blob: one pass checks digest, diff_id and every header. :class:`TarEntries` looks at

@@ -1,4 +1,4 @@
-"""A lock in the forms that pip and uv install from as they are. With addresses, so for one machine: never committed."""
+"""A lock in the forms that pip and uv install from as they are. They hold URLs for one machine and are never committed."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _head(lock: Lock, command: str) -> list[str]:
 
 
 def _find_here(package: LockedPackage, cache: Path, local: Mapping[str, Path]) -> str:
-    """The address on this machine of a wheel that no index has; "" for one from an index."""
+    """The file URL of a wheel that no index has; "" for one from an index."""
     if package.index == LOCAL_NAME:
         path = local.get(package.name)
     elif package.source is not None:

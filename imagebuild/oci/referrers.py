@@ -71,7 +71,7 @@ def attach_artifacts(
 ) -> tuple[Digest, ...]:
     """Store ``artifacts`` as referrers of ``subject``, which is there already; the digests of their manifests.
 
-    Doing it again changes nothing. RemoteError when another writer keeps undoing the list.
+    Doing it again changes nothing. RemoteError when another program keeps overwriting the list.
     """
     entries = []
     for artifact in artifacts:

@@ -90,7 +90,7 @@ class Transport:
 
     @property
     def has_credential(self) -> bool:
-        """Whether this user is somebody to the registry (asks the credential helper)."""
+        """Whether there are credentials for the registry (asks the credential helper)."""
         return self._find_credential() is not None
 
     # --- requests --------------------------------------------------------------------------------------------------

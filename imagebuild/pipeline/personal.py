@@ -29,7 +29,7 @@ class PersonalLayer(msgspec.Struct, frozen=True):
     satisfied: tuple[str, ...]  # name==version that the image has and the requirements use
 
     def render(self) -> str:
-        """The file for pip: every package pinned and hashed, no address."""
+        """The file for pip: every package pinned and hashed, without URLs."""
         lines = [
             f"# What a personal requirements file adds to the image of team {self.team}: pip install --user -r THIS",
             "# Made by imagebuild personal; change the requirements file, not this.",

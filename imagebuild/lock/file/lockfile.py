@@ -1,4 +1,4 @@
-"""``lockfiles/pylock.<team>.toml``: a :class:`~imagebuild.lock.file.model.Lock` as PEP 751 writes it, without any address.
+"""``lockfiles/pylock.<team>.toml``: a :class:`~imagebuild.lock.file.model.Lock` as PEP 751 writes it, without any URL.
 
 Each package has one wheel with its file name as ``path``; where it comes from is ``[packages.tool.imagebuild] index``, a
 name. Same lock, same bytes.

@@ -1,4 +1,4 @@
-"""What a team's lock may change about its base: ``replace`` names what may be brought anew, ``protect`` what must stay alone."""
+"""What a team's lock may change about its base: ``replace`` names what it replaces, ``protect`` what stays as it is, and alone."""
 
 from __future__ import annotations
 

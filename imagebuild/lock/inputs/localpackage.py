@@ -52,7 +52,7 @@ _READ = 1 << 20
 
 
 class LocalWheel(msgspec.Struct, frozen=True):
-    """The wheel of a source tree, or (without ``tree``) one that requirements.in names by its address."""
+    """The wheel of a source tree, or (without ``tree``) one that requirements.in names by URL."""
 
     path: Path
     filename: str

@@ -37,7 +37,7 @@ def parse_requires(lines: Iterable[str]) -> list[Requirement]:
 
 
 def strip_addresses(metadata: bytes) -> bytes:
-    """The same METADATA, with ``name @ address`` written as ``name``: a resolver would fetch an address by itself, past every index."""
+    """The same METADATA, with ``name @ URL`` written as ``name``: a resolver would fetch a URL itself and bypass the indexes."""
 
     def replace(match: re.Match[bytes]) -> bytes:
         if b"@" not in match[1] and b"://" not in match[1]:

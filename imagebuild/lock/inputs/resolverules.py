@@ -1,4 +1,4 @@
-"""``[resolve]`` of team.toml: names that nobody gets, and requirements that stand instead of what anybody asks.
+"""``[resolve]`` of team.toml: names that are never installed, and requirements that replace what any package asks for.
 
 The meaning is that of uv's ``exclude-dependencies`` and ``override-dependencies``, for either resolver: both see rewritten METADATA.
 Constraints (``-c``) are not rewritten.

@@ -202,7 +202,7 @@ def stand_in_name(name: str, version: str) -> str:
 
 
 def candidates_of_local(wheel: LocalWheel) -> Candidates:
-    """A wheel that no index offers, as an candidates, for code that treats both alike."""
+    """A wheel that no index offers, as candidates, for code that treats both alike."""
     return Candidates(
         wheel.name,
         URL_NAME if wheel.url else LOCAL_NAME,

@@ -30,7 +30,7 @@ _LONGEST = 300
 
 
 class KnownCandidates(Protocol):
-    """What the policy index remembers."""
+    """What the routed index remembers."""
 
     def find_candidates(self, name: str) -> Candidates | None:
         """What was offered of a project, None if nobody asked."""
@@ -50,7 +50,7 @@ class ResolutionFacts(msgspec.Struct, frozen=True):
 
 
 def explain_unresolved(outcome: Outcome, known: ResolutionFacts) -> ImagebuildError:
-    """One sentence and a hint out of pip's (or uv's) report and of what the policy index left out."""
+    """One sentence and a hint out of pip's (or uv's) report and of what the routed index left out."""
     causes = find_causes(outcome.log)
     needs = tuple(dict.fromkeys(_describe_cause(cause, known) for cause in causes))
     details = needs[:_SHOWN] if len(needs) > 1 else ()  # a single one is in the message already
@@ -189,7 +189,7 @@ def _explain_limit(cause: Cause, known: ResolutionFacts, details: tuple[str, ...
 
 
 def _explain_missing(cause: Cause, known: ResolutionFacts, details: tuple[str, ...]) -> ImagebuildError | None:
-    """Why an index has nothing for one need; None when it has."""
+    """Why an index has nothing for one requirement; None when it has something."""
     candidates = known.candidates.find_candidates(cause.name)
     if candidates is None or cause.name in known.held:
         return None
@@ -248,5 +248,5 @@ def _explain_missing(cause: Cause, known: ResolutionFacts, details: tuple[str, .
 
 
 def _clean(line: str) -> str:
-    """A line without colours and without the policy index's address."""
+    """A line without colours and without the routed index's URL."""
     return re.sub(r"\x1b\[[0-9;]*m|https?://127\.0\.0\.1:\d+/\S*", "", line).strip()

@@ -1,4 +1,4 @@
-"""The loopback server under the policy index: PEP 691 JSON pages, METADATA and wheels, behind a path nobody can guess."""
+"""The loopback server under the routed index: PEP 691 JSON pages, METADATA and wheels, behind a path nobody can guess."""
 
 from __future__ import annotations
 

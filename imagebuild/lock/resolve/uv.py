@@ -28,7 +28,7 @@ def find_uv() -> str | None:
 def run_uv(
     program: str, interpreter: Interpreter, platform_machine: str, folder: Path, url: str, seconds: float = RESOLVE_SECONDS
 ) -> Outcome:
-    """``uv pip compile`` for the base's full Python version; tags have been judged by the policy index already."""
+    """``uv pip compile`` for the base's full Python version; the routed index has judged the tags already."""
     (folder / "home").mkdir(exist_ok=True)
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform_machine, platform_machine)
     libc = "unknown-linux-musl" if interpreter.libc.startswith("musl") else "manylinux_2_40"
