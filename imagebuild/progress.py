@@ -44,7 +44,7 @@ _ended: list[Callable[[Step], None]] = []
 
 @contextlib.contextmanager
 def step(line: str, total: int = 0, unit: Unit = "bytes", report: Callable[[str], object] | None = None) -> Iterator[Step]:
-    """The block is a step of its own; ``report`` is told its line first, where that is wanted."""
+    """The block is a step of its own; ``report``, if given, gets its line first."""
     if report is not None:
         report(line)
     made = Step(line, total, unit)

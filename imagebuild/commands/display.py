@@ -63,7 +63,7 @@ class Display:
             self._thread.join(1)
 
     def print_line(self, line: str) -> None:
-        """One line, above what is drawn. That nobody can read it is no reason to stop."""
+        """One line, above what is drawn. A closed stderr is ignored."""
         if self._live and self._bars is None and threading.current_thread() is threading.main_thread():
             from imagebuild.commands.bars import Bars
 

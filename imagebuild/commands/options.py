@@ -46,7 +46,7 @@ def say(*lines: str) -> None:
 
 
 def _colour(line: str) -> str:
-    """``error:`` in red, a hint dim; a stream that is no terminal gets it plain."""
+    """``error:`` in red, a hint dim; a stream that is not a terminal gets it plain."""
     word, colon, _ = line.partition(":")
     if colon and word == "error":
         return click.style(f"{word}:", fg="red", bold=True) + line[len(word) + 1 :]

@@ -1,4 +1,4 @@
-"""A repository of a store, for artifacts that are no images: what machines of one company share."""
+"""A repository of a store, for artifacts that are not images: what machines of one company share."""
 
 from __future__ import annotations
 

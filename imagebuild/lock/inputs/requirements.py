@@ -41,7 +41,7 @@ _UNSUPPORTED = {
     "--prefer-binary": "leave the line out: only wheels are locked",
     "--no-binary": "what has no wheel is built by [source] packages in team.toml; a wheel that is there is taken",
     "--no-index": "indexes are configured in team.toml, by name",
-    "--trusted-host": "an index with a certificate of its own is told by pip's configuration (cert), or has an http url in team.toml",
+    "--trusted-host": "for an index with its own certificate set cert in pip's configuration, or use an http url in team.toml",
     "--config-settings": "publish the wheel that is meant on an index",
 }
 
