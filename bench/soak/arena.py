@@ -111,10 +111,10 @@ class Arena:
         finally:
             running.kill()
 
-    def run(self, world: World, *arguments: str, **options: object) -> Finished:
+    def run(self, world: World, *arguments: str, limit: float = LONGEST, **options: object) -> Finished:
         """One run to its end, judged: in time, in memory, with a documented exit code, in the words of the contract, leaving no process."""
         with self.start(world, *arguments, **options) as running:  # type: ignore[arg-type]
-            done = running.wait(LONGEST)
+            done = running.wait(limit)
         self.judge(done, world)
         return done
 

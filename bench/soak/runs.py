@@ -16,6 +16,7 @@ from tests.support.servers.faulty import Fault, FaultyRegistry
 from tests.support.tools import as_nobody, find_ordinary_python, give_to_nobody, small_disk
 from tests.support.worlds import World
 
+_OWN_WORK = 30.0  # seconds, beside the two time-outs that a registry may cost
 _REFUSED = b'{"errors":[{"code":"DENIED","message":"a test"}]}'
 
 
@@ -240,7 +241,8 @@ def attack_hung(arena: Arena, chance: random.Random) -> str:
     """A registry that takes requests and never answers: refused within the limit of a run."""
     with FaultyRegistry(arena.registry).serve() as proxy, _world(arena, mirror=proxy.host) as world:
         proxy.faults = [Fault(chance.choice([r"POST ", r"PUT ", r"HEAD ", r""]), stall=3600.0)]
-        done = arena.run(world, "image", "blue", "--json", "--registry", f"{proxy.host}/soak{arena.count}")
+        target = ["--registry", f"{proxy.host}/soak{arena.count}"]
+        done = arena.run(world, "image", "blue", "--json", *target, limit=LONGEST + _OWN_WORK)
         require(done.code == 6, f"exit {done.code} for a registry that never answers: {done.err[-600:]}")
         require(not find_processes(world.root.parent.name), "a process was left")
         require(not arena.check_registry(f"soak{arena.count}/blue"), "a tag of a push that failed")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import email.utils
 import random
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -61,12 +62,14 @@ class Patience:
     Without it, a server that takes requests and never answers costs every attempt's whole time-out, one after the other.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._limit, self._spent = seconds, 0.0
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit, self._spent, self._clock, self._until = seconds, 0.0, clock, float("-inf")
 
     def spend(self, seconds: float) -> bool:
-        """Count a wait for nothing; False when there is no more patience."""
-        self._spent += seconds
+        """Count a wait for nothing that ends now; False when there is no more patience. What several waited at once counts once."""
+        now = self._clock()
+        self._spent += max(0.0, min(seconds, now - self._until))
+        self._until = now
         return self._spent < self._limit
 
     def restore(self) -> None:

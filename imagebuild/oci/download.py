@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 
 import requests
 import urllib3.exceptions
 
 from imagebuild.errors import IntegrityError
+from imagebuild.http.pace import Pace
 from imagebuild.oci.content import check_name
 from imagebuild.oci.failures import RegistryError
 from imagebuild.oci.model import Descriptor
@@ -18,7 +18,6 @@ from imagebuild.oci.transport import Transport
 
 _RESUMES = 5  # times in a row that a download is taken up again without a byte of progress
 _RESUMES_IN_ALL = 50
-_WINDOW, _LEAST_RATE = 60.0, 1024  # seconds, and bytes a second over them: less is a server that keeps us waiting
 _RANGE = re.compile(r"bytes (\d{1,18})-\d+/(?:\d+|\*)")
 WRONG_BYTES = "the registry, or a cache in front of it, serves wrong content: run it again; if it fails again, push the image again"
 
@@ -33,8 +32,8 @@ class Download:
         self._doing = f"{repository}: get blob {descriptor.digest}"
         self._stack = contextlib.ExitStack()
         self._response: requests.Response | None = None
-        self._offset = self._failures = self._failures_in_all = self._arrived = 0
-        self._waited = 0.0
+        self._offset = self._failures = self._failures_in_all = 0
+        self._pace = Pace()
 
     def read(self, count: int) -> bytes:
         """Up to ``count`` next bytes; empty at the end of a whole blob."""
@@ -42,7 +41,7 @@ class Download:
             try:
                 if self._response is None:
                     self._response = self._open()
-                data: bytes = self._read_some(self._response, count)
+                data = self._read_some(self._response, count)
                 if data or self._offset >= self._descriptor.size:
                     self._offset += len(data)
                     self._failures = 0 if data else self._failures
@@ -65,19 +64,11 @@ class Download:
             self._transport.pause(self._failures - 1, failure)
 
     def _read_some(self, response: requests.Response, count: int) -> bytes:
-        """What has arrived, up to ``count`` bytes. TimeoutError when it is too little for the time it took.
+        def read() -> bytes:
+            data: bytes = response.raw.read1(count, decode_content=False)
+            return data
 
-        A socket's own limit of time starts anew with every byte. Only what was waited here counts, not what the caller does in between.
-        """
-        started = time.monotonic()
-        data: bytes = response.raw.read1(count, decode_content=False)
-        self._waited += time.monotonic() - started
-        self._arrived += len(data)
-        if self._waited >= _WINDOW:
-            if data and self._arrived < _WINDOW * _LEAST_RATE and self._offset + len(data) < self._descriptor.size:
-                raise TimeoutError
-            self._waited, self._arrived = 0.0, 0
-        return data
+        return self._pace.read(read)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -85,7 +76,7 @@ class Download:
         self._response = None
 
     def _open(self) -> requests.Response:
-        self._waited, self._arrived = 0.0, 0
+        self._pace = Pace()
         headers = {"Range": f"bytes={self._offset}-"} if self._offset else {}
         request = self._transport.request(
             "GET", self._target, scopes=self._scopes, doing=self._doing, headers=headers, accept=frozenset({200, 206})

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from imagebuild.errors import RemoteError
+from imagebuild.http import pace
 from imagebuild.http.retry import Patience
-from imagebuild.oci import download, transport
+from imagebuild.oci import transport
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.registry import RegistryStore
 from tests.support.servers.scripted import Answer, Asked, in_turn, serve
@@ -62,7 +63,7 @@ def test_a_body_that_stalls() -> None:
 
 
 def test_a_blob_that_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_WINDOW", 0.5)
+    monkeypatch.setattr(pace, "WINDOW", 0.5)
     with serve(in_turn(Answer(200, {}, BLOB, pace=0.05))) as server:
         started = time.monotonic()
         with pytest.raises(RemoteError, match="no answer in time"), open_store(server.host).open_blob("a/b", BLOB_AT) as stream:
@@ -71,7 +72,7 @@ def test_a_blob_that_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_reader_that_is_slow_itself_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_WINDOW", 0.2)
+    monkeypatch.setattr(pace, "WINDOW", 0.2)
     with serve(in_turn(Answer(200, {}, BLOB))) as server, open_store(server.host).open_blob("a/b", BLOB_AT) as stream:
         first = stream.read(10)
         time.sleep(0.5)
@@ -94,9 +95,22 @@ def test_an_upload_that_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_good_answers_give_patience_back() -> None:
-    patience = Patience(10)
+    now = [0.0]
+    patience = Patience(10, clock=lambda: now[0])
     assert patience.spend(9)
     for _ in range(90):
         patience.restore()
+    now[0] = 9
     assert patience.spend(9)
+    now[0] = 18
     assert not patience.spend(9)
+
+
+def test_what_several_waited_at_once_counts_once() -> None:
+    now = [0.0]
+    patience = Patience(10, clock=lambda: now[0])
+    assert all(patience.spend(6) for _ in range(8))
+    now[0] = 2
+    assert patience.spend(6)
+    now[0] = 8
+    assert not patience.spend(6)

@@ -12,18 +12,20 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 from requests.utils import get_auth_from_url
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from imagebuild import __version__
 from imagebuild.errors import RemoteError
-from imagebuild.http.retry import INDEX, PASSING, compute_wait, parse_retry_after
+from imagebuild.http.pace import Pace
+from imagebuild.http.retry import INDEX, PASSING, Patience, compute_wait, parse_retry_after
 from imagebuild.lock.index.credentials import find_credentials, find_netrc_entry
 from imagebuild.lock.index.redirects import Origin, find_location, find_origin, is_downgrade, resolve_location
 from imagebuild.lock.index.routing import PackageIndex
 
 ATTEMPTS = INDEX.attempts
-PAGE_LIMIT = 256 << 20
-_TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds between bytes
+PAGE_LIMIT = 64 << 20
+_TIMEOUT = (10.0, 55.0)  # seconds to connect, seconds between bytes
+_STALLED = 100.0  # seconds in all that an index may take requests and say nothing: the second time-out is the last
 _REDIRECTS = 10  # in one chain
 _CHUNK = 1 << 20
 _SHORT = 64 << 10  # bytes of a redirect's body that are read, so that the connection serves again
@@ -78,6 +80,7 @@ class IndexClient:
         self.index = index
         self.stopped = threading.Event()
         self.pause = pause or self.stopped.wait
+        self._patience = Patience(_STALLED)
         self._guard = threading.Lock()
         self._session: requests.Session | None = None
         self._credentials: dict[Origin, tuple[str, str] | None] = {}
@@ -111,8 +114,10 @@ class IndexClient:
     def read_blocks(self, answer: requests.Response) -> Iterator[bytes]:
         """A body piece by piece; CutShortError when it ends early."""
         try:
-            yield from answer.iter_content(_PIECE)
+            yield from _iterate(answer, _PIECE)
         except (requests.RequestException, HTTPError, ConnectionError, TimeoutError) as error:
+            if self._is_worn_out(error):
+                raise self._explain_stall() from None
             raise CutShortError(type(error).__name__) from None
 
     def send(
@@ -139,6 +144,7 @@ class IndexClient:
                     continue
                 if body:
                     self._read_whole(answer, limit, what)
+                self._patience.restore()
                 return answer
             except requests.exceptions.SSLError:
                 raise RemoteError(
@@ -150,6 +156,8 @@ class IndexClient:
                     f"package index {self.index.name!r} gives an invalid URL for {what}", "report it to the index's operators"
                 ) from None
             except (requests.RequestException, HTTPError, ConnectionError, TimeoutError) as error:
+                if self._is_worn_out(error):
+                    raise self._explain_stall() from None
                 problem = RemoteError(
                     f"no network: package index {self.index.name!r} cannot be reached for {what} ({_name_cause(error)})",
                     "check the network and proxy of this machine, then run it again",
@@ -158,6 +166,17 @@ class IndexClient:
                     attempts = INDEX.connect_attempts
         assert problem is not None
         raise problem
+
+    def _is_worn_out(self, error: BaseException) -> bool:
+        """Whether this index has kept us waiting for nothing for too long, with ``error`` now."""
+        stalled = isinstance(error, (requests.ReadTimeout, ReadTimeoutError, TimeoutError))
+        return stalled and not self._patience.spend(_TIMEOUT[1])
+
+    def _explain_stall(self) -> RemoteError:
+        return RemoteError(
+            f"package index {self.index.name!r} takes requests and does not answer in time",
+            "run it again; if it stays, report it to the index's operators",
+        )
 
     def _get(self, url: str, headers: Mapping[str, str], what: str, page: bool) -> requests.Response:
         """One GET, and those that its redirects lead to."""
@@ -199,7 +218,7 @@ class IndexClient:
             if answer.status_code == 200 and "Range" in answer.request.headers:
                 answer.close()  # the server has no ranges: its whole body is read elsewhere, to disk
                 return
-            for block in answer.iter_content(_CHUNK):
+            for block in _iterate(answer, _CHUNK):
                 total += len(block)
                 if total > limit:
                     answer.close()
@@ -255,6 +274,18 @@ class IndexClient:
 
 def _add_nothing(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
+
+
+def _iterate(answer: requests.Response, size: int) -> Iterator[bytes]:
+    """A body as it arrives, decompressed; TimeoutError when it comes too slowly."""
+    pace = Pace()
+
+    def read() -> bytes:
+        data: bytes = answer.raw.read1(size, decode_content=True)
+        return data
+
+    while data := pace.read(read):
+        yield data
 
 
 def _release(answer: requests.Response) -> None:
