@@ -169,7 +169,7 @@ def test_a_wrong_key_of_a_pool_is_named(make_world: MakeWorld) -> None:
         (["image", "bleu"], 2, "there is no team 'bleu'", "did you mean 'blue'"),
         (["image", "../blue"], 2, "not a team name: '../blue'", "lower-case"),
         (["image"], 2, "name at least one team", "teams here: blue"),
-        (["imgae", "blue"], 2, "No such command 'imgae'", "--help"),
+        (["imgae", "blue"], 2, "no such command: 'imgae'; did you mean 'image'", "--help"),
         (["image", "blue", "--coyp-base"], 2, "No such option", "--help"),
         (["image", "blue", "--registry", "https://example.com"], 2, "not a registry", "HOST/NAMESPACE"),
         (["lock", "blue", "--as-of", "yesterday"], 2, "not a date: 'yesterday'", "2026-10-01"),
