@@ -32,8 +32,8 @@ from bench.soak.pages import attack_page, open_browser
 from imagebuild.table import format_table
 from tests.support.workspaces import PROJECT
 
-_BATCH = 40  # inputs in one process
-_BATCH_SECONDS = 240.0
+_BATCH = 100  # inputs in one process
+_BATCH_SECONDS = 600.0
 _SHARE = {"registries": 3, "kills": 4, "crowds": 2, "disks": 1, "places": 1}  # of the attacks by runs; one by inputs follows each
 _HUNG_AFTER = 10  # minutes: an attack that takes two of them is left out of shorter runs
 

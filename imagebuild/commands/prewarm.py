@@ -55,6 +55,7 @@ def prewarm(
     from imagebuild.config import parse_size
     from imagebuild.emit.prewarm.capacity import format_plan
     from imagebuild.emit.prewarm.daemonsets import describe_prewarm, render_kustomization, render_prewarm
+    from imagebuild.emit.prewarm.guests import warn_of_guests
     from imagebuild.emit.prewarm.pools import load_pools
     from imagebuild.emit.prewarm.pullsecrets import warn_of_references, warn_of_secrets
 
@@ -82,7 +83,7 @@ def prewarm(
     require_room(plans)
     if only_plan:
         return
-    say(*(f"warning: {warning}" for warning in warn_of_references(settings, pull_from)))
+    say(*(f"warning: {warning}" for warning in (*warn_of_guests(pools), *warn_of_references(settings, pull_from))))
     if only_list:
         print_list(pools, entries, images, prefix, as_json)
         return
