@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,3 +104,10 @@ def test_the_architecture_page_shows_this_order() -> None:
     block = page.partition("## The order of the rooms")[2].partition("```")[2].partition("```")[0]
     shown = [tuple(line.split()) for line in block.splitlines() if line.strip()]
     assert shown == [tuple(room.replace(".", "/") for room in rooms) for rooms in LAYERS]
+
+
+def test_the_architecture_page_tells_of_every_room_in_this_order() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.partition("## Rooms")[2].splitlines() if line.startswith("| `")]
+    told = [name.strip("/").replace("/", ".") for row in rows for name in re.findall(r"`([a-z/]+)`", row)]
+    assert told == [room for rooms in LAYERS for room in rooms]
