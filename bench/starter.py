@@ -11,6 +11,7 @@ import argparse
 import functools
 import os
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -144,16 +145,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=PROJECT / ".imagebuild/starter-packages", help="folder of the results")
     parser.add_argument("--limit", type=float, default=120, help="seconds an attempt may take")
-    parser.add_argument("--only", default="", help="packages with this in their name")
+    parser.add_argument("packages", nargs="*", metavar="PACKAGE", help="those of the list to try, in this order; all when none is named")
+    parser.add_argument("--until", default="", metavar="HH:MM", help="try no package after this time")
     parser.add_argument("--resolver", choices=RESOLVERS, action="append")
     arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.packages) - set(PACKAGES)):
+        raise SystemExit(f"not in starter-packages.txt: {', '.join(unknown)}")
     scratch = Scratch(arguments.out / "workspace")
     path: Path = arguments.out / "attempts.json"
     kept = _ATTEMPTS.decode(path.read_bytes()) if path.is_file() else []
     done = {(item.package, item.resolver): item for item in kept if item.base == str(scratch.base_digest)}
     lookup = functools.cache(functools.partial(resolve_alone, python=starter_lock().python, cache=arguments.out / "uv"))
     with Upstream(default_index(), scratch.cache) as upstream:
-        for package in (item for item in PACKAGES if arguments.only in item):
+        for package in arguments.packages or PACKAGES:
+            if arguments.until and time.strftime("%H:%M") >= arguments.until:
+                break
             for resolver in arguments.resolver or RESOLVERS:
                 if (package, resolver) in done:
                     continue
