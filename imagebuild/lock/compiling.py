@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,7 +27,7 @@ from imagebuild.lock.inputs.requirements import REQUIREMENTS, applies, read_requ
 from imagebuild.lock.request import LockInputs, LockRequest, read_inputs
 from imagebuild.lock.resolve.blocking import Block, find_blocks
 from imagebuild.lock.resolve.candidates import Choice, allows_python
-from imagebuild.lock.resolve.judging import JudgedChoice, describe_held_back, judge_choice, list_askers
+from imagebuild.lock.resolve.judging import Holder, JudgedChoice, describe_held_back, judge_choice, list_askers
 from imagebuild.lock.resolve.kernelmarkers import depends_on_kernel, refuse_kernel
 from imagebuild.lock.resolve.resolution import (
     Pin,
@@ -142,7 +143,15 @@ def _judge(request: LockRequest, inputs: LockInputs, answer: _Answer, index: Rou
     needs = {name: request.rules.rewrite_all(read_requires(data)) for name, (data, _) in answer.metadata.items()}
     askers = list_askers(answer.wanted, inputs.direct, needs)
     lines = {item.name: item for item in inputs.direct if applies(item.requirement, request.environment)}
-    blocks: dict[str, Block] | None = None
+
+    @functools.cache
+    def find_holders() -> dict[str, Block]:
+        return {block.name: block for block in find_blocks(inputs.direct, index, inputs.held, request.environment)}
+
+    def find_holder(name: str) -> Holder | None:
+        block = find_holders().get(name)
+        return Holder(block.describe(request.base.name), block.advise(request.base, request.protect)) if block is not None else None
+
     for pin in answer.wanted:
         candidates = index.find_candidates(pin.name)
         if candidates is None or pin.name in answer.built:
@@ -152,13 +161,10 @@ def _judge(request: LockRequest, inputs: LockInputs, answer: _Answer, index: Rou
             raise LockError(f"{status.describe()}, says package index {candidates.index!r}", "do not install it: ask its index")
         if status.status:
             request.report(f"warning: {status.describe()}")
-        warning = judge_choice(JudgedChoice(pin, candidates, askers[pin.name]))
+        warning = judge_choice(JudgedChoice(pin, candidates, askers[pin.name]), functools.partial(find_holder, pin.name))
         line = lines.get(pin.name)
         if not warning and line is not None and describe_held_back(pin, candidates, line.requirement.specifier, None, request.base.name):
-            if blocks is None:
-                found = find_blocks(inputs.direct, index, inputs.held, request.environment)
-                blocks = {block.name: block for block in found}
-            warning = describe_held_back(pin, candidates, line.requirement.specifier, blocks.get(pin.name), request.base.name)
+            warning = describe_held_back(pin, candidates, line.requirement.specifier, find_holders().get(pin.name), request.base.name)
         if warning:
             request.report(f"warning: {warning}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from packaging.requirements import Requirement
 
+from imagebuild import progress
 from imagebuild.base.model import Base
 from imagebuild.errors import ConfigurationError, LockError, RemoteError
 from imagebuild.files import explain_os_error
@@ -39,7 +40,7 @@ from imagebuild.lock.resolve.uv import find_uv, run_uv
 from imagebuild.lock.wheels.fetching import fetch_build_wheels
 from imagebuild.lock.wheels.sdist import SourceWheels
 
-_PROGRESS_SECONDS = 10.0
+_PROGRESS_SECONDS = 1.0  # between looks at how far it is; who shows it decides when to
 _SHOWN_BLOCKS = 5
 
 
@@ -87,7 +88,7 @@ def search(
 
 
 class _Watch:
-    """Beside a running resolver: a line of progress every few seconds, and the search for what of the base blocks the newest versions."""
+    """Beside a running resolver: a step of progress, and the search for what of the base blocks the newest versions."""
 
     def __init__(self, request: LockRequest, inputs: LockInputs, index: RoutedIndex) -> None:
         self.blocks: tuple[Block, ...] = ()
@@ -95,10 +96,12 @@ class _Watch:
         self._inputs = inputs
         self._index = index
         self._ended = threading.Event()
+        self._step = contextlib.ExitStack()
         self._telling = threading.Thread(target=self._tell, daemon=True)
         self._looking = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> _Watch:
+        self._shown = self._step.enter_context(progress.step(f"{self._request.team}: resolving", unit="packages"))
         self._telling.start()
         self._looking.start()
         return self
@@ -107,16 +110,15 @@ class _Watch:
         self._ended.set()
         self._telling.join()
         self._looking.join()
+        self._step.close()
 
     def wait(self) -> None:
         """Let the search for what blocks come to its end: there is something to explain."""
         self._looking.join()
 
     def _tell(self) -> None:
-        waited = 0.0
         while not self._ended.wait(_PROGRESS_SECONDS):
-            waited += _PROGRESS_SECONDS
-            self._request.report(f"{self._request.team}: still resolving: {self._index.count_projects()} projects looked at, {waited:g} s")
+            self._shown.line = f"{self._request.team}: still resolving, {self._index.count_projects()} projects looked at"
 
     def _look(self) -> None:
         request, inputs = self._request, self._inputs

@@ -14,7 +14,7 @@ from imagebuild.lock.inputs.requirements import DirectRequirement
 from imagebuild.lock.resolve.blocking import choose_newest, find_blocks
 from imagebuild.lock.resolve.candidates import Candidates, select_wheels
 from imagebuild.lock.resolve.candidates import Choice as Limits
-from imagebuild.lock.resolve.judging import JudgedChoice, describe_held_back, judge_choice
+from imagebuild.lock.resolve.judging import Holder, JudgedChoice, describe_held_back, judge_choice
 from imagebuild.lock.resolve.kernelmarkers import depends_on_kernel
 from imagebuild.lock.resolve.resolution import Pin, parse_pins
 from tests.support.builders import make_lock_base
@@ -94,17 +94,49 @@ def test_over_a_year_behind_is_refused_and_a_year_is_not() -> None:
         judge("1.0", page(wheel, ("thing-1.1.tar.gz", "2026-01-02")))
 
 
+def test_what_is_held_back_is_not_blamed_on_a_missing_wheel() -> None:
+    """kfp: 2.17.3 has a wheel, and pins urllib3; of the releases that would fit the base all newer than 0.1.11 are source only."""
+    files = (
+        ("thing-0.1.11-py3-none-any.whl", "2019-03-06"),
+        ("thing-2.13.0.tar.gz", "2025-04-28"),
+        ("thing-2.17.3-py3-none-any.whl", "2026-10-22"),
+    )
+    choice = JudgedChoice(Pin("thing", "0.1.11", ()), page(*files), (Requirement("thing"),))
+    holder = Holder("the newest thing 2.17.3 needs urllib3==2.8.0; the base starter has urllib3 2.7.0", 'replace = ["urllib3"]')
+    with pytest.raises(LockError) as caught:
+        judge_choice(choice, lambda: holder)
+    assert caught.value.message == (
+        "thing 0.1.11 (2019-03-06) would be locked: the newest thing 2.17.3 needs urllib3==2.8.0; the base starter has urllib3 2.7.0; "
+        "of those that may fit, 2.13.0 (2025-04-28) is source only"
+    )
+    assert caught.value.hint.startswith('replace = ["urllib3"]; or have 2.13.0 built inside the base: [source] packages = ["thing"]')
+    with pytest.raises(LockError, match=r"2\.17\.3 has a wheel, and another requirement does not allow it"):
+        judge_choice(choice)
+    recent = page(("thing-0.1.11-py3-none-any.whl", "2025-03-06"), *files[1:])
+    assert judge_choice(JudgedChoice(choice.pin, recent, choice.asked)) == ""  # what holds it back is told by another line
+    assert "is source only" in judge_choice(JudgedChoice(choice.pin, recent, (Requirement("thing<2.17"),)))
+
+
 class Index:
     """Needs by ``name version``."""
 
-    def __init__(self, needs: dict[str, list[str]], given: tuple[str, ...] = ()) -> None:
+    def __init__(self, needs: dict[str, list[str]], given: tuple[str, ...] = (), sources: dict[str, tuple[str, ...]] | None = None) -> None:
         self.needs = needs
         self.given = given
+        self.sources = sources or {}
+        self.built = False
 
     def ask_candidates(self, name: str) -> Candidates:
         versions = [key.partition(" ")[2] for key in self.needs if key.startswith(f"{name} ")]
         index = "url" if name in self.given else "default"
-        return Candidates(name, index, wheels={version: ProjectFile("x", "y") for version in versions})
+        sources = self.sources.get(name, ())
+        return Candidates(
+            name,
+            index,
+            wheels={version: ProjectFile("x", "y") for version in versions},
+            sdist_only=sources,
+            sources={version: ProjectFile("x", "y") for version in sources} if self.built else {},
+        )
 
     def read_needs(self, name: str, version: str) -> list[Requirement]:
         return [Requirement(line) for line in self.needs[f"{name} {version}"]]
@@ -139,6 +171,21 @@ def test_what_of_the_base_stands_in_the_way_is_found_through_others() -> None:
     assert (second.name, second.where) == ("crt", "requirements.in line 5")
     assert find_blocks(ask("boto3<2"), index, HELD, LINUX) == ()
     assert find_blocks(ask("boto3"), index, HELD, LINUX, stopped=lambda: True) == ()
+
+
+def test_a_need_of_which_there_is_source_only_stands_in_the_way_too() -> None:
+    """kfp 2.17.3 has a wheel, and needs a kfp-server-api that has none."""
+    index = Index(
+        {"kfp 2.17.3": ["kfp-server-api<3,>=2.17.3"], "kfp 0.1.11": []}, sources={"kfp-server-api": ("2.17.3",), "kfp": ("2.13.0",)}
+    )
+    (block,) = find_blocks(ask("kfp"), index, HELD, LINUX)
+    assert block.describe("starter") == "the newest kfp 2.17.3 needs kfp-server-api<3,>=2.17.3, which is source only: there is no wheel"
+    assert block.advise(BASE, ()) == (
+        'have kfp-server-api built inside the base: [source] packages = ["kfp-server-api"] in team.toml, '
+        "or ask for an older kfp (requirements.in line 1)"
+    )
+    index.built = True
+    assert find_blocks(ask("kfp"), index, HELD, LINUX) == ()  # the team has it built
 
 
 def test_what_blocks_a_wheel_by_address_offers_no_older_one() -> None:

@@ -50,6 +50,7 @@ class Block(msgspec.Struct, frozen=True):
     need: str  # python-dateutil<3
     held: str  # python-dateutil
     version: str  # 4.0.0
+    source: str = ""  # instead of what the base has: the project of the need, of which there is no wheel that fits
     given: bool = False  # the line's package is a source tree or a wheel by address: there is no other version of it
 
     def describe(self, base: str) -> str:
@@ -58,14 +59,18 @@ class Block(msgspec.Struct, frozen=True):
         way = f" (through {' and '.join(others[:-1])})" if len(others) > 1 else ""
         first = first if self.given else f"the newest {first}"
         who = first if not others else f"{first} needs {others[-1]}{way}, which"
+        if self.source:
+            return f"{who} needs {self.need}, which is source only: there is no wheel"
         return f"{who} needs {self.need}; the base {base} has {self.held} {self.version}"
 
     def advise(self, base: Base, protect: Sequence[str]) -> str:
         """What to do."""
         return join_ways(
-            suggest_replacement(base, self.held, protect).removeprefix("or "),
+            f'have {self.source} built inside the base: [source] packages = ["{self.source}"] in team.toml'
+            if self.source
+            else suggest_replacement(base, self.held, protect).removeprefix("or "),
             "" if self.given else f"ask for an older {self.name} ({self.where})",
-            "choose another base",
+            "" if self.source else "choose another base",
         )
 
 
@@ -110,7 +115,12 @@ def _follow(
             continue
         seen.add(key)
         with contextlib.suppress(ImagebuildError):
-            version = choose_newest(reader.ask_candidates(name).wheels, requirement.specifier)
+            candidates = reader.ask_candidates(name)
+            version = choose_newest(candidates.wheels, requirement.specifier)
+            if chain and not version and any(requirement.specifier.contains(text) for text in candidates.sdist_only):
+                if any(requirement.specifier.contains(text) for text in candidates.sources):
+                    continue  # it will be built
+                return Block(item.where, item.name, chain, f"{name}{requirement.specifier}", "", "", name)
             needs = reader.read_needs(name, version) if version else []
             way = (*chain, f"{name} {version}")
             for need in needs:
@@ -124,7 +134,7 @@ def _follow(
                 own = parse_version(there.version)
                 if own is not None and not need.specifier.contains(own, prereleases=True):
                     given = reader.ask_candidates(item.name).given
-                    return Block(item.where, item.name, way, f"{target}{need.specifier}", there.name, there.version, given)
+                    return Block(item.where, item.name, way, f"{target}{need.specifier}", there.name, there.version, given=given)
     return None
 
 

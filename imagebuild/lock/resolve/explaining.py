@@ -58,7 +58,7 @@ def explain_unresolved(outcome: Outcome, known: ResolutionFacts) -> ImagebuildEr
         error = _explain_base(cause, known, details) or _explain_limit(cause, known, details) or _explain_missing(cause, known, details)
         if error is not None:
             # A report names what was looked at last; what blocks the newest versions is known better.
-            others = {canonicalize_name(block.held) for block in known.blocks}
+            others = {canonicalize_name(block.held) for block in known.blocks if block.held}
             return explain_blocks(known) if others and cause.name in known.held and cause.name not in others else error
     if known.blocks:
         return explain_blocks(known)

@@ -3,7 +3,7 @@ back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -52,8 +52,18 @@ def list_askers(
     return {name: tuple(items) for name, items in found.items()}
 
 
-def judge_choice(choice: JudgedChoice) -> str:
-    """A warning for people, or ""; LockError for what nobody can have meant."""
+class Holder(msgspec.Struct, frozen=True):
+    """What keeps newer wheels out: a sentence, and what to do."""
+
+    why: str
+    advice: str
+
+
+def judge_choice(choice: JudgedChoice, find_holder: Callable[[], Holder | None] = lambda: None) -> str:
+    """A warning for people, or ""; LockError for what nobody can have meant.
+
+    ``find_holder`` is asked where newer releases have wheels and were not taken: then it is not for want of a wheel.
+    """
     version = Version(choice.pin.version)
     newer = _list_newer_sources(choice, version)
     unasked = version.is_prerelease and not _names_prerelease(choice, version)
@@ -64,13 +74,22 @@ def judge_choice(choice: JudgedChoice) -> str:
         return f"{when} is a pre-release that nobody asked for{'' if final else ', and there is no final release'}" if unasked else ""
     newest = f"{newer[-1]}{_show_date(times.get(newer[-1], ''))}"
     lag = _measure(times.get(pin.version, ""), times.get(newer[-1], ""))
-    what = f"{when} would be locked, because it is the newest with a wheel for this base; {newest} is source only"
+    wheel = _find_newer_wheel(choice, version)
     if unasked or (lag is not None and lag > _OLD):
+        what = f"{when} would be locked, because it is the newest with a wheel for this base; {newest} is source only"
+        advice = ""
+        if wheel:
+            holder = find_holder()
+            why = holder.why if holder is not None else f"{wheel} has a wheel, and another requirement does not allow it"
+            what = f"{when} would be locked: {why}; of those that may fit, {newest} is source only"
+            advice = f"{holder.advice}; or " if holder is not None else ""
         raise LockError(
             what + (", and the older one is a pre-release that nobody asked for" if unasked else ""),
-            f'have the newer one built inside the base: [source] packages = ["{pin.name}"] in team.toml; or say that you mean the old one: '
-            f"{pin.name}=={pin.version} in requirements.in",
+            f'{advice}have {newer[-1]} built inside the base: [source] packages = ["{pin.name}"] in team.toml; or say that you mean the '
+            f"old one: {pin.name}=={pin.version} in requirements.in",
         )
+    if wheel:
+        return ""  # it is held back, and not by what has no wheel: describe_held_back
     return f"{when} is locked, the newest with a wheel for this base; {newest} is source only ([source] packages in team.toml has it built)"
 
 
@@ -83,6 +102,13 @@ def _list_newer_sources(choice: JudgedChoice, version: Version) -> list[str]:
         if other > version and not other.is_prerelease and specifier.contains(other):
             found.append((other, text))
     return [text for _, text in sorted(found)]
+
+
+def _find_newer_wheel(choice: JudgedChoice, version: Version) -> str:
+    """The newest final release with a wheel for the base that all who ask would take, if it is newer than what is locked; else ""."""
+    specifier = choice.specifier
+    found = [(other, text) for text in choice.candidates.wheels if (other := Version(text)) > version and not other.is_prerelease]
+    return max(((other, text) for other, text in found if specifier.contains(other)), default=(version, ""))[1]
 
 
 def _names_prerelease(choice: JudgedChoice, version: Version) -> bool:
