@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import re
 from typing import Any, Literal
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from imagebuild.catalogue.entries import CatalogueEntry
 from imagebuild.emit.forms.kubeflow import render_spawner_form
@@ -248,6 +251,61 @@ def test_comments_follow_their_option_to_the_next_image() -> None:
     )
     assert yaml.safe_load(text)["spawnerFormDefaults"]["image"]["value"] == risk
     assert merge_form(text, entries) == text
+
+
+OPTIONS = st.one_of(
+    st.sampled_from(["registry.example/scipy:v1", "registry.example/torch:v2", "plain"]),
+    st.builds(
+        lambda team, digest: f"registry.example/ml/{team}:x@sha256:{digest}",
+        st.sampled_from(["cosml", "apps", "stats", "foreign"]),
+        st.sampled_from(["a" * 64, "b" * 64, *(entry.digest.hex for entry in HISTORY[:3])]),
+    ),
+)
+COMMENTS = st.sampled_from(["", "", "above", "above\n\nmore"])
+ITEMS = st.lists(st.tuples(COMMENTS, OPTIONS, st.booleans()), max_size=5)
+SECTIONS = st.tuples(st.sampled_from(["image", "imageGroupOne", "imageGroupTwo"]), COMMENTS, ITEMS)
+
+
+def write_form(sections: list[Any], dashes: int) -> str:
+    """A form by hand; every comment has a number of its own."""
+    lines = ["spawnerFormDefaults:", "  cpu: {value: '1'}"]
+    count = itertools.count()
+
+    def comment(text: str, pad: str) -> list[str]:
+        return [f"{pad}# {line} {next(count)}" if line else "" for line in text.split("\n")] if text else []
+
+    for name, above, options in sections:
+        lines += [*comment(above, "  "), f"  {name}:", "    options:" if options else "    options: []"]
+        for text, option, beside in options:
+            pad = " " * (4 + dashes)
+            lines += [*comment(text, pad), f"{pad}- {option}{f'  # beside {next(count)}' if beside else ''}"]
+    return "\n".join([*lines, *comment("the end", "  "), ""])
+
+
+def read_comments(text: str) -> dict[str, str]:
+    """Comment line -> the line below it."""
+    lines = [line.strip() for line in text.splitlines()]
+    return {line: below.partition(" #")[0].strip('- "') for line, below in itertools.pairwise(lines) if line.startswith("#")}
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=80)
+@given(st.lists(SECTIONS, min_size=1, max_size=3, unique_by=lambda section: section[0]), st.sampled_from([0, 2]))
+def test_any_form_by_hand_has_our_images_and_all_of_its_comments(sections: list[Any], dashes: int) -> None:
+    text = write_form(sections, dashes)
+    merged = merge_form(text, pools=[A100, MIG])
+    form, whole = yaml.safe_load(merged)["spawnerFormDefaults"], read_form(list(HISTORY))
+    for key in SERVERS.values():
+        options = form.get(key, {}).get("options", [])
+        ours = [option for option in options if re.search("/ml/(cosml|apps|stats):", option)]
+        assert set(ours) == set(whole[key]["options"])
+        assert not options or form[key]["value"] in options
+    before, after = read_comments(text), read_comments(merged)
+    assert set(before) <= set(after) | {merged.splitlines()[-1].strip()}
+    for comment, option in before.items():
+        if re.match("registry.example/(scipy|torch|ml/foreign)|plain$", option):
+            assert after[comment] == option  # whatever became of the options around it
+    assert merge_form(merged, pools=[A100, MIG]) == merged
 
 
 def test_the_list_above_a_group_of_our_own_is_kept_true() -> None:
