@@ -56,7 +56,10 @@ def test_in_a_registry_by_its_name_and_from_nothing_but_the_registry(
     assert found["RECORD"]["status"] == found["lock"]["status"] == found["SBOM"]["status"] == found["secrets"]["status"] == "passed"
     # The starter base lies in the folder it was built in, and nowhere else.
     assert found["files of the base"]["status"] == "skipped"
-    assert "layout" in found["one layer over the base"]["text"] or "base" in found["one layer over the base"]["text"]
+    assert found["one layer over the base"]["status"] == "skipped"
+    text, digest = found["one layer over the base"]["text"], built.image.manifest["annotations"]["org.opencontainers.image.base.digest"]
+    assert text.startswith("the base cannot be read: ")
+    assert text.endswith(f" has no bases/starter@{digest}")
 
 
 def push_over(checkout: Checkout, built: Built, entries: Entries, tag: str) -> str:

@@ -98,6 +98,15 @@ def test_layers_of_every_compression_and_the_docker_family(tmp_path: Path, compr
         assert list(docker.tree.under("/")) == list(plain.tree.under("/"))
 
 
+def test_an_opaque_whiteout_hides_what_lower_layers_have_in_the_folder(tmp_path: Path) -> None:
+    """image-spec, layer.md (Opaque Whiteout): also where the entry comes after the layer's own files."""
+    store = LayoutStore(tmp_path / "layout")
+    lower = make_layer([entry("a/old", b"1"), entry("a/sub/older", b"1"), entry("b/stays", b"1")])
+    upper = make_layer([entry("a/new", b"2"), entry("a/.wh..wh..opq", b""), entry(".wh..wh.plnk", b"")])
+    tree = read_image(store, push_image(store, [lower, upper]), tmp_path / "cache").tree
+    assert [item.path for item in tree.under("/")] == ["/a", "/a/new", "/b", "/b/stays"]
+
+
 def test_second_read_asks_nobody_and_is_fast(tmp_path: Path) -> None:
     store = LayoutStore(tmp_path / "layout")
     here = push_image(store, [make_layer(PLAIN)], tag="amd")

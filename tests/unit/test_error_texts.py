@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from imagebuild.errors import LONGEST, LockError
+from imagebuild.errors import (
+    LONGEST,
+    BudgetError,
+    BuildError,
+    ConfigurationError,
+    IntegrityError,
+    LockError,
+    RemoteError,
+    UsageError,
+)
 from tests.conftest import find_repr, watch_values
 from tests.support.builders import make_base
 
@@ -96,6 +105,16 @@ def test_a_repr_is_seen_when_it_is_raised(text: str) -> None:
 def test_plain_sentences_pass(text: str) -> None:
     assert find_repr(text) == ""
     LockError(text, text, (text,))
+
+
+def test_every_error_ends_with_the_exit_code_of_the_documentation() -> None:
+    kinds = (UsageError, ConfigurationError, LockError, BudgetError, RemoteError, BuildError, IntegrityError)
+    assert [kind.exit_code for kind in kinds] == [2, 3, 4, 5, 6, 7, 8]
+    page = " ".join((PACKAGE.parent / "docs" / "formats.md").read_text(encoding="utf-8").split())
+    assert (
+        "2 usage · 3 configuration · 4 lock (unsatisfiable, stale, policy) · 5 over budget · 6 registry or index · 7 build · 8 integrity"
+        in page
+    )
 
 
 def test_whatever_others_wrote_an_error_stays_short(monkeypatch: pytest.MonkeyPatch) -> None:

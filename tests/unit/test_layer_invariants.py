@@ -106,6 +106,7 @@ def test_a_good_layer_has_no_findings(tmp_path: Path) -> None:
         ([entry("usr/s", mode=0o4755)], "setuid"),
         ([entry("usr/s", mode=0o2755)], "setuid"),
         ([entry("usr/w", mode=0o666)], "anyone may write it"),
+        ([entry("usr/w", mode=0o602)], "anyone may write it"),
         ([directory("usr/d", 0o777)], "a new folder with mode 777"),
         ([directory("usr/d", uid=1000)], "a new folder with mode 755, owner 1000:0"),
         ([directory("home"), directory("home/jovyan", 0o755, 1000, 100), entry("home/jovyan/x")], "/home/jovyan/x: hidden or emptied"),
