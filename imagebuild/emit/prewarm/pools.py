@@ -159,7 +159,7 @@ def _check_settings(settings: PrewarmSettings, where: str) -> None:
     elif settings.hold_user < 0:
         problem = f"hold-user is {settings.hold_user}"
     elif settings.pull_secret is not None and not SECRET.fullmatch(settings.pull_secret):
-        problem = f"pull-secret is {settings.pull_secret!r}, which is no secret's name"
+        problem = f"pull-secret is {settings.pull_secret!r}, which is not a secret's name"
     elif settings.readiness_condition and not _LABEL_KEY.fullmatch(settings.readiness_condition):
         problem = f"readiness-condition is {settings.readiness_condition!r}, which is not the type of a node condition"
     if problem:

@@ -175,7 +175,7 @@ class IndexClient:
     def _explain_stall(self) -> RemoteError:
         return RemoteError(
             f"package index {self.index.name!r} takes requests and does not answer in time",
-            "run it again; if it stays, report it to the index's operators",
+            "run it again; if it fails again, report it to the index's operators",
         )
 
     def _get(self, url: str, headers: Mapping[str, str], what: str, page: bool) -> requests.Response:
