@@ -108,6 +108,7 @@ class Display:
         seconds = time.monotonic() - step.began
         if seconds >= _WORTH_A_SUMMARY and step.total and step.unit == "bytes":
             self.print_line(f"{step.line}: {step.describe()}, {seconds:.0f} s")
+            self._line = ""  # that is over: a later line says that something else goes on
 
     # A fork copies whatever lock somebody holds: nobody may then.
     def before_fork(self) -> None:

@@ -96,16 +96,25 @@ class DebianRoot:
 
     def _take(self) -> bool:
         kept, note = _kept_paths(self._cache)
+        fits = self.is_kept()
         try:
-            fits = json.loads(note.read_bytes()) == self._describe(kept) and time.time() - note.stat().st_mtime < _FRESH_SECONDS
             note.unlink()
             if fits:
                 kept.rename(self._target)
             else:
                 kept.unlink()
-        except (OSError, ValueError):
+        except OSError:
             return False
         return fits
+
+    def is_kept(self) -> bool:
+        """Whether one that was made beforehand is there, as this one would be, and not too old."""
+        kept, note = _kept_paths(self._cache)
+        try:
+            fits = json.loads(note.read_bytes()) == self._describe(kept)
+            return fits and time.time() - note.stat().st_mtime < _FRESH_SECONDS
+        except (OSError, ValueError):
+            return False
 
     def _describe(self, tar: Path) -> dict[str, object]:
         return {"command": _make_command("mmdebstrap", Path("TAR")), "epoch": self._epoch, "bytes": tar.stat().st_size}
@@ -218,8 +227,9 @@ def main(arguments: Sequence[str]) -> int:
             with scratch_folder(cache) as folder:
                 debian = DebianRoot(cache, folder, epoch, lambda line: print(line, file=sys.stderr, flush=True))
                 try:
-                    debian.make()
-                    debian.keep()
+                    if not debian.is_kept():
+                        debian.make()
+                        debian.keep()
                 finally:
                     debian.stop()
     return 0

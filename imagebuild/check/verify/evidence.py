@@ -17,6 +17,7 @@ from imagebuild.layer.dpkg import SystemFiles
 from imagebuild.layer.removal import find_removal
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.file.replacement import find_replaced
+from imagebuild.progress import step
 from imagebuild.recipe import CONSTRAINTS_PATH, Recipe
 from imagebuild.supply.policy import read_policy
 from imagebuild.supply.referrers import BOM_TYPE, STATEMENT_TYPE, read_companions, read_image_lock, read_image_recipe
@@ -72,7 +73,7 @@ def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
     system: SystemFiles | None = None
     for number in range(common, len(image.manifest.layers)):
         descriptor = image.manifest.layers[number]
-        workspace.report(f"reading layer {number + 1} of {len(image.manifest.layers)} of the image ({format_size(descriptor.size)})")
+        line = f"reading layer {number + 1} of {len(image.manifest.layers)} of the image ({format_size(descriptor.size)})"
 
         def scan(known: SystemFiles | None, descriptor: Any = descriptor, number: int = number) -> ScannedLayer:
             return scan_layer(
@@ -86,7 +87,8 @@ def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
                 system=known,
             )
 
-        facts = scan(None)
+        with step(line, descriptor.size, report=workspace.report):
+            facts = scan(None)
         if facts.lists and (system := facts.system) is not None:
             facts = scan(system)  # what apt may write is known only at the end of a first reading
         promised = image.config.rootfs.diff_ids
