@@ -22,7 +22,7 @@ from imagebuild.layer.model import ExtraFile, Layer
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
 from imagebuild.layer.removal import ReducedTree, is_emptied
 from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, read_ahead
-from imagebuild.layer.tar.forward import ForwardFile, HashingReader, RawTarInfo
+from imagebuild.layer.tar.reading import ForwardFile, HashingReader, RawTarInfo, is_decompression_error, iterate_entries
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.text import first_lines
 
@@ -137,9 +137,8 @@ def find_faults(
             yield f"the layer cannot be read as a compressed tar: {error}"
             return
         except Exception as error:
-            # zstandard's and isal's errors have no common base; anything else is a defect and stays a traceback.
-            if type(error).__name__ not in ("ZstdError", "IsalError", "BadGzipFile"):
-                raise
+            if not is_decompression_error(error):
+                raise  # a defect stays a traceback
             yield f"the layer cannot be decompressed: {error}"
             return
         while stored.read(CHUNK):
@@ -180,8 +179,7 @@ def _find_entry_faults(
     seen: dict[str, bool] = {}  # path -> whether it is a folder
     brought: set[str] = set()  # folders that the base lacks
     with closing(tarfile.open(fileobj=cast(BinaryIO, file), mode="r:", tarinfo=RawTarInfo)) as archive:
-        for entry in archive:
-            archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+        for entry in iterate_entries(archive):
             name = entry.pax_headers.get("path", entry.name)
             assert isinstance(entry, RawTarInfo)
             raw = entry.raw_name.decode("utf-8", "surrogateescape") if "path" not in entry.pax_headers else name

@@ -32,6 +32,7 @@ from imagebuild.layer.model import LAYER_FORMAT, FileFact, Member
 from imagebuild.layer.placement import normalise_path
 from imagebuild.layer.tar.frame import describe_compressor
 from imagebuild.layer.tar.header import count_entry
+from imagebuild.layer.tar.reading import is_decompression_error
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_manifest
 from imagebuild.oci.model import Descriptor, Digest, Manifest, RawManifest
@@ -278,7 +279,7 @@ def _unpack(stream: BinaryIO, output: IO[bytes], index: SharedIndex, rules: Memb
     except ImagebuildError:
         raise
     except Exception as error:  # zstandard's and isal's have no common base
-        if not isinstance(error, EOFError) and type(error).__name__ not in ("ZstdError", "IsalError", "BadGzipFile"):
+        if not isinstance(error, EOFError) and not is_decompression_error(error):
             raise
         raise refuse(f"its frame cannot be decompressed: {error}") from None
     return kept

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import posixpath
 import tarfile
@@ -16,6 +15,7 @@ import msgspec
 from imagebuild.errors import IntegrityError
 from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system_files
 from imagebuild.layer.model import Layer, LayerFile, PackageBytes
+from imagebuild.layer.tar.reading import HashingReader, is_decompression_error, iterate_entries
 from imagebuild.oci.compression import CHUNK, open_decompressed
 from imagebuild.wheel.installed import NO_SITES, is_record, parse_info_path
 from imagebuild.wheel.record import decode_hash
@@ -29,33 +29,6 @@ class ForeignLayer(Layer, frozen=True):
 
     system: SystemFiles | None = None
     newest: int = 0  # the latest modification time of its entries, seconds since 1970
-
-
-class _HashingStream(io.RawIOBase):
-    """Passes a stream on, hashing and counting what goes by."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._digest = hashlib.sha256()
-        self.count = 0
-
-    @property
-    def digest(self) -> str:
-        return "sha256:" + self._digest.hexdigest()
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1) -> bytes:
-        data = self._stream.read(-1 if size is None else size) or b""
-        self._digest.update(data)
-        self.count += len(data)
-        return data
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 class _Seen:
@@ -91,8 +64,8 @@ def read_foreign_layer(blob: Path, media_type: str, sites: Set[str] = NO_SITES) 
     """
     compression = media_type.rpartition("+")[2] if "+" in media_type else "none"
     with blob.open("rb") as file:
-        stored = _HashingStream(file)
-        content = _HashingStream(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, CHUNK)), compression))
+        stored = HashingReader(file)
+        content = HashingReader(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, CHUNK)), compression))
         seen = _scan(content, stored, sites)
     sizes = seen.sizes
     system = read_system_files(seen.lists, seen.status, sizes)
@@ -105,9 +78,9 @@ def read_foreign_layer(blob: Path, media_type: str, sites: Set[str] = NO_SITES) 
     shares = [PackageBytes(name, version, stored.count * size // (installed or 1), size) for name, version, size in packages]
     return ForeignLayer(
         blob=blob,
-        digest=stored.digest,
+        digest=f"sha256:{stored.sha256}",
         size=stored.count,
-        diff_id=content.digest,
+        diff_id=f"sha256:{content.sha256}",
         uncompressed=content.count,
         installed=installed,
         media_type=media_type,
@@ -122,22 +95,20 @@ def read_foreign_layer(blob: Path, media_type: str, sites: Set[str] = NO_SITES) 
     )
 
 
-def _scan(content: _HashingStream, stored: _HashingStream, sites: Set[str]) -> _Seen:
+def _scan(content: HashingReader, stored: HashingReader, sites: Set[str]) -> _Seen:
     """Read the tar, and both streams to their ends."""
     seen = _Seen(sites)
     try:
         with tarfile.open(fileobj=cast(BinaryIO, content), mode="r|", bufsize=CHUNK) as archive:
-            for entry in archive:
-                archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+            for entry in iterate_entries(archive):
                 seen.take(archive, entry)
         while content.read(CHUNK):
             pass
         while stored.read(CHUNK):
             pass
     except Exception as error:
-        # zstandard's and isal's errors have no common base; anything else is a defect and stays a traceback.
-        if not isinstance(error, (tarfile.TarError, EOFError)) and type(error).__name__ not in ("ZstdError", "IsalError", "BadGzipFile"):
-            raise
+        if not isinstance(error, (tarfile.TarError, EOFError)) and not is_decompression_error(error):
+            raise  # a defect stays a traceback
         raise IntegrityError(
             f"the engine's layer cannot be read: {error}", "build it again; if it fails again, try another builder"
         ) from None

@@ -18,6 +18,7 @@ import zstandard
 from imagebuild.check.finding import Finding
 from imagebuild.check.verify.evidence import Evidence
 from imagebuild.errors import IntegrityError
+from imagebuild.layer.tar.reading import iterate_entries
 from imagebuild.oci.compression import CHUNK
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Store
@@ -104,12 +105,11 @@ def _count_entries(stream: io.BufferedReader) -> int:
     """Entries that are whole; then the rest is read too. What is cut off ends the count, as it does for such a reader."""
     count = 0
     with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=stream, mode="r|") as archive:
-        for entry in archive:
+        for entry in iterate_entries(archive):
             file = archive.extractfile(entry) if entry.isreg() else None
             while file is not None and file.read(CHUNK):
                 pass
             count += 1
-            archive.members = []  # type: ignore[attr-defined]  # which would keep every entry
     while stream.read(CHUNK):
         pass
     return count

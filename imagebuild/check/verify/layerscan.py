@@ -20,6 +20,7 @@ from imagebuild.errors import IntegrityError
 from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system_files
 from imagebuild.layer.invariants import Fault, read_tar_entries
 from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, read_ahead
+from imagebuild.layer.tar.reading import is_decompression_error
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Store
@@ -120,7 +121,7 @@ def scan_layer(
         raise IntegrityError(f"the layer {descriptor.digest} cannot be read as a tar: {error}", "push the image again") from None
     except Exception as error:
         # zstandard's and isal's errors have no common base; anything else passes as it is.
-        if type(error).__name__ not in ("ZstdError", "IsalError", "BadGzipFile"):
+        if not is_decompression_error(error):
             raise
         raise IntegrityError(f"the layer {descriptor.digest} cannot be decompressed: {error}", "push the image again") from None
     facts.diff_id, facts.uncompressed = f"sha256:{digest.sha256}", digest.count

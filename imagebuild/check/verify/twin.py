@@ -23,6 +23,7 @@ import msgspec
 from imagebuild.base.model import Base, Tree
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.layer.model import Layer
+from imagebuild.layer.tar.reading import iterate_entries
 from imagebuild.oci.compression import CHUNK, open_decompressed
 from imagebuild.wheel.installed import is_record
 
@@ -124,12 +125,11 @@ def read_layer(blob: Path, media_type: str, kept: Path) -> dict[str, TwinEntry]:
     found: dict[str, TwinEntry] = {}
     with blob.open("rb") as stored, kept.open("wb") as aside, closing(open_decompressed(stored, compression)) as plain:  # noqa: SIM117
         with tarfile.open(fileobj=plain, mode="r|", bufsize=CHUNK) as archive:
-            for item in archive:
+            for item in iterate_entries(archive):
                 path = "/" + item.name.removeprefix("./").strip("/")
                 if path in found:
                     raise IntegrityError(f"{path} is twice in {blob}", "the layer is malformed")
                 found[path] = _read_entry(archive, item, path, aside)
-                archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
     found.pop("/", None)  # BuildKit names the root in some layers
     return found
 

@@ -1,4 +1,4 @@
-"""Reading a tar that goes by only once with the standard library's tar reader."""
+"""Reading a layer's tar that goes by only once with the standard library's tar reader; what a damaged one raises, whatever packed it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,25 @@ class RawTarInfo(tarfile.TarInfo):
         return entry
 
 
+def iterate_entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The entries one by one; tarfile would keep every header."""
+    for entry in archive:
+        archive.members = []  # type: ignore[attr-defined]
+        yield entry
+
+
+def is_decompression_error(error: Exception) -> bool:
+    """Whether a decompressor raised it: zstandard's and isal's errors have no common base."""
+    return type(error).__name__ in ("ZstdError", "IsalError", "BadGzipFile")
+
+
 class HashingReader(io.RawIOBase):
-    """Passes a stream on and hashes what went by."""
+    """Passes a stream on, hashing and counting what goes by."""
 
     def __init__(self, stream: BinaryIO | io.RawIOBase) -> None:
         self._stream = stream
         self._digest = hashlib.sha256()
+        self.count = 0  # bytes
 
     @property
     def sha256(self) -> str:
@@ -36,9 +49,9 @@ class HashingReader(io.RawIOBase):
         return True
 
     def read(self, size: int | None = -1) -> bytes:
-        assert size is not None
-        data = self._stream.read(size) or b""
+        data = self._stream.read(-1 if size is None else size) or b""
         self._digest.update(data)
+        self.count += len(data)
         return data
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
