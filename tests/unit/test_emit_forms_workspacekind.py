@@ -136,6 +136,26 @@ def test_a_hidden_value_whose_image_is_gone_says_so_whatever_it_redirected_to() 
     )
 
 
+def test_a_team_that_left_for_another_server_leaves_no_value_that_cannot_start() -> None:
+    """Its images of the kind before are gone from the registry: hidden, told of, and with Danger where there is a redirect."""
+    first, second, other = make_image("cosml", "2026q1"), make_image("cosml", "2026q2"), make_image("risk", "2026q2")
+    text = render_workspace_kinds([*age([first], second), other]).text
+    moved = make_image("cosml", "2026q3", kind="vscode")
+    for listed in ([moved, other], [moved]):  # with other teams on JupyterLab, and with none
+        form = render_workspace_kinds(listed, merge=EditedFile(text, "f.yaml"))
+        kinds = read(form.text)
+        check_kind(kinds["jupyterlab"], read(text)["jupyterlab"])
+        check_kind(kinds["codeserver"])
+        old, new = (list_images(kinds["jupyterlab"])[name(entry)] for entry in (first, second))
+        assert old["redirect"]["message"]["level"] == "Danger"
+        assert (old["spawner"]["hidden"], new["spawner"]["hidden"], "redirect" in new) == (True, True, False)
+        assert name(first) in form.warnings[0]
+        assert name(second) in form.warnings[0]
+        assert not list_images(kinds["jupyterlab"])[name(other)]["spawner"]["hidden"]
+        assert kinds["jupyterlab"]["spec"]["podTemplate"]["options"]["imageConfig"]["spawner"]["default"] == name(other)
+        assert merge(form.text, listed) == form.text
+
+
 SAMPLE = """\
 # ours, by hand
 apiVersion: kubeflow.org/v1beta1

@@ -55,8 +55,9 @@ def merge_workspace_kinds(
     for server in SERVERS.values():
         own = [offer for offer in offers if offer.entry.kind == server.kind]
         if server.workspace in found:
-            if own:
-                gone = _merge_kind(found[server.workspace], server, own, pools, team_label, f"{file.name}: {server.workspace}")
+            teams = {offer.entry.team for offer in offers}
+            if own or _names_teams(found[server.workspace], teams):  # a team may have left for another kind of server
+                gone = _merge_kind(found[server.workspace], server, own, teams, pools, team_label, f"{file.name}: {server.workspace}")
                 if gone:
                     warnings.append(
                         f"{server.workspace}: the registry no longer has an image of {', '.join(gone)}; a workspace that has one "
@@ -88,10 +89,16 @@ def _add_pictures(file: EditedFile, servers: Sequence[Server], namespace: str) -
     file.documents.append(convert_value(pictures))
 
 
+def _names_teams(document: Any, teams: set[str]) -> bool:
+    options = (document["spec"].get("podTemplate") or {}).get("options") or {}
+    values = (options.get("imageConfig") or {}).get("values") or []
+    return any(_find_team(value) in teams for value in values)
+
+
 def _merge_kind(
-    document: Any, server: Server, offers: Sequence[Offer], pools: Sequence[Pool], team_label: str, where: str
+    document: Any, server: Server, offers: Sequence[Offer], teams: set[str], pools: Sequence[Pool], team_label: str, where: str
 ) -> tuple[str, ...]:
-    """The ids of our values that have no image any more."""
+    """``teams``: all that are listed, of other kinds of servers too. Returns the ids of our values that have no image any more."""
     spec = get_mapping(document, "spec", where)
     template = get_mapping(spec, "podTemplate", where)
     ports = get_list(template, "ports", where)
@@ -107,7 +114,7 @@ def _merge_kind(
     options = get_mapping(template, "options", where)
     images = get_mapping(options, "imageConfig", where)
     get_list(images, "values", where)
-    gone = _merge_images(images, offers, server)
+    gone = _merge_images(images, offers, teams, server)
     places = get_mapping(options, "podConfig", where)
     get_list(places, "values", where)
     _merge_pools(places, pools)
@@ -138,7 +145,7 @@ def _find_teams(rule: Any) -> str:
     return f"({strip_types(rule)!r})"
 
 
-def _merge_images(images: Any, offers: Sequence[Offer], server: Server) -> tuple[str, ...]:
+def _merge_images(images: Any, offers: Sequence[Offer], teams: set[str], server: Server) -> tuple[str, ...]:
     """New values before those of ours that are there, the newest first. Returns the ids of our values that have no image any more."""
     gone = []
     present = {str(value["id"]): value for value in images["values"] if isinstance(value, dict) and "id" in value}
@@ -152,21 +159,26 @@ def _merge_images(images: Any, offers: Sequence[Offer], server: Server) -> tuple
                 _set_redirect(value, wanted[name]["redirect"])
             else:
                 drop_key(value, "redirect")
-        elif (team := _find_team(value)) in current:
-            _retire_image(value, current[team])
+        elif (team := _find_team(value)) in teams:
+            _retire_image(value, current.get(team, ""))
             gone.append(name)
     values = list(images["values"])
     first = next((number for number, value in enumerate(values) if isinstance(value, dict) and _find_team(value)), len(values))
     insert_items(images, "values", first, [value for name, value in wanted.items() if name not in present])
-    _choose_default(images, current)
+    _choose_default(images, current, teams)
     return tuple(gone)
 
 
 def _retire_image(value: Any, successor: str) -> None:
-    """An image of ours that the registry no longer has: also where a redirect to another one was written while it was there."""
+    """An image of ours that the registry no longer has: also where a redirect to another one was written while it was there.
+
+    ``successor``: empty where the team has no current image of this kind; a message needs a redirect, and that one a value to go to.
+    """
     set_value(value["spawner"], "hidden", True)
     held = value.get("redirect")
     to = str(held["to"]) if isinstance(held, dict) and held.get("to") else successor
+    if not to:
+        return
     text = "This image is no longer in the registry: a workspace that is stopped cannot start again with it."
     _set_redirect(value, {"to": to, "message": {"level": "Danger", "text": text}})
 
@@ -188,15 +200,16 @@ def _find_team(value: Any) -> str:
     return match["team"] if match and said.get("team") == match["team"] else ""
 
 
-def _choose_default(images: Any, current: dict[str, str]) -> None:
-    """What is chosen beforehand stays, unless it is an image of ours that is hidden by now: then its team's current one."""
+def _choose_default(images: Any, current: dict[str, str], teams: set[str]) -> None:
+    """What is chosen beforehand stays, unless it is an image of ours that is hidden by now: then its team's current one, or any."""
     spawner = get_mapping(images, "spawner", "imageConfig")
     values = {str(value["id"]): value for value in images["values"] if isinstance(value, dict) and "id" in value}
     chosen = values.get(str(spawner.get("default")))
     if chosen is None:
         set_value(spawner, "default", next(iter(current.values()), next(iter(values), "")))
-    elif chosen["spawner"].get("hidden") and _find_team(chosen) in current:
-        set_value(spawner, "default", current[_find_team(chosen)])
+    elif chosen["spawner"].get("hidden") and _find_team(chosen) in teams:
+        shown = [name for name, value in values.items() if not value["spawner"].get("hidden")]
+        set_value(spawner, "default", next(iter([*filter(None, [current.get(_find_team(chosen))]), *shown]), str(chosen["id"])))
 
 
 def _merge_pools(places: Any, pools: Sequence[Pool]) -> None:
