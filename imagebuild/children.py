@@ -18,8 +18,13 @@ from pathlib import Path
 
 from imagebuild.errors import BuildError, ConfigurationError
 
-_GUARD = "trap '' TERM; read -r _; kill -s TERM 0; sleep 10; kill -s KILL 0"
-_GRACE = 10.0  # seconds to tidy up after SIGTERM
+_GRACE = 30  # seconds to tidy up after SIGTERM: mmdebstrap removes a root file system
+_GUARD = f"""trap '' TERM
+read -r child; read -r _
+kill -s TERM 0
+count=0
+while kill -s 0 "$child" 2>/dev/null && [ $count -lt {_GRACE} ]; do sleep 1; count=$((count + 1)); done
+kill -s KILL 0"""
 _PAUSE = 0.25  # seconds between two looks
 
 
@@ -48,6 +53,7 @@ class Child:
                     stderr=subprocess.STDOUT,
                     process_group=self._guard.pid,
                 )
+            os.write(self._writer, f"{self._process.pid}\n".encode())
         except BaseException:
             self._end_group()
             raise
