@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from imagebuild.errors import ConfigurationError, UsageError
+from imagebuild.errors import ConfigurationError, UsageError, make_printable
 from imagebuild.files import exclusive, explain_os_error, sweep_temporaries
 from imagebuild.jobs.slots import Jobs
 from imagebuild.oci.layout import LayoutStore
@@ -79,7 +79,7 @@ class Workspace:
     def report(self, line: str) -> None:
         """Progress, one line, on stderr or to ``tell``; nothing under --quiet. A closed stderr is ignored."""
         if not self.quiet:
-            self.tell(line)
+            self.tell(make_printable(line))
 
     def prepare(self) -> None:
         """Make the state and cache folders, and sweep what killed runs left; an unwritable place is a clear error."""

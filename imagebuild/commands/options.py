@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imagebuild.commands.display import Display, paused_display, print_progress
-from imagebuild.errors import ImagebuildError, UsageError
+from imagebuild.errors import ImagebuildError, UsageError, make_printable
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -42,7 +42,8 @@ def say(*lines: str) -> None:
     """Lines on stderr, as far as it takes them: a full disk behind it must not change the exit code."""
     with contextlib.suppress(OSError), paused_display():
         for line in lines:
-            click.echo(_colour(line), err=True, color=False if os.environ.get("NO_COLOR") else None)
+            shown = "\n".join(map(make_printable, line.split("\n")))
+            click.echo(_colour(shown), err=True, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def _colour(line: str) -> str:

@@ -10,16 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from imagebuild.commands.options import say
 from imagebuild.errors import (
     LONGEST,
     BudgetError,
     BuildError,
     ConfigurationError,
+    ImagebuildError,
     IntegrityError,
     LockError,
     RemoteError,
     UsageError,
 )
+from imagebuild.workspace import Workspace
 from tests.conftest import find_repr, watch_values
 from tests.support.builders import make_base
 
@@ -135,3 +138,13 @@ def test_a_whole_value_in_a_text_is_seen_when_it_is_formatted() -> None:
         assert not faults
         assert f"{base}".startswith("Base(name=")
     assert faults == ["a whole Base in a text: name one of its fields"]
+
+
+@pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\u202eb", "a\r\nb", "a\x9bb", "a\u2028b", "a\ud800b"])
+def test_what_does_not_print_is_shown_as_an_escape(text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    error = ImagebuildError(text, text, (text,))
+    Workspace(tmp_path).report(text)
+    say(text)
+    lines = [error.message, error.hint, *error.details, *capsys.readouterr().err.splitlines()]
+    assert len(lines) >= 5
+    assert all((line.isprintable() and line.startswith("a")) or line == "b" for line in lines), lines
