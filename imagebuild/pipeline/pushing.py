@@ -27,11 +27,15 @@ from imagebuild.pipeline.sizing import find_last_image, measure_size, predict_si
 from imagebuild.progress import step
 from imagebuild.size.budget import require_budget, require_prediction
 from imagebuild.size.model import encode_size_report
+from imagebuild.text import format_size
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
     from imagebuild.engine.buildx import Statement
     from imagebuild.size.budget import LastImage
+
+
+LARGE_LAYER = 8 * 10**9  # bytes as stored; over that a push may meet a registry's limit
 
 
 class BuildOptions(msgspec.Struct, frozen=True):
@@ -175,6 +179,18 @@ def check_size(workspace: Workspace, plan: Plan, built: BuiltLayer, last: LastIm
     for note in size.notes:
         workspace.report(f"{plan.team.name}: {note}")
     require_budget(size)
+    if workspace.host and (warning := describe_large_layer(built.layer.size)):
+        workspace.report(f"warning: {plan.team.name}: {warning}")
+
+
+def describe_large_layer(size: int) -> str:
+    """What may happen to a push of so many bytes, and what helps; empty for a layer that every registry takes."""
+    if size <= LARGE_LAYER:
+        return ""
+    return (
+        f"the layer takes {format_size(size)} as stored; ghcr.io takes 10 GB a layer and 10 minutes an upload, and other registries and "
+        f"proxies have such limits too. `imagebuild size` shows what it is made of; a base that has the largest packages leaves them out"
+    )
 
 
 def push_manifests(workspace: Workspace, plan: Plan, image: DerivedImage, built: BuiltLayer, options: BuildOptions) -> Digest:

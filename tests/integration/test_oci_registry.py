@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import zstandard
 from imagebuild.errors import RemoteError
 from imagebuild.oci.copy import copy_blobs, plan_copy
 from imagebuild.oci.credentials import Credentials
+from imagebuild.oci.failures import RegistryError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import (
     DOCKER_CONFIG,
@@ -392,6 +394,7 @@ def test_a_large_blob_takes_little_memory(registry: Registry, tmp_path: Path) ->
 import hashlib, os, resource, sys
 from pathlib import Path
 from imagebuild.oci.copy import copy_blobs, plan_copy
+from imagebuild.oci.failures import RegistryError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.registry import RegistryStore
@@ -414,3 +417,20 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     assert int(done.stdout) < 64  # MiB
     digest = hashlib.sha256((tmp_path / "big").read_bytes()).hexdigest()
     assert (tmp_path / "layout" / "blobs" / "sha256" / digest).stat().st_size == 200 * ((1 << 20) + 4)
+
+
+def test_a_large_upload_that_broke_goes_on_in_chunks(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real registry takes the chunks; what is made to break is the first PUT."""
+
+    def broken(*_: object) -> None:
+        raise RegistryError("the connection broke", "try again")
+
+    source = tmp_path / "large"
+    source.write_bytes(random.Random(1).randbytes(40 << 20))
+    descriptor = Descriptor("application/octet-stream", Digest.of(source.read_bytes()), 40 << 20)
+    monkeypatch.setattr("imagebuild.oci.upload._send", broken)
+    store = RegistryStore(registry.host, sleep=lambda _: None)
+    store.put_blob("chunks/test", descriptor, source)
+    with store.open_blob("chunks/test", descriptor) as stream:
+        assert hashlib.sha256(stream.read()).hexdigest() == descriptor.id.hex
+    assert len(re.findall(r'"PATCH /v2/chunks/test/blobs/uploads/', registry.log.read_text())) == 3

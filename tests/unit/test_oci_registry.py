@@ -495,6 +495,105 @@ def test_an_upload_that_broke_is_begun_anew() -> None:
         assert [asked.method for asked in server.asked] == ["HEAD", "POST", "PUT"] * 3
 
 
+class ChunkedUploads:
+    """A registry's uploads, by the specification. ``puts``: answers to whole PUTs; ``breaks``: at which PATCH how many bytes arrive before
+    the connection breaks; ``refuse``: the answer to every PATCH."""
+
+    def __init__(self, puts: list[Answer], breaks: dict[int, int] | None = None, refuse: int = 0) -> None:
+        self.data = b""
+        self.stored: bytes | None = None
+        self.puts, self.breaks, self.refuse = puts, breaks or {}, refuse
+        self.patches = 0
+        self.sent = 0  # bytes that clients sent in chunks
+
+    def __call__(self, asked: Asked) -> Answer:
+        if asked.method == "HEAD":
+            return Answer(404 if self.stored is None else 200, {"Content-Length": "1"})
+        if asked.method == "POST":
+            self.data = b""
+            return Answer(202, {"Location": "/up/0"})
+        if asked.method == "GET":
+            return Answer(204, {"Location": f"/up/{len(self.data)}", "Range": f"0-{max(0, len(self.data) - 1)}"})
+        if asked.method == "PUT" and asked.body:
+            answer = self.puts.pop(0)
+            self.stored = asked.body if answer.status == 201 and not answer.reset else None
+            return answer
+        if asked.method == "PUT":
+            self.stored = self.data
+            return Answer(201)
+        self.patches += 1
+        if self.refuse:
+            return Answer(self.refuse)
+        start, _, end = asked.headers["content-range"].partition("-")
+        assert (int(start), int(end)) == (len(self.data), len(self.data) + len(asked.body) - 1)
+        assert asked.path == f"/up/{len(self.data)}"
+        self.sent += len(asked.body)
+        if (got := self.breaks.pop(self.patches, None)) is not None:
+            self.data += asked.body[:got]
+            return Answer(reset=True)
+        self.data += asked.body
+        return Answer(202, {"Location": f"/up/{len(self.data)}", "Range": "0-0"})  # as ECR: it sticks
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Descriptor, Path]:
+    """A file of ten and a half chunks."""
+    monkeypatch.setattr("imagebuild.oci.upload._CHUNK", 1000)
+    source = tmp_path / "large"
+    source.write_bytes(bytes(range(250)) * 42)
+    return Descriptor("x", Digest.of(source.read_bytes()), 10_500), source
+
+
+def test_a_large_upload_that_broke_goes_on_in_chunks(large: tuple[Descriptor, Path]) -> None:
+    descriptor, source = large
+    registry = ChunkedUploads([Answer(reset=True)], {3: 0, 5: 1000, 6: 400, 7: 0})
+    with serve(registry) as server:
+        open_store(server.host).put_blob("a/b", descriptor, source)
+    assert registry.stored == source.read_bytes()
+    assert registry.sent < 10_500 + 4 * 1000  # a break costs a chunk, and not the file
+
+
+@pytest.mark.parametrize("status", [404, 405, 413, 416, 501])
+def test_a_registry_that_takes_no_chunks_gets_one_put_again(large: tuple[Descriptor, Path], status: int) -> None:
+    descriptor, source = large
+    registry = ChunkedUploads([Answer(502), Answer(201)], refuse=status)
+    with serve(registry) as server:
+        open_store(server.host).put_blob("a/b", descriptor, source)
+    assert registry.stored == source.read_bytes()
+    assert registry.patches == 1
+
+
+def test_a_registry_that_loses_count_is_begun_anew(large: tuple[Descriptor, Path]) -> None:
+    descriptor, source = large
+
+    class Forgetful(ChunkedUploads):
+        def __call__(self, asked: Asked) -> Answer:
+            return Answer(204, {"Range": "0-9000"}) if asked.method == "GET" else super().__call__(asked)
+
+    registry = Forgetful([Answer(reset=True), Answer(201)], {2: 0})
+    with serve(registry) as server:
+        open_store(server.host).put_blob("a/b", descriptor, source)
+    assert registry.stored == source.read_bytes()
+
+
+def test_an_upload_that_never_gets_on_is_given_up(large: tuple[Descriptor, Path]) -> None:
+    descriptor, source = large
+    registry = ChunkedUploads([Answer(reset=True)] * 3, dict.fromkeys(range(2, 40), 0))
+    with serve(registry) as server, pytest.raises(RemoteError):
+        open_store(server.host).put_blob("a/b", descriptor, source)
+    assert registry.stored is None
+    assert registry.patches < 20
+
+
+def test_a_small_upload_never_goes_in_chunks(large: tuple[Descriptor, Path]) -> None:
+    source = large[1].with_name("small")
+    source.write_bytes(b"x" * 900)
+    registry = ChunkedUploads([Answer(reset=True), Answer(503), Answer(201)])
+    with serve(registry) as server:
+        open_store(server.host).put_blob("a/b", Descriptor("x", Digest.of(b"x" * 900), 900), source)
+    assert (registry.stored, registry.patches) == (b"x" * 900, 0)
+
+
 def test_an_upload_whose_answer_was_lost_is_not_sent_twice() -> None:
     heads = in_turn(Answer(404), Answer(200))
 

@@ -30,6 +30,7 @@ from imagebuild.lock.index.pages import ProjectFile, ProjectPage
 from imagebuild.lock.resolve.candidates import Choice, select_wheels
 from imagebuild.oci.failures import RegistryError
 from imagebuild.oci.transport import Transport
+from imagebuild.pipeline.pushing import describe_large_layer
 from imagebuild.size.budget import LastImage, compute_limits, require_budget, require_prediction
 from imagebuild.size.model import Limit, PackageSize, SizeReport
 from imagebuild.supply.policy import AuditRules, Ignored, find_ignored
@@ -145,6 +146,11 @@ def test_a_pool_is_full_where_the_kubelet_begins_to_remove_images(on_disk: int, 
 
 
 # --- sizes --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "warned"), [(8 * 10**9, False), (8 * 10**9 + 1, True)])
+def test_a_layer_over_eight_gigabytes_is_warned_of(size: int, warned: bool) -> None:
+    assert bool(describe_large_layer(size)) is warned
 
 
 @pytest.mark.parametrize(
