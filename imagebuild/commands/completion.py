@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
 
 from imagebuild.commands.options import print_data
 from imagebuild.errors import ImagebuildError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 PROGRAM = "imagebuild"
 VARIABLE = "_IMAGEBUILD_COMPLETE"
@@ -21,6 +24,8 @@ def _find_images(ctx: click.Context) -> Path:
 
 def complete_teams(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001 - click calls it so
     """The teams of the folder that ``--root`` names; a shell gets no error."""
+    from click.shell_completion import CompletionItem
+
     from imagebuild.config import list_teams
 
     try:
@@ -31,6 +36,8 @@ def complete_teams(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 def complete_bases(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
     """The bases of the catalogue, each with what it is."""
+    from click.shell_completion import CompletionItem
+
     from imagebuild.base.pins import load_catalogue
 
     try:
@@ -44,6 +51,8 @@ def complete_bases(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
     """Print what makes SHELL complete commands, options, teams and bases."""
+    from click.shell_completion import get_completion_class
+
     kind = get_completion_class(shell)
     assert kind is not None
     print_data(kind(click.get_current_context().find_root().command, {}, PROGRAM, VARIABLE).source())

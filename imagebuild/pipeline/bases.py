@@ -7,7 +7,6 @@ from collections.abc import Callable
 from imagebuild.base.model import Base
 from imagebuild.base.pins import load_catalogue, require_pinned
 from imagebuild.base.reading import BaseNames, read_base
-from imagebuild.base.sharing import SharedBases
 from imagebuild.errors import ConfigurationError
 from imagebuild.oci.model import Digest, Platform
 from imagebuild.oci.store import Store
@@ -40,7 +39,11 @@ def open_base(workspace: Workspace, name: str, platform: Platform, *, meanwhile:
         store = workspace.registry_store(located.registry)
     names = BaseNames(name, entry.kind, entry.annotation_name, located.registry)
     places = workspace.base_places
-    shared = SharedBases(workspace.cache, *places, workspace.report) if places is not None else None
+    shared = None
+    if places is not None:
+        from imagebuild.base.sharing import SharedBases
+
+        shared = SharedBases(workspace.cache, *places, workspace.report)
     return read_base(store, located.repository, pinned, platform, names, cache=workspace.cache, report=workspace.report, shared=shared)
 
 

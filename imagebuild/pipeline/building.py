@@ -15,7 +15,6 @@ import msgspec
 from imagebuild.engine.options import BuildContext, DockerOptions
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.files import scratch_folder, write_atomic
-from imagebuild.layer.members import MemberSources
 from imagebuild.layer.memberstore import hash_file
 from imagebuild.layer.model import LAYER_MTIME, Layer
 from imagebuild.layer.removal import find_removal
@@ -24,13 +23,13 @@ from imagebuild.pipeline.lockuse import build_local_wheels
 from imagebuild.pipeline.planning import Plan, write_recipe
 from imagebuild.pipeline.sdists import make_source_builder, remake_wheel
 from imagebuild.recipe import render_requirements
-from imagebuild.wheel.ownership import SiteLayout, divide_wheels, write_adapted_wheel
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
     from imagebuild.check.verify.twin import TwinReport
     from imagebuild.engine.bake import BakeTarget
     from imagebuild.engine.buildx import DockerBuild
+    from imagebuild.layer.members import MemberSources
 
 
 def fetch_team_wheels(
@@ -93,6 +92,8 @@ def adapt_context(workspace: Workspace, plan: Plan, folder: Path, wheels: dict[s
     """
     if not docker and not plan.recipe.files:
         return {}
+    from imagebuild.wheel.ownership import SiteLayout, divide_wheels, write_adapted_wheel
+
     layout = SiteLayout(plan.base.interpreter.paths, plan.base.interpreter.version)
     found = find_repaired(workspace, plan, wheels) if docker else {}
     owned = divide_wheels(wheels, plan.recipe.files, layout, plan.recipe.slim)

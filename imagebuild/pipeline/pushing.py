@@ -13,8 +13,6 @@ from imagebuild.engine.image import DerivedImage, derive_attested_index, derive_
 from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import RemoteError, UsageError
 from imagebuild.files import scratch_folder, write_atomic
-from imagebuild.layer.membercache import SharedMembers
-from imagebuild.layer.members import MemberSources
 from imagebuild.layer.model import Layer
 from imagebuild.oci.copy import CopyPlan, copy_blobs, plan_copy
 from imagebuild.oci.model import Digest, Platform
@@ -32,6 +30,7 @@ from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
     from imagebuild.engine.buildx import Statement
+    from imagebuild.layer.membercache import SharedMembers
     from imagebuild.size.budget import LastImage
 
 
@@ -145,6 +144,8 @@ def build_team_layer(workspace: Workspace, plan: Plan, options: BuildOptions, ou
     folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
     repaired = adapt_context(workspace, plan, folder, wheels, docker=plan.recipe.engine == "docker")
     if plan.recipe.engine != "docker":
+        from imagebuild.layer.members import MemberSources
+
         sources = MemberSources()
         layer = build_direct_layer(workspace, plan, wheels, out, sources)
         return BuiltLayer(layer, folder, wheels, layer.repaired, prepared=len(sources.prepared))
@@ -161,6 +162,8 @@ def _build_with_members(workspace: Workspace, plan: Plan, options: BuildOptions,
     if plan.recipe.files:
         folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
         adapt_context(workspace, plan, folder, wheels, docker=False)
+        from imagebuild.layer.members import MemberSources
+
         sources = MemberSources(shared)
         layer = build_direct_layer(workspace, plan, wheels, out, sources)
         prepared = len(sources.prepared)

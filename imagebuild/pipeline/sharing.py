@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from imagebuild.errors import ConfigurationError, ImagebuildError, UsageError
-from imagebuild.layer.membercache import DOCUMENTS, SharedMembers
-from imagebuild.layer.members import MemberSources
-from imagebuild.layer.model import Layer
-from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.oci.model import Reference
 from imagebuild.oci.place import Place
 from imagebuild.pipeline.building import build_direct_layer, fetch_team_wheels, link_wheels
 from imagebuild.pipeline.planning import Plan
 from imagebuild.toml import decode_toml
 from imagebuild.workspace import Workspace
+
+if TYPE_CHECKING:
+    from imagebuild.layer.membercache import SharedMembers
+    from imagebuild.layer.model import Layer
 
 FILE_NAME = "cache.toml"
 
@@ -73,6 +74,8 @@ def _parse_place(text: str) -> Reference | None:
 
 def open_members(workspace: Workspace, table: CacheTable) -> SharedMembers:
     """The places that may be asked: with --offline only those in the registry that is pushed to."""
+    from imagebuild.layer.membercache import SharedMembers
+
     return SharedMembers(workspace.cache, *_open_places(workspace, table), workspace.report)
 
 
@@ -104,6 +107,10 @@ def build_shared_layer(
     Beside the layer, by package: the wheel, or where that was never needed its documents as a wheel (METADATA and SBOMs); and how many
     packages were made.
     """
+    from imagebuild.layer.membercache import DOCUMENTS
+    from imagebuild.layer.members import MemberSources
+    from imagebuild.lock.index.bodies import wheel_cache_path
+
     present: dict[str, Path] = {}
 
     def provide(wanted: Sequence[str]) -> dict[str, Path]:
