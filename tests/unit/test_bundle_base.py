@@ -35,5 +35,5 @@ def test_a_base_comes_out_as_it_was_read(tmp_path: Path) -> None:
     assert (found.inventory, found.config_data) == (base.inventory, base.config_data)
     again = read_image(layout, raw, tmp_path / "third")  # from the layers that travelled
     assert again.manifest == base.manifest
-    assert REPOSITORY == base.repository
+    assert base.repository == REPOSITORY
     assert not list((other / "bases").glob(".tmp-*"))

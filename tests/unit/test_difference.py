@@ -112,7 +112,7 @@ def test_lock_files_and_foreign_images_are_sides(workspace: Workspace, tmp_path:
     assert read_side(workspace, str(tmp_path / "old.toml")).lock == made
     with pytest.raises(LockError, match="cannot be read"):
         read_side(workspace, "absent.toml")
-    with pytest.raises(UsageError, match="is no team here"):
+    with pytest.raises(UsageError, match="is neither a team here nor an image"):
         read_side(workspace, "absent")
     push(workspace.layout, "base", [BASE])
     push(workspace.layout, "app", [BASE, make_tar(installed("light", {"light/__init__.py": b"x"}, ("heavy",)))])

@@ -112,6 +112,7 @@ keys = st.sampled_from(["filename", "url", "hashes", "size", "upload-time", "yan
 
 
 @settings(max_examples=100, deadline=None)
+@pytest.mark.slow
 @given(
     st.lists(
         st.dictionaries(keys, json_values | st.sampled_from(["a-1-py3-none-any.whl", "http://[", "//h", "file:///x", "../../x"])),
