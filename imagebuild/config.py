@@ -20,6 +20,7 @@ from imagebuild.oci.model import Platform
 from imagebuild.supply.policy import AuditRules, LicenceRules, Policy, check_policy
 from imagebuild.text import suggest
 from imagebuild.toml import decode_toml, refuse_characters
+from imagebuild.wheel.slim import TESTS_BYTECODE
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
@@ -141,6 +142,7 @@ class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     platform: str = "linux/amd64"
     personal_constraints: bool = True
     slim: tuple[Literal["headers", "pyi", "static-libs", "tests"], ...] = ()  # what wheels leave out (imagebuild.wheel.slim)
+    bytecode: Literal["all", "imported"] = "all"  # imported: none of test packages
     budget: Budget = Budget()
     layer: LayerOptions = LayerOptions()
     env: dict[str, str] = {}
@@ -156,6 +158,11 @@ class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     licences: LicenceRules = LicenceRules()
     audit: AuditRules = AuditRules()
     smoke: SmokeTable = SmokeTable()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What wheels leave out, of files and of bytecode."""
+        return (*self.slim, TESTS_BYTECODE) if self.bytecode == "imported" else self.slim
 
     @property
     def policy(self) -> Policy:

@@ -49,7 +49,7 @@ from imagebuild.layer.tar.header import count_entry, count_padding, encode_heade
 from imagebuild.wheel.archive import Content, WheelArchive
 from imagebuild.wheel.record import Promise, render_record
 from imagebuild.wheel.scripts import render_script, rewrite_script
-from imagebuild.wheel.slim import choose_dropped
+from imagebuild.wheel.slim import TESTS_BYTECODE, choose_dropped, is_tests_bytecode
 
 if TYPE_CHECKING:
     from installer.scripts import ScriptSection  # exists for type checkers only
@@ -255,7 +255,7 @@ def _write(store: Path, request: MemberRequest, rules: MemberRules, collector: C
     """The member's frame and index. The wheel's own files are all read, so that each is checked and has a hash for RECORD."""
     entries = collector.entries
     with tempfile.SpooledTemporaryFile(max_size=_SPOOL, dir=str(store)) as spool:
-        compiled = _compile(entries, rules.interpreter, compiler, spool) if compiler is not None else {}
+        compiled = _compile(entries, rules.interpreter, compiler, spool, request.slim) if compiler is not None else {}
         for path in compiled:
             entries.pop(path, None)  # as pip does, what was compiled here replaces what the wheel ships
         total = 0
@@ -315,9 +315,14 @@ def _write_entry(frame: FrameWriter, entry: _Entry, mtime: int) -> FileFact:
     return FileFact(entry.path, entry.size, entry.mode, entry.sha256, entry.kind)
 
 
-def _compile(entries: dict[str, _Entry], interpreter: Interpreter, compiler: BytecodeCompiler, spool: IO[bytes]) -> dict[str, _Entry]:
-    """Bytecode of every ``.py`` by its final path, in sorted order; files that do not compile have none."""
-    sources = ((path, b"".join(entries[path].open())) for path in sorted(entries) if path.endswith(".py"))
+def _compile(
+    entries: dict[str, _Entry], interpreter: Interpreter, compiler: BytecodeCompiler, spool: IO[bytes], slim: Sequence[str]
+) -> dict[str, _Entry]:
+    """Bytecode of every ``.py`` by its final path, in sorted order; files that do not compile have none, nor those ``slim`` names."""
+    chosen = [path for path, entry in sorted(entries.items()) if path.endswith(".py")]
+    if TESTS_BYTECODE in slim:
+        chosen = [path for path in chosen if not is_tests_bytecode(locate_bytecode(entries[path].row, interpreter.cache_tag))]
+    sources = ((path, b"".join(entries[path].open())) for path in chosen)
     compiled: dict[str, _Entry] = {}
     offset = 0
     for path, data in compiler.compile_wheel(sources):

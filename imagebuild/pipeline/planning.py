@@ -105,7 +105,7 @@ def plan_image(
         description=table.description,
         owners=table.owners,
         system=table.system.packages,
-        slim=table.slim,
+        slim=table.left_out,
         files=team.files,
     )
     return Plan(team, base, lock, make_recipe(base, lock, lock_digest(lock), options), workspace.repository(team_name))

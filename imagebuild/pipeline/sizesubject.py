@@ -43,7 +43,7 @@ def predict_team(workspace: Workspace, name: str) -> SizeReport:
         **_read_local(workspace, team, lock),
     }
     bytecode = runs_here(team.platform) or team.table.engine == "docker" or bool(team.table.system.packages)
-    report = predict_report(name, lock, shapes, team.table.layer.codec, bytecode=bytecode, slim=team.table.slim)
+    report = predict_report(name, lock, shapes, team.table.layer.codec, bytecode=bytecode, slim=team.table.left_out)
     changed = list_changed_inputs(lock, team.requirements, team.local_packages, workspace.root)
     notes = [*report.notes, *([f"the lock is stale ({', '.join(changed)} changed): imagebuild lock {name}"] if changed else [])]
     if team.table.system.packages:

@@ -15,6 +15,7 @@ from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.size.model import PackageSize, SizeReport, sum_kinds
 from imagebuild.size.needs import find_needing_chain, measure_removals
 from imagebuild.wheel.sizes import ShapeGroup, WheelShape
+from imagebuild.wheel.slim import TESTS_BYTECODE
 
 # Bytes of bytecode per byte of source; test code is denser. CPython 3.11.
 _BYTECODE = {"code": 1.13, "tests": 1.77}
@@ -71,9 +72,10 @@ def predict_package(
     for kind, group in shape.groups.items():
         if kind in slim:
             continue
-        share, parts = _predict_group(kind, group, bytecode)
+        compiled = bytecode and not (kind == "tests" and TESTS_BYTECODE in slim)
+        share, parts = _predict_group(kind, group, compiled)
         stored += share
-        files += group.files + (group.sources if bytecode else 0)
+        files += group.files + (group.sources if compiled else 0)
         for name, size in parts.items():
             kinds[name] = kinds.get(name, 0) + size
     rounded = {name: round(size) for name, size in kinds.items() if size}

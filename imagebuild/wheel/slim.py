@@ -13,6 +13,7 @@ from typing import Callable, Iterable, Set  # noqa: UP035 - for Python 3.8
 
 RULES = 1  # part of an image's key where slim is set: raise it whenever another file would be left out
 SLIM_KINDS = ("headers", "pyi", "static-libs", "tests")
+TESTS_BYTECODE = "tests-bytecode"  # what ``bytecode = "imported"`` adds to them: the .pyc of what ``tests`` would leave out
 _SUFFIXES = {
     "headers": (".h", ".hh", ".hpp", ".hxx", ".cuh", ".pxd"),
     "pyi": (".pyi",),
@@ -34,10 +35,15 @@ def find_slim_kind(row: str) -> str:
     return next((kind for kind, suffixes in _SUFFIXES.items() if row.endswith(suffixes)), "")
 
 
+def is_tests_bytecode(row: str) -> bool:
+    """Whether a file is bytecode of a test package, which no notebook imports."""
+    return row.endswith(".pyc") and find_slim_kind(row) == "tests"
+
+
 def choose_dropped(rows: Iterable[str], kinds: Iterable[str], read: Callable[[str], bytes]) -> Set[str]:  # noqa: UP006
     """The files of one wheel that go. ``rows``: all its names as RECORD has them; ``read`` gives a file's content by that name."""
     names, wanted = set(rows), set(kinds)
-    dropped = {row for row in names if find_slim_kind(row) in wanted}
+    dropped = {row for row in names if find_slim_kind(row) in wanted or (TESTS_BYTECODE in wanted and is_tests_bytecode(row))}
     needed = {row for row in dropped if row.endswith(".pyi") and row[:-1] in names - dropped and _USES_STUB in read(row[:-1])}
     return dropped - needed
 

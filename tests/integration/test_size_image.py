@@ -264,6 +264,20 @@ def test_slim_is_in_the_tag_and_the_same_by_both_engines_and_diff_and_explain_te
     assert "nothing changed" in fork.run("explain", "cosml").succeeded().out
 
 
+def test_bytecode_of_tests_is_left_out_by_both_engines(built: Built, fork: Checkout) -> None:
+    need_docker()
+    fork.edit("images/cosml/team.toml", "[budget]", 'bytecode = "imported"\n\n[budget]')
+    predicted = json.loads(fork.run("size", "cosml", "--json").succeeded().out)
+    result = fork.image("cosml")
+    assert result["tag"] != built.tag
+    assert predicted["installed"] == pytest.approx(result["installed"], rel=0.05)
+    layer = LayoutImage.named(fork.layout, f"cosml:{result['tag']}").read_layer()
+    assert not [path for path in layer if "/tests/" in path and path.endswith(".pyc")]
+    assert [path for path in layer if path.endswith("/pandas/tests/__init__.py")]
+    assert [path for path in layer if "/pandas/core/__pycache__/" in path]
+    assert json.loads(fork.run("verify", "--twin", "cosml", "--json", timeout=1200).succeeded().out)["differences"] == []
+
+
 def test_diff_of_a_foreign_image_and_a_lock_reads_the_layers_and_tells_licences(built: Built, foreign: Foreign) -> None:
     done = built.checkout.run("diff", foreign.name, "cosml", "--format", "json").succeeded()
     compared = json.loads(done.out)

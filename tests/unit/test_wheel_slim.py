@@ -11,7 +11,7 @@ from imagebuild.layer.members import build_members
 from imagebuild.layer.memberstore import MemberRequest
 from imagebuild.layer.model import Codec, Member
 from imagebuild.layer.placement import FolderResolver
-from imagebuild.wheel.slim import SLIM_KINDS, choose_dropped, find_slim_kind, slim_installed
+from imagebuild.wheel.slim import SLIM_KINDS, TESTS_BYTECODE, choose_dropped, find_slim_kind, slim_installed
 from tests.support.builders import make_host_interpreter, make_wheel
 from tests.support.runtimes import HostRuntime
 from tests.support.trees import SITE, USUAL, MemoryTree
@@ -86,6 +86,31 @@ def test_a_member_holds_neither_the_files_nor_their_bytecode_and_is_another_one(
     }
     assert [path.removeprefix(f"{SITE}/demo/tests/__pycache__/").split(".")[0] for path in bytecode] == ["__init__"]
     assert build(wheel, tmp_path / "cache", ()).sha256 == whole.sha256
+
+
+def test_bytecode_of_tests_is_left_out_and_the_tests_stay(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, files={**FILES, "demo/tests/deep/b.py": b"y = 1\n"})
+    whole, less = (build(wheel, tmp_path / "cache", kinds) for kinds in ((), (TESTS_BYTECODE,)))
+    gone = {fact.path for fact in whole.files} - {fact.path for fact in less.files}
+    assert {path.removeprefix(f"{SITE}/").partition(".")[0] for path in gone} == {
+        "demo/tests/__pycache__/__init__",
+        "demo/tests/deep/__pycache__/b",
+    }
+    assert [fact for fact in less.files if fact.path.endswith("demo/tests/deep/b.py")]
+    assert build(wheel, tmp_path / "cache", (TESTS_BYTECODE, "tests")).uncompressed < less.uncompressed
+
+
+def test_what_pip_compiled_of_tests_goes_and_record_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    compiled = {"demo/tests/__pycache__/__init__.cpython-311.pyc": b"x", "demo/__pycache__/__init__.cpython-311.pyc": b"x"}
+    install(tmp_path, {**FILES, **compiled})
+    slim_installed([str(tmp_path)], set(), [TESTS_BYTECODE])
+    assert not (tmp_path / "demo/tests/__pycache__").exists()
+    assert (tmp_path / "demo/tests/__init__.py").is_file()
+    assert (tmp_path / "demo/__pycache__/__init__.cpython-311.pyc").is_file()
+    record = (tmp_path / "demo-1.0.dist-info/RECORD").read_text()
+    assert "tests/__init__.py" in record
+    assert "tests/__pycache__" not in record
 
 
 def install(site: Path, files: dict[str, bytes], name: str = "demo-1.0") -> None:
