@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from imagebuild.commands.options import (
     print_data,
     read_clock,
 )
-from imagebuild.errors import UsageError
+from imagebuild.errors import ImagebuildError, UsageError
 
 if TYPE_CHECKING:
     from imagebuild.pipeline import BuildOptions
@@ -107,17 +107,30 @@ def image(
     def build(team: str) -> dict[str, Any]:
         return build_team(workspace, team, options, locked=locked, engine=engine or "", load=load)
 
-    run = TeamRun(chosen)
+    print_results(workspace, TeamRun(chosen), build, as_json)
+
+
+def print_results(workspace: Workspace, run: TeamRun, build: Callable[[str], dict[str, Any]], as_json: bool) -> None:
+    """Build the teams and say what was done, each when it is, as JSON together at the end: of those that failed, why."""
     results: list[dict[str, Any]] = []
-    for _, result in run.side_by_side(workspace, build):
-        results.append(result)
-        if not as_json:
-            print_data(describe_result(result))
-    for team, error in run.failures.items():
-        results.append({"team": team, "error": error.message, "hint": error.hint, "exit_code": error.exit_code})
+    try:
+        for _, result in run.side_by_side(workspace, build):
+            results.append(result)
+            if not as_json:
+                print_data(describe_result(result))
+    except ImagebuildError as error:  # of a single team
+        if as_json:
+            print_data(json.dumps([describe_failure(run.teams[0], error)], indent=2))
+        raise
     if as_json:
+        results += [describe_failure(team, error) for team, error in run.failures.items()]
         print_data(json.dumps(results, indent=2))
     run.finish()
+
+
+def describe_failure(team: str, error: ImagebuildError) -> dict[str, Any]:
+    """What --json says of a team that was not built."""
+    return {"team": team, "error": error.message, "hint": error.hint, "exit_code": error.exit_code}
 
 
 def build_team(workspace: Workspace, team: str, options: BuildOptions, *, locked: bool, engine: str, load: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 from imagebuild import __version__
 from tests.support.tools import need
-from tests.support.workspaces import PROJECT, Built, LayoutImage
+from tests.support.workspaces import PROJECT, Built, LayoutImage, build_program
 
 pytestmark = pytest.mark.integration
 
@@ -28,17 +28,7 @@ def run(command: list[str], folder: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As the release workflow builds it, from what git has (a build leaves folders beside the sources)."""
-    folder = tmp_path_factory.mktemp("sources")
-    names = run([need("git"), "ls-files", "-z", "imagebuild", "pyproject.toml", "README.md", "LICENSE"], PROJECT).split("\0")
-    for name in filter(None, names):
-        if (PROJECT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(PROJECT / name, folder / name)
-    uv = Path(sys.executable).with_name("uv")
-    run([str(uv), "build", "--wheel", "--no-build-isolation", "--python", sys.executable, "--out-dir", "dist", "-q"], folder)
-    (found,) = (folder / "dist").glob("*.whl")
-    return found
+    return build_program(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.fixture(scope="module")

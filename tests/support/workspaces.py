@@ -186,6 +186,22 @@ def copy_project(folder: Path, cache: Path | None = None) -> Checkout:
     return checkout
 
 
+def build_program(folder: Path) -> Path:
+    """The program's wheel as the release workflow builds it, from what git has (a build leaves folders beside the sources)."""
+    sources = ["imagebuild", "pyproject.toml", "README.md", "LICENSE"]
+    names = run_tool("git", "-C", str(PROJECT), "ls-files", "-z", *sources).decode().split("\0")
+    for name in filter(None, names):
+        if (PROJECT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(PROJECT / name, folder / name)
+    uv = str(Path(sys.executable).with_name("uv"))
+    command = [uv, "build", "--wheel", "--no-build-isolation", "--python", sys.executable, "--out-dir", "dist", "-q"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (found,) = (folder / "dist").glob("*.whl")
+    return found
+
+
 def _share_downloads(cache: Path, store: Path, *, back: bool) -> None:
     for name in _SHARED_CACHE:
         source, target = (cache / name, store / name) if back else (store / name, cache / name)

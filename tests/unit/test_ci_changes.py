@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import html
-import importlib
 import json
 import re
 import subprocess
@@ -24,12 +23,13 @@ from imagebuild.ci.summary import TeamReport, escape, render_summary
 from imagebuild.cli import cli
 from imagebuild.errors import ConfigurationError
 from imagebuild.lock.file.lockfile import format_lock
+from tests.support.actions import load_workflow
 from tests.support.builders import make_base, make_lock, make_package
+from tests.support.expressions import is_met
 
 TEAMS = {"blue": "tiny", "green": "tiny", "red": "huge"}
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-yaml: Any = importlib.import_module("yaml")
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,22 @@ def test_the_summary_says_checked_only_of_what_was_checked(tmp_path: Path) -> No
     assert "**the lock is stale: images/blue/requirements.in changed**" in summarize("--lock-check", "success")
 
 
+def test_a_single_team_that_fails_tells_the_summary_why(tmp_path: Path) -> None:
+    world = tmp_path / "images" / "blue"
+    world.mkdir(parents=True)
+    (world / "team.toml").write_text('base = "tiny"\n')
+    (world / "requirements.in").write_text("\n")
+    (tmp_path / "images" / "catalogue.toml").write_text('[base.tiny]\nreference = "r.example.com/tiny"\ntag = "1"\nkind = "jupyter"\n')
+    done = CliRunner().invoke(cli, ["image", "blue", "--json", "--root", str(tmp_path)])
+    assert isinstance(done.exception, ConfigurationError)  # which becomes the exit code
+    (result,) = json.loads(done.stdout)
+    assert (result["team"], result["error"], result["exit_code"]) == ("blue", done.exception.message, done.exception.exit_code)
+    file = tmp_path / "result.json"
+    file.write_text(done.stdout)
+    summary = CliRunner().invoke(cli, ["ci", "summary", "blue", "--result", str(file), "--root", str(tmp_path)])
+    assert f"**failed**: {result['error']}" in html.unescape(summary.stdout)
+
+
 @given(st.text())
 def test_nothing_in_the_summary_is_markup(text: str) -> None:
     found = escape(text)
@@ -145,14 +161,9 @@ def test_a_result_that_is_none(tmp_path: Path) -> None:
     assert read_results([path]) == {"blue": {"team": "blue"}}
 
 
-def read_workflow(path: Path) -> dict[Any, Any]:
-    found: dict[Any, Any] = yaml.safe_load(path.read_text())
-    return found
-
-
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_has_no_more_than_it_needs(path: Path) -> None:
-    workflow, text = read_workflow(path), path.read_text()
+    workflow, text = load_workflow(path), path.read_text()
     assert workflow["permissions"] == {}
     assert not re.search(
         r"^\s*(pull_request_target|workflow_run):", text, re.MULTILINE
@@ -179,21 +190,21 @@ IMAGES = [path for path in WORKFLOWS if path.name.startswith("images-")]
 @pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
 def test_an_error_within_a_step_stops_the_job(path: Path) -> None:
     """GitHub's own default is ``bash -e``, without pipefail; and a command that is substituted into another's arguments may fail unseen."""
-    workflow, text = read_workflow(path), path.read_text()
+    workflow, text = load_workflow(path), path.read_text()
     assert workflow["defaults"]["run"]["shell"] == "bash"
     assert not re.findall(r"^.*\b(?:echo|printf)\b.*\$\(.*imagebuild.*$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
 def test_whoever_opens_a_base_has_what_the_starter_needs(path: Path) -> None:
-    for name, job in read_workflow(path)["jobs"].items():
+    for name, job in load_workflow(path)["jobs"].items():
         script = "\n".join(step.get("run", "") for step in job["steps"])
         if re.search(r"imagebuild (?:image|lock|size|ci summary)|quarterly\.sh", script):
             assert "mmdebstrap debian-archive-keyring" in script, name
 
 
 def test_the_programs_own_tests_stop_at_lint_and_the_unit_tests() -> None:
-    jobs = read_workflow(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]
+    jobs = load_workflow(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]
     scripts = {name: [step["run"] for step in job["steps"] if "run" in step][1:] for name, job in jobs.items()}
     assert scripts == {"unit": ["make lint", "make unit"], "integration": ["bash .ci/run"]}
     assert "needs" not in jobs["unit"]
@@ -202,7 +213,7 @@ def test_the_programs_own_tests_stop_at_lint_and_the_unit_tests() -> None:
 
 def test_the_hooks_before_a_commit_are_those_of_make_lint() -> None:
     """And nothing is downloaded for them: each is a program that make installed into .venv."""
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = load_workflow(ROOT / ".pre-commit-config.yaml")["repos"]
     assert [repo["repo"] for repo in hooks] == ["local"]
     programs = [(hook["entry"].split()[0], hook["language"]) for hook in hooks[0]["hooks"]]
     lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -211,16 +222,29 @@ def test_the_hooks_before_a_commit_are_those_of_make_lint() -> None:
     assert programs == [(f".venv/bin/{name}", "system") for name in made]
 
 
+def test_a_fork_gets_no_comment_and_a_failed_check_gets_one() -> None:
+    condition = load_workflow(ROOT / ".github" / "workflows" / "images-pull-request.yml")["jobs"]["comment"]["if"]
+
+    def is_made(fork: str, result: str) -> bool:
+        github = {"repository": "someone/images", "event": {"pull_request": {"head": {"repo": {"full_name": fork}}}}}
+        return is_met(condition, {"github": github, "needs": {"check": {"result": result}}}, [result])
+
+    assert is_made("someone/images", "success")
+    assert is_made("someone/images", "failure")
+    assert not is_made("someone/images", "skipped")
+    assert not is_made("stranger/images", "success")
+
+
 def test_a_push_does_not_take_another_teams_build_away() -> None:
     """Of the runs that wait in one concurrency group GitHub keeps the newest and cancels the others."""
-    workflow = read_workflow(ROOT / ".github" / "workflows" / "images-build.yml")
+    workflow = load_workflow(ROOT / ".github" / "workflows" / "images-build.yml")
     assert "concurrency" not in workflow
     assert workflow["jobs"]["build"]["concurrency"] == {"group": "image-${{ matrix.team }}", "cancel-in-progress": False}
 
 
 def test_builds_keep_what_they_made_by_the_teams_lock() -> None:
     """On a branch that only merges reach: a pull request's cache is its own, and no job of one has a step like it."""
-    steps = read_workflow(ROOT / ".github" / "workflows" / "images-build.yml")["jobs"]["build"]["steps"]
+    steps = load_workflow(ROOT / ".github" / "workflows" / "images-build.yml")["jobs"]["build"]["steps"]
     names = [step.get("uses", step.get("run", "")) for step in steps]
     (kept,) = [number for number, name in enumerate(names) if name.startswith("actions/cache@")]
     assert steps[kept]["with"]["path"] == ".imagebuild/cache"
