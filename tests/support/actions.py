@@ -32,7 +32,8 @@ from tests.support.tools import need, need_docker, need_root
 
 yaml: Any = importlib.import_module("yaml")  # it has no types
 PACKAGES = "bash,ca-certificates,curl,docker.io,git,jq,make,python3,python3-venv,sudo,uidmap"
-HOME = "/home/runner/runs"  # the folder of runs, inside
+HOME = "/home/runner/runs"  # what jobs share, inside: the origin, what gh was asked
+JOB = "/home/runner/job"  # a job's own folder, inside: the same for each, as on GitHub, so that an environment can be handed on
 UID = 1001
 _STEP_KEYS = {"name", "id", "if", "env", "run", "uses", "with"}
 _JOB_KEYS = {"name", "if", "needs", "runs-on", "timeout-minutes", "permissions", "outputs", "env", "steps", "strategy", "concurrency"}
@@ -137,7 +138,7 @@ class Runner:
         functions = {"hashFiles": lambda *patterns: hash_files(self.folder / workspace, patterns)}
         self.unsaved.clear()
         environment = {key: substitute(str(value), contexts) for key, value in job.get("env", {}).items()}
-        with _container(self.image, self.folder) as container:
+        with _container(self.image, self.folder, self.folder / temporary) as container:
             for step in job["steps"]:
                 assert step.keys() <= _STEP_KEYS, step.keys() - _STEP_KEYS
                 here = {**contexts, "steps": outputs, "env": environment}
@@ -258,22 +259,21 @@ def run_step(script: str, env: Mapping[str, str], container: str, folder: Path, 
     """``shell: bash``: ``bash --noprofile --norc -eo pipefail FILE``; the outcome and what it printed."""
     temporary = workspace.parent
     (folder / temporary / "script.sh").write_text(script + "\n")
-    inside = f"{HOME}/{temporary}"
     known = {
         **_hand_over(os.environ),
         "CI": "true",
         "GITHUB_ACTIONS": "true",
-        "GITHUB_WORKSPACE": f"{HOME}/{workspace}",
-        "GITHUB_OUTPUT": f"{inside}/output",
-        "GITHUB_STEP_SUMMARY": f"{inside}/summary",
-        "GITHUB_ENV": f"{inside}/env",
-        "GITHUB_PATH": f"{inside}/path",
+        "GITHUB_WORKSPACE": f"{JOB}/{workspace.name}",
+        "GITHUB_OUTPUT": f"{JOB}/output",
+        "GITHUB_STEP_SUMMARY": f"{JOB}/summary",
+        "GITHUB_ENV": f"{JOB}/env",
+        "GITHUB_PATH": f"{JOB}/path",
         "HOME": "/home/runner",
         **env,
     }
     settings = [word for key, value in known.items() for word in ("--env", f"{key}={value}")]
-    shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", f"{inside}/script.sh"]
-    command = [need_docker(), "exec", "--user", "runner", "--workdir", f"{HOME}/{workspace}", *settings, container, *shell]
+    shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", f"{JOB}/script.sh"]
+    command = [need_docker(), "exec", "--user", "runner", "--workdir", f"{JOB}/{workspace.name}", *settings, container, *shell]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     made = folder / workspace / ".venv"
     if (made / ".installed").exists() and not (folder / "venv").exists():
@@ -310,10 +310,10 @@ def _own(folder: Path, uid: int = UID) -> None:
 
 
 @contextlib.contextmanager
-def _container(image: str, folder: Path) -> Iterator[str]:
+def _container(image: str, folder: Path, job: Path) -> Iterator[str]:
     """A new one, on this machine's network, with the engine's socket and what reaches the package index here."""
     docker = need_docker()
-    mounts = [f"{folder}:{HOME}", "/var/run/docker.sock:/var/run/docker.sock", *_list_pip_files()]
+    mounts = [f"{folder}:{HOME}", f"{job}:{JOB}", "/var/run/docker.sock:/var/run/docker.sock", *_list_pip_files()]
     options = [word for mount in mounts for word in ("--volume", mount)]
     command = [docker, "run", "--detach", "--rm", "--init", "--privileged", "--network=host", *options, image, "sleep", "3600"]
     container = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
@@ -367,7 +367,7 @@ def make_image(fallback: Path) -> str:
         ]
     )
     subprocess.run([docker, "import", str(tar), f"{name}-plain"], check=True, capture_output=True)
-    with _container(f"{name}-plain", folder) as container:
+    with _container(f"{name}-plain", folder, folder) as container:
         subprocess.run([docker, "exec", container, "bash", "-ec", script], check=True)
         subprocess.run([docker, "commit", container, name], check=True, capture_output=True)
     subprocess.run([docker, "rmi", f"{name}-plain"], check=False, capture_output=True)
