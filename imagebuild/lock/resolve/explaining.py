@@ -55,7 +55,12 @@ def explain_unresolved(outcome: Outcome, known: ResolutionFacts) -> ImagebuildEr
     needs = tuple(dict.fromkeys(_describe_cause(cause, known) for cause in causes))
     details = needs[:_SHOWN] if len(needs) > 1 else ()  # a single one is in the message already
     for cause in causes:
-        error = _explain_base(cause, known, details) or _explain_limit(cause, known, details) or _explain_missing(cause, known, details)
+        error = (
+            _explain_base(cause, known, details)
+            or _explain_held_limit(cause, known, details)
+            or _explain_limit(cause, known, details)
+            or _explain_missing(cause, known, details)
+        )
         if error is not None:
             # A report names what was looked at last; what blocks the newest versions is known better.
             others = {canonicalize_name(block.held) for block in known.blocks if block.held}
@@ -167,6 +172,26 @@ def _explain_base(cause: Cause, known: ResolutionFacts, details: tuple[str, ...]
         ),
         details,
     )
+
+
+def _explain_held_limit(cause: Cause, known: ResolutionFacts, details: tuple[str, ...]) -> ImagebuildError | None:
+    """A line of a constraints file that does not allow what the base has; None when there is none."""
+    held = known.held.get(cause.name)
+    version = parse_version(held.version) if held is not None else None
+    if held is None or version is None:
+        return None
+    for item in known.constraints:
+        if item.name != cause.name or not applies(item.requirement, known.base.interpreter.markers):
+            continue
+        if not item.requirement.specifier.contains(version, prereleases=True):
+            need = Cause(cause.parent, cause.name, SpecifierSet())  # uv tells a need and its limits as one
+            return LockError(
+                f"{_describe_cause(need, known)}; {item.where} allows {_show(item.requirement)} only, and the base {known.base.name} has "
+                f"{held.name} {held.version}",
+                join_ways(f"loosen {item.where}", suggest_replacement(known.base, held.name, known.protect), "choose another base"),
+                details,
+            )
+    return None
 
 
 def _explain_limit(cause: Cause, known: ResolutionFacts, details: tuple[str, ...]) -> ImagebuildError | None:
