@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
+import sys
+import types
 from collections.abc import Iterator
 
 import msgspec
@@ -12,6 +16,23 @@ from hypothesis import settings
 from imagebuild.errors import LONGEST, ImagebuildError
 
 pytest_plugins = ("tests.support.skips", "tests.support.workspaces")  # the second: one build of the main job for all modules
+
+
+def put_off(name: str, function: str) -> None:
+    """Have a library wait until the one function that is used of it is called: what it loads takes seconds, and few tests call it."""
+
+    def call(*arguments: object) -> object:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), function)(*arguments)
+
+    if name not in sys.modules and importlib.util.find_spec(name) is not None:
+        stand_in = types.ModuleType(name)
+        setattr(stand_in, function, call)
+        sys.modules[name] = stand_in
+
+
+put_off("rfc3987_syntax", "is_valid_syntax")  # of jsonschema, for the formats iri and iri-reference: a grammar that is compiled at import
 
 # How long one example takes is the machine's business: a timing is a benchmark, not a test.
 settings.register_profile("project", deadline=None)

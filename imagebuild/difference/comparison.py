@@ -20,7 +20,7 @@ class SideFacts(msgspec.Struct, frozen=True):
     packages: int
     compressed: int
     installed: int
-    recorded: bool  # by the layers' RECORDs, for want of a lock
+    recorded: bool  # by the layers' RECORDs, without a lock
     fetched: int
 
 

@@ -62,7 +62,7 @@ class Holder(msgspec.Struct, frozen=True):
 def judge_choice(choice: JudgedChoice, find_holder: Callable[[], Holder | None] = lambda: None) -> str:
     """A warning for people, or ""; LockError for what nobody can have meant.
 
-    ``find_holder`` is asked where newer releases have wheels and were not taken: then it is not for want of a wheel.
+    ``find_holder`` is asked where newer releases have wheels and were not taken: then wheels are not what is missing.
     """
     version = Version(choice.pin.version)
     newer = _list_newer_sources(choice, version)
