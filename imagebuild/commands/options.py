@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from imagebuild import progress
 from imagebuild.commands.display import Display, paused_display, print_progress
 from imagebuild.errors import ImagebuildError, UsageError, make_printable
 
@@ -214,16 +215,18 @@ class TeamRun:
                 return work(team)
 
         def ended(team: str, result: Any) -> None:
+            progress.advance(1, "teams")
             if isinstance(result, ImagebuildError):
                 result.message = f"{team}: {result.message}"
                 print_error(result)
 
         tasks = {team: functools.partial(begin, team) for team in self.teams}
-        for team, result in run_side_by_side(tasks, workspace.jobs.workers, workspace.report, ended):
-            if isinstance(result, ImagebuildError):
-                self.failures[team] = result
-            else:
-                yield team, result
+        with progress.step("done", len(self.teams), "teams"):
+            for team, result in run_side_by_side(tasks, workspace.jobs.workers, workspace.report, ended):
+                if isinstance(result, ImagebuildError):
+                    self.failures[team] = result
+                else:
+                    yield team, result
 
     def finish(self) -> None:
         """Raise what the command ends with, if a team failed."""

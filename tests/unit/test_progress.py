@@ -16,11 +16,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import click
 import pytest
 
 from imagebuild import progress
 from imagebuild.commands import display
 from imagebuild.commands.display import is_live
+from imagebuild.commands.options import TeamRun
+from imagebuild.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
@@ -191,6 +194,17 @@ def test_a_forked_process_has_no_display_and_no_steps() -> None:
             os._exit(0 if clean else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert progress.find_current() is not None
+
+
+def test_of_several_teams_it_says_how_many_are_done(tmp_path: Path) -> None:
+    workspace, seen = Workspace(tmp_path, jobs=1), []
+    with click.Context(click.Command("image")):
+        for _ in TeamRun(("blue", "green", "red")).side_by_side(workspace, str.upper):
+            step = progress.find_current()
+            assert step is not None
+            seen.append(f"{step.line}: {step.describe()}")
+    assert seen[-1] == "done: 3 of 3 teams"
+    assert progress.find_current() is None
 
 
 def test_what_streams_past_counts_for_the_innermost_step_of_its_unit() -> None:
