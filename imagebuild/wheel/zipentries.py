@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import struct
 import zipfile
@@ -16,6 +17,7 @@ LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _UTF8_NAME = 0x800
 _UNREADABLE = {0x1: "encrypted", 0x20: "a patch", 0x40: "encrypted strongly", 0x2000: "hidden"}  # APPNOTE 4.4.4
 _LONGEST_PATH = 4096  # bytes; Linux' PATH_MAX
+_CONTROL = re.compile(r"[\0-\x1f\x7f]")
 
 
 def find_overlap(infos: Iterable[zipfile.ZipInfo]) -> str:
@@ -47,14 +49,15 @@ def find_name_fault(info: zipfile.ZipInfo) -> str:
     rules = (
         (not info.flag_bits & _UTF8_NAME and not name.isascii(), "its name is not marked as UTF-8"),
         (
-            "\0" in name or name != info.filename or any(ord(letter) < 32 or ord(letter) == 127 for letter in name),
+            name != info.filename or _CONTROL.search(name) is not None,
             "its name holds a NUL or another control character",
         ),
         ("\\" in name, "its name holds a backslash"),
         (name.startswith("/"), "its path is absolute"),
         (".." in parts, "its path climbs with '..'"),
         ("" in parts or "." in parts, "its path is not in plain form"),
-        (any(len(part.encode()) > 255 for part in parts), "a part of its path is longer than a file system takes"),
+        # A letter has four bytes at most.
+        (len(name) > 63 and any(len(part.encode()) > 255 for part in parts), "a part of its path is longer than a file system takes"),
         (len(name.encode()) > _LONGEST_PATH, "its path is longer than a system takes"),
         (any(part.startswith(".wh.") for part in parts), "a name beginning with .wh. would delete a file of the image"),
     )
