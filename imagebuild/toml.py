@@ -47,7 +47,7 @@ def refuse_characters(value: Any, path: Path, pattern: re.Pattern[str], where: s
         if match := pattern.search(value):
             raise ConfigurationError(
                 f"{path}: {where or 'a text'} holds a character that does not print (U+{ord(match[0]):04X})",
-                "take it out: it would reach labels, YAML files and terminals",
+                "remove it: it would reach labels, YAML files and terminals",
             )
     elif isinstance(value, dict):
         for key, item in value.items():

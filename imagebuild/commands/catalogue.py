@@ -62,7 +62,7 @@ def catalogue(
         return
     choices.check(form)
     if pages is not None and form != "html":
-        raise UsageError("--pages writes pages, and the form is another one", "add --format html")
+        raise UsageError("--pages needs the format html", "add --format html")
     listing = read_entries_of(workspace, as_of=as_of, everything=everything)
     if form == "json":
         from imagebuild.catalogue.entries import encode_entries

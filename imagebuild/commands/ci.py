@@ -57,7 +57,7 @@ def ci_teams(workspace: Workspace, since: str, as_json: bool) -> None:
     "proof",
     metavar="OUTCOME",
     default="",
-    help="How `imagebuild lock --check` ended: success, or GitHub's other words for a step (default: it was not run).",
+    help="How `imagebuild lock --check` ended: success, or another outcome of a GitHub step (default: not run).",
 )
 @common_options
 def ci_summary(workspace: Workspace, teams: tuple[str, ...], since: str, results: tuple[Path, ...], proof: str) -> None:

@@ -52,10 +52,12 @@ if TYPE_CHECKING:
 @click.option(
     "--no-companions", is_flag=True, help="Do not push lock, recipe, SBOM and provenance with the image (registries without OCI artifacts)."
 )
-@click.option("--cache-from", "sources", metavar="HOST/REPOSITORY", multiple=True, help="Take members from it; repeatable.")
-@click.option("--cache-to", "target", metavar="HOST/REPOSITORY", default="", help="Give the members of this build to it.")
-@click.option("--cache-bases", "bases", is_flag=True, help="Bases too: an interpreter of there runs here (docs/security.md).")
-@click.option("--no-cache", "no_sharing", is_flag=True, help="Neither, whatever images/cache.toml says.")
+@click.option("--cache-from", "sources", metavar="HOST/REPOSITORY", multiple=True, help="Take members from this repository; repeatable.")
+@click.option("--cache-to", "target", metavar="HOST/REPOSITORY", default="", help="Push the members of this build to this repository.")
+@click.option(
+    "--cache-bases", "bases", is_flag=True, help="Take what was read of bases too; their interpreter then runs here (docs/security.md)."
+)
+@click.option("--no-cache", "no_sharing", is_flag=True, help="Use no cache, whatever images/cache.toml says.")
 @json_option()
 @common_options
 def image(

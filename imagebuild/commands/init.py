@@ -21,7 +21,7 @@ _TOLD = {
     "updated": "updated",
     "merged": "updated; your changes are kept",
     "conflict": "left as it is: both you and the newer version changed the same lines. The newer one is beside it, as .new",
-    "removed": "is not there, and stays away",
+    "removed": "was removed, and is not written again",
 }
 
 

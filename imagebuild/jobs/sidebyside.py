@@ -114,7 +114,7 @@ class _Child:
             return rest[0] if kind == "done" else _revive(*rest)
         number = -os.waitstatus_to_exitcode(status)
         how = f"was ended by {signal.Signals(number).name}" if number > 0 else f"ended with status {-number}"
-        hint = "most often the kernel does that where memory runs out: run it again with --jobs 1" if number == signal.SIGKILL else ""
+        hint = "usually the kernel does so when memory runs out: run it again with --jobs 1" if number == signal.SIGKILL else ""
         return BuildError(f"its process {how}", hint or "run it again; if it fails again, run this one alone with --debug")
 
 

@@ -103,7 +103,7 @@ def _check_content(stream: BinaryIO, fact: FileFact, python: Interpreter, kept: 
     if digest.hexdigest() != fact.sha256:
         raise refuse(f"{fact.path} is not the file that its index lists")
     if any(_read_exactly(stream, count_padding(fact.size))):
-        raise refuse(f"something lies behind {fact.path}")
+        raise refuse(f"its frame has other bytes after {fact.path}")
     if fact.path.endswith(f".{python.cache_tag}.pyc") and start[:4].hex() != python.magic:
         raise refuse(f"{fact.path} is bytecode of another Python")
     if text is not None:

@@ -29,7 +29,7 @@ def warn_of_secrets(settings: PrewarmSettings, pools: Sequence[Pool]) -> tuple[s
         )
     if alone:
         warnings.append(
-            f"{_name(alone)}: notebooks pull with a secret, and [prewarm] names no pull-secret: a private image never gets to the nodes"
+            f"{_name(alone)}: notebooks pull with a secret, and [prewarm] names no pull-secret: pre-warm pods cannot pull a private image"
         )
     return tuple(warnings)
 
@@ -41,7 +41,7 @@ def warn_of_notebook_secret(settings: PrewarmSettings, pull_secret: str) -> tupl
     if pull_secret:
         return (
             f"the notebook pulls with the secret {pull_secret}, and pre-warm pods with none ([prewarm] pull-secret in images/pools.toml): "
-            "a private image never gets to the nodes by them",
+            "they cannot pull a private image",
         )
     return (
         f"pre-warm pods pull with the secret {settings.pull_secret}, and this notebook names none: since Kubernetes 1.35 it cannot start a "

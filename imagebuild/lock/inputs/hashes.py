@@ -43,6 +43,6 @@ def check_hashes(files: Mapping[str, tuple[str, str]], allowed: Mapping[str, All
         if found is not None and sha256 not in found.digests:
             raise IntegrityError(
                 f"{filename} is not what {' and '.join(found.lines)} allows: its hash is not among the {len(found.digests)} there",
-                "find out which file is meant; if it is this one, add its hash there",
+                "find out which file is intended; if it is this one, add its hash there",
                 (f"--hash=sha256:{sha256}",),
             )

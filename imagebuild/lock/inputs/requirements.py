@@ -36,13 +36,13 @@ _UNSUPPORTED = {
     "-f": "indexes are configured in team.toml, by name",
     "--find-links": "indexes are configured in team.toml, by name",
     "--pre": "name the pre-release: name==2.0.0rc1",
-    "--require-hashes": "leave the line out: a lock has the hash of every file",
-    "--only-binary": "leave the line out: only wheels are locked",
-    "--prefer-binary": "leave the line out: only wheels are locked",
+    "--require-hashes": "remove the line: a lock has the hash of every file",
+    "--only-binary": "remove the line: only wheels are locked",
+    "--prefer-binary": "remove the line: only wheels are locked",
     "--no-binary": "what has no wheel is built by [source] packages in team.toml; a wheel that is there is taken",
     "--no-index": "indexes are configured in team.toml, by name",
     "--trusted-host": "for an index with its own certificate set cert in pip's configuration, or use an http url in team.toml",
-    "--config-settings": "publish the wheel that is meant on an index",
+    "--config-settings": "publish the intended wheel on an index",
 }
 
 
@@ -126,7 +126,7 @@ def _read_lines(
         try:
             inside, there = included.resolve().is_relative_to(root), included.exists()
         except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, links in a circle
-            raise ConfigurationError(f"{where}: {name} cannot be a file's name", "name a file of the project") from None
+            raise ConfigurationError(f"{where}: {name} cannot be a file's name", "name a file in the project") from None
         if not inside:
             raise ConfigurationError(f"{where}: {name} is not in the project's folder", "keep all inputs of a lock in the project")
         constrains = constraint or match["option"] == "-c" or match["long"] == "--constraint"
@@ -188,7 +188,7 @@ def _split_hashes(where: str, content: str) -> tuple[str, frozenset[str]]:
     try:
         words = iter(shlex.split(content[match.start() :]))
     except ValueError as error:
-        raise ConfigurationError(f"{where}: the options after the requirement cannot be read: {error}", "mind the quotes") from None
+        raise ConfigurationError(f"{where}: the options after the requirement cannot be read: {error}", "check the quotes") from None
     digests = set()
     for word in words:
         option, _, value = word.partition("=")

@@ -248,7 +248,7 @@ def _explain_missing(cause: Cause, known: ResolutionFacts, details: tuple[str, .
     elif others := fitting(candidates.other_hashes):
         lines = [item.where for item in (*known.requirements, *known.constraints) if item.name == name and item.hashes]
         text = f"no wheel of {name} {others[-1]} for this base on {index} has a hash that {' and '.join(lines)} allows"
-        hint = "add the hash of the wheel that is meant, or ask for another version"
+        hint = "add the hash of the intended wheel, or ask for another version"
     elif tags := fitting(candidates.other_tags):
         fits = describe_tags(candidates.other_tags[tags[-1]])
         built = f'have it built inside the base: [source] packages = ["{name}"] in team.toml, or '
