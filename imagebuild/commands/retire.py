@@ -72,7 +72,7 @@ def retire(
         print_data(render_command(), nl=False)
         return
     if undo is not None:
-        undo_retirement(workspace, undo, everything)
+        undo_named(workspace, undo, everything)
         return
     quarters = re.fullmatch(r"([1-9][0-9]?)q", older_than)
     if quarters is None:
@@ -149,7 +149,7 @@ def carry_out(
     say(f"{removed.images} images that were retired before are gone: {removed.manifests} manifests removed; {bytes_}")
 
 
-def undo_retirement(workspace: Workspace, name: str, everything: bool) -> None:
+def undo_named(workspace: Workspace, name: str, everything: bool) -> None:
     """``--undo``."""
     from imagebuild.catalogue.retirement import find_retired, undo_retirement
 
