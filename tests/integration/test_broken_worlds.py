@@ -312,7 +312,7 @@ def test_other_bytes_than_locked_are_refused_and_not_kept(make_world: MakeWorld,
             assert world.kept_wheels() == []
             world.nothing_made()
         index.add_file("alpha", ALPHA, bad)  # and now its page agrees with it
-        world.run("image", "blue").failed(8, f"now has another {ALPHA}", "replaced a published file")
+        world.run("image", "blue").failed(8, f"now has another file {ALPHA} than the locked one", "replaced a published file")
         assert world.kept_wheels() == []
         world.nothing_made()
         del index.files["alpha"][ALPHA]
@@ -546,7 +546,7 @@ def test_a_base_that_cannot_be_read(
 def test_a_base_cut_short_is_gone_on_from(make_world: MakeWorld, base: SmallBase, faulty: FaultyRegistry) -> None:
     world = make_world(mirror=faulty.host, warm=False)
     faulty.faults = [Fault(f"GET .*/blobs/{base.layer}", flip=True, times=1)]
-    world.run("image", "blue").failed(8, "holds other bytes", "run again")
+    world.run("image", "blue").failed(8, "holds other bytes", "run it again")
     faulty.faults = [Fault(f"GET .*/blobs/{base.layer}", cut=True, times=1)]
     world.run("image", "blue").succeeded()
     assert len([line for line in faulty.requests if str(base.layer) in line]) == 3
