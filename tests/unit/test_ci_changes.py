@@ -249,7 +249,10 @@ def test_builds_keep_what_they_made_by_the_teams_lock() -> None:
     (kept,) = [number for number, name in enumerate(names) if name.startswith("actions/cache@")]
     assert steps[kept]["with"]["path"] == ".imagebuild/cache"
     assert "hashFiles(format('lockfiles/pylock.{0}.toml', matrix.team))" in steps[kept]["with"]["key"]
-    assert kept < names.index('.venv/bin/imagebuild image "$TEAM" --locked --copy-base --json > result.json')
+    (built,) = [number for number, name in enumerate(names) if name.startswith('.venv/bin/imagebuild image "$TEAM" --locked --copy-base ')]
+    assert kept < built
+    assert "--cache-to" in names[built]
+    assert all("--cache-to" not in path.read_text() for path in WORKFLOWS if path.stem != "images-build")
     assert all("actions/cache" not in path.read_text() for path in WORKFLOWS if path.stem != "images-build")
 
 
