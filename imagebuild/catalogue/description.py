@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry
-from imagebuild.catalogue.tags import show_text
+from imagebuild.catalogue.tagforms import show_text
 from imagebuild.oci.referrers import list_referrers
 from imagebuild.oci.store import Store
 from imagebuild.supply.referrers import BOM_TYPE, LOCK_TYPE, RECIPE_TYPE, STATEMENT_TYPE

@@ -13,7 +13,7 @@ import msgspec
 
 from imagebuild import annotations as names
 from imagebuild.catalogue.manifests import ManifestReader
-from imagebuild.catalogue.tags import is_companion, is_pinned_tag, name_kept, parse_retired
+from imagebuild.catalogue.tagforms import is_companion, is_pinned_tag, name_kept, parse_retired
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.oci.model import Digest, Index, Manifest, RawManifest, Reference

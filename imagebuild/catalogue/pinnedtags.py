@@ -8,7 +8,7 @@ after it was set.
 from __future__ import annotations
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
-from imagebuild.catalogue.tags import kept_tag
+from imagebuild.catalogue.tagforms import kept_tag
 from imagebuild.errors import RemoteError, UsageError
 from imagebuild.oci.store import Presence, Store, explain_unknown
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
-from imagebuild.catalogue.tags import ATTESTED, IMAGE_TAG, count_quarters, is_pinned_tag
+from imagebuild.catalogue.tagforms import ATTESTED, IMAGE_TAG, count_quarters, is_pinned_tag
 from imagebuild.catalogue.usage import Usage, explain_users
 from imagebuild.errors import UsageError
 from imagebuild.oci.model import Digest, Manifest

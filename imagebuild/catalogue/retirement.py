@@ -16,7 +16,7 @@ import msgspec
 
 from imagebuild.catalogue.entries import CatalogueListing, read_catalogue
 from imagebuild.catalogue.retention import RetirementPlan, find_attested, list_identities
-from imagebuild.catalogue.tags import parse_retired, retired_tag
+from imagebuild.catalogue.tagforms import parse_retired, retired_tag
 from imagebuild.catalogue.usage import ImageUser, Usage, explain_users
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import RemoteError, UsageError

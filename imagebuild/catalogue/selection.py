@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
-from imagebuild.catalogue.tags import is_pinned_tag, name_kept
+from imagebuild.catalogue.tagforms import is_pinned_tag, name_kept
 from imagebuild.errors import UsageError
 from imagebuild.text import suggest
 

@@ -21,7 +21,7 @@ import msgspec
 
 from imagebuild.catalogue.clusterdump import HINT, read_dump, walk_texts
 from imagebuild.catalogue.clusterkinds import OFFERING
-from imagebuild.catalogue.tags import IMAGE_TAG
+from imagebuild.catalogue.tagforms import IMAGE_TAG
 from imagebuild.errors import ConfigurationError
 from imagebuild.text import name_some
 

@@ -80,7 +80,7 @@ def catalogue(
 
 def print_table(listing: CatalogueListing) -> None:
     """One line an image; the current one of each team is marked."""
-    from imagebuild.catalogue.tags import show_text
+    from imagebuild.catalogue.tagforms import show_text
     from imagebuild.text import format_size
 
     for entry in listing.entries:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def render(workspace: Workspace, team: str) -> None:
     """Print TEAM's Dockerfile."""
     from imagebuild import pipeline
-    from imagebuild.recipe import render_dockerfile
+    from imagebuild.dockerfile import render_dockerfile
 
     plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True)
     print_data(render_dockerfile(plan.recipe, plan.base), nl=False)

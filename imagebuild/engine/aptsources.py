@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 
 from imagebuild.base.model import Base, Tree
+from imagebuild.dockerfile import APT_MOUNT, APT_SECRETS
 from imagebuild.engine.machinesources import SUITE, read_machine_sources
 from imagebuild.errors import ConfigurationError
 from imagebuild.files import write_atomic
-from imagebuild.recipe import APT_MOUNT, APT_SECRETS
 
 _SECRET_LIMIT = 500_000  # bytes; BuildKit takes no larger secret
 _AUTHORITIES = ("etc/ssl/certs/ca-certificates.crt", "etc/pki/tls/certs/ca-bundle.crt")

@@ -21,6 +21,7 @@ import msgspec
 
 from imagebuild.base.model import Base
 from imagebuild.base.sites import find_sites
+from imagebuild.dockerfile import docker_reference
 from imagebuild.engine.options import BuildContext, DockerOptions
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, RemoteError
 from imagebuild.layer.model import Codec
@@ -30,7 +31,7 @@ from imagebuild.oci.compression import CHUNK
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Descriptor, Digest, ImageConfig, Index, Manifest
 from imagebuild.oci.store import Store
-from imagebuild.recipe import Recipe, created_epoch, docker_reference
+from imagebuild.recipe import Recipe, created_epoch
 
 if TYPE_CHECKING:
     from python_on_whales import DockerClient

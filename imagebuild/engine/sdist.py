@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from imagebuild.base.model import Base
+from imagebuild.dockerfile import docker_reference, render_apt_mounts, render_apt_steps
 from imagebuild.engine.buildx import connect_docker, list_secrets, run_build
 from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import BuildError
 from imagebuild.lock.wheels.sdist import SourceOrder
-from imagebuild.recipe import docker_reference, render_apt_mounts, render_apt_steps
 
 _READ_LINES, _SHOWN_LINES = 60, 12  # of a build that failed: looked through, and shown
 _CONTEXT = "/run/imagebuild"

@@ -13,7 +13,7 @@ from imagebuild.layer.bytecode import locate_source
 from imagebuild.layer.model import FileFact, Member
 from imagebuild.layer.placement import FolderResolver, normalise_path
 from imagebuild.text import first_lines
-from imagebuild.wheel.ownership import Collision, explain_collisions, settle_path
+from imagebuild.wheel.collisions import Collision, explain_collisions, settle_path
 
 _SHOWN = 20  # conflicts listed in one error
 NO_FILES: Mapping[str, str] = {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from imagebuild.dockerfile import render_requirements
 from imagebuild.engine.options import BuildContext, DockerOptions
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.files import scratch_folder, write_atomic
@@ -22,7 +23,6 @@ from imagebuild.lock.index.routing import LOCAL_NAME
 from imagebuild.pipeline.lockuse import build_local_wheels
 from imagebuild.pipeline.planning import Plan, write_recipe
 from imagebuild.pipeline.sdists import make_source_builder, remake_wheel
-from imagebuild.recipe import render_requirements
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def adapt_context(workspace: Workspace, plan: Plan, folder: Path, wheels: dict[s
     """
     if not docker and not plan.recipe.files:
         return {}
-    from imagebuild.wheel.ownership import SiteLayout, divide_wheels, write_adapted_wheel
+    from imagebuild.wheel.collisions import SiteLayout, divide_wheels, write_adapted_wheel
 
     layout = SiteLayout(plan.base.interpreter.paths, plan.base.interpreter.version)
     found = find_repaired(workspace, plan, wheels) if docker else {}

@@ -12,8 +12,9 @@ import msgspec
 from imagebuild import annotations as names
 from imagebuild.base.inventory import require_python
 from imagebuild.base.model import Base
-from imagebuild.catalogue.tags import retired_tag
+from imagebuild.catalogue.tagforms import retired_tag
 from imagebuild.config import Team, load_team
+from imagebuild.dockerfile import render_dockerfile, render_installer, render_requirements, render_slimmer
 from imagebuild.errors import ConfigurationError
 from imagebuild.files import write_atomic
 from imagebuild.layer.removal import find_removal, render_removal
@@ -23,16 +24,7 @@ from imagebuild.oci.model import Digest, Manifest
 from imagebuild.oci.tags import resolve_tag
 from imagebuild.pipeline.bases import open_base
 from imagebuild.pipeline.lockuse import LockOptions, lock_team, prefetch_wheels, read_team_lock
-from imagebuild.recipe import (
-    REMOVAL_FILE,
-    ImageOptions,
-    Recipe,
-    make_recipe,
-    render_dockerfile,
-    render_installer,
-    render_requirements,
-    render_slimmer,
-)
+from imagebuild.recipe import REMOVAL_FILE, ImageOptions, Recipe, make_recipe
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:

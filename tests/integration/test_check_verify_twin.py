@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from imagebuild import pipeline, recipe
+from imagebuild import dockerfile, pipeline
 from imagebuild.check.verify.twin import SHOWN, require_twins
 from imagebuild.errors import IntegrityError
 from imagebuild.pipeline import planning
@@ -50,7 +50,7 @@ def test_what_one_engine_leaves_out_is_found(built: Built, tmp_path: Path, monke
     fork = built.checkout.fork(tmp_path)
 
     def render(*arguments: Any) -> str:
-        text = recipe.render_dockerfile(*arguments)
+        text = dockerfile.render_dockerfile(*arguments)
         assert text.count(" --no-deps ") == 1
         return text.replace(" --no-deps ", " --no-deps --no-compile ")
 

@@ -9,7 +9,7 @@ import kubernetes_validate
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, Status
-from imagebuild.catalogue.tags import name_kept
+from imagebuild.catalogue.tagforms import name_kept
 from imagebuild.emit.prewarm.pools import Pool, PoolNotebook, Toleration
 from imagebuild.oci.model import Digest
 from imagebuild.servers import Kind

@@ -15,7 +15,7 @@ from imagebuild.catalogue.lookup import find_named_image
 from imagebuild.catalogue.pinnedtags import keep_image
 from imagebuild.catalogue.presence import check_presence
 from imagebuild.catalogue.selection import find_entry
-from imagebuild.catalogue.tags import count_quarters, is_companion, kept_tag, show_text
+from imagebuild.catalogue.tagforms import count_quarters, is_companion, kept_tag, show_text
 from imagebuild.commands.options import parse_moment
 from imagebuild.emit.snippets import list_snippets
 from imagebuild.errors import RemoteError, UsageError

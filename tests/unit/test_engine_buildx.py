@@ -15,6 +15,7 @@ import zstandard
 
 from imagebuild.base.model import Base, Entry
 from imagebuild.config import load_team
+from imagebuild.dockerfile import render_dockerfile
 from imagebuild.engine.aptsources import has_apt_sources, prepare_apt_secrets, rewrite_sources
 from imagebuild.engine.bake import BakeTarget, render_bake
 from imagebuild.engine.buildx import _find_image, _take_layer, compression_options, explain_failed_build, make_build_inputs
@@ -37,7 +38,7 @@ from imagebuild.oci.model import (
     RootFilesystem,
 )
 from imagebuild.pipeline import choose_engine
-from imagebuild.recipe import ImageOptions, Recipe, make_recipe, render_dockerfile
+from imagebuild.recipe import ImageOptions, Recipe, make_recipe
 from tests.support.builders import make_base, make_lock, make_package
 from tests.support.trees import SITE, MemoryTree
 

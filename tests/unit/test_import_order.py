@@ -25,7 +25,7 @@ LAYERS = (
     ("lock.file",),
     ("layer", "lock.inputs"),
     ("lock.resolve", "recipe"),
-    ("lock.wheels", "supply"),
+    ("dockerfile", "lock.wheels", "supply"),
     ("config", "engine", "lock"),
     ("bundle", "catalogue", "diagnosis", "scaffold", "starter"),
     ("emit", "size"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuild.recipe import find_install_folders, render_installer
+from imagebuild.dockerfile import find_install_folders, render_installer
 from tests.support.builders import make_host_interpreter
 
 PIP = """

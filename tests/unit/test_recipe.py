@@ -11,9 +11,10 @@ import pytest
 
 from imagebuild import annotations as names
 from imagebuild.base.model import Base, Distribution
+from imagebuild.dockerfile import render_dockerfile, render_requirements
 from imagebuild.layer.model import Codec
 from imagebuild.lock.file.model import Lock
-from imagebuild.recipe import ImageOptions, Recipe, make_recipe, render_constraints, render_dockerfile, render_requirements
+from imagebuild.recipe import ImageOptions, Recipe, make_recipe, render_constraints
 from tests.support.builders import make_base, make_lock, make_package
 from tests.support.trees import SITE
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from imagebuild.base.layers import choose_keeping
-from imagebuild.catalogue.tags import count_quarters
+from imagebuild.catalogue.tagforms import count_quarters
 from imagebuild.commands.options import print_error
 from imagebuild.config import Budget, BudgetRules, LayerOptions, parse_size
 from imagebuild.emit.prewarm.capacity import NodeImage, NodeLayer, plan_pool

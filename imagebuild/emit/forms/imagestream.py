@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry
-from imagebuild.catalogue.tags import IMAGE_TAG
+from imagebuild.catalogue.tagforms import IMAGE_TAG
 from imagebuild.emit.forms.offers import Offer, SpawnerForm, list_offers
 from imagebuild.emit.forms.wording import clip
 from imagebuild.emit.manifest.merging import EditedFile, append_items, drop_key, get_list, get_mapping, merge_items, set_value

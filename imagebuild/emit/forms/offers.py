@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry, find_reference
-from imagebuild.catalogue.tags import kept_tag
+from imagebuild.catalogue.tagforms import kept_tag
 from imagebuild.emit.forms.wording import clip
 from imagebuild.errors import UsageError
 from imagebuild.oci.model import Reference

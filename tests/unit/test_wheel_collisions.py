@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuild.errors import BuildError
-from imagebuild.wheel.faults import count_record_faults
-from imagebuild.wheel.ownership import (
+from imagebuild.wheel.collisions import (
     Collision,
     SiteLayout,
     divide_wheels,
@@ -23,6 +22,7 @@ from imagebuild.wheel.ownership import (
     settle_path,
     write_adapted_wheel,
 )
+from imagebuild.wheel.faults import count_record_faults
 from tests.support.builders import make_host_interpreter, make_wheel
 
 PYTHON = make_host_interpreter()
