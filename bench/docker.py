@@ -29,13 +29,13 @@ import uv
 
 from bench.chart import Bar, Group, render_chart
 from bench.pipeline import HERE, prepare, run
+from imagebuild.dockerfile import render_requirements
 from imagebuild.lock.file.lockfile import read_lock, write_lock
 from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Manifest
 from imagebuild.oci.registry import RegistryStore
-from imagebuild.recipe import render_requirements
 from tests.support.servers.registry import Registry, run_registry
 
 CHANGED = "toolz"  # a small wheel of pure Python

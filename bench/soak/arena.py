@@ -20,7 +20,7 @@ from typing import Any
 
 import zstandard
 
-from imagebuild.catalogue.tags import IMAGE_TAG
+from imagebuild.catalogue.tagforms import IMAGE_TAG
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest
 from tests.support import images
