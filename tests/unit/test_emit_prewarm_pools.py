@@ -110,7 +110,7 @@ def test_disk_and_machine_config_pool(tmp_path: Path) -> None:
             "no node has both the product A-MIG-1g.5gb",
             "",
         ),
-        ('[prewarm]\npull-secret = "A B"\n[pool.a]\nteams = ["x"]\ngke = "a"', "no secret's name", ""),
+        ('[prewarm]\npull-secret = "A B"\n[pool.a]\nteams = ["x"]\ngke = "a"', "not a secret's name", ""),
         ('[pool.a]\nteams = ["x"]\ngke = "a"\nnotebook = { pull-secret = "A/B" }', "not a secret's name", ""),
         ('[pool.a]\nteams = ["x"]\nmig = ["1g.5gb", "all-balanced"]', "profiles and layouts together", "1g.5gb"),
         ('[pool.a]\nteams = ["x"]\ngke = "a"\ntime-sliced = true', "needs the GPU's product", "gpu-product"),
