@@ -149,7 +149,8 @@ def _judge(request: LockRequest, inputs: LockInputs, answer: _Answer, index: Rou
         return {block.name: block for block in find_blocks(inputs.direct, index, inputs.held, request.environment)}
 
     def find_holder(name: str) -> Holder | None:
-        block = find_holders().get(name)
+        blocks = find_holders()
+        block = blocks.get(name) or next((item for item in blocks.values() if item.is_through(name)), None)
         return Holder(block.describe(request.base.name), block.advise(request.base, request.protect)) if block is not None else None
 
     for pin in answer.wanted:

@@ -11,7 +11,7 @@ from imagebuild.base.model import Distribution
 from imagebuild.errors import LockError
 from imagebuild.lock.index.pages import ProjectFile, ProjectPage
 from imagebuild.lock.inputs.requirements import DirectRequirement
-from imagebuild.lock.resolve.blocking import choose_newest, find_blocks
+from imagebuild.lock.resolve.blocking import Block, choose_newest, find_blocks
 from imagebuild.lock.resolve.candidates import Candidates, select_wheels
 from imagebuild.lock.resolve.candidates import Choice as Limits
 from imagebuild.lock.resolve.judging import Holder, JudgedChoice, describe_held_back, judge_choice
@@ -219,3 +219,31 @@ def test_pins_by_arbitrary_equality() -> None:
     """pip-compile writes pytz===2024.1 as it was asked (PEP 440)."""
     text = "pytz===2024.1\n    # via -r requirements.in\nnumpy==2.1.0\nodd[more]===not-a-version ; x\n"
     assert [(pin.name, pin.version) for pin in parse_pins(text)] == [("numpy", "2.1.0"), ("odd", "not-a-version"), ("pytz", "2024.1")]
+
+
+def test_a_pre_release_where_a_final_release_would_do_is_refused() -> None:
+    """hydra-core 1.4.0rc3: the final 1.3.8 has a wheel, and needs a package that is source only."""
+    found = page(("thing-1.3.8-py3-none-any.whl", "2025-12-01"), ("thing-1.4.0rc3-py3-none-any.whl", "2026-10-25"))
+    choice = JudgedChoice(Pin("thing", "1.4.0rc3", ()), found, (Requirement("thing>=1.1"),))
+    with pytest.raises(LockError) as refused:
+        judge_choice(choice, lambda: Holder("dvc 3.67.1 needs thing 1.3.8, which needs antlr4, which is source only", "have antlr4 built"))
+    assert refused.value.message == (
+        "thing 1.4.0rc3 (2026-10-25) would be locked, a pre-release that nobody asked for; the newest final release is 1.3.8 (2025-12-01): "
+        "dvc 3.67.1 needs thing 1.3.8, which needs antlr4, which is source only"
+    )
+    assert refused.value.hint == "have antlr4 built, or say that you mean the pre-release: thing==1.4.0rc3 in requirements.in"
+    with pytest.raises(LockError, match=r"nobody asked for; the newest final release is 1\.3\.8 \(2025-12-01\)$"):
+        judge_choice(choice)
+    assert judge("1.4.0rc3", found, "thing==1.4.0rc3") == ""
+    # No final release that fits: what was locked was meant.
+    assert judge("1.4.0rc3", found, "thing>=1.4.0rc1") == ""
+    assert "is a pre-release that nobody asked for" in judge("1.4.0rc3", found, "thing!=1.3.8")
+    source = page(("thing-1.3.8.tar.gz", "2025-12-01"), ("thing-1.4.0rc3-py3-none-any.whl", "2026-10-25"))
+    with pytest.raises(LockError, match=r"1\.3\.8 \(2025-12-01\): thing 1\.3\.8 is source only") as refused:
+        judge("1.4.0rc3", source)
+    assert refused.value.hint.startswith('[source] packages = ["thing"] in team.toml, or say')
+
+
+def test_a_block_is_found_by_what_lies_on_its_way() -> None:
+    block = Block("requirements.in line 1", "dvc", ("dvc 3.67.1", "hydra_core 1.3.8"), "antlr4==4.9.*", "", "", "antlr4")
+    assert [name for name in ("dvc", "hydra-core", "antlr4", "hydra") if block.is_through(name)] == ["dvc", "hydra-core"]

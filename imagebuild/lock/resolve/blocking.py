@@ -63,6 +63,10 @@ class Block(msgspec.Struct, frozen=True):
             return f"{who} needs {self.need}, which is source only: there is no wheel"
         return f"{who} needs {self.need}; the base {base} has {self.held} {self.version}"
 
+    def is_through(self, name: str) -> bool:
+        """Whether the package of that name is what has the need, or on the way to it."""
+        return any(canonicalize_name(item.partition(" ")[0]) == name for item in self.chain)
+
     def advise(self, base: Base, protect: Sequence[str]) -> str:
         """What to do."""
         return join_ways(

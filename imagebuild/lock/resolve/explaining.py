@@ -54,17 +54,20 @@ def explain_unresolved(outcome: Outcome, known: ResolutionFacts) -> ImagebuildEr
     causes = find_causes(outcome.log)
     needs = tuple(dict.fromkeys(_describe_cause(cause, known) for cause in causes))
     details = needs[:_SHOWN] if len(needs) > 1 else ()  # a single one is in the message already
+    blocking = {canonicalize_name(block.held) for block in known.blocks if block.held}
     for cause in causes:
+        error = _explain_base(cause, known, details)
+        if error is not None and known.blocks and cause.name not in blocking:
+            # A report names what was looked at last, often a need of an old version; what blocks the newest ones is known better.
+            return explain_blocks(known)
         error = (
-            _explain_base(cause, known, details)
+            error
             or _explain_held_limit(cause, known, details)
             or _explain_limit(cause, known, details)
             or _explain_missing(cause, known, details)
         )
         if error is not None:
-            # A report names what was looked at last; what blocks the newest versions is known better.
-            others = {canonicalize_name(block.held) for block in known.blocks if block.held}
-            return explain_blocks(known) if others and cause.name in known.held and cause.name not in others else error
+            return error
     if known.blocks:
         return explain_blocks(known)
     for cause in causes:

@@ -16,7 +16,7 @@ from imagebuild.errors import LockError
 from imagebuild.lock.inputs.requirements import DirectRequirement
 from imagebuild.lock.resolve.blocking import Block
 from imagebuild.lock.resolve.candidates import Candidates
-from imagebuild.lock.resolve.resolution import Pin
+from imagebuild.lock.resolve.resolution import Pin, join_ways
 
 _OLD = timedelta(days=365)
 
@@ -70,8 +70,7 @@ def judge_choice(choice: JudgedChoice, find_holder: Callable[[], Holder | None] 
     pin, times = choice.pin, choice.candidates.times
     when = f"{pin.name} {pin.version}{_show_date(times.get(pin.version, ''))}"
     if not newer:
-        final = any(not Version(text).is_prerelease for text in times)
-        return f"{when} is a pre-release that nobody asked for{'' if final else ', and there is no final release'}" if unasked else ""
+        return _judge_prerelease(choice, when, find_holder) if unasked else ""
     newest = f"{newer[-1]}{_show_date(times.get(newer[-1], ''))}"
     lag = _measure(times.get(pin.version, ""), times.get(newer[-1], ""))
     wheel = _find_newer_wheel(choice, version)
@@ -91,6 +90,26 @@ def judge_choice(choice: JudgedChoice, find_holder: Callable[[], Holder | None] 
     if wheel:
         return ""  # it is held back, and not by what has no wheel: describe_held_back
     return f"{when} is locked, the newest with a wheel for this base; {newest} is source only ([source] packages in team.toml has it built)"
+
+
+def _judge_prerelease(choice: JudgedChoice, when: str, find_holder: Callable[[], Holder | None]) -> str:
+    """A pre-release that is newer than all final releases: an error where one of these would do, but for what it needs in turn."""
+    specifier, times, pin = choice.specifier, choice.candidates.times, choice.pin
+    finals = [Version(text) for text in (*choice.candidates.wheels, *choice.candidates.sdist_only) if not Version(text).is_prerelease]
+    fitting = [version for version in finals if specifier.contains(version)]
+    if not fitting:
+        final = any(not Version(text).is_prerelease for text in times)
+        return f"{when} is a pre-release that nobody asked for{'' if final else ', and there is no final release'}"
+    holder = find_holder()
+    newest = str(max(fitting))
+    source = newest in choice.candidates.sdist_only
+    why = holder.why if holder is not None else f"{pin.name} {newest} is source only" if source else ""
+    advice = holder.advice if holder is not None else f'[source] packages = ["{pin.name}"] in team.toml' if source else ""
+    raise LockError(
+        f"{when} would be locked, a pre-release that nobody asked for; the newest final release is {newest}"
+        f"{_show_date(times.get(newest, ''))}{': ' if why else ''}{why}",
+        join_ways(advice, f"say that you mean the pre-release: {pin.name}=={pin.version} in requirements.in"),
+    )
 
 
 def _list_newer_sources(choice: JudgedChoice, version: Version) -> list[str]:
