@@ -1,4 +1,4 @@
-"""One working example for each command's --help, by its words after ``imagebuild``; tests run them."""
+"""One working example for each command's --help, by its words after ``imagebuild``; a test reads each as the program would."""
 
 from __future__ import annotations
 
