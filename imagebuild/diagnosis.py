@@ -16,7 +16,6 @@ import msgspec
 
 from imagebuild.config import Team, list_teams, load_team
 from imagebuild.errors import ConfigurationError, ImagebuildError
-from imagebuild.oci.store import Presence, explain_unknown
 from imagebuild.text import format_size
 from imagebuild.workspace import Workspace
 
@@ -147,10 +146,7 @@ def _look_at_bases(scene: Scene) -> Iterator[Diagnosis]:
                 continue
             located = base.located(catalogue.mirrors)
             store = scene.workspace.registry_store(located.registry)
-            presence, _ = store.head_manifest(located.repository, base.digest)
-            if presence is Presence.UNKNOWN:
-                raise explain_unknown(store, located.name)
-            if presence is Presence.EXISTS:
+            if store.head_manifest(located.repository, base.digest) is not None:
                 yield Diagnosis(subject, "ok", f"{located.name}, as pinned")
             else:
                 yield Diagnosis(subject, "problem", f"{located.name} has no {base.digest}", f"run: imagebuild base pin {name}")
@@ -180,14 +176,12 @@ def _look_at_mirrors(scene: Scene) -> Iterator[Diagnosis]:
             assert base.digest is not None
             try:
                 store = scene.workspace.registry_store(located.registry)
-                presence, _ = store.head_manifest(located.repository, base.digest)
-                if presence is Presence.UNKNOWN:
-                    raise explain_unknown(store, located.name)
+                found = store.head_manifest(located.repository, base.digest)
             except ImagebuildError as error:
                 hint = error.hint or "see whether that host can be reached from here"
                 yield Diagnosis(subject, "problem", error.message, f"{hint}; [mirrors] is in {catalogue.path}")
                 continue
-            if presence is Presence.EXISTS:
+            if found is not None:
                 yield Diagnosis(subject, "ok", f"{target} has {base.name}, as pinned")
             else:
                 origin = base.located({})

@@ -116,7 +116,7 @@ def compare_with_pip(
 ) -> tuple[Attempt, Attempt, Attempt, Comparison | None, tuple[str, ...]]:
     """(pip check in the image, pip install in the base, pip check there, the trees compared, the base's packages that pip replaced)."""
     layout = Workspace(scratch.root).layout
-    image = layout.head_manifest(item.name, tag)[1]
+    image = layout.head_manifest(item.name, tag)
     assert image is not None
     if folder.exists():  # a run that was killed left its trees
         shutil.rmtree(folder)

@@ -12,7 +12,7 @@ import msgspec
 from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.files import explain_os_error, sweep_writes, write_atomic
 from imagebuild.oci.model import Digest, ImageConfig, Index, RawManifest, Reference
-from imagebuild.oci.store import Presence, Store, explain_unknown
+from imagebuild.oci.store import Store
 from imagebuild.servers import Kind
 from imagebuild.text import suggest
 from imagebuild.toml import decode_toml
@@ -135,10 +135,8 @@ def resolve_pin(store: Store, reference: Reference, tag: str) -> Digest:
     ConfigurationError otherwise): what a HEAD says of itself is not enough to write down.
     """
     what = f"{reference.repository}:{tag}"
-    presence, _ = store.head_manifest(reference.repository, tag)
-    raw = store.get_manifest(reference.repository, tag) if presence is Presence.EXISTS else None
-    if presence is Presence.UNKNOWN:
-        raise explain_unknown(store, what)
+    found = store.head_manifest(reference.repository, tag)
+    raw = store.get_manifest(reference.repository, tag) if found is not None else None
     if raw is None:
         raise ConfigurationError(
             f"{store.label} has no {what}", "correct reference and tag in the catalogue, or the mirror it goes through"

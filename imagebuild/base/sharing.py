@@ -26,7 +26,6 @@ from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_manifest
 from imagebuild.oci.model import Descriptor, Digest, ImageConfig, Manifest, Platform, RawManifest
 from imagebuild.oci.place import Place
-from imagebuild.oci.store import Presence
 
 ARTIFACT_TYPE = "application/vnd.imagebuild.base.v1"
 BLOB_TYPE = "application/vnd.imagebuild.base.v1.tar+zstd"
@@ -105,7 +104,7 @@ class SharedBases:
         if place is None or cached.folder.parent == self._folder:
             return
         try:
-            if place.store.head_manifest(place.repository, name_tag(cached.raw.digest))[0] is Presence.EXISTS:
+            if place.store.head_manifest(place.repository, name_tag(cached.raw.digest)) is not None:
                 return
             place.store.put_blob(place.repository, EMPTY_BLOB, EMPTY)
             with scratch_folder(self._folder) as scratch:

@@ -19,7 +19,7 @@ from imagebuild.errors import IntegrityError, RemoteError
 from imagebuild.files import write_atomic
 from imagebuild.oci.content import check_manifest
 from imagebuild.oci.model import Descriptor, RawManifest
-from imagebuild.oci.store import Presence, Store, explain_unknown
+from imagebuild.oci.store import Store
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -66,9 +66,7 @@ class ManifestReader:
         """The manifest that ``tag`` names now, verified. A tag that is gone is an error: it was listed a moment ago."""
         place = f"{repository}:{tag}"
         if place in self._seen:
-            presence, descriptor = self._store.head_manifest(repository, tag)
-            if presence is Presence.UNKNOWN:
-                raise explain_unknown(self._store, place)
+            descriptor = self._store.head_manifest(repository, tag)
             kept = self._find_kept(descriptor) if descriptor is not None else None
             if kept is not None:
                 self._remember(place, kept)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
 from imagebuild.catalogue.tagforms import kept_tag
 from imagebuild.errors import RemoteError, UsageError
-from imagebuild.oci.store import Presence, Store, explain_unknown
+from imagebuild.oci.store import Store
 
 
 def keep_image(store: Store, listing: CatalogueListing, entry: CatalogueEntry, name: str) -> bool:
@@ -21,9 +21,7 @@ def keep_image(store: Store, listing: CatalogueListing, entry: CatalogueEntry, n
             raise _taken(name, f"{other.repository}:{other.tag}")
         if name == other.team:
             raise UsageError(f"{name!r} is a team's name", "choose one that says what it is for, as in churn-q3")
-    presence, found = store.head_manifest(entry.repository, tag)
-    if presence is Presence.UNKNOWN:
-        raise explain_unknown(store, f"{entry.repository}:{tag}")
+    found = store.head_manifest(entry.repository, tag)
     if found is not None and found.digest != entry.digest:
         raise _taken(name, f"{entry.repository}@{found.digest}")
     if found is not None:
@@ -32,9 +30,7 @@ def keep_image(store: Store, listing: CatalogueListing, entry: CatalogueEntry, n
     if manifest is None:
         raise RemoteError(f"{entry.image}@{entry.digest} was listed and no longer exists", "run the command again")
     store.put_manifest(entry.repository, manifest, tag)
-    presence, found = store.head_manifest(entry.repository, tag)
-    if presence is Presence.UNKNOWN:
-        raise explain_unknown(store, f"{entry.repository}:{tag}")
+    found = store.head_manifest(entry.repository, tag)
     if found is None or found.digest != entry.digest:
         raise RemoteError(f"{entry.image}:{tag} was changed by another writer", "see what it names now: imagebuild catalogue")
     return True

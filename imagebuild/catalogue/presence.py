@@ -9,7 +9,7 @@ import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry
 from imagebuild.oci.model import Digest, Manifest
-from imagebuild.oci.store import Presence, Store, explain_unknown
+from imagebuild.oci.store import Store
 
 _WORKERS = 8
 
@@ -69,10 +69,7 @@ def check_presence(store: Store, entries: Sequence[CatalogueEntry]) -> PresenceR
 
 
 def _ask(store: Store, repository: str, digest: str) -> bool:
-    presence = store.has_blob(repository, Digest(digest))
-    if presence is Presence.UNKNOWN:
-        raise explain_unknown(store, f"{repository}@{digest}")
-    return presence is Presence.EXISTS
+    return store.has_blob(repository, Digest(digest))
 
 
 def _is_last(part: str) -> bool:

@@ -19,7 +19,7 @@ from imagebuild.base.pins import load_catalogue
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, RemoteError, UsageError
 from imagebuild.oci.archive import stream_archive
 from imagebuild.oci.model import Descriptor, Digest, Index, Manifest, RawManifest, Reference
-from imagebuild.oci.store import Presence, Store, explain_unknown
+from imagebuild.oci.store import Store
 from imagebuild.text import format_size
 from imagebuild.workspace import Workspace
 
@@ -161,10 +161,7 @@ def _blob_opener(workspace: Workspace, repository: str, manifest: Manifest) -> C
 
     def open_blob(item: Descriptor) -> AbstractContextManager[BinaryIO]:
         target = workspace.target
-        presence = target.has_blob(repository, item.id)
-        if presence is Presence.UNKNOWN:
-            raise explain_unknown(target, f"{repository}@{item.digest}")
-        if presence is Presence.EXISTS or base is None:
+        if target.has_blob(repository, item.id) or base is None:
             return target.open_blob(repository, item)
         return base.store.open_blob(base.repository, item)
 

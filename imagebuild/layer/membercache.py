@@ -37,7 +37,6 @@ from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_manifest
 from imagebuild.oci.model import Descriptor, Digest, Manifest, RawManifest
 from imagebuild.oci.place import Place
-from imagebuild.oci.store import Presence
 from imagebuild.wheel.slim import RULES
 
 ARTIFACT_TYPE = "application/vnd.imagebuild.member.v1"
@@ -198,8 +197,7 @@ class SharedMembers:
     def _give(self, place: Place, key: str, item: tuple[MemberRequest, MemberRules, Member]) -> bool:
         """Whether the place lacked it."""
         request, rules, member = item
-        presence, _ = place.store.head_manifest(place.repository, key[:32])
-        if presence is Presence.EXISTS:
+        if place.store.head_manifest(place.repository, key[:32]) is not None:
             return False
         manifest, frame, listing, data = encode_artifact(key, request, rules, member)
         place.store.put_blob(place.repository, EMPTY_BLOB, EMPTY)

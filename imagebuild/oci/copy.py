@@ -17,7 +17,7 @@ from imagebuild.errors import RemoteError
 from imagebuild.files import explain_os_error
 from imagebuild.oci.compression import CHUNK
 from imagebuild.oci.model import Descriptor
-from imagebuild.oci.store import Presence, Store, explain_unknown
+from imagebuild.oci.store import Store
 from imagebuild.progress import step
 from imagebuild.text import count_things, format_size
 
@@ -51,10 +51,7 @@ def plan_copy(source: Store, source_repo: str, target: Store, target_repo: str, 
     present, mountable, to_copy = [], [], []
     same = is_same_store(source, target)
     for descriptor in {descriptor.digest: descriptor for descriptor in descriptors}.values():
-        presence = target.has_blob(target_repo, descriptor.id)
-        if presence is Presence.UNKNOWN:
-            raise explain_unknown(target, f"{descriptor.digest} in {target_repo}")
-        if presence is Presence.EXISTS:
+        if target.has_blob(target_repo, descriptor.id):
             present.append(descriptor)
         elif same:
             mountable.append(descriptor)
@@ -76,11 +73,12 @@ def copy_blobs(plan: CopyPlan, allow_copy: bool, report: Callable[[str], None] |
     refused = []
     reason: RemoteError | None = None  # what a registry said, where it refused in words and not by a 202
     for descriptor in plan.mountable:
-        if plan.target.mount_blob(plan.target_repository, descriptor.id, plan.source_repository):
+        answer = plan.target.mount_blob(plan.target_repository, descriptor.id, plan.source_repository)
+        if answer.done:
             say(f"mounted {descriptor.digest} ({format_size(descriptor.size)}) of {plan.source_repository}")
         else:
             refused.append(descriptor)
-            reason = plan.target.last_failure or reason
+            reason = answer.refusal or reason
     if refused and not plan.source.registry_host:  # one folder, and it lacks them
         raise RemoteError(
             f"{plan.source.label} does not hold {_count(refused)} of {plan.source_repository}",

@@ -35,7 +35,7 @@ from imagebuild.oci.content import (
 from imagebuild.oci.encoding import describe, encode_json
 from imagebuild.oci.layoutindex import LayoutIndex, explain_unreadable, name_of
 from imagebuild.oci.model import OCI_MANIFEST, Descriptor, Digest, RawManifest
-from imagebuild.oci.store import Presence
+from imagebuild.oci.store import MountAnswer
 
 LAYOUT_VERSION = "1.0.0"
 
@@ -47,7 +47,6 @@ class LayoutStore:
         self.folder = folder.absolute()
         self._index = LayoutIndex(self.folder)
         self._prepared = False
-        self.last_failure: RemoteError | None = None  # why the last answer was UNKNOWN
 
     @property
     def label(self) -> str:
@@ -65,25 +64,24 @@ class LayoutStore:
 
     # --- manifests -------------------------------------------------------------------------------------------------
 
-    def head_manifest(self, repository: str, reference: str) -> tuple[Presence, Descriptor | None]:
-        """The entry of ``index.json``, or for a digest the blob; ABSENT too when a tag's manifest blob is gone."""
+    def head_manifest(self, repository: str, reference: str) -> Descriptor | None:
+        """The entry of ``index.json``, or for a digest the blob; None too when a tag's manifest blob is gone."""
         digest = parse_reference(reference)
         if digest is not None:
             manifest = self.get_manifest(repository, reference)
-            return (Presence.ABSENT, None) if manifest is None else (Presence.EXISTS, manifest.descriptor)
+            return None if manifest is None else manifest.descriptor
         descriptor = self._find_tag(repository, reference)
         if descriptor is None:
-            return Presence.ABSENT, None
+            return None
         try:
             size = self._blob_path(descriptor.id).stat().st_size
         except FileNotFoundError:
-            return Presence.ABSENT, None
+            return None
         except OSError as error:
-            self.last_failure = explain_unreadable(error)
-            return Presence.UNKNOWN, None
+            raise explain_unreadable(error) from error
         if size != descriptor.size:
             raise self._damaged(descriptor.id, f"has {size} bytes instead of {descriptor.size}")
-        return Presence.EXISTS, Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)
+        return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)
 
     def get_manifest(self, repository: str, reference: str) -> RawManifest | None:
         """The manifest's bytes; a tag's media type is the one ``index.json`` gives."""
@@ -159,17 +157,16 @@ class LayoutStore:
         path = self._blob_path(digest)
         return path if path.is_file() else None
 
-    def has_blob(self, repository: str, digest: Digest) -> Presence:
+    def has_blob(self, repository: str, digest: Digest) -> bool:
         """Whether the blob's file is there; all repositories share them."""
         check_name(repository)
         try:
             self._blob_path(digest).stat()
         except FileNotFoundError:
-            return Presence.ABSENT
+            return False
         except OSError as error:
-            self.last_failure = explain_unreadable(error)
-            return Presence.UNKNOWN
-        return Presence.EXISTS
+            raise explain_unreadable(error) from error
+        return True
 
     @contextlib.contextmanager
     def open_blob(self, repository: str, descriptor: Descriptor) -> Iterator[BinaryIO]:
@@ -207,10 +204,10 @@ class LayoutStore:
             if not link_file(source, descriptor, path):
                 copy_file(source, descriptor, path)
 
-    def mount_blob(self, repository: str, digest: Digest, source_repository: str) -> bool:
-        """True when the folder has the blob: repositories share them."""
+    def mount_blob(self, repository: str, digest: Digest, source_repository: str) -> MountAnswer:
+        """Done when the folder has the blob: repositories share them."""
         check_name(source_repository)
-        return self.has_blob(repository, digest) is Presence.EXISTS
+        return MountAnswer(self.has_blob(repository, digest))
 
     # --- listings --------------------------------------------------------------------------------------------------
 

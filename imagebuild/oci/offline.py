@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from imagebuild.errors import RemoteError
 from imagebuild.oci.model import Descriptor, Digest, RawManifest
-from imagebuild.oci.store import Presence
+from imagebuild.oci.store import MountAnswer
 
 
 class OfflineStore:
@@ -24,11 +24,6 @@ class OfflineStore:
         """The host."""
         return self.label
 
-    @property
-    def last_failure(self) -> RemoteError | None:
-        """None: nothing is asked."""
-        return None
-
     def image_name(self, repository: str) -> str:
         """``host/repository``."""
         return f"{self.label}/{repository}"
@@ -39,7 +34,7 @@ class OfflineStore:
             "read the base where there is a network (imagebuild base inspect NAME), or bring its layers: imagebuild bundle --with-base",
         )
 
-    def head_manifest(self, repository: str, reference: str) -> tuple[Presence, Descriptor | None]:
+    def head_manifest(self, repository: str, reference: str) -> Descriptor | None:
         """Refused."""
         self._refuse(f"{repository}:{reference}")
 
@@ -67,7 +62,7 @@ class OfflineStore:
         """None: no blob of it is here."""
         return None
 
-    def has_blob(self, repository: str, digest: Digest) -> Presence:
+    def has_blob(self, repository: str, digest: Digest) -> bool:
         """Refused."""
         self._refuse(f"{repository}@{digest}")
 
@@ -83,7 +78,7 @@ class OfflineStore:
         """Refused."""
         self._refuse(repository)
 
-    def mount_blob(self, repository: str, digest: Digest, source_repository: str) -> bool:  # noqa: ARG002
+    def mount_blob(self, repository: str, digest: Digest, source_repository: str) -> MountAnswer:  # noqa: ARG002
         """Refused."""
         self._refuse(f"{source_repository}@{digest}")
 

@@ -8,24 +8,23 @@ from imagebuild.oci.challenge import push_scopes
 from imagebuild.oci.content import check_name
 from imagebuild.oci.failures import RegistryError
 from imagebuild.oci.model import Digest
-from imagebuild.oci.store import Presence
 from imagebuild.oci.transport import Transport
 
 _ANSWERS = frozenset({200, 404, 405})
 
 
-def find_blob(transport: Transport, repository: str, digest: Digest, scopes: tuple[str, ...]) -> Presence:
-    """EXISTS or ABSENT; RegistryError for any other answer."""
+def find_blob(transport: Transport, repository: str, digest: Digest, scopes: tuple[str, ...]) -> bool:
+    """Whether the blob is there; RegistryError where the answer says neither."""
     check_name(repository)
     target, doing = f"/v2/{repository}/blobs/{Digest(digest)}", f"{repository}: head blob {digest}"
     status, _ = send_head(transport, target, repository, scopes, doing, {})
     if status != 405:
-        return Presence.ABSENT if status == 404 else Presence.EXISTS
+        return status != 404
     # One byte is enough; an empty blob has none and answers 416.
     with transport.request(
         "GET", target, scopes=scopes, doing=doing, headers={"Range": "bytes=0-0"}, accept=frozenset({200, 206, 404, 416})
     ) as response:
-        return Presence.ABSENT if response.status_code == 404 else Presence.EXISTS
+        return response.status_code != 404
 
 
 def send_head(

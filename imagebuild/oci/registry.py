@@ -8,7 +8,6 @@ turned into a copy.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -33,7 +32,7 @@ from imagebuild.oci.listing import DEFAULT_LIMITS, ListingLimits, iterate_pages,
 from imagebuild.oci.model import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.presence import find_blob, send_head
 from imagebuild.oci.session import read_digest, read_length, read_type
-from imagebuild.oci.store import Presence
+from imagebuild.oci.store import MountAnswer
 from imagebuild.oci.transport import Transport
 from imagebuild.oci.upload import mount_blob, upload_blob
 
@@ -72,7 +71,6 @@ class RegistryStore:
             host, credentials=credentials, insecure=insecure, ca_file=ca_file, sleep=sleep, clock=clock, timeout=timeout
         )
         self._page_size, self._listing = page_size, listing
-        self._failures = threading.local()  # a pool of threads asks many questions at once
 
     @property
     def label(self) -> str:
@@ -84,26 +82,29 @@ class RegistryStore:
         """The registry's host."""
         return self._transport.host
 
-    @property
-    def last_failure(self) -> RegistryError | None:
-        """Why this thread's last answer was UNKNOWN, or its last mount was refused in words."""
-        failure: RegistryError | None = getattr(self._failures, "last", None)
-        return failure
-
     def image_name(self, repository: str) -> str:
         """``host/repository``."""
         return f"{self.label}/{repository}"
 
     # --- manifests -------------------------------------------------------------------------------------------------
 
-    def head_manifest(self, repository: str, reference: str) -> tuple[Presence, Descriptor | None]:
+    def head_manifest(self, repository: str, reference: str) -> Descriptor | None:
         """One HEAD; a GET where the registry does not do HEAD, or answers it without type, size and digest."""
         wanted = parse_reference(reference)
-        try:
-            return self._find_manifest(repository, reference, wanted)
-        except RegistryError as error:
-            self._failures.last = error
-            return Presence.UNKNOWN, None
+        check_name(repository)
+        doing = f"{repository}: head manifest {reference}"
+        target = f"/v2/{repository}/manifests/{reference}"
+        status, response = send_head(self._transport, target, repository, pull_scopes(repository), doing, {"Accept": _ACCEPT})
+        if status == 404:
+            return None
+        media_type, digest, size = read_type(response), read_digest(response), read_length(response)
+        complete = status == 200
+        if complete and digest is not None and wanted is not None and digest != wanted:
+            raise IntegrityError(f"{self.label}: {doing}: the registry names {digest}", WRONG_BYTES)
+        if complete and media_type in IMAGE_TYPES and size and (digest or wanted):
+            return Descriptor(media_type, digest or wanted or "", size)
+        manifest = self.get_manifest(repository, reference)
+        return None if manifest is None else manifest.descriptor
 
     def get_manifest(self, repository: str, reference: str) -> RawManifest | None:
         """The bytes as received, checked against the digest asked for and the one the registry names."""
@@ -199,13 +200,9 @@ class RegistryStore:
         """None: no blob of it is a file here."""
         return None
 
-    def has_blob(self, repository: str, digest: Digest) -> Presence:
+    def has_blob(self, repository: str, digest: Digest) -> bool:
         """HEAD, with the fallbacks of :meth:`head_manifest`."""
-        try:
-            return find_blob(self._transport, repository, digest, pull_scopes(repository))
-        except RegistryError as error:
-            self._failures.last = error
-            return Presence.UNKNOWN
+        return find_blob(self._transport, repository, digest, pull_scopes(repository))
 
     @contextlib.contextmanager
     def open_blob(self, repository: str, descriptor: Descriptor) -> Iterator[BinaryIO]:
@@ -225,19 +222,17 @@ class RegistryStore:
         """POST and one PUT with Content-Length; an upload that breaks is begun anew, a bounded number of times."""
         upload_blob(self._transport, repository, descriptor, source)
 
-    def mount_blob(self, repository: str, digest: Digest, source_repository: str) -> bool:
-        """Ask for a cross-repository mount. False when the registry won't (202, 400, 401, 403, 404, 405)."""
+    def mount_blob(self, repository: str, digest: Digest, source_repository: str) -> MountAnswer:
+        """Ask for a cross-repository mount. Not done when the registry won't (202, 400, 401, 403, 404, 405)."""
         check_name(repository)
         check_name(source_repository)
         if repository == source_repository:
-            return find_blob(self._transport, repository, digest, pull_scopes(repository)) is Presence.EXISTS
-        self._failures.last = None
+            return MountAnswer(self.has_blob(repository, digest))
         try:
-            return mount_blob(self._transport, repository, digest, source_repository)
+            return MountAnswer(mount_blob(self._transport, repository, digest, source_repository))
         except RegistryError as error:
             if error.status in _REFUSED_MOUNT:
-                self._failures.last = error
-                return False
+                return MountAnswer(False, error)
             raise
 
     # --- listings --------------------------------------------------------------------------------------------------
@@ -292,22 +287,6 @@ class RegistryStore:
         return contextlib.nullcontext(False)
 
     # --- inside ----------------------------------------------------------------------------------------------------
-
-    def _find_manifest(self, repository: str, reference: str, wanted: Digest | None) -> tuple[Presence, Descriptor | None]:
-        check_name(repository)
-        doing = f"{repository}: head manifest {reference}"
-        target = f"/v2/{repository}/manifests/{reference}"
-        status, response = send_head(self._transport, target, repository, pull_scopes(repository), doing, {"Accept": _ACCEPT})
-        if status == 404:
-            return Presence.ABSENT, None
-        media_type, digest, size = read_type(response), read_digest(response), read_length(response)
-        complete = status == 200
-        if complete and digest is not None and wanted is not None and digest != wanted:
-            raise IntegrityError(f"{self.label}: {doing}: the registry names {digest}", WRONG_BYTES)
-        if complete and media_type in IMAGE_TYPES and size and (digest or wanted):
-            return Presence.EXISTS, Descriptor(media_type, digest or wanted or "", size)
-        manifest = self.get_manifest(repository, reference)
-        return (Presence.ABSENT, None) if manifest is None else (Presence.EXISTS, manifest.descriptor)
 
     def _list_pages(self, target: str, field: str, scopes: tuple[str, ...], doing: str, *, absent_is_empty: bool) -> Iterator[str]:
         where = f"{self.label}: {doing}"

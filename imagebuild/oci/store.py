@@ -4,29 +4,20 @@ that may not be asked (:mod:`imagebuild.oci.offline`). Nothing outside of these 
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from imagebuild.errors import RemoteError
 from imagebuild.oci.model import Descriptor, Digest, RawManifest
 
 
-class Presence(enum.Enum):
-    """Three answers, and unknown (a refusal, an outage) is never taken for absent."""
+class MountAnswer(NamedTuple):
+    """Whether a blob of another repository is there now, and what the place said where it refused in words."""
 
-    EXISTS = "exists"
-    ABSENT = "absent"
-    UNKNOWN = "unknown"
-
-
-def explain_unknown(store: Store, what: str) -> RemoteError:
-    """The error behind a store's last UNKNOWN, as the store itself reports it, or one that names ``what`` was asked."""
-    return store.last_failure or RemoteError(
-        f"{store.label} does not say whether {what} exists", "check the address, the network and the login, then try again"
-    )
+    done: bool
+    refusal: RemoteError | None = None
 
 
 class Store(Protocol):
@@ -44,15 +35,11 @@ class Store(Protocol):
     def registry_host(self) -> str:
         """The host, with its port, of a registry; empty for a folder of this machine."""
 
-    @property
-    def last_failure(self) -> RemoteError | None:
-        """Why the last answer was UNKNOWN, or the last mount was refused (a registry keeps it by thread); None without a reason."""
-
     def image_name(self, repository: str) -> str:
         """The name other tools know ``repository`` by: ``host/repository``, or ``oci:folder:repository``."""
 
-    def head_manifest(self, repository: str, reference: str) -> tuple[Presence, Descriptor | None]:
-        """One HEAD. The descriptor is there exactly when the answer is EXISTS."""
+    def head_manifest(self, repository: str, reference: str) -> Descriptor | None:
+        """One HEAD; None when it is absent. RemoteError where the place does not say (a refusal, an outage): that is never absence."""
 
     def get_manifest(self, repository: str, reference: str) -> RawManifest | None:
         """The manifest's bytes, verified (against ``reference`` when that is a digest); None when it is absent."""
@@ -74,8 +61,8 @@ class Store(Protocol):
     def local_file(self, digest: Digest) -> Path | None:
         """Where a blob is a file of this machine (its bytes are not checked here); None where it is not."""
 
-    def has_blob(self, repository: str, digest: Digest) -> Presence:
-        """Whether the blob is there."""
+    def has_blob(self, repository: str, digest: Digest) -> bool:
+        """Whether the blob is there; RemoteError where the place does not say."""
 
     def open_blob(self, repository: str, descriptor: Descriptor) -> AbstractContextManager[BinaryIO]:
         """Stream a blob. Reading to the end raises IntegrityError unless size and digest are the descriptor's."""
@@ -86,8 +73,8 @@ class Store(Protocol):
     def put_blob(self, repository: str, descriptor: Descriptor, source: Path | bytes) -> None:
         """Store a blob from memory or from a file on disk; a no-op when it is there."""
 
-    def mount_blob(self, repository: str, digest: Digest, source_repository: str) -> bool:
-        """Make a blob of another repository of this store available; False when the store won't."""
+    def mount_blob(self, repository: str, digest: Digest, source_repository: str) -> MountAnswer:
+        """Make a blob of another repository of this store available, where the store does that."""
 
     def list_tags(self, repository: str) -> Iterator[str]:
         """All tags, in the store's order; none when the repository is absent."""

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_manifest
 from imagebuild.oci.model import Digest
-from imagebuild.oci.store import Presence, Store, explain_unknown
+from imagebuild.oci.store import Store
 
 PLACEHOLDER = encode_manifest(EMPTY_BLOB, [EMPTY_BLOB], artifact_type="application/vnd.imagebuild.placeholder.v1")
 
 
 def resolve_tag(store: Store, repository: str, tag: str) -> Digest | None:
     """The digest under a tag, None for none; RemoteError when the store cannot say."""
-    presence, descriptor = store.head_manifest(repository, tag)
-    if presence is Presence.UNKNOWN:
-        raise explain_unknown(store, f"{repository}:{tag}")
+    descriptor = store.head_manifest(repository, tag)
     return descriptor.id if descriptor is not None and descriptor.digest != PLACEHOLDER.digest else None
 
 

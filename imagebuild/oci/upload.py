@@ -19,7 +19,6 @@ from imagebuild.oci.failures import RegistryError
 from imagebuild.oci.model import Descriptor, Digest
 from imagebuild.oci.presence import find_blob
 from imagebuild.oci.session import read_digest
-from imagebuild.oci.store import Presence
 from imagebuild.oci.transport import Transport
 
 _UPLOADS = 3  # times an upload is begun
@@ -41,7 +40,7 @@ def upload_blob(transport: Transport, repository: str, descriptor: Descriptor, s
     chunked = False
     for attempt in range(_UPLOADS):
         # Asked each time: the answer to an upload may have been lost after the bytes had arrived.
-        if find_blob(transport, repository, descriptor.id, push_scopes(repository)) is Presence.EXISTS:
+        if find_blob(transport, repository, descriptor.id, push_scopes(repository)):
             return
         try:
             if chunked and isinstance(source, Path):

@@ -276,7 +276,7 @@ def run_plan(workspace: Workspace, plan: Plan, options: BuildOptions) -> dict[st
         "budget": f"{budget.compressed} stored, {budget.installed} unpacked",
     }
     digest = find_image(workspace, plan) or bring_back(workspace, plan)
-    if digest is not None and (not options.attest or target.head_manifest(plan.repository, attested_tag(plan.recipe.tag))[1] is not None):
+    if digest is not None and (not options.attest or target.head_manifest(plan.repository, attested_tag(plan.recipe.tag)) is not None):
         write_recipe(workspace, plan)
         return {**result, "digest": str(digest), "built": False}
     image, digest, sparse, reused = build_image(workspace, plan, options)

@@ -25,7 +25,6 @@ from imagebuild.lock.wheels.fetching import fetch_wheels
 from imagebuild.oci.encoding import encode_json, encode_manifest
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, Descriptor, Digest, Platform
-from imagebuild.oci.store import Presence
 from imagebuild.recipe import created_epoch
 from imagebuild.starter import rootfs
 from imagebuild.starter.debian import LOCKFILE, PACKAGES, make_debian
@@ -104,11 +103,8 @@ def _read_root(layout: LayoutStore, digest: Digest, platform: Platform, cache: P
 
 def open_root(layout: LayoutStore, cache: Path, platform: Platform, report: Callable[[str], None]) -> Base:
     """Debian with its Python and nothing else: what the starter base begins with, made when the layout has none."""
-    presence, descriptor = layout.head_manifest(ROOT_REPOSITORY, TAG)
-    if presence is Presence.EXISTS and descriptor:
-        found = descriptor.id
-    else:
-        found = _put_root(layout, cache, starter_lock().cutoff, platform, report, _nothing)
+    descriptor = layout.head_manifest(ROOT_REPOSITORY, TAG)
+    found = descriptor.id if descriptor is not None else _put_root(layout, cache, starter_lock().cutoff, platform, report, _nothing)
     return _read_root(layout, found, platform, cache, report)
 
 

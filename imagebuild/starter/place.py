@@ -5,7 +5,6 @@ from __future__ import annotations
 from imagebuild import annotations as names
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest
-from imagebuild.oci.store import Presence
 from imagebuild.starter.debian import read_cutoff
 
 REPOSITORY = "bases/starter"
@@ -14,8 +13,8 @@ TAG = "latest"
 
 def find_starter(layout: LayoutStore) -> Digest | None:
     """The digest of the starter base that the layout holds, or None."""
-    presence, descriptor = layout.head_manifest(REPOSITORY, TAG)
-    return descriptor.id if presence is Presence.EXISTS and descriptor else None
+    descriptor = layout.head_manifest(REPOSITORY, TAG)
+    return descriptor.id if descriptor is not None else None
 
 
 def is_current(layout: LayoutStore, starter: Digest) -> bool:

@@ -407,7 +407,7 @@ def test_a_wheel_with_a_wrong_record_is_repaired_or_refused_by_policy(make_world
 # --- the package index ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("status", "hint"), [(401, "netrc"), (429, "patience"), (500, "later")])
+@pytest.mark.parametrize(("status", "hint"), [(401, "netrc"), (429, "limits requests"), (500, "later")])
 def test_an_index_that_refuses_is_named_with_its_answer(make_world: MakeWorld, index: SlowIndex, status: int, hint: str) -> None:
     unlocked, locked = make_world(name="unlocked", locked=False), make_world()
     try:

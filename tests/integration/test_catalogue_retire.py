@@ -68,7 +68,7 @@ def test_who_uses_an_image_is_named(place: Place, tmp_path: Path) -> None:
         RegistryStore(place.registry.host),
         [made.tag for made in place.made if made.team == "pricing"][:4],
     )
-    digests = {tag: store.head_manifest("ml/pricing", tag)[1] for tag in (second, third)}
+    digests = {tag: store.head_manifest("ml/pricing", tag) for tag in (second, third)}
     ids = {tag: found.id.hex[:12] for tag, found in digests.items() if found is not None}
     template = {"spec": {"containers": [{"image": f"mirror.example.com/x/pricing:{first}"}]}}
     cron = {"kind": "CronJob", "metadata": {"name": "train", "namespace": "ada"}, "spec": {"jobTemplate": {"spec": {"template": template}}}}

@@ -39,7 +39,7 @@ from imagebuild.oci.model import (
     RawManifest,
 )
 from imagebuild.oci.registry import RegistryStore
-from imagebuild.oci.store import Presence, Store
+from imagebuild.oci.store import Store
 from tests.support.servers.registry import Registry, TokenService, make_certificates, registry, run_registry
 from tests.support.servers.scripted import Answer, Asked, Server, serve
 from tests.support.tools import need
@@ -144,18 +144,18 @@ def any_registry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 def test_an_image_goes_there_and_back(any_registry: Registry, tmp_path: Path, family: str) -> None:
     image, repository = Image(family, family), f"team/{family}"
     store = open_store(any_registry, tmp_path)
-    assert store.head_manifest(repository, "t") == (Presence.ABSENT, None)
+    assert store.head_manifest(repository, "t") is None
     assert store.get_manifest(repository, "t") is None
     assert list(store.list_tags(repository)) == []
-    assert store.has_blob(repository, image.descriptors[0].id) is Presence.ABSENT
+    assert store.has_blob(repository, image.descriptors[0].id) is False
     image.push(store, repository, "t", tmp_path)
     check_with_crane(any_registry, repository, image, tmp_path)
 
     fresh = open_store(any_registry, tmp_path)
-    assert fresh.head_manifest(repository, "t") == (Presence.EXISTS, image.manifest.descriptor)
+    assert fresh.head_manifest(repository, "t") == image.manifest.descriptor
     assert fresh.get_manifest(repository, "t") == fresh.get_manifest(repository, image.manifest.digest) == image.manifest
     for blob, data in image.blobs:
-        assert fresh.has_blob(repository, blob.id) is Presence.EXISTS
+        assert fresh.has_blob(repository, blob.id) is True
         assert fresh.read_blob(repository, blob) == data
     assert repository in list(fresh.list_repositories("team/"))
 
@@ -222,7 +222,8 @@ def test_many_repositories_over_many_pages(tmp_path: Path) -> None:
 def test_a_login_is_asked_for_and_refused(tmp_path: Path) -> None:
     with run_registry(tmp_path / "registry", login=True) as found:
         anonymous = RegistryStore(found.host)
-        assert anonymous.head_manifest("a/b", "t") == (Presence.UNKNOWN, None)
+        with pytest.raises(RemoteError, match="HTTP 401"):
+            anonymous.head_manifest("a/b", "t")
         with pytest.raises(RemoteError, match="HTTP 401: UNAUTHORIZED") as caught:
             anonymous.get_manifest("a/b", "t")
         assert caught.value.hint == f"run `docker login {found.host}`"
@@ -321,9 +322,10 @@ def test_a_source_that_may_not_be_read_is_not_mounted(token_registry: tuple[Regi
     image.push(store, "secret/base", "t")
     tokens.refused.add("secret/base")
     fresh = RegistryStore(found.host)
-    assert fresh.mount_blob("team/x", image.descriptors[0].id, "secret/base") is False
-    assert fresh.has_blob("secret/base", image.descriptors[0].id) is Presence.UNKNOWN
-    assert fresh.has_blob("team/x", image.descriptors[0].id) is Presence.ABSENT
+    assert fresh.mount_blob("team/x", image.descriptors[0].id, "secret/base").done is False
+    with pytest.raises(RemoteError):
+        fresh.has_blob("secret/base", image.descriptors[0].id)
+    assert fresh.has_blob("team/x", image.descriptors[0].id) is False
 
 
 # --- the layout folder -------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -12,7 +13,6 @@ from imagebuild.base.pins import load_catalogue, pin_base, require_pinned, resol
 from imagebuild.errors import ConfigurationError, RemoteError, UsageError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest, Reference
-from imagebuild.oci.store import Presence
 from tests.support.images import REPOSITORY, make_layer, push_image
 
 SHIPPED = Path(__file__).parents[2] / "images" / "catalogue.toml"
@@ -140,8 +140,8 @@ def test_resolve_pin_tells_absent_from_unknown(tmp_path: Path) -> None:
         resolve_pin(store, reference, "v2")
 
     class Silent(LayoutStore):
-        def head_manifest(self, repository: str, reference: str) -> tuple[Presence, None]:  # noqa: ARG002
-            return Presence.UNKNOWN, None
+        def head_manifest(self, repository: str, reference: str) -> NoReturn:  # noqa: ARG002
+            raise RemoteError("it does not say")
 
     with pytest.raises(RemoteError):
         resolve_pin(Silent(tmp_path), reference, "v1")
@@ -153,8 +153,8 @@ def test_what_a_tag_names_is_read_before_it_is_pinned(tmp_path: Path) -> None:
     raw = push_image(store, [make_layer([])], tag="v1")
 
     class Lying(LayoutStore):
-        def head_manifest(self, repository: str, reference: str) -> tuple[Presence, Descriptor]:  # noqa: ARG002
-            return Presence.EXISTS, Descriptor(OCI_MANIFEST, str(PIN), 100)
+        def head_manifest(self, repository: str, reference: str) -> Descriptor:  # noqa: ARG002
+            return Descriptor(OCI_MANIFEST, str(PIN), 100)
 
     assert resolve_pin(Lying(tmp_path), reference, "v1") == raw.digest
     with pytest.raises(ConfigurationError, match="has no"):

@@ -7,6 +7,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -31,7 +32,6 @@ from imagebuild.oci.failures import RegistryError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, Manifest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts, list_referrers, referrers_tag
-from imagebuild.oci.store import Presence
 from tests.support.fleet import make_fleet, push_fleet, write_cluster
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -123,7 +123,7 @@ def test_what_a_cluster_names_stays(store: LayoutStore, tmp_path: Path, how: str
 
 def test_what_cannot_be_said_stops_the_plan(store: LayoutStore, monkeypatch: pytest.MonkeyPatch) -> None:
     listing = read_catalogue(store)
-    monkeypatch.setattr(store, "head_manifest", lambda *_: (Presence.UNKNOWN, None))
+    monkeypatch.setattr(store, "head_manifest", Mock(side_effect=RemoteError("it does not say")))
     with pytest.raises(RemoteError):
         plan(store, listing=listing)
 
@@ -151,7 +151,7 @@ def test_retiring_takes_the_tag_and_leaves_the_image_for_the_days_of_grace(store
     left = read_catalogue(store)
     assert ("churn", "2025q1") not in {(item.team, item.quarter) for item in left.entries}
     assert left.foreign == 0
-    assert store.head_manifest("churn", entry.tag)[0] is Presence.ABSENT
+    assert store.head_manifest("churn", entry.tag) is None
     assert store.get_manifest("churn", f"retired-{entry.tag}") is not None
     assert store.get_manifest("churn", entry.digest) is not None  # pulls by digest go on
     assert remove(store, at=NOW + timedelta(days=13)) == Removed(0, 0, 0)
@@ -159,7 +159,7 @@ def test_retiring_takes_the_tag_and_leaves_the_image_for_the_days_of_grace(store
     done = remove(store, at=NOW + timedelta(days=14))
     assert (done.images, done.freed > 0) == (6, True)
     assert find_retired(store, store.list_repositories(), read_catalogue(store)) == ()
-    assert store.head_manifest("churn", f"retired-{entry.tag}")[0] is Presence.ABSENT
+    assert store.head_manifest("churn", f"retired-{entry.tag}") is None
 
 
 @pytest.mark.parametrize("name", ["{tag}", "churn:{tag}", "retired-{tag}", "churn:retired-{tag}"])
@@ -171,7 +171,7 @@ def test_a_retired_image_is_brought_back(store: LayoutStore, name: str) -> None:
     image = undo_retirement(store, waiting, name.format(tag=entry.tag))
     assert (image.team, image.tag, image.digest) == ("churn", entry.tag, entry.digest)
     assert find_entry(read_catalogue(store), "churn@2025q1").digest == entry.digest
-    assert store.head_manifest("churn", f"retired-{entry.tag}")[0] is Presence.ABSENT
+    assert store.head_manifest("churn", f"retired-{entry.tag}") is None
     later = NOW + timedelta(days=30)
     assert retire(store, at=later) == 1  # retired again: its grace starts anew
     remove(store, at=later + timedelta(days=13))
@@ -199,7 +199,7 @@ def test_what_comes_into_use_in_its_grace_is_not_removed(store: LayoutStore, tmp
     assert explain_wait(image, usage, now=later, grace=GRACE) == "in use in a cluster: CronJob alice/train; it gets its tag back"
     assert remove(store, at=later, usage=usage).images == 5
     assert find_entry(read_catalogue(store), "churn@2025q1").digest == entry.digest
-    assert store.head_manifest("churn", f"retired-{entry.tag}")[0] is Presence.ABSENT
+    assert store.head_manifest("churn", f"retired-{entry.tag}") is None
 
 
 def test_what_an_index_of_others_lists_is_not_removed(store: LayoutStore) -> None:
@@ -238,7 +238,7 @@ def test_what_was_built_again_in_its_grace_stays(store: LayoutStore) -> None:
     store.put_manifest("churn", raw, entry.tag)
     remove(store, at=NOW + timedelta(days=20))
     assert find_entry(read_catalogue(store), "churn@2025q1").digest == entry.digest
-    assert store.head_manifest("churn", f"retired-{entry.tag}")[0] is Presence.ABSENT
+    assert store.head_manifest("churn", f"retired-{entry.tag}") is None
 
 
 def test_what_was_built_again_since_the_plan_stays(store: LayoutStore) -> None:
@@ -295,7 +295,7 @@ class OldRegistry(LayoutStore):
 
 
 def find_tagged(store: LayoutStore) -> set[Digest]:
-    found = [store.head_manifest(name, tag)[1] for name in store.list_repositories() for tag in store.list_tags(name)]
+    found = [store.head_manifest(name, tag) for name in store.list_repositories() for tag in store.list_tags(name)]
     return {descriptor.id for descriptor in found if descriptor is not None}
 
 
@@ -354,22 +354,22 @@ class CarelessRegistry(LayoutStore):
     """A store that takes the manifest away when it is asked for a tag, as zot once did."""
 
     def delete_tag(self, repository: str, tag: str) -> bool:
-        _, found = self.head_manifest(repository, tag)
+        found = self.head_manifest(repository, tag)
         return found is not None and super().delete_manifest(repository, found.id)
 
 
 def test_a_registry_that_takes_the_manifest_for_a_tag_gets_it_back(store: LayoutStore) -> None:
     entry = find_entry(read_catalogue(store), "churn@2025q1")
     assert retire(CarelessRegistry(store.folder)) == 6
-    assert store.head_manifest("churn", f"retired-{entry.tag}")[0] is Presence.EXISTS
-    assert store.head_manifest("churn", entry.tag)[0] is Presence.ABSENT
+    assert store.head_manifest("churn", f"retired-{entry.tag}") is not None
+    assert store.head_manifest("churn", entry.tag) is None
 
 
 class UntaggedOnly(LayoutStore):
     """A store that deletes manifests without a tag only, as Google's and Docker Hub."""
 
     def delete_manifest(self, repository: str, digest: Digest) -> bool:
-        if digest in {found.id for tag in self.list_tags(repository) if (found := self.head_manifest(repository, tag)[1]) is not None}:
+        if digest in {found.id for tag in self.list_tags(repository) if (found := self.head_manifest(repository, tag)) is not None}:
             raise RegistryError("a tag refers to it", status=403)
         return super().delete_manifest(repository, digest) or self.get_manifest(repository, digest) is not None
 
@@ -404,7 +404,7 @@ def test_removing_takes_along_what_belongs_to_the_image_and_nothing_else(store: 
     remove(store, at=NOW + GRACE)
     left = read_catalogue(store)
     assert {(item.team, item.quarter) for item in left.entries} == {(e.team, e.quarter) for e in listing.entries} - goes(found)
-    assert store.head_manifest("churn", referrers_tag(entry.digest))[0] is Presence.ABSENT
+    assert store.head_manifest("churn", referrers_tag(entry.digest)) is None
     assert len(list_referrers(store, "churn", other.digest)) == 1
     assert len(lines) == 6
 
@@ -445,8 +445,8 @@ def test_a_layout_forgets_the_image_and_keeps_the_blobs_of_others(store: LayoutS
     entry = find_entry(read_catalogue(store), "churn@2025q1")
     assert store.delete_manifest("churn", entry.digest)
     assert not store.delete_manifest("churn", entry.digest)
-    assert store.head_manifest("churn", entry.tag)[0] is Presence.ABSENT
-    assert store.has_blob("churn", Descriptor("", entry.digest, 0).id) is Presence.EXISTS
+    assert store.head_manifest("churn", entry.tag) is None
+    assert store.has_blob("churn", Descriptor("", entry.digest, 0).id) is True
 
 
 def test_a_layout_is_swept_of_what_nothing_names_any_more(store: LayoutStore) -> None:
@@ -477,4 +477,4 @@ def test_a_sweep_that_cannot_read_what_is_named_removes_nothing(store: LayoutSto
     layer = Digest.of(entry.tag.encode() * 40)
     with pytest.raises(IntegrityError):
         store.sweep_blobs([layer])
-    assert store.has_blob("churn", layer) is Presence.EXISTS
+    assert store.has_blob("churn", layer) is True

@@ -13,7 +13,6 @@ import pytest
 from imagebuild.errors import ConfigurationError, ImagebuildError, IntegrityError, RemoteError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
-from imagebuild.oci.store import Presence
 
 DATA = b"some layer" * 1000
 BLOB = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))
@@ -31,10 +30,10 @@ def store(tmp_path: Path) -> LayoutStore:
 
 
 def test_reading_writes_nothing(store: LayoutStore) -> None:
-    assert store.head_manifest("a/b", "t") == (Presence.ABSENT, None)
+    assert store.head_manifest("a/b", "t") is None
     assert store.get_manifest("a/b", "t") is None
     assert store.get_manifest("a/b", BLOB.digest) is None
-    assert store.has_blob("a/b", BLOB.id) is Presence.ABSENT
+    assert store.has_blob("a/b", BLOB.id) is False
     assert list(store.list_tags("a/b")) == list(store.list_repositories()) == []
     assert not store.folder.exists()
 
@@ -43,9 +42,9 @@ def test_a_manifest_comes_back_byte_for_byte(store: LayoutStore) -> None:
     manifest = make_manifest()
     assert store.put_manifest("a/b", manifest, "t") == manifest.digest
     assert store.get_manifest("a/b", "t") == store.get_manifest("a/b", manifest.digest) == manifest
-    assert store.head_manifest("a/b", "t") == (Presence.EXISTS, manifest.descriptor)
-    assert store.head_manifest("a/b", manifest.digest) == (Presence.EXISTS, manifest.descriptor)
-    assert store.head_manifest("a/other", "t") == (Presence.ABSENT, None)
+    assert store.head_manifest("a/b", "t") == manifest.descriptor
+    assert store.head_manifest("a/b", manifest.digest) == manifest.descriptor
+    assert store.head_manifest("a/other", "t") is None
     assert json.loads((store.folder / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
     index = json.loads((store.folder / "index.json").read_text())
     assert index["schemaVersion"] == 2
@@ -117,8 +116,8 @@ def test_what_other_tools_wrote_into_the_index_stays(store: LayoutStore) -> None
 
 def test_the_folder_is_sparse(store: LayoutStore) -> None:
     store.put_manifest("a/b", make_manifest(), "t")
-    assert store.has_blob("a/b", Digest.of(b"{}")) is Presence.ABSENT
-    assert store.mount_blob("c/d", Digest.of(b"{}"), "a/b") is False
+    assert store.has_blob("a/b", Digest.of(b"{}")) is False
+    assert store.mount_blob("c/d", Digest.of(b"{}"), "a/b").done is False
     with pytest.raises(RemoteError, match="does not hold"), store.open_blob("a/b", BLOB):
         pass
     with pytest.raises(RemoteError, match="does not hold"):
@@ -130,8 +129,8 @@ def test_the_folder_is_sparse(store: LayoutStore) -> None:
 
 def test_blobs_are_shared_between_repositories(store: LayoutStore) -> None:
     store.put_blob("a/b", BLOB, DATA)
-    assert store.has_blob("c/d", BLOB.id) is Presence.EXISTS
-    assert store.mount_blob("c/d", BLOB.id, "a/b") is True
+    assert store.has_blob("c/d", BLOB.id) is True
+    assert store.mount_blob("c/d", BLOB.id, "a/b").done is True
     assert store.read_blob("c/d", BLOB) == DATA
     with store.open_blob("c/d", BLOB) as stream:
         assert b"".join(iter(lambda: stream.read(777), b"")) == DATA
@@ -219,7 +218,7 @@ def test_a_rotten_manifest(store: LayoutStore) -> None:
     store.put_manifest("a/b", manifest, "t")
     assert store.get_manifest("a/b", "t") == manifest
     blob.unlink()
-    assert store.head_manifest("a/b", "t") == (Presence.ABSENT, None)
+    assert store.head_manifest("a/b", "t") is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from imagebuild.oci.failures import RegistryError
 from imagebuild.oci.listing import DEFAULT_LIMITS, ListingLimits
 from imagebuild.oci.model import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest
 from imagebuild.oci.registry import RegistryStore
-from imagebuild.oci.store import Presence
 from imagebuild.oci.transport import Transport
 from tests.support.servers.scripted import Answer, Asked, in_turn, serve
 
@@ -148,10 +147,9 @@ def test_a_client_error_is_not_tried_again() -> None:
 def test_nobody_there(unused_port: int) -> None:
     naps = Naps()
     store = open_store(f"127.0.0.1:{unused_port}", naps)
-    assert store.head_manifest("a/b", "t") == (Presence.UNKNOWN, None)
-    assert store.last_failure is not None
-    assert "Connection refused" in store.last_failure.message
-    assert "check the address" in store.last_failure.hint
+    with pytest.raises(RemoteError, match="Connection refused") as caught:
+        store.head_manifest("a/b", "t")
+    assert "check the address" in caught.value.hint
     assert len(naps) == 2
     with pytest.raises(RemoteError, match="no connection"):
         store.get_manifest("a/b", "t")
@@ -168,33 +166,33 @@ def unused_port() -> int:
 
 
 @pytest.mark.parametrize(
-    ("answer", "presence"),
+    ("answer", "there"),
     [
-        (Answer(200, {"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": OTHER, "Content-Length": "77"}), Presence.EXISTS),
-        (Answer(404), Presence.ABSENT),
-        (Answer(401), Presence.UNKNOWN),
-        (Answer(403), Presence.UNKNOWN),
-        (Answer(503), Presence.UNKNOWN),
-        (Answer(reset=True), Presence.UNKNOWN),
+        (Answer(200, {"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": OTHER, "Content-Length": "77"}), True),
+        (Answer(404), False),
+        (Answer(401), None),
+        (Answer(403), None),
+        (Answer(503), None),
+        (Answer(reset=True), None),
     ],
 )
-def test_three_answers(answer: Answer, presence: Presence) -> None:
+def test_there_absent_or_not_said(answer: Answer, there: bool | None) -> None:
+    """What a registry does not say (None) is an error, never absence."""
     with serve(lambda _: answer) as server:
         store = open_store(server.host)
-        found, descriptor = store.head_manifest("a/b", "t")
-        assert found is presence
-        assert (descriptor is not None) is (presence is Presence.EXISTS)
-        assert store.has_blob("a/b", OTHER) is presence
-        if presence is Presence.UNKNOWN:
-            assert store.last_failure is not None
+        if there is not None:
+            assert (store.head_manifest("a/b", "t") is not None) is there
+            assert store.has_blob("a/b", OTHER) is there
+            return
+        for ask in (lambda: store.head_manifest("a/b", "t"), lambda: store.has_blob("a/b", OTHER), lambda: store.get_manifest("a/b", "t")):
             with pytest.raises(RemoteError):
-                store.get_manifest("a/b", "t")
+                ask()
 
 
 def test_head_with_everything_is_one_request() -> None:
     headers = {"Content-Type": f"{OCI_MANIFEST}; charset=utf-8", "Docker-Content-Digest": OTHER, "Content-Length": "77"}
     with serve(lambda _: Answer(200, headers)) as server:
-        assert open_store(server.host).head_manifest("a/b", "t") == (Presence.EXISTS, Descriptor(OCI_MANIFEST, OTHER, 77))
+        assert open_store(server.host).head_manifest("a/b", "t") == Descriptor(OCI_MANIFEST, OTHER, 77)
         assert server.lines == ["HEAD /v2/a/b/manifests/t"]
         for media_type in (OCI_INDEX, OCI_MANIFEST, DOCKER_MANIFEST, "application/vnd.docker.distribution.manifest.list.v2+json"):
             assert media_type in server.asked[0].headers["accept"]
@@ -203,7 +201,7 @@ def test_head_with_everything_is_one_request() -> None:
 @pytest.mark.parametrize("head", [Answer(405), Answer(200, {"Content-Type": "text/plain"}), Answer(200, {"Content-Type": OCI_MANIFEST})])
 def test_head_falls_back_to_get(head: Answer) -> None:
     with serve(lambda asked: head if asked.method == "HEAD" else GOOD_MANIFEST) as server:
-        assert open_store(server.host).head_manifest("a/b", "t") == (Presence.EXISTS, MANIFEST.descriptor)
+        assert open_store(server.host).head_manifest("a/b", "t") == MANIFEST.descriptor
         assert server.lines == ["HEAD /v2/a/b/manifests/t", "GET /v2/a/b/manifests/t"]
 
 
@@ -215,8 +213,8 @@ def test_blob_head_falls_back_to_one_byte() -> None:
 
     with serve(script) as server:
         store = open_store(server.host)
-        assert store.has_blob("a/b", OTHER) is Presence.EXISTS
-        assert store.has_blob("a/b", BLOB_AT.id) is Presence.ABSENT
+        assert store.has_blob("a/b", OTHER) is True
+        assert store.has_blob("a/b", BLOB_AT.id) is False
         assert server.asked[1].headers["range"] == "bytes=0-0"
 
 
@@ -421,7 +419,7 @@ def test_a_storage_service_that_signs_for_get_only() -> None:
         serve(lambda asked: Answer(403) if asked.method == "HEAD" else Answer(206, {}, b"x")) as storage,
         serve(lambda _: Answer(307, {"Location": f"http://{storage.host}/blob"})) as server,
     ):
-        assert open_store(server.host).has_blob("a/b", OTHER) is Presence.EXISTS
+        assert open_store(server.host).has_blob("a/b", OTHER) is True
 
 
 def test_a_proxy_in_the_environment_is_not_asked_for_loopback(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
@@ -646,7 +644,7 @@ def test_a_source_that_changed(tmp_path: Path) -> None:
 
 def test_a_mount_that_is_granted() -> None:
     with serve(lambda _: Answer(201, {"Location": "/v2/t/x/blobs/..."})) as server:
-        assert open_store(server.host).mount_blob("t/x", OTHER, "s/y") is True
+        assert open_store(server.host).mount_blob("t/x", OTHER, "s/y").done is True
         assert server.asked[0].query == [("mount", OTHER), ("from", "s/y")]
         assert len(server.asked) == 1
 
@@ -655,19 +653,19 @@ def test_a_mount_that_became_an_upload_is_cancelled() -> None:
     with serve(
         lambda asked: Answer(202, {"Location": "/v2/t/x/blobs/uploads/9?_state=z"}) if asked.method == "POST" else Answer(204)
     ) as server:
-        assert open_store(server.host).mount_blob("t/x", OTHER, "s/y") is False
+        assert open_store(server.host).mount_blob("t/x", OTHER, "s/y").done is False
         assert [(asked.method, asked.target) for asked in server.asked[1:]] == [("DELETE", "/v2/t/x/blobs/uploads/9?_state=z")]
 
 
 def test_a_cancel_that_fails_does_not_matter() -> None:
     with serve(lambda asked: Answer(202, {"Location": "/u"}) if asked.method == "POST" else Answer(500)) as server:
-        assert open_store(server.host).mount_blob("t/x", OTHER, "s/y") is False
+        assert open_store(server.host).mount_blob("t/x", OTHER, "s/y").done is False
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 405])
 def test_a_mount_that_is_refused(status: int) -> None:
     with serve(lambda _: Answer(status)) as server:
-        assert open_store(server.host).mount_blob("t/x", OTHER, "s/y") is False
+        assert open_store(server.host).mount_blob("t/x", OTHER, "s/y").done is False
 
 
 def test_a_mount_that_fails_is_not_refused() -> None:
@@ -809,7 +807,7 @@ def test_anonymous_tokens_are_fetched_once_per_scope_set() -> None:
         assert len(script.token_requests) == 1
         assert script.token_requests[0].query == [("service", "the, service"), ("scope", "repository:a/b:pull")]
         assert script.token_requests[0].authorization == ""
-        assert store.mount_blob("t/x", OTHER, "s/y") is True
+        assert store.mount_blob("t/x", OTHER, "s/y").done is True
         # Push on the target first, then pull on the source, each its own parameter; no second 401 was needed.
         assert [item for item in script.token_requests[1].query if item[0] == "scope"] == [
             ("scope", "repository:t/x:pull,push"),
@@ -856,7 +854,7 @@ def test_an_identity_token_is_exchanged_by_post() -> None:
     with serve(script) as server:
         script.host = server.host
         store = open_store(server.host, credentials=log_in(server.host, identitytoken="refresh-me"))
-        assert store.mount_blob("t/x", OTHER, "s/y") is True
+        assert store.mount_blob("t/x", OTHER, "s/y").done is True
         asked = script.token_requests[0]
         assert (asked.method, asked.query, asked.authorization) == ("POST", [], "")
         fields = dict(parse_qsl(asked.body.decode()))
@@ -969,8 +967,9 @@ def test_a_login_that_may_push_is_told_that_a_repository_is_absent() -> None:
         return Answer(401, {"WWW-Authenticate": f'Bearer realm="http://{server.host}/token"'})
 
     with serve(script) as server:
-        assert open_store(server.host, credentials=log_in(server.host)).head_manifest("a/b", "t") == (Presence.ABSENT, None)
-        assert open_store(server.host).head_manifest("a/b", "t") == (Presence.UNKNOWN, None)
+        assert open_store(server.host, credentials=log_in(server.host)).head_manifest("a/b", "t") is None
+        with pytest.raises(RemoteError):
+            open_store(server.host).head_manifest("a/b", "t")
 
 
 # --- addresses ---------------------------------------------------------------------------------------------------------
