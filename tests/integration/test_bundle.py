@@ -147,7 +147,7 @@ def test_usage(packed: Packed, site: Path) -> None:
     run_unplugged(site, "image", "--bundle", bundle).refused(2, "--bundle goes with --offline")
     run_unplugged(site, "image", "other", "--offline", "--bundle", bundle).refused(2, "is team alpha's")
     run_unplugged(site, "image", "--offline", "--bundle", str(site)).refused(3, "is not a bundle")
-    packed.checkout.run("bundle", "alpha", "-o", bundle).refused(2, "is there already")
+    packed.checkout.run("bundle", "alpha", "-o", bundle).refused(2, "exists already")
 
 
 def test_offline_without_a_bundle(packed: Packed, tmp_path: Path) -> None:

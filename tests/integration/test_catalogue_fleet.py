@@ -90,7 +90,7 @@ def test_a_name_for_good_is_a_tag_that_others_pull_by(fleet: Fleet) -> None:
     assert "docker run" in shown
     found = json.loads(run("catalogue", "show", digest[7:19], "--json", *fleet.options).succeeded().out)
     assert run_tool("crane", "digest", "--insecure", found["reference"].replace(f":{found['tag']}@", "@")).decode().strip() == digest
-    run("catalogue", "show", "churn-q3", "--lock", *fleet.options).refused(8, "without a lock")
+    run("catalogue", "show", "churn-q3", "--lock", *fleet.options).refused(8, "no attached lock that matches")
     run("catalogue", "--quiet", "show", "churn-q3").refused(2, "before the subcommand")
 
 
