@@ -83,7 +83,7 @@ def test_a_name_for_good_is_a_tag_that_others_pull_by(fleet: Fleet) -> None:
     name, _, digest = kept.rpartition("@")
     assert run_tool("crane", "digest", "--insecure", name).decode().strip() == digest
     assert run("keep", "churn@2025q3", "churn-q3", *fleet.options).succeeded().out.strip() == kept
-    run("keep", "churn", "churn-q3", *fleet.options).refused(2, "'churn-q3' is ml/churn:.*, for good")
+    run("keep", "churn", "churn-q3", *fleet.options).refused(2, "'churn-q3' belongs to ml/churn:.*, for good")
     shown = run("catalogue", "show", "churn-q3", *fleet.options).succeeded().out
     assert f"@{digest}" in shown
     assert "kept as churn-q3, followed by 2025q4-" in shown

@@ -106,7 +106,7 @@ def test_a_changed_file_is_refused_by_pip_too(locked: Locked, environment: Path,
     with pytest.raises(AssertionError, match="THESE PACKAGES DO NOT MATCH THE HASHES"):
         pip(environment, "--require-hashes", "-r", tmp_path / "requirements.txt", index=locked.indexes[1].address)
     assert freeze(environment) == {}
-    with pytest.raises(IntegrityError, match="now has another beta-2"):
+    with pytest.raises(IntegrityError, match="now has another file beta-2"):
         export_pylock(locked.lock, locked.indexes, locked.cache, locked.local)
 
 

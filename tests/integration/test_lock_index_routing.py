@@ -176,7 +176,7 @@ def test_a_file_that_changes_after_locking(world: World) -> None:
     )
     offline = world.checkout.run("lock", "alpha", "--check", "--offline").succeeded()
     assert "not checked (--offline): whether the indexes still list the 4 files" in offline.out
-    world.checkout.run("image", "alpha").refused(8, "now has another (cosml_core|left)-1")
+    world.checkout.run("image", "alpha").refused(8, "now has another file (cosml_core|left)-1")
     kept = [path.name for path in (world.checkout.cache / "wheels").rglob("*") if path.is_file()]
     assert not [name for name in kept if name.startswith(("cosml_core", "left", ".tmp"))]
     assert world.lock == before
