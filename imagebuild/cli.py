@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -103,8 +105,16 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     raise _StopError(number)
 
 
+def _open_closed_streams() -> None:
+    """A standard stream that was closed before the start (``2>&-``) is the null device: else the next file opened takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # as long as the process lives
+
+
 def main() -> None:
     """Entry point: errors become two lines and an exit code; a traceback only with --debug."""
+    _open_closed_streams()
     debug = "--debug" in sys.argv
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # under nohup SIGHUP stays ignored
