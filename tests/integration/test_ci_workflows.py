@@ -88,7 +88,7 @@ def make_site(checkout: Checkout, base: SmallBase, image: str, folder: Path) -> 
     index = SlowIndex()
     publish(index, checkout.root.parent, "alpha", "1.0")
     with index.serve() as url:
-        site = Site(Runner(folder, image, {"IMAGE_REGISTRY": "", "IMAGE_LOGIN": ""}), checkout, index)
+        site = Site(Runner(folder, image, {"IMAGE_REGISTRY": "", "IMAGE_LOGIN": "", "IMAGE_MEMBERS": ""}), checkout, index)
         for team, asked in (("blue", "alpha\n"), ("green", "alpha==1.0\n")):
             checkout.write(f"images/{team}/team.toml", f'base = "tiny"\n[[index]]\nname = "fake"\nurl = "{url}"\ndefault = true\n')
             checkout.write(f"images/{team}/requirements.in", asked)
