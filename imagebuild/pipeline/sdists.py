@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,10 @@ def make_source_builder(
     workspace: Workspace, team: Team, base: Base, *, builder: str | None = None, network: str | None = None
 ) -> BuildSource:
     """What builds a source archive inside ``base``: the docker engine, which is looked for when something is to be built."""
+
+    if team.source.packages:  # the resolver's requests are answered in threads, and no thread is to load these
+        for name in ("docker", "python_on_whales.exceptions", "imagebuild.engine.aptsources", "imagebuild.engine.sdist"):
+            importlib.import_module(name)
 
     def build(order: SourceOrder, folder: Path) -> Path:
         from imagebuild.engine.aptsources import prepare_apt_secrets

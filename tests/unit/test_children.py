@@ -93,7 +93,7 @@ def test_it_can_be_stopped_twice_and_before_it_is_waited_for(tmp_path: Path) -> 
 def test_a_program_that_is_not_there_leaves_nothing(tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(FileNotFoundError):
-        Child(["/nonexistent"], environment=os.environ, log=tmp_path / "log")
+        Child([str(tmp_path / "absent")], environment=os.environ, log=tmp_path / "log")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
