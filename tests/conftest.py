@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import types
@@ -33,6 +34,10 @@ def put_off(name: str, function: str) -> None:
 
 
 put_off("rfc3987_syntax", "is_valid_syntax")  # of jsonschema, for the formats iri and iri-reference: a grammar that is compiled at import
+
+# `make test` hands its own flags and level on to every make below it, which would then print lines that no user sees.
+for _name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
+    os.environ.pop(_name, None)
 
 # How long one example takes is the machine's business: a timing is a benchmark, not a test.
 settings.register_profile("project", deadline=None)
