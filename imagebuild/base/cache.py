@@ -24,7 +24,7 @@ from imagebuild.files import exclusive, fsync_directory, fsync_tree, write_atomi
 from imagebuild.oci.model import Digest, Manifest, Platform, RawManifest
 from imagebuild.sealed import SealedCache
 
-CACHE_FORMAT = 4  # of the folder; raise it when what is kept changes
+CACHE_FORMAT = 5  # of the folder; raise it when what is kept changes
 
 
 class _Facts(msgspec.Struct, frozen=True):

@@ -11,10 +11,11 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from imagebuild.base.elf import read_elf_file
+from imagebuild.base.libraries import DEFAULT_FOLDERS, read_configured_folders
 from imagebuild.base.model import Entry
 from imagebuild.base.runtime import WRAPPER, Launch, write_wrapper
 from imagebuild.base.tree import SqliteTree
@@ -28,7 +29,6 @@ _OS_MODULE = re.compile(r"(?P<prefix>.*)/lib(?:64)?/python(?P<version>3\.[0-9]+)
 _VERSIONED = re.compile(r"python(3\.[0-9]+)(t?)")
 # Opened by name at run time, so nothing lists them: name service, and unwinding when a thread ends.
 _OPENED_BY_NAME = ("libgcc_s.so.1", "libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2")
-_DEFAULT_FOLDERS = ("/lib64", "/usr/lib64", "/lib", "/usr/lib")
 
 
 class VirtualEnvironment(msgspec.Struct, frozen=True):
@@ -110,57 +110,6 @@ def find_python(tree: SqliteTree, folders: tuple[str, ...]) -> FoundPython | Non
     return FoundPython(path, executable, runnable, environment, tuple(shadowed.values())[1:])
 
 
-class _Elf(msgspec.Struct, frozen=True):
-    """What matters of one ELF file's dynamic section."""
-
-    machine: tuple[int, str]
-    interpreter: str
-    needed: tuple[str, ...]
-    folders: tuple[str, ...]  # RPATH or RUNPATH as written
-
-
-def read_elf(path: Path) -> _Elf | None:
-    """None for anything that is not a well-formed ELF file."""
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.elffile import ELFFile
-
-    with path.open("rb") as stream:
-        if stream.read(4) != b"\x7fELF":
-            return None
-        try:
-            elf: Any = ELFFile(stream)
-            interpreter, needed, folders = "", [], []
-            for segment in elf.iter_segments():
-                kind = segment["p_type"]
-                if kind == "PT_INTERP":
-                    interpreter = segment.get_interp_name()
-                elif kind == "PT_DYNAMIC":
-                    for tag in segment.iter_tags():
-                        if tag.entry.d_tag == "DT_NEEDED":
-                            needed.append(tag.needed)
-                        elif tag.entry.d_tag == "DT_RUNPATH":
-                            folders.append(tag.runpath)
-                        elif tag.entry.d_tag == "DT_RPATH":
-                            folders.append(tag.rpath)
-            machine = (elf.elfclass, str(elf["e_machine"]))
-        except (ELFError, ValueError, KeyError, AttributeError, UnicodeDecodeError, OverflowError, MemoryError):
-            return None
-    return _Elf(machine, interpreter, tuple(needed), tuple(part for text in folders for part in text.split(":") if part))
-
-
-def _configured_folders(tree: SqliteTree) -> list[str]:
-    """The folders of ``/etc/ld.so.conf`` and what it includes, in file order."""
-    folders: list[str] = []
-    names = ["/etc/ld.so.conf"] + [path for path in tree.texts() if path.startswith("/etc/ld.so.conf.d/")]
-    for name in names:
-        entry = _follow(tree, name)
-        for line in (tree.read_text(entry.path) or b"" if entry else b"").decode("utf-8", "replace").splitlines():
-            text = line.partition("#")[0].strip()
-            if text.startswith("/"):
-                folders.append(text)
-    return folders
-
-
 class Cutter:
     """One cut: collects what the interpreter needs and puts it under ``folder/rootfs``.
 
@@ -194,7 +143,7 @@ class Cutter:
             source = self.file(f"{folder}/{name}")
             if source is None:
                 continue
-            elf = read_elf(source)
+            elf = read_elf_file(source)
             if elf is not None and elf.machine == machine:
                 return self._tree.resolve(folder), source
         return None
@@ -206,7 +155,7 @@ class Cutter:
         inherited: list[str] = []
         while waiting:
             path, file = waiting.pop()
-            elf = read_elf(file)
+            elf = read_elf_file(file)
             if elf is None:
                 continue
             origin = posixpath.dirname(path)
@@ -227,8 +176,8 @@ class Cutter:
 
     def library_folders(self, prefix: str) -> list[str]:
         """Where the loader looks for libraries, besides what an executable names; ``prefix`` is the interpreter's."""
-        folders = [f"{prefix}/lib", f"{prefix}/lib64", *_configured_folders(self._tree)]
-        for folder in _DEFAULT_FOLDERS:
+        folders = [f"{prefix}/lib", f"{prefix}/lib64", *read_configured_folders(self._tree)]
+        for folder in DEFAULT_FOLDERS:
             folders += [folder, *sorted(f"{folder}/{part}" for part in self._multiarch(folder))]
         return folders
 
@@ -255,7 +204,7 @@ class Cutter:
         """Everything ``python`` needs, placed; a base whose Python cannot be run this way is a ConfigurationError."""
         (self._folder / "rootfs").mkdir()
         source = self.file(python.runnable)
-        elf = read_elf(source) if source is not None else None
+        elf = read_elf_file(source) if source is not None else None
         if source is None or elf is None:
             raise ConfigurationError(
                 f"{python.path} in the base is not a Python executable but a script or another kind of file ({python.runnable})",

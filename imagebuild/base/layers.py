@@ -11,6 +11,7 @@ from typing import BinaryIO
 from imagebuild.base.archive import Header, LayerArchive
 from imagebuild.base.cutout import OMITTED_FOLDERS
 from imagebuild.base.model import BaseLayer
+from imagebuild.base.rfacts import is_r_text
 from imagebuild.base.systempackages import is_system_database
 from imagebuild.base.tree import TreeWriter
 from imagebuild.errors import IntegrityError
@@ -44,7 +45,7 @@ def choose_keeping(path: bytes, size: int) -> str:
             return "text"
         if name.endswith(b".json") and folder.endswith(b"/conda-meta"):
             return "text"
-        if is_system_database(path) or (folder.endswith(b".dist-info/sboms") and name.endswith(b".json")):
+        if is_system_database(path) or is_r_text(path, size) or (folder.endswith(b".dist-info/sboms") and name.endswith(b".json")):
             return "text"
         if name.endswith(b".list") and folder == b"/var/lib/dpkg/info":
             return "owned"

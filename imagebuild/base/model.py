@@ -109,6 +109,37 @@ class SystemInventory(msgspec.Struct, frozen=True):
     unread: tuple[str, ...] = ()  # package databases that are there and could not be read
 
 
+class RPackage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One installed R package of the base, in the first library that has it."""
+
+    name: str
+    version: str
+    library: str  # the folder that holds its folder
+    built: str = ""  # the R version it was built with: 4.2.2
+    priority: str = ""  # "base" for R's own, "recommended" for those that R is shipped with
+
+
+class RFacts(msgspec.Struct, frozen=True):
+    """The R that ``R`` on the base's PATH starts. All paths are paths in the image."""
+
+    path: str  # as PATH finds it: /usr/bin/R
+    home: str  # R_HOME: /usr/lib/R
+    version: str  # full: 4.2.2
+    platform: str  # of R's own compiled packages: x86_64-pc-linux-gnu
+    libraries: tuple[str, ...]  # where R looks for packages, in order, R's own last; outside of any home, there or not
+    library: str  # where a team's packages go: the last of them before R's own
+    packages: tuple[RPackage, ...]  # sorted by name
+
+    @property
+    def minor(self) -> str:
+        """``4.2``: what a binary package is built for."""
+        return ".".join(self.version.split(".")[:2])
+
+    def package(self, name: str) -> RPackage | None:
+        """The installed package of that name, which R distinguishes by case."""
+        return next((item for item in self.packages if item.name == name), None)
+
+
 class User(msgspec.Struct, frozen=True):
     """Who the image runs as. ``config`` is ``config.User`` verbatim; the rest is looked up in the base's passwd."""
 
@@ -142,6 +173,7 @@ class Inventory(msgspec.Struct, frozen=True):
     layers: tuple[BaseLayer, ...]
     shadowed_interpreters: tuple[str, ...] = ()  # further Pythons later on PATH
     system: SystemInventory = SystemInventory()  # no part of the fingerprint: no lock depends on it
+    r: RFacts | msgspec.UnsetType = msgspec.UNSET  # not encoded where the base has no R; the locks of R packages say what they rely on
 
     def distribution(self, name: str) -> Distribution | None:
         """The installed distribution of that normalised name."""

@@ -14,6 +14,7 @@ from imagebuild.base import runtime
 from imagebuild.base.cache import CachedBase, hold_base, load_base, read_pin, store_folder, write_documents, write_pin
 from imagebuild.base.layers import LayerReader
 from imagebuild.base.model import INVENTORY_FORMAT, Base, BaseLayer, Inventory, compute_fingerprint
+from imagebuild.base.rfacts import read_r
 from imagebuild.base.runtime import CutRuntime, Launch
 from imagebuild.base.sharing import SharedBases
 from imagebuild.base.systempackages import read_system_packages
@@ -197,17 +198,19 @@ def _describe(
         interpreter, folders = findings.interpreter, add_path_files(tree, findings.folders)
     conda = interpreter.prefix if interpreter and interpreter.environment == "conda" else ""
     distributions = read_distributions(tree, folders, conda)
+    user = read_user(tree, config.container.user, environment.get("HOME", ""))
     inventory = Inventory(
         format=INVENTORY_FORMAT,
         digest=str(digest),
         platform=config.platform,
         fingerprint=str(compute_fingerprint(interpreter, distributions)),
-        user=read_user(tree, config.container.user, environment.get("HOME", "")),
+        user=user,
         path=path,
         interpreter=interpreter,
         distributions=distributions,
         layers=layers,
         shadowed_interpreters=python.shadowed if python else (),
         system=read_system_packages(tree),
+        r=read_r(tree, path, environment, user.home) or msgspec.UNSET,
     )
     return inventory, launch

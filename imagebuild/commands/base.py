@@ -113,7 +113,7 @@ def base_inspect(workspace: Workspace, name: str, platform: str, as_json: bool) 
     from imagebuild import pipeline
     from imagebuild.base.inventory import encode_inventory
     from imagebuild.oci.model import Platform
-    from imagebuild.text import format_size
+    from imagebuild.text import count_things, format_size
 
     found = pipeline.open_base(workspace, name, Platform.parse(platform)).inventory
     if as_json:
@@ -128,6 +128,10 @@ def base_inspect(workspace: Workspace, name: str, platform: str, as_json: bool) 
         managed = ", externally managed" if python.externally_managed else ""
         print_data(f"  python        {python.path} {python.version} ({python.environment}{managed}), {python.libc}")
         print_data(f"  packages to   {python.paths['purelib']}")
+    if found.r:
+        count = count_things(len(found.r.packages), "package")
+        print_data(f"  R             {found.r.path} {found.r.version} ({found.r.platform}), {count}")
+        print_data(f"  R libraries   {', '.join(found.r.libraries)}; a team's packages to {found.r.library}")
     for other in found.shadowed_interpreters:
         print_data(f"  also on PATH  {other} (not used)")
     stored, unpacked = sum(item.size for item in found.layers), sum(item.uncompressed for item in found.layers)
