@@ -23,6 +23,7 @@ LAYERS = (
     ("oci", "wheel"),
     ("base", "lock.index", "workspace"),
     ("lock.file",),
+    ("addons",),
     ("layer", "lock.inputs"),
     ("lock.resolve", "recipe"),
     ("dockerfile", "lock.wheels", "supply"),
