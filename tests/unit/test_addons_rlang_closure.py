@@ -89,7 +89,7 @@ def test_a_binary_says_what_it_was_built_for() -> None:
     [
         (" starts with nothing\n", "line 1 continues nothing"),
         ("Package: a\n\n  lost\n", "line 3 continues nothing"),
-        ("Package: ab\nno field\n", "line 2 is no field"),
+        ("Package: ab\nno field\n", "line 2 is not a field"),
         ("Package: ab\nPackage: cd\n", "line 2 has the field Package again"),
         ("A: " + "x" * (64 << 10) + "y\n", "line 1: the field A has more than 64 Ki characters"),
     ],

@@ -58,7 +58,7 @@ def is_package_name(text: str) -> bool:
 
 
 def read_stanzas(text: str) -> Iterator[dict[str, str]]:
-    """The fields of each stanza. ValueError with the line for what is no field, a field twice, and a value without end."""
+    """The fields of each stanza. ValueError, with the line, for what is not a field, is repeated, or has a value that is too long."""
     fields: dict[str, str] = {}
     last = ""
     for number, line in enumerate(text.split("\n"), 1):
@@ -75,7 +75,7 @@ def read_stanzas(text: str) -> Iterator[dict[str, str]]:
         else:
             match = _FIELD.fullmatch(line)
             if match is None or match[1] in fields:
-                raise ValueError(f"line {number} is no field" if match is None else f"line {number} has the field {match[1]} again")
+                raise ValueError(f"line {number} is not a field" if match is None else f"line {number} has the field {match[1]} again")
             last = match[1]
             fields[last] = match[2].strip()
         if len(fields[last]) > _VALUE_LIMIT:
@@ -85,7 +85,7 @@ def read_stanzas(text: str) -> Iterator[dict[str, str]]:
 
 
 def read_description(fields: dict[str, str]) -> Description:
-    """One stanza as a value. ValueError for a name or a version that is none, and for needs that cannot be read."""
+    """One stanza as a value. ValueError for an invalid name or version, and for needs that cannot be read."""
     name, version = fields.get("Package", ""), fields.get("Version", "")
     if not is_package_name(name):
         raise ValueError(f"not a name of an R package: {name[:80]!r}")
@@ -119,7 +119,7 @@ def parse_needs(text: str) -> Iterator[Need]:
 
 
 def unpack_text(data: bytes, limit: int = TEXT_LIMIT) -> str:
-    """The text of a PACKAGES.gz, or of a PACKAGES as it is; ValueError for more than ``limit`` bytes and for what is no gzip."""
+    """The text of a PACKAGES.gz, or of a PACKAGES as it is; ValueError for more than ``limit`` bytes and for gzip that is malformed."""
     if data[:2] == b"\x1f\x8b":
         unpacker = zlib.decompressobj(wbits=31)
         try:
