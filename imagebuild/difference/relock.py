@@ -29,14 +29,14 @@ def _list_notes(workspace: Workspace, team: Team, lock: Lock) -> Iterator[str]:
     from imagebuild.lock.index.bodies import wheel_cache_path
     from imagebuild.lock.index.statuses import recall_statuses
     from imagebuild.wheel.faults import find_record_faults
-    from imagebuild.wheel.record import describe_faults
+    from imagebuild.wheel.record import describe_repair
 
     yield from (f"[resolve] changed this: {line}" for line in lock.rewritten)
     yield from (item.describe() for item in recall_statuses(workspace.cache, team.indexes, lock.packages))
     for package in lock.packages:
         wheel = wheel_cache_path(workspace.cache, package.sha256, package.filename)
         if wheel.is_file() and (count := find_record_faults(wheel, package.sha256, workspace.cache, python=lock.python)):
-            yield f"{package.name} {package.version}: {describe_faults(count)}; the image's is made of the true bytes"
+            yield f"{package.name} {package.version}: {describe_repair(count)}"
 
 
 def render_failure(team: str, error: ImagebuildError) -> str:

@@ -294,7 +294,7 @@ def _count_faults(collector: Collector) -> int:
         promise = entry.promise
         if promise is None or not entry.sha256:  # made here, or left out and never read
             continue
-        if (promise.sha256 or entry.sha256) != entry.sha256 or (promise.size or str(entry.size)) != str(entry.size):
+        if not promise.fits(entry.sha256, entry.size):
             differing.add(entry.row)
     return len(differing | collector.faults)
 

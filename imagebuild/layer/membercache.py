@@ -26,7 +26,7 @@ from imagebuild import annotations as names
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import ImagebuildError, IntegrityError, RemoteError
 from imagebuild.files import exclusive, explain_os_error, replacing, write_atomic
-from imagebuild.layer.membercheck import TEXT_LIMIT, check_facts, check_frame, check_places, check_wheel, refuse
+from imagebuild.layer.membercheck import TEXT_LIMIT, check_facts, check_frame, check_places, check_wheel, find_own_record, refuse
 from imagebuild.layer.memberstore import MemberIndex, MemberRequest, MemberRules, load_member, name_blob, save_index
 from imagebuild.layer.model import LAYER_FORMAT, FileFact, Member
 from imagebuild.layer.placement import normalise_path
@@ -289,8 +289,7 @@ def _sort(files: Iterable[FileFact]) -> tuple[FileFact, ...]:
 
 def _pack_documents(kept: Mapping[str, bytes]) -> bytes:
     """METADATA and SBOMs of the member's own ``.dist-info`` as a wheel, for what reads those of wheels."""
-    records = [path for path in kept if path.endswith(".dist-info/RECORD")]
-    info = posixpath.dirname(min(records, key=lambda path: (path.count("/"), path)))
+    info = posixpath.dirname(find_own_record(kept))
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, data in sorted(kept.items()):

@@ -9,7 +9,7 @@ import csv
 import hashlib
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 from imagebuild.base.model import Interpreter
@@ -113,8 +113,7 @@ def _check_content(stream: BinaryIO, fact: FileFact, python: Interpreter, kept: 
 def check_places(files: Sequence[FileFact], kept: Mapping[str, bytes], request: MemberRequest, rules: MemberRules) -> None:
     """The member's own RECORD names each file, where this base would put it, with its hash and size."""
     facts = {fact.path: fact for fact in files}
-    records = [path for path in kept if path.endswith(".dist-info/RECORD")]
-    own = min(records, key=lambda path: (path.count("/"), path), default="")
+    own = find_own_record(kept)
     if not own:
         raise refuse("it has no RECORD")
     placed = {final: (sha256, size) for final, sha256, size in _place_rows(kept[own], own, request, rules)}
@@ -129,6 +128,11 @@ def check_places(files: Sequence[FileFact], kept: Mapping[str, bytes], request: 
     absent = sorted(placed.keys() - facts.keys() - request.exclude)
     if absent:
         raise refuse(f"it lacks {absent[0]}, which its RECORD lists")
+
+
+def find_own_record(paths: Iterable[str]) -> str:
+    """The RECORD of the member itself, which lies higher than those of packages vendored in it; empty where there is none."""
+    return min((path for path in paths if path.endswith(".dist-info/RECORD")), key=lambda path: (path.count("/"), path), default="")
 
 
 def _place_rows(record: bytes, own: str, request: MemberRequest, rules: MemberRules) -> Iterator[tuple[str, str, str]]:

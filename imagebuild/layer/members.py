@@ -20,7 +20,7 @@ from imagebuild.layer.model import LAYER_MTIME, Codec, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.frame import check_codec
 from imagebuild.progress import advance, step
-from imagebuild.wheel.record import describe_faults
+from imagebuild.wheel.record import describe_repair
 
 _PAUSE, _LONG_PAUSE = 0.1, 2.0  # seconds between looks at what other processes build
 
@@ -74,7 +74,7 @@ def build_members(
             sources.shared.add(request, rules, member)
     for member, _ in results:
         if member.repaired:  # of a cached one too: it is said of the image, not of this run's work
-            report(f"note: {member.package} {member.version}: {describe_faults(member.repaired)}; the image's is made of the true bytes")
+            report(f"note: {member.package} {member.version}: {describe_repair(member.repaired)}")
     return [member for member, _ in results]
 
 

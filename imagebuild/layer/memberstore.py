@@ -11,13 +11,13 @@ import msgspec
 
 from imagebuild import __version__
 from imagebuild.base.model import Interpreter
-from imagebuild.errors import BuildError, IntegrityError
+from imagebuild.errors import BuildError
 from imagebuild.files import write_atomic
 from imagebuild.layer.model import LAYER_FORMAT, Codec, FileFact, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.frame import describe_compressor
 from imagebuild.sealed import SealedCache
-from imagebuild.wheel.record import describe_faults
+from imagebuild.wheel.record import refuse_faults
 from imagebuild.wheel.slim import RULES
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -128,10 +128,7 @@ def load_member(store: Path, request: MemberRequest, codec: Codec) -> Member | N
     if index is None or not blob.is_file() or blob.stat().st_size != index.compressed:
         return None
     if request.strict and index.repaired:
-        raise IntegrityError(
-            f"{request.filename or request.wheel.name}: {describe_faults(index.repaired)}, and images/policy.toml has strict-record = true",
-            "pin another version, or ask the package's maintainers",
-        )
+        raise refuse_faults(request.filename or request.wheel.name, index.repaired)
     return Member(request.package, request.version, blob, index.compressed, index.uncompressed, index.files, index.sha256, index.repaired)
 
 

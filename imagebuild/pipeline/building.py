@@ -14,7 +14,7 @@ import msgspec
 
 from imagebuild.dockerfile import render_requirements
 from imagebuild.engine.options import BuildContext, DockerOptions
-from imagebuild.errors import ConfigurationError, IntegrityError
+from imagebuild.errors import ConfigurationError
 from imagebuild.files import scratch_folder, write_atomic
 from imagebuild.layer.memberstore import hash_file
 from imagebuild.layer.model import LAYER_MTIME, Layer
@@ -190,7 +190,7 @@ def find_repaired(workspace: Workspace, plan: Plan, wheels: dict[str, Path]) -> 
     """
     from imagebuild.supply.policy import read_policy
     from imagebuild.wheel.faults import find_record_faults
-    from imagebuild.wheel.record import describe_faults
+    from imagebuild.wheel.record import describe_repair, refuse_faults
 
     python = plan.base.interpreter.version
     counts = {
@@ -202,11 +202,8 @@ def find_repaired(workspace: Workspace, plan: Plan, wheels: dict[str, Path]) -> 
     strict = read_policy(workspace.images).policy.strict_record
     for name, count in found.items():
         if strict:
-            raise IntegrityError(
-                f"{wheels[name].name}: {describe_faults(count)}, and images/policy.toml has strict-record = true",
-                "pin another version, or ask the package's maintainers",
-            )
-        workspace.report(f"note: {name}: {describe_faults(count)}; the image's is made of the true bytes")
+            raise refuse_faults(wheels[name].name, count)
+        workspace.report(f"note: {name}: {describe_repair(count)}")
     return found
 
 

@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
+from imagebuild.errors import IntegrityError
+
 HASHES = ("sha256", "sha384", "sha512")  # PEP 427: sha256 or better
 
 
@@ -32,6 +34,10 @@ class Promise(msgspec.Struct, frozen=True):
     def sha256(self) -> str:
         """In hex; empty when the row has another kind of hash, or nonsense."""
         return decode_hash(self.hash)
+
+    def fits(self, sha256: str, size: int) -> bool:
+        """Whether a file of this hash (in hex) and size is what the row says, as far as it says anything."""
+        return self.sha256 in ("", sha256) and self.size in ("", str(size))
 
 
 class WheelRecord(msgspec.Struct, frozen=True):
@@ -106,3 +112,16 @@ def read_wheel_record(text: str, files: Collection[str], info: str) -> WheelReco
 def describe_faults(count: int) -> str:
     """For a line about a wheel."""
     return f"{count} {'row' if count == 1 else 'rows'} of its RECORD {'is' if count == 1 else 'are'} wrong"
+
+
+def describe_repair(count: int) -> str:
+    """The same, and what was done about it."""
+    return f"{describe_faults(count)}; the image's is made of the true bytes"
+
+
+def refuse_faults(filename: str, count: int) -> IntegrityError:
+    """The error of such a wheel under ``strict-record``."""
+    return IntegrityError(
+        f"{filename}: {describe_faults(count)}, and images/policy.toml has strict-record = true",
+        "pin another version, or ask the package's maintainers",
+    )
