@@ -13,8 +13,7 @@ import click
 
 from imagebuild import __version__
 from imagebuild.commands.examples import EXAMPLES
-from imagebuild.commands.options import print_data, print_error, say
-from imagebuild.errors import ConfigurationError, ImagebuildError
+from imagebuild.commands.options import explain_exception, print_data, print_error, say
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -122,11 +121,6 @@ def main() -> None:
     try:
         status = cli.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
-    except ImagebuildError as error:
-        if debug:
-            raise
-        print_error(error)
-        sys.exit(error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         print_data(error.format_message())
         sys.exit(2)
@@ -142,21 +136,12 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
-    except OSError as error:
+    except Exception as error:
         if debug:
             raise
-        from imagebuild.files import explain_os_error
-
-        print_error(explain_os_error(error, "working"))
-        sys.exit(ConfigurationError.exit_code)
-    except Exception as error:  # a defect of ours
-        if debug:
-            raise
-        say(
-            f"error: unexpected {type(error).__name__}: {error}",
-            "hint: this is a defect of imagebuild; run it again with --debug and report what it prints",
-        )
-        sys.exit(1)
+        found = explain_exception(error)
+        print_error(found)
+        sys.exit(found.exit_code)
 
 
 if __name__ == "__main__":

@@ -201,7 +201,7 @@ def sweep_temporaries(folder: Path) -> None:
             if entry.is_dir() and not entry.is_symlink():
                 if old or (entry.name.startswith(_SCRATCH_PREFIX) and _is_abandoned(entry)):
                     shutil.rmtree(entry, ignore_errors=True)
-            elif old or (_MADE_HERE.fullmatch(entry.name) and entry.is_file() and not entry.is_symlink() and _is_abandoned(entry)):
+            elif old or _is_left_over(entry):
                 entry.unlink()
 
 
@@ -209,8 +209,13 @@ def sweep_writes(folder: Path) -> None:
     """Remove from a folder of the user's what killed runs left of files they wrote there, and nothing else."""
     with contextlib.suppress(OSError):
         for entry in folder.glob(TEMPORARY_PREFIX + "*"):
-            if _MADE_HERE.fullmatch(entry.name) and entry.is_file() and not entry.is_symlink() and _is_abandoned(entry):
+            if _is_left_over(entry):
                 entry.unlink()
+
+
+def _is_left_over(entry: Path) -> bool:
+    """Whether it is a file that a run of ours was writing when it ended."""
+    return bool(_MADE_HERE.fullmatch(entry.name)) and entry.is_file() and not entry.is_symlink() and _is_abandoned(entry)
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -7,6 +7,7 @@ within each other the innermost one of a unit counts.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -84,6 +85,12 @@ def watching(ended: Callable[[Step], None]) -> Iterator[None]:
         yield
     finally:
         _ended.remove(ended)
+
+
+def print_line(line: str) -> None:
+    """A line on stderr; one that is closed is ignored."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def forget_steps() -> None:

@@ -42,6 +42,11 @@ def shorten_digest(text: str) -> str:
     return text[:19] if text.startswith("sha256:") else text
 
 
+def name_quarter(moment: str) -> str:
+    """``2026q4``, of a date or time that begins with ``2026-10``."""
+    return f"{moment[:4]}q{(int(moment[5:7]) + 2) // 3}"
+
+
 def suggest(word: str, known: list[str]) -> str:
     """``did you mean 'x'?`` for the closest known word, or the list of what is known."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)

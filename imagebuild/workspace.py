@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,15 +16,11 @@ from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest
 from imagebuild.oci.place import Place
 from imagebuild.oci.store import Store
+from imagebuild.progress import print_line
 
 _TARGET = re.compile(
     r"(?P<host>[A-Za-z0-9.-]+(?::[0-9]+)?|\[[0-9a-fA-F:]+\](?::[0-9]+)?)(?:/(?P<namespace>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*))?"
 )
-
-
-def _print_line(line: str) -> None:
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
 
 
 class Workspace:
@@ -48,7 +42,7 @@ class Workspace:
         self.registry_ca = registry_ca
         self.quiet = quiet
         self.jobs = Jobs.here(jobs)
-        self.tell: Callable[[str], object] = _print_line
+        self.tell: Callable[[str], object] = print_line
         self.offline = False  # no package index and no registry but the target is asked for anything
         self.bundled_base: tuple[str, Digest] | None = None  # name and pin of a base whose layers came with a bundle
         self.base_places: tuple[Sequence[Place], Place | None] | None = None  # to take what other machines read of bases from, and give to

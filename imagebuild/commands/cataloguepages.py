@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from imagebuild.commands.options import read_clock, say
 from imagebuild.errors import ImagebuildError
+from imagebuild.text import name_quarter
 
 if TYPE_CHECKING:
     from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
@@ -37,7 +38,7 @@ def survey(workspace: Workspace, listing: CatalogueListing, as_of: str) -> Fleet
     day = parse_date(as_of) if as_of else read_clock()
     teams = list_teams(workspace.images)
     budgets = {team: rules for team in teams if (rules := _read_budget(workspace, team)) is not None}
-    return survey_fleet(listing, quarter=f"{day[:4]}q{(int(day[5:7]) + 2) // 3}", teams=teams, budgets=budgets)
+    return survey_fleet(listing, quarter=name_quarter(day), teams=teams, budgets=budgets)
 
 
 def _read_budget(workspace: Workspace, team: str) -> BudgetRules | None:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from imagebuild import progress
+from imagebuild.progress import print_line
 
 if TYPE_CHECKING:
     from imagebuild.commands.bars import Bars
@@ -69,7 +70,7 @@ class Display:
 
             self._bars = Bars()
         with self.paused():
-            _write(line)
+            print_line(line)
             self._line = line
             self._last = self._said = time.monotonic()
 
@@ -98,10 +99,10 @@ class Display:
                 self._bars.draw(step, self._line or "working", now - self._said)
         elif now - self._last >= SILENCE:
             if step is not None and step.total:
-                _write(f"{step.line}: {step.describe()}")
+                print_line(f"{step.line}: {step.describe()}")
             else:
                 doing, began = (step.line, step.began) if step is not None else (self._line or "working", self._said)
-                _write(f"{doing}: {now - began:.0f} s")
+                print_line(f"{doing}: {now - began:.0f} s")
             self._last = now
 
     def _summarise(self, step: progress.Step) -> None:
@@ -118,11 +119,6 @@ class Display:
         self._lock.release()
 
 
-def _write(line: str) -> None:
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
-
-
 _current: Display | None = None
 
 
@@ -131,7 +127,7 @@ def print_progress(line: str) -> None:
     if _current is not None:
         _current.print_line(line)
     else:
-        _write(line)
+        print_line(line)
 
 
 @contextlib.contextmanager

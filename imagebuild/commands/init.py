@@ -9,6 +9,7 @@ import click
 
 from imagebuild.commands.options import common_options, print_data, say
 from imagebuild.errors import UsageError
+from imagebuild.table import format_table
 
 if TYPE_CHECKING:
     from imagebuild.scaffold.repository import Written
@@ -58,8 +59,7 @@ def init(workspace: Workspace, team: str, base: str, title: str, upgrade: bool) 
 
 
 def _print_written(written: Sequence[Written]) -> None:
-    width = max(len(item.path) for item in written)
-    for item in written:
-        print_data(f"{item.path:<{width}}  {_TOLD[item.outcome]}")
+    for line in format_table([(item.path, _TOLD[item.outcome]) for item in written]):
+        print_data(line)
     if any(item.outcome == "kept" and item.path == ".gitignore" for item in written):
         say("warning: .gitignore should have the lines .imagebuild/ and .venv/")

@@ -60,6 +60,19 @@ def print_error(error: ImagebuildError) -> None:
     say(f"error: {error.message}", *error.details, *([f"hint: {error.hint}"] if error.hint else []))
 
 
+def explain_exception(error: Exception) -> ImagebuildError:
+    """The error of ours that it is, or that stands for it: what the system refused, or a defect of this program."""
+    if isinstance(error, ImagebuildError):
+        return error
+    if isinstance(error, OSError):
+        from imagebuild.files import explain_os_error
+
+        return explain_os_error(error, "working")
+    return ImagebuildError(
+        f"unexpected {type(error).__name__}: {error}", "this is a defect of imagebuild; run it again with --debug and report what it prints"
+    )
+
+
 def read_clock() -> str:
     """The cutoff of a lock that is made now. No other function asks what day it is."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -241,26 +254,16 @@ class TeamRun:
 @contextlib.contextmanager
 def _explaining() -> Iterator[None]:
     """Any other exception becomes an error of ours, for the process that waits; with --debug its traceback is printed."""
-    from imagebuild.files import explain_os_error
-
     debug = click.get_current_context().meta.get("debug")
     try:
         yield
-    except ImagebuildError:
-        if debug:
-            say(traceback.format_exc().rstrip())
-        raise
-    except OSError as error:
-        if debug:
-            say(traceback.format_exc().rstrip())
-        raise explain_os_error(error, "working") from error
     except Exception as error:
         if debug:
             say(traceback.format_exc().rstrip())
-        raise ImagebuildError(
-            f"unexpected {type(error).__name__}: {error}",
-            "this is a defect of imagebuild; run it again with --debug and report what it prints",
-        ) from error
+        found = explain_exception(error)
+        if found is error:
+            raise
+        raise found from error
 
 
 def read_entries_of(workspace: Workspace, *, as_of: str = "", everything: bool = False) -> CatalogueListing:

@@ -12,6 +12,7 @@ import click
 from imagebuild.commands.catalogue import everything_option
 from imagebuild.commands.options import common_options, print_data, read_clock, read_entries_of, say
 from imagebuild.errors import UsageError
+from imagebuild.text import name_quarter
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -91,8 +92,7 @@ def retire(
     if dumps:
         say("in use: " + ", ".join(f"{count} {kind}" for kind, count in usage.kinds.items()))
     say(*(f"warning: {warning}" for warning in usage.warnings))
-    today = f"{clock[:4]}q{(int(clock[5:7]) + 2) // 3}"
-    carry_out(workspace, usage, today, int(quarters[1]), wait, now, confirmed, everything)
+    carry_out(workspace, usage, name_quarter(clock), int(quarters[1]), wait, now, confirmed, everything)
 
 
 def parse_age(option: str, text: str) -> timedelta:

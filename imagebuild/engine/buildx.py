@@ -15,9 +15,11 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+from python_on_whales import DockerClient
+from python_on_whales.exceptions import DockerException
 
 from imagebuild.base.model import Base
 from imagebuild.base.sites import find_sites
@@ -32,9 +34,6 @@ from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Descriptor, Digest, ImageConfig, Index, Manifest
 from imagebuild.oci.store import Store
 from imagebuild.recipe import Recipe, created_epoch
-
-if TYPE_CHECKING:
-    from python_on_whales import DockerClient
 
 _SHOWN_LINES = 8
 _KEPT_LINES = 400  # of the builder's output, to find the reason of a failure in
@@ -106,9 +105,6 @@ def compression_options(codec: Codec) -> dict[str, str]:
 
 def connect_docker() -> DockerClient:
     """The docker client's command line, checked: ConfigurationError when client, engine or buildx is missing."""
-    from python_on_whales import DockerClient
-    from python_on_whales.exceptions import DockerException
-
     client = DockerClient()
     try:
         client.client_config.get_client_call_with_path()
@@ -192,8 +188,6 @@ def _choose_output(result: Path, push: PushTarget | None) -> dict[str, str]:
 
 def _require_pushing(client: DockerClient, builder: str | None) -> None:
     """ConfigurationError for a builder that cannot push rewritten layers: docker's own, which unpacks what it exports."""
-    from python_on_whales.exceptions import DockerException
-
     try:
         driver = client.buildx.inspect(builder).driver
     except DockerException as error:
@@ -217,8 +211,6 @@ def _read_digest(told: Path) -> Digest:
 
 def run_build(client: DockerClient, options: dict[str, Any], builder: str | None, shown: int = _SHOWN_LINES) -> None:
     """Run ``docker buildx build``; its failures as ours, with the last ``shown`` lines of a RUN that failed."""
-    from python_on_whales.exceptions import DockerException
-
     lines: deque[str] = deque(maxlen=_KEPT_LINES)
     try:
         stream = client.buildx.build(**options, progress="plain", stream_logs=True)

@@ -14,11 +14,11 @@ from imagebuild.starter.place import find_starter, is_current
 from imagebuild.workspace import Workspace
 
 
-def _nothing() -> None:
+def do_nothing() -> None:
     """The usual ``meanwhile``."""
 
 
-def open_base(workspace: Workspace, name: str, platform: Platform, *, meanwhile: Callable[[], object] = _nothing) -> Base:
+def open_base(workspace: Workspace, name: str, platform: Platform, *, meanwhile: Callable[[], object] = do_nothing) -> Base:
     """The catalogue's base ``name``, read (from the cache after the first time); an unpinned one is refused.
 
     ``meanwhile`` is called where the base has to be built first, while that waits for Debian's packages.

@@ -22,7 +22,7 @@ from imagebuild.lock.file.model import Lock
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Manifest
 from imagebuild.oci.tags import resolve_tag
-from imagebuild.pipeline.bases import open_base
+from imagebuild.pipeline.bases import do_nothing, open_base
 from imagebuild.pipeline.lockuse import LockOptions, lock_team, prefetch_wheels, read_team_lock
 from imagebuild.recipe import REMOVAL_FILE, ImageOptions, Recipe, make_recipe
 from imagebuild.workspace import Workspace
@@ -55,10 +55,6 @@ def choose_engine(asked: str, system: Sequence[str], replace: Sequence[str] = ()
     return asked
 
 
-def _nothing() -> None:
-    """What is done while a base is built, where wheels may never be needed."""
-
-
 def plan_image(
     workspace: Workspace, team_name: str, *, cutoff: str, locked: bool = False, engine: str | None = None, prefetch: bool = True
 ) -> Plan:
@@ -75,7 +71,7 @@ def plan_image(
         raise ConfigurationError(
             f"team {team_name} has system packages, which apt fetches while it builds: not with --offline", "build it online"
         )
-    meanwhile = partial(prefetch_wheels, workspace, team) if prefetch else _nothing
+    meanwhile = partial(prefetch_wheels, workspace, team) if prefetch else do_nothing
     base = open_base(workspace, table.base, team.platform, meanwhile=meanwhile)
     require_python(base)
     if locked or workspace.offline or workspace.lockfile(team_name).is_file():

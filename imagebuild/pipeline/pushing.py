@@ -139,16 +139,10 @@ class BaseCopy:
 
 def build_team_layer(workspace: Workspace, plan: Plan, options: BuildOptions, out: Path) -> BuiltLayer:
     """The layer by the recipe's engine, in the file ``out``."""
-    if plan.recipe.engine != "docker" and options.cache:
-        return _build_with_members(workspace, plan, options, out)
-    folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
-    repaired = adapt_context(workspace, plan, folder, wheels, docker=plan.recipe.engine == "docker")
     if plan.recipe.engine != "docker":
-        from imagebuild.layer.members import MemberSources
-
-        sources = MemberSources()
-        layer = build_direct_layer(workspace, plan, wheels, out, sources)
-        return BuiltLayer(layer, folder, wheels, layer.repaired, prepared=len(sources.prepared))
+        return _build_directly(workspace, plan, options, out)
+    folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
+    repaired = adapt_context(workspace, plan, folder, wheels, docker=True)
     made = build_docker_layer(workspace, plan, folder, out, options.docker, push=options.push)
     system = made.layer.system
     return BuiltLayer(
@@ -156,21 +150,21 @@ def build_team_layer(workspace: Workspace, plan: Plan, options: BuildOptions, ou
     )
 
 
-def _build_with_members(workspace: Workspace, plan: Plan, options: BuildOptions, out: Path) -> BuiltLayer:
-    """By the direct engine, with members of a registry. With [files] the context needs every wheel, to adapt it."""
-    shared = open_members(workspace, options.cache)
-    if plan.recipe.files:
+def _build_directly(workspace: Workspace, plan: Plan, options: BuildOptions, out: Path) -> BuiltLayer:
+    """By the direct engine, where asked with members of a registry. With [files] the context needs every wheel, to adapt it."""
+    from imagebuild.layer.members import MemberSources
+
+    shared = open_members(workspace, options.cache) if options.cache else None
+    if shared is not None and not plan.recipe.files:
+        folder = write_recipe(workspace, plan)
+        layer, wheels, prepared = build_shared_layer(workspace, plan, folder, out, shared, builder=options.builder, network=options.network)
+    else:
         folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
         adapt_context(workspace, plan, folder, wheels, docker=False)
-        from imagebuild.layer.members import MemberSources
-
         sources = MemberSources(shared)
         layer = build_direct_layer(workspace, plan, wheels, out, sources)
         prepared = len(sources.prepared)
-    else:
-        folder = write_recipe(workspace, plan)
-        layer, wheels, prepared = build_shared_layer(workspace, plan, folder, out, shared, builder=options.builder, network=options.network)
-    if line := shared.summarise():
+    if shared is not None and (line := shared.summarise()):
         workspace.report(f"{plan.team.name}: {line}")
     return BuiltLayer(layer, folder, wheels, layer.repaired, prepared=prepared, shared=shared)
 

@@ -23,9 +23,8 @@ def make_source_builder(
     workspace: Workspace, team: Team, base: Base, *, builder: str | None = None, network: str | None = None
 ) -> BuildSource:
     """What builds a source archive inside ``base``: the docker engine, which is looked for when something is to be built."""
-
     if team.source.packages:  # the resolver's requests are answered in threads, and no thread is to load these
-        for name in ("docker", "python_on_whales.exceptions", "imagebuild.engine.aptsources", "imagebuild.engine.sdist"):
+        for name in ("imagebuild.engine.aptsources", "imagebuild.engine.sdist"):
             importlib.import_module(name)
 
     def build(order: SourceOrder, folder: Path) -> Path:

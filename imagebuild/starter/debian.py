@@ -7,7 +7,6 @@ environment is being installed. So this imports nothing but the standard library
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -59,7 +58,7 @@ class DebianRoot:
 
     def begin(self) -> None:
         """Start mmdebstrap, unless another process has made the tar or is at it."""
-        with _try_lock(_lock_path(self._cache)) as free:
+        with exclusive(_lock_path(self._cache), wait=False) as free:
             if free and not self._take():
                 self._start()
 
@@ -175,21 +174,6 @@ def _lock_path(cache: Path) -> Path:
 
 def _kept_paths(cache: Path) -> tuple[Path, Path]:
     return cache / "starter-root.tar", cache / "starter-root.json"
-
-
-@contextlib.contextmanager
-def _try_lock(path: Path) -> Iterator[bool]:
-    """Hold the lock in the block if nobody else does; whether it is held."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
 
 
 # --- beforehand -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from imagebuild.text import name_quarter
+
 LOCK_FORMAT = 1
 
 
@@ -77,5 +79,4 @@ class Lock(msgspec.Struct, frozen=True):
     @property
     def quarter(self) -> str:
         """``2026q4``, of the cutoff."""
-        year, month = int(self.cutoff[:4]), int(self.cutoff[5:7])
-        return f"{year}q{(month + 2) // 3}"
+        return name_quarter(self.cutoff)
