@@ -23,20 +23,18 @@ from typing import Any
 import pytest
 
 from imagebuild.oci.model import Digest
-from tests.support import images
 from tests.support.servers.faulty import Fault, FaultyRegistry
 from tests.support.servers.index import SlowIndex, publish
 from tests.support.servers.registry import Registry, registry
 from tests.support.tools import as_nobody, find_ordinary_python, give_to_nobody, need, need_no_network, small_disk
 from tests.support.workspaces import Done
-from tests.support.worlds import SmallBase, World, push_small_base
+from tests.support.worlds import NOBODY_LISTENS, SmallBase, World, push_read_base
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")]
 __all__ = ["registry"]  # a fixture
 
 ALPHA = "alpha-1.1-py3-none-any.whl"
 MANY = 10
-NOBODY_LISTENS = "http://127.0.0.1:9/simple/"
 MakeWorld = Callable[..., World]
 
 
@@ -66,10 +64,7 @@ def index_url(index: SlowIndex) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def base(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> SmallBase:
     """The base, pushed, and read once into a cache that the worlds copy."""
-    folder = tmp_path_factory.mktemp("base")
-    found = push_small_base(images.debian_rootfs(tmp_path_factory.getbasetemp() / "rootfs"), folder, registry)
-    World(folder / "reader", found, NOBODY_LISTENS, warm=False).run("base", "inspect", "tiny", "--cache-dir", str(found.cache)).succeeded()
-    return found
+    return push_read_base(registry, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import images
 from tests.support.servers.index import SlowIndex, publish
 from tests.support.servers.registry import Registry
-from tests.support.worlds import SmallBase, World, push_small_base
+from tests.support.worlds import SmallBase, World, push_read_base
 
 TEAMS = ("blue", "green", "red", "white")
 PACKAGES = 8
@@ -43,11 +42,7 @@ def index_url(index: SlowIndex) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def base(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> SmallBase:
     """The base, pushed, and read once into a cache that the worlds copy."""
-    folder = tmp_path_factory.mktemp("base")
-    found = push_small_base(images.debian_rootfs(tmp_path_factory.getbasetemp() / "rootfs"), folder, registry)
-    reader = World(folder / "reader", found, "http://127.0.0.1:9/simple/", warm=False)
-    reader.run("base", "inspect", "tiny", "--cache-dir", str(found.cache)).succeeded()
-    return found
+    return push_read_base(registry, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

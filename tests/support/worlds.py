@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+import pytest
+
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest
 from imagebuild.oci.referrers import REFERRERS_TAG
@@ -27,6 +29,7 @@ from tests.support.servers.registry import Registry
 from tests.support.tools import need
 from tests.support.workspaces import PROJECT, Done, ProjectFolder
 
+NOBODY_LISTENS = "http://127.0.0.1:9/simple/"
 NOTHING: Mapping[str, str | None] = MappingProxyType({})
 BASE_REPOSITORY = images.REPOSITORY
 _KEPT = re.compile(
@@ -203,3 +206,11 @@ class World(ProjectFolder):
 
     def kept_wheels(self) -> list[str]:
         return sorted(path.name for path in (self.cache / "wheels").rglob("*.whl")) if self.cache.is_dir() else []
+
+
+def push_read_base(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> SmallBase:
+    """The base, pushed, and read once into a cache that worlds copy."""
+    folder = tmp_path_factory.mktemp("base")
+    found = push_small_base(images.debian_rootfs(tmp_path_factory.getbasetemp() / "rootfs"), folder, registry)
+    World(folder / "reader", found, NOBODY_LISTENS, warm=False).run("base", "inspect", "tiny", "--cache-dir", str(found.cache)).succeeded()
+    return found
