@@ -35,6 +35,10 @@ def put_off(name: str, function: str) -> None:
 
 put_off("rfc3987_syntax", "is_valid_syntax")  # of jsonschema, for the formats iri and iri-reference: a grammar that is compiled at import
 
+# Tests start Python hundreds of times: modules are compiled once and kept in __pycache__, whatever this machine's setting is.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # `make test` hands its own flags and level on to every make below it, which would then print lines that no user sees.
 for _name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
     os.environ.pop(_name, None)
