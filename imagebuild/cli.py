@@ -14,6 +14,7 @@ import click
 from imagebuild import __version__
 from imagebuild.commands.examples import EXAMPLES
 from imagebuild.commands.options import explain_exception, print_data, print_error, say
+from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -112,9 +113,8 @@ def _open_closed_streams() -> None:
 
 
 def main() -> None:
-    """Entry point: errors become two lines and an exit code; a traceback only with --debug."""
+    """Entry point: errors become two lines and an exit code, with --debug after a traceback."""
     _open_closed_streams()
-    debug = "--debug" in sys.argv
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # under nohup SIGHUP stays ignored
             signal.signal(number, _stop)
@@ -123,10 +123,7 @@ def main() -> None:
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         print_data(error.format_message())
-        sys.exit(2)
-    except click.ClickException as error:
-        say(f"error: {error.format_message()}", "hint: imagebuild --help, or imagebuild COMMAND --help")
-        sys.exit(2)
+        sys.exit(UsageError.exit_code)
     except (click.Abort, KeyboardInterrupt):
         say("interrupted; nothing half-written was kept")
         sys.exit(130)
@@ -137,11 +134,9 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
-        if debug:
-            raise
-        found = explain_exception(error)
-        print_error(found)
-        sys.exit(found.exit_code)
+        failure = explain_exception(error)
+        print_error(failure)
+        sys.exit(failure.exit_code)
 
 
 if __name__ == "__main__":

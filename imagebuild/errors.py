@@ -7,6 +7,7 @@ traceback means a defect of imagebuild (exit 1).
 
 from __future__ import annotations
 
+import sys
 from typing import ClassVar
 
 LONGEST = 500  # characters of one text
@@ -16,7 +17,8 @@ class ImagebuildError(Exception):
     """Base of all expected failures. ``details`` are further lines, printed between message and hint.
 
     What others wrote (a name, another program's output) may be of any length and hold anything: of a text over :data:`LONGEST` the
-    middle is left out, a line end becomes a space, and what does not print is written as an escape.
+    middle is left out, a line end becomes a space, and what does not print is written as an escape. ``origin``: the module that made
+    the error, as ``imagebuild.lock.proving``.
     """
 
     exit_code: ClassVar[int] = 1
@@ -25,7 +27,14 @@ class ImagebuildError(Exception):
         self.message = _shorten(message)
         self.hint = _shorten(hint)
         self.details = tuple(map(_shorten, details))
+        self.origin = self._find_origin()
         super().__init__(self.message)
+
+    def _find_origin(self) -> str:
+        frame = sys._getframe(1)
+        while frame.f_back is not None and frame.f_locals.get("self") is self:  # the constructors of this error
+            frame = frame.f_back
+        return str(frame.f_globals["__name__"])
 
 
 def make_printable(text: str) -> str:

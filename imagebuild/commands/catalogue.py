@@ -13,6 +13,7 @@ from imagebuild.commands.formoptions import FormChoices, form_options, print_for
 from imagebuild.commands.options import common_options, json_option, print_data, pull_option, read_entries_of
 from imagebuild.emit.forms.formats import FORMS
 from imagebuild.errors import IntegrityError, UsageError
+from imagebuild.text import count_things
 
 if TYPE_CHECKING:
     from imagebuild.catalogue.entries import CatalogueListing
@@ -142,7 +143,7 @@ def verify(workspace: Workspace, names: tuple[str, ...], as_json: bool, everythi
     if as_json:
         print_data(json.dumps(msgspec.to_builtins(report), indent=2))
     else:
-        print_data(f"{report.images} images, {report.parts} parts asked for, {len(report.missing)} missing")
+        print_data(f"{count_things(report.images, 'image')}, {count_things(report.parts, 'part')} asked for, {len(report.missing)} missing")
         if report.elsewhere:
             print_data(
                 f"{report.elsewhere} base layers are not in this folder: the base's registry has them (imagebuild image --copy-base)"

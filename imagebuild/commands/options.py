@@ -56,21 +56,37 @@ def _colour(line: str) -> str:
 
 
 def print_error(error: ImagebuildError) -> None:
-    """What is wrong, the details, and what to do next, on stderr."""
+    """What is wrong, the details, and what to do next, on stderr; with --debug the traceback before it, and where to read on."""
+    debug = is_debugging()
+    if debug and (error.__traceback__ or error.__cause__):
+        say("".join(traceback.format_exception(error)).rstrip())
     say(f"error: {error.message}", *error.details, *([f"hint: {error.hint}"] if error.hint else []))
+    if debug:
+        from imagebuild.commands.troubleshooting import PAGE, find_anchor
+
+        say(f"see: {PAGE}#{find_anchor(error)}")
+
+
+def is_debugging() -> bool:
+    """Whether --debug was given: an error may come before the options are parsed."""
+    return "--debug" in sys.argv
 
 
 def explain_exception(error: Exception) -> ImagebuildError:
-    """The error of ours that it is, or that stands for it: what the system refused, or a defect of this program."""
+    """Whatever a command ended with, as an error of ours; one that nobody foresaw is a defect."""
     if isinstance(error, ImagebuildError):
         return error
+    if isinstance(error, click.ClickException):
+        return UsageError(error.format_message(), "imagebuild --help, or imagebuild COMMAND --help")
     if isinstance(error, OSError):
         from imagebuild.files import explain_os_error
 
-        return explain_os_error(error, "working")
-    return ImagebuildError(
-        f"unexpected {type(error).__name__}: {error}", "this is a defect of imagebuild; run it again with --debug and report what it prints"
-    )
+        made: ImagebuildError = explain_os_error(error, "working")
+    else:
+        text = "this is a defect of imagebuild; run it again with --debug and report what it prints"
+        made = ImagebuildError(f"unexpected {type(error).__name__}: {error}", text)
+    made.__cause__ = error
+    return made
 
 
 def read_clock() -> str:
@@ -127,7 +143,7 @@ def common_options(function: Command) -> Command:
         help="CPUs to keep busy at most (default: those this process may use).",
     )
     @click.option("--quiet", is_flag=True, help="No progress lines.")
-    @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+    @click.option("--debug", is_flag=True, help="With an error: its traceback, and the heading of the docs that describes it.")
     @functools.wraps(function)
     def wrapped(
         root: Path,
@@ -136,12 +152,11 @@ def common_options(function: Command) -> Command:
         registry_ca: Path | None,
         jobs: int | None,
         quiet: bool,
-        debug: bool,
+        debug: bool,  # noqa: ARG001 - is_debugging
         **arguments: Any,
     ) -> None:
         from imagebuild.workspace import Workspace
 
-        click.get_current_context().meta["debug"] = debug
         workspace = Workspace(root, cache_dir, registry, registry_ca=registry_ca, quiet=quiet, jobs=jobs or 0)
         workspace.tell = print_progress
         with Display(quiet=quiet):
@@ -254,16 +269,15 @@ class TeamRun:
 @contextlib.contextmanager
 def _explaining() -> Iterator[None]:
     """Any other exception becomes an error of ours, for the process that waits; with --debug its traceback is printed."""
-    debug = click.get_current_context().meta.get("debug")
     try:
         yield
     except Exception as error:
-        if debug:
+        if is_debugging():
             say(traceback.format_exc().rstrip())
-        found = explain_exception(error)
-        if found is error:
+        failure = explain_exception(error)
+        if failure is error:
             raise
-        raise found from error
+        raise failure from error
 
 
 def read_entries_of(workspace: Workspace, *, as_of: str = "", everything: bool = False) -> CatalogueListing:

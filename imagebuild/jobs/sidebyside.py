@@ -4,7 +4,7 @@ Processes, not threads: a task that crashes, or is stopped, takes no other with 
 wait for each other. What a task prints as progress goes through its parent, so that lines stay whole.
 
 A child writes lines of JSON: ``["say", text]``, ``["take"]`` and ``["give"]`` (a slot wanted, a slot free again), and at the end
-``["done", value]`` or ``["failed", class name, message, hint, details]``. It reads a byte for every slot it is granted.
+``["done", value]`` or ``["failed", class name, message, hint, details, origin]``. It reads a byte for every slot it is granted.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def _work(task: Task, link: _Link, workers: int) -> None:
         link.send("done", task(Jobs(workers, link.slot), link.say))
         status = 0
     except ImagebuildError as error:
-        link.send("failed", type(error).__name__, error.message, error.hint, error.details)
+        kind = next(kind.__name__ for kind in type(error).__mro__ if vars(errors).get(kind.__name__) is kind)
+        link.send("failed", kind, error.message, error.hint, error.details, error.origin)
         status = 0
     finally:  # also of a signal, which says nothing; the parent's own clean-up is not to run here
         with contextlib.suppress(OSError):
@@ -134,9 +135,10 @@ def _work(task: Task, link: _Link, workers: int) -> None:
         os._exit(status)
 
 
-def _revive(kind: str, message: str, hint: str, details: Sequence[str]) -> ImagebuildError:
-    made: type[ImagebuildError] = getattr(errors, kind, ImagebuildError)
-    return made(message, hint, tuple(details))
+def _revive(kind: str, message: str, hint: str, details: Sequence[str], origin: str) -> ImagebuildError:
+    made: ImagebuildError = getattr(errors, kind)(message, hint, tuple(details))
+    made.origin = origin
+    return made
 
 
 def run_side_by_side(tasks: Mapping[str, Task], jobs: int, say: Say, ended: Callable[[str, Any], object]) -> Iterator[tuple[str, Any]]:

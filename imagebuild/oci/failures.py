@@ -38,7 +38,7 @@ def explain_network(error: Exception, host: str, reached: str, doing: str) -> Re
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return RegistryError(
             f"{where}: the certificate is not trusted ({_reason(error)})",
-            "give the authority's PEM file (the ca-file setting or REQUESTS_CA_BUNDLE), or correct the host name",
+            "give the authority's PEM file (--registry-ca or REQUESTS_CA_BUNDLE), or correct the host name",
         )
     if isinstance(error, requests.exceptions.ProxyError):
         return RegistryError(f"{where}: the proxy refused ({_reason(error)})", "check HTTPS_PROXY and NO_PROXY")

@@ -1,4 +1,4 @@
-"""The commands of the README and of the tutorial are run, and show what the pages show."""
+"""The commands of pages are run, and show what the pages show."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pages import Shown, mask, read_page, run_page
+from tests.support.pages import Shown, is_as_shown, mask, read_page, run_page
+from tests.support.servers.registry import run_registry
+from tests.support.tools import need
 from tests.support.workspaces import PROJECT, Built
 
 pytestmark = pytest.mark.integration
@@ -19,6 +21,42 @@ def test_a_page_shows_what_comes(name: str, count: int, built: Built, tmp_path: 
     for item, shown, come in results:
         assert come == shown, item.command
     assert len(results) == count
+
+
+REGISTRY = "registry.example.com"
+ROUTE = "default-route-openshift-image-registry.apps.example.com"
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "count"), [("docs/registries.md", REGISTRY, 4), ("docs/openshift.md", ROUTE, 3), ("docs/gpu.md", "", 3)]
+)
+def test_a_page_about_a_registry_shows_what_comes(name: str, host: str, count: int, built: Built, tmp_path: Path) -> None:
+    if "smoke" in (PROJECT / name).read_text("utf-8"):
+        need("docker")
+    checkout = built.checkout.fork(tmp_path / "checkout")
+    with run_registry(tmp_path / "registry", tls=host == REGISTRY) as found:
+        stand_ins = {host: found.host, "corporate-ca.pem": str(found.ca_file)} if host else {}
+        results = list(run_page(PROJECT / name, checkout, tmp_path / "kept", stand_ins))
+    for item, shown, come in results:
+        assert is_as_shown(shown, come), (item.command, come)
+    assert len(results) == count
+
+
+@pytest.mark.parametrize(
+    ("shown", "come", "fits"),
+    [
+        ("a b", "a b", True),
+        ("a b", "a b c", False),
+        ("a ... c", "a b b c", True),
+        ("a ...", "a", True),
+        ("... c", "a b", False),
+        ("a ... b ... d", "a b c d", True),
+        ("a ... b ... d", "a c d", False),
+        ("", "a", False),
+    ],
+)
+def test_dots_stand_for_any_lines(shown: str, come: str, fits: bool) -> None:
+    assert is_as_shown(shown.split(), come.split()) is fits
 
 
 def test_the_reader_of_pages() -> None:

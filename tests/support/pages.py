@@ -1,7 +1,7 @@
 """Pages whose commands are run: what they show is compared with what comes, but for what is another's in each run.
 
 ``<!-- do: SHELL -->`` before a block is run first, ``<!-- undo -->`` gives images/ and lockfiles/ back, ``<!-- not run -->`` leaves a
-block out.
+block out. A line ``...`` of what is shown stands for any number of lines.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ _MASKS = (
     (r"sha256:[0-9a-f]{12,64}", "DIGEST"),
     (r"\b20\d\dq[1-4]-[0-9a-f]{12}\b", "TAG"),
     (r"\b\d+\.\d s\b", "N s"),
+    (r"/notebook/team-\w+/nb-\w+", "/notebook/NAME"),
 )
 
 
@@ -61,11 +62,24 @@ def mask(line: str) -> str:
     return line.rstrip()
 
 
-def run_page(page: Path, checkout: Checkout, kept: Path) -> Iterator[tuple[Shown, list[str], list[str]]]:
+def is_as_shown(shown: Sequence[str], come: Sequence[str]) -> bool:
+    """Whether the lines that came are those that are shown, with any lines in the place of ``...``."""
+    if "..." not in shown:
+        return list(shown) == list(come)
+    cut = list(shown).index("...")
+    rest = shown[cut + 1 :]
+    return list(come[:cut]) == list(shown[:cut]) and any(is_as_shown(rest, come[start:]) for start in range(cut, len(come) + 1))
+
+
+def run_page(
+    page: Path, checkout: Checkout, kept: Path, stand_ins: Mapping[str, str] | None = None
+) -> Iterator[tuple[Shown, list[str], list[str]]]:
     """Run the page's ``imagebuild`` commands in ``checkout``: each with its masked lines as shown, and as they come.
 
-    ``kept``: a folder for images/ and lockfiles/ as they were. stdout comes first, then errors; progress is left out on both sides.
+    ``kept``: a folder for images/ and lockfiles/ as they were. ``stand_ins``: what a name of the page is in this run, such as a
+    registry's. stdout comes first, then errors; progress is left out on both sides.
     """
+    stand_ins = stand_ins or {}
     for name in ("images", "lockfiles"):
         shutil.copytree(checkout.root / name, kept / name)
     for item in read_page(page.read_text("utf-8")):
@@ -76,7 +90,7 @@ def run_page(page: Path, checkout: Checkout, kept: Path) -> Iterator[tuple[Shown
             continue
         if item.before:
             subprocess.run(["bash", "-c", item.before], cwd=checkout.root, check=True)
-        words = shlex.split(item.command)
+        words = [_replace(word, stand_ins) for word in shlex.split(item.command)]
         if words[:2] == ["make", "image"]:
             words = ["imagebuild", "image", words[2].removeprefix("TEAM=")]
         assert Path(words[0]).name == "imagebuild", item.command
@@ -85,4 +99,11 @@ def run_page(page: Path, checkout: Checkout, kept: Path) -> Iterator[tuple[Shown
         shown = [line for line in item.lines if not re.match(r"\S+: resolving against ", line)]
         if words[1] == "keep":  # its last line is progress
             shown = shown[:1]
-        yield item, list(map(mask, shown)), [mask(line) for line in (*done.out.splitlines(), *errors)]
+        back = {there: name for name, there in stand_ins.items()}
+        yield item, list(map(mask, shown)), [mask(_replace(line, back)) for line in (*done.out.splitlines(), *errors)]
+
+
+def _replace(text: str, names: Mapping[str, str]) -> str:
+    for name, other in names.items():
+        text = text.replace(name, other)
+    return text

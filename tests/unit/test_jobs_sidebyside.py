@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from imagebuild.errors import BuildError, ImagebuildError, LockError
+from imagebuild.errors import BuildError, ImagebuildError, LockError, RemoteError
 from imagebuild.jobs.sidebyside import Task, run_side_by_side
 from imagebuild.jobs.slots import Jobs
+from imagebuild.oci.failures import RegistryError
 
 
 def run(tasks: dict[str, Task], jobs: int = 2) -> tuple[dict[str, Any], list[str], list[str]]:
@@ -65,9 +66,15 @@ def test_one_that_fails_stops_no_other() -> None:
     results, _, _ = run({"bad": fail(LockError("stale", "lock again", ("a", "b"))), "good": give(1), "odd": fail(ValueError("x"))})
     error = results["bad"]
     assert (type(error), error.message, error.hint, error.details) == (LockError, "stale", "lock again", ("a", "b"))
+    assert error.origin == __name__
     assert results["good"] == 1
     assert isinstance(results["odd"], BuildError)
     assert results["odd"].message == "its process ended with status 1"
+
+
+def test_an_error_of_a_narrower_class_keeps_its_exit_code() -> None:
+    results, _, _ = run({"one": fail(RegistryError("refused", status=403)), "two": give(1)})
+    assert (results["one"].message, results["one"].exit_code) == ("refused", RemoteError.exit_code)
 
 
 def test_one_that_is_killed_gives_its_slots_back() -> None:
