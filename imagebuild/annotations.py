@@ -6,6 +6,8 @@ The registry is the catalogue: everything a spawner form or a pre-warm manifest 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 CREATED = "org.opencontainers.image.created"  # RFC 3339; the lock's cutoff, never the clock
 TITLE = "org.opencontainers.image.title"  # what a form shows
 DESCRIPTION = "org.opencontainers.image.description"
@@ -29,3 +31,11 @@ DELTA_COMPRESSED = PREFIX + "delta.compressed"  # bytes of the added layer as st
 DELTA_INSTALLED = PREFIX + "delta.installed"  # bytes of its files
 OWNERS = PREFIX + "owners"  # JSON list
 SYSTEM = PREFIX + "system"  # JSON object: Debian packages that apt put into the layer -> version
+LAYERS = PREFIX + "layers"  # "9": how many layers are the team's, where [layer] split divides its packages; absent for one
+
+
+def count_team_layers(notes: Mapping[str, str], layers: int) -> int:
+    """How many of an image's ``layers``, from the topmost down, are the team's: as noted, else one. What is noted is anybody's text."""
+    noted = notes.get(LAYERS, "")
+    count = int(noted) if noted.isascii() and noted.isdecimal() and len(noted) < 6 else 1
+    return min(max(count, 1), layers)

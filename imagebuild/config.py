@@ -83,11 +83,12 @@ class Budget(msgspec.Struct, frozen=True, rename="kebab"):
 
 
 class LayerOptions(msgspec.Struct, frozen=True, rename="kebab"):
-    """How the layer is compressed."""
+    """How the layer is compressed, and whether it is several."""
 
     compression: Literal["zstd", "gzip"] = "zstd"
     level: int | None = None
     single_stream: bool = False
+    split: bool = False  # large wheels in layers of their own: imagebuild.layer.splitting
 
     @property
     def codec(self) -> Codec:
@@ -269,6 +270,11 @@ def load_team(images: Path, name: str) -> Team:
     if table.system.packages and table.engine == "direct":
         raise ConfigurationError(
             f'{path}: [system] packages need the docker engine, and engine is "direct"', 'set engine = "auto", or leave [system] out'
+        )
+    if table.layer.split and table.engine == "docker":
+        raise ConfigurationError(
+            f'{path}: split = true in [layer] needs the direct engine (one RUN makes one layer), and engine is "docker"',
+            'set engine = "auto", or leave split out',
         )
     check_tables(path, table.index)
     list_indexes(path, table.index, load_shared_indexes(images))  # what is wrong with them is said before anything is built

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping
 from importlib import resources
 
+from imagebuild import annotations as names
 from imagebuild.base.model import Base, Interpreter
 from imagebuild.lock.file.model import Lock
 from imagebuild.recipe import CONSTRAINTS_PATH, REMOVAL_FILE, Recipe, created_epoch
@@ -80,7 +81,8 @@ def render_dockerfile(recipe: Recipe, base: Base) -> str:
         "    set -eu; \\\n    " + "; \\\n    ".join(steps),
     ]
     lines += [f"ENV {name}={_quote(value)}" for name, value in sorted(recipe.environment.items())]
-    lines += [f"LABEL {name}={_quote(value)}" for name, value in sorted(recipe.labels.items())]
+    # One RUN makes one layer, with the same files.
+    lines += [f"LABEL {name}={_quote(value)}" for name, value in sorted(recipe.labels.items()) if name != names.LAYERS]
     # Verbatim: a name would fail under runAsNonRoot where the base gives a number.
     lines.append(f"USER {base.inventory.user.config or '0'}")
     return "\n".join(lines) + "\n"

@@ -14,6 +14,7 @@ import msgspec
 from imagebuild import annotations as names
 from imagebuild.base.model import Base
 from imagebuild.layer.model import LAYER_FORMAT, Codec, ExtraFile
+from imagebuild.layer.splitting import divide_packages
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.file.replacement import find_replaced
 from imagebuild.servers import PORT
@@ -45,6 +46,7 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     slim_rules: int = 0  # which files that are (imagebuild.wheel.slim); set with ``slim`` only
     replace: tuple[str, ...] = ()  # name==version of the base's distributions that give way to the lock's, sorted
     files: dict[str, str] = {}  # path or pattern below site-packages -> the package whose file it is, where several bring one
+    layers: tuple[tuple[str, ...], ...] = ()  # the packages of each layer, lowest first; empty: one layer has them all
 
     @property
     def key(self) -> str:
@@ -97,6 +99,7 @@ class ImageOptions(msgspec.Struct, frozen=True):
     system: tuple[str, ...] = ()
     slim: tuple[str, ...] = ()
     files: dict[str, str] = {}
+    split: bool = False
 
 
 def make_recipe(base: Base, lock: Lock, lock_digest: str, options: ImageOptions) -> Recipe:
@@ -107,6 +110,8 @@ def make_recipe(base: Base, lock: Lock, lock_digest: str, options: ImageOptions)
         inherited = environment.get("PIP_CONSTRAINT", base.config.container.environment.get("PIP_CONSTRAINT", ""))
         environment["PIP_CONSTRAINT"] = f"{inherited} {CONSTRAINTS_PATH}".strip()
     replaced = frozenset(find_replaced(base, lock))
+    below = len(base.manifest.layers)
+    layers = divide_packages(lock.packages, below=below, deletes=bool(replaced), extra=bool(constraints)) if options.split else ()
     return Recipe(
         format=RECIPE_FORMAT,
         layer_format=LAYER_FORMAT,
@@ -120,12 +125,13 @@ def make_recipe(base: Base, lock: Lock, lock_digest: str, options: ImageOptions)
         codec=options.codec,
         constraints=constraints,
         environment=environment,
-        annotations=make_annotations(base, lock, lock_digest, options),
+        annotations={**make_annotations(base, lock, lock_digest, options), **({names.LAYERS: str(len(layers))} if layers else {})},
         system=tuple(sorted(set(options.system))),
         slim=tuple(sorted(set(options.slim))),
         slim_rules=RULES if options.slim else 0,
         replace=tuple(f"{item.name}=={item.version}" for item in base.inventory.distributions if item.name in replaced),
         files=dict(options.files),
+        layers=layers,
     )
 
 

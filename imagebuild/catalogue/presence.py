@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from imagebuild import annotations as names
 from imagebuild.catalogue.entries import CatalogueEntry
 from imagebuild.oci.model import Digest, Manifest
 from imagebuild.oci.store import Store
@@ -33,6 +34,13 @@ class PresenceReport(msgspec.Struct, frozen=True):
     elsewhere: int
 
 
+class _Part(msgspec.Struct, frozen=True):
+    entry: CatalogueEntry
+    name: str
+    digest: str
+    of_base: bool = False
+
+
 def check_presence(store: Store, entries: Sequence[CatalogueEntry]) -> PresenceReport:
     """Read every image's manifest by digest, and ask for its config and each layer, once per repository.
 
@@ -41,7 +49,7 @@ def check_presence(store: Store, entries: Sequence[CatalogueEntry]) -> PresenceR
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="presence") as pool:
         try:
             manifests = list(pool.map(lambda entry: store.get_manifest(entry.repository, entry.digest), entries))
-            parts: list[tuple[CatalogueEntry, str, str]] = []
+            parts: list[_Part] = []
             missing: list[MissingPart] = []
             for entry, raw in zip(entries, manifests, strict=True):
                 if raw is None:
@@ -50,29 +58,28 @@ def check_presence(store: Store, entries: Sequence[CatalogueEntry]) -> PresenceR
                 manifest = raw.parse()
                 assert isinstance(manifest, Manifest)  # an entry is never an index
                 count = len(manifest.layers)
-                parts.append((entry, "config", manifest.config.digest))
-                parts += [(entry, f"layer {number} of {count}", layer.digest) for number, layer in enumerate(manifest.layers, 1)]
-            places = list(dict.fromkeys((entry.repository, digest) for entry, _, digest in parts))
+                base = count - names.count_team_layers(manifest.annotations, count)
+                parts.append(_Part(entry, "config", manifest.config.digest))
+                parts += [
+                    _Part(entry, f"layer {number} of {count}", layer.digest, number <= base)
+                    for number, layer in enumerate(manifest.layers, 1)
+                ]
+            places = list(dict.fromkeys((part.entry.repository, part.digest) for part in parts))
             answers = dict(zip(places, pool.map(lambda place: _ask(store, *place), places), strict=True))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     elsewhere = 0
-    for entry, part, digest in parts:
-        if answers[entry.repository, digest]:
+    for part in parts:
+        entry = part.entry
+        if answers[entry.repository, part.digest]:
             continue
-        if not store.registry_host and part.startswith("layer") and not _is_last(part):
+        if part.of_base and not store.registry_host:
             elsewhere += 1
         else:
-            missing.append(MissingPart(entry.repository, entry.tag, part, digest))
+            missing.append(MissingPart(entry.repository, entry.tag, part.name, part.digest))
     return PresenceReport(len(entries), len(entries) + len(places), tuple(missing), elsewhere)
 
 
 def _ask(store: Store, repository: str, digest: str) -> bool:
     return store.has_blob(repository, Digest(digest))
-
-
-def _is_last(part: str) -> bool:
-    """Whether it is the team's own layer, ``layer 3 of 3``."""
-    _, number, _, count = part.split()
-    return number == count

@@ -145,7 +145,7 @@ def print_list(pools: Sequence[Pool], entries: Sequence[CatalogueEntry], images:
 
 def read_node_images(workspace: Workspace, file: PoolFile, entries: Sequence[CatalogueEntry]) -> dict[str, NodeImage]:
     """Digest -> image, of what the pools hold and of the quarter before: from their manifests."""
-    from imagebuild.catalogue.layers import read_layers, read_unpacked_sizes
+    from imagebuild.catalogue.layers import list_unpacked_sizes, read_layers, read_unpacked_sizes
     from imagebuild.emit.prewarm.capacity import NodeImage, NodeLayer
 
     sizes = read_unpacked_sizes(workspace.root / "lockfiles" / "bases")
@@ -155,9 +155,7 @@ def read_node_images(workspace: Workspace, file: PoolFile, entries: Sequence[Cat
 
     def describe(entry: CatalogueEntry) -> NodeImage:
         own = layers[str(entry.digest)]
-        unpacked = {item.digest: sizes.get(item.digest, -1) for item in own}
-        if own and entry.delta_installed:
-            unpacked[own[-1].digest] = entry.delta_installed
+        unpacked = {**{item.digest: -1 for item in own}, **sizes, **list_unpacked_sizes(entry, own)}
         return NodeImage(entry.team, entry.tag, tuple(NodeLayer(item.digest, item.size, unpacked[item.digest]) for item in own))
 
     return {str(entry.digest): describe(entry) for entry in found}

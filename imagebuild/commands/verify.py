@@ -84,7 +84,7 @@ def _compare_twins(workspace: Workspace, team: str, builder: str | None, as_json
 
     workspace.prepare()
     with workspace.building(team):
-        plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), engine="docker")
+        plan = pipeline.plan_twins(workspace, team, cutoff=read_clock())
         found = pipeline.build_twins(workspace, plan, builder=builder)
     if as_json:
         print_data(msgspec.json.format(msgspec.json.encode(found), indent=2))

@@ -13,7 +13,17 @@ from imagebuild.lock.file.model import Lock
 from imagebuild.recipe import Recipe
 
 # Other inputs imply these: a change of these alone is not listed.
-_DERIVED = {names.CREATED, names.VERSION, names.KEY, names.LOCK, names.PACKAGES, names.BASE_DIGEST, names.QUARTER, names.FORMAT}
+_DERIVED = {
+    names.CREATED,
+    names.VERSION,
+    names.KEY,
+    names.LOCK,
+    names.PACKAGES,
+    names.BASE_DIGEST,
+    names.QUARTER,
+    names.FORMAT,
+    names.LAYERS,
+}
 _SHOWN = 60  # characters of a value
 
 
@@ -97,6 +107,10 @@ def _compare_recipes(before: Recipe, after: Recipe) -> list[Reason]:
         one, other = old.get(name), new.get(name)
         if one == other or name in ("packages", "constraints", "annotations", "environment"):
             continue
+        if name == "layers":
+            one, other = str(len(before.layers) or 1), str(len(after.layers) or 1)
+            if one == other:  # then it is the packages in them, which are compared by themselves
+                continue
         reasons.append(Reason(_NAMES.get(name, name), _show(one), _show(other)))
     reasons += _compare_mappings("environment", before.environment, after.environment)
     reasons += _compare_mappings("label", before.annotations, after.annotations)

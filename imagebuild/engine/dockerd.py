@@ -187,8 +187,9 @@ def load_image(workspace: Workspace, repository: str, reference: str, name: str,
                 return Loaded(name, raw.digest, 0)
         blobs = {item.digest: item.size for item in (manifest.config, *manifest.layers)}
         size = sum(blobs.values())
-        own = manifest.layers[-1].size if manifest.layers else 0
-        shares = f"{len(manifest.layers)} layers, {format_size(size - own)} of it the base's"
+        count = len(manifest.layers)
+        own = sum(item.size for item in manifest.layers[count - names.count_team_layers(manifest.annotations, count) :])
+        shares = f"{count} layers, {format_size(size - own)} of it the base's"
         workspace.report(f"{name}: loading {format_size(size)} into docker ({shares})")
         for _ in range(2):  # the second time for what went missing while the first came in
             archive = stream_archive(raw, manifest, name, _blob_opener(workspace, repository, manifest))

@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 import msgspec
 
+from imagebuild import annotations as names
 from imagebuild.errors import BuildError, IntegrityError
-from imagebuild.layer.model import Layer
+from imagebuild.layer.model import TeamLayers
 from imagebuild.oci.encoding import describe, encode_index, encode_json, encode_manifest
 from imagebuild.oci.model import (
     DOCKER_LAYER_GZIP,
@@ -35,12 +36,17 @@ _LAYER_TYPES = {
 
 
 class DerivedImage(msgspec.Struct, frozen=True):
-    """An image that is ready to be pushed: its manifest, its config, and the layer it adds."""
+    """An image that is ready to be pushed: its manifest, its config, and the layers it adds, lowest first."""
 
     manifest: RawManifest
     config: bytes
-    layer: Descriptor
-    installed: int  # bytes of the layer's files
+    layers: tuple[Descriptor, ...]
+    installed: int  # bytes of their files
+
+    @property
+    def compressed(self) -> int:
+        """Bytes of the added layers as stored."""
+        return sum(layer.size for layer in self.layers)
 
     @property
     def config_descriptor(self) -> Descriptor:
@@ -49,28 +55,34 @@ class DerivedImage(msgspec.Struct, frozen=True):
 
 
 def derive_config(
-    base_config: bytes, *, diff_id: str, created: str, created_by: str, environment: Mapping[str, str], labels: Mapping[str, str]
+    base_config: bytes,
+    *,
+    diff_ids: Sequence[str],
+    created: str,
+    created_by: str,
+    environment: Mapping[str, str],
+    labels: Mapping[str, str],
 ) -> bytes:
-    """The base's config with one more diff_id and one more history entry; Env and Labels extended, all else verbatim.
+    """The base's config with ``diff_ids`` and as many history entries more; Env and Labels extended, all else verbatim.
 
     A base whose history and diff_ids disagree is refused with IntegrityError (image-spec, config.md).
     """
     document: dict[str, Any] = json.loads(base_config)
     rootfs = document.get("rootfs") or {}
-    diff_ids = list(rootfs.get("diff_ids") or [])
+    below = list(rootfs.get("diff_ids") or [])
     history = document.get("history")
     if history is not None:
         filled = sum(1 for entry in history if not entry.get("empty_layer"))
-        if filled != len(diff_ids):
+        if filled != len(below):
             raise IntegrityError(
-                f"the base's config counts {len(diff_ids)} layers and {filled} history entries", "the base image is malformed; pin another"
+                f"the base's config counts {len(below)} layers and {filled} history entries", "the base image is malformed; pin another"
             )
     entry = {"created": created, "created_by": created_by, "comment": "imagebuild"}
     document["created"] = created
-    document["rootfs"] = {**rootfs, "type": "layers", "diff_ids": [*diff_ids, diff_id]}
+    document["rootfs"] = {**rootfs, "type": "layers", "diff_ids": [*below, *diff_ids]}
     # Without a history in the base, docker counts the missing entries as zero; give the lower layers empty-handed ones.
-    lower = history if history is not None else [{"created": created, "created_by": "base"} for _ in diff_ids]
-    document["history"] = [*lower, entry]
+    lower = history if history is not None else [{"created": created, "created_by": "base"} for _ in below]
+    document["history"] = [*lower, *([entry] * len(diff_ids))]
     container = dict(document.get("config") or {})
     env: list[str] = [item for item in container.get("Env") or [] if item.partition("=")[0] not in environment]
     container["Env"] = [*env, *(f"{name}={value}" for name, value in sorted(environment.items()))]
@@ -82,12 +94,12 @@ def derive_config(
     return encode_json(document)
 
 
-def derive_manifest(base: Manifest, *, config: bytes, layer: Descriptor, annotations: Mapping[str, str]) -> RawManifest:
-    """An OCI manifest of the base's layers and one more; Docker schema 2 descriptors become OCI ones.
+def derive_manifest(base: Manifest, *, config: bytes, layers: Sequence[Descriptor], annotations: Mapping[str, str]) -> RawManifest:
+    """An OCI manifest of the base's layers and those added; Docker schema 2 descriptors become OCI ones.
 
     The two families are never mixed (registries refuse that), and only OCI manifests carry annotations.
     """
-    return encode_manifest(Descriptor.of(OCI_CONFIG, config), (*convert_layers(base), layer), annotations=annotations)
+    return encode_manifest(Descriptor.of(OCI_CONFIG, config), (*convert_layers(base), *layers), annotations=annotations)
 
 
 def convert_layers(base: Manifest) -> tuple[Descriptor, ...]:
@@ -106,7 +118,7 @@ def convert_layers(base: Manifest) -> tuple[Descriptor, ...]:
 def derive_image(
     base: Manifest,
     base_config: bytes,
-    layer: Layer,
+    made: TeamLayers,
     *,
     created: str,
     created_by: str,
@@ -114,13 +126,16 @@ def derive_image(
     labels: Mapping[str, str],
     annotations: Mapping[str, str],
 ) -> DerivedImage:
-    """Put config and manifest together around a finished layer."""
-    config = derive_config(
-        base_config, diff_id=layer.diff_id, created=created, created_by=created_by, environment=environment, labels=labels
+    """Put config and manifest together around finished layers. Of several the manifest says what each unpacks to."""
+    diff_ids = [layer.diff_id for layer in made.layers]
+    config = derive_config(base_config, diff_ids=diff_ids, created=created, created_by=created_by, environment=environment, labels=labels)
+    several = len(made.layers) > 1
+    layers = tuple(
+        Descriptor(layer.media_type, layer.digest, layer.size, {names.DELTA_INSTALLED: str(layer.installed)} if several else {})
+        for layer in made.layers
     )
-    descriptor = Descriptor(layer.media_type, layer.digest, layer.size)
-    manifest = derive_manifest(base, config=config, layer=descriptor, annotations=annotations)
-    return DerivedImage(manifest, config, descriptor, layer.installed)
+    manifest = derive_manifest(base, config=config, layers=layers, annotations=annotations)
+    return DerivedImage(manifest, config, layers, made.installed)
 
 
 IN_TOTO = "application/vnd.in-toto+json"

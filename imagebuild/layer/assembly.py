@@ -1,5 +1,8 @@
 """A layer: prelude (every ancestor folder, with the base's metadata), members, tail; concatenated, each its own frame.
 
+A team has one, or several whose files are disjoint. Each has every ancestor of its own files, always with the same metadata, so that it
+does not matter which of them an unpacker or an overlay takes a folder from. The lowest deletes what of the base is replaced.
+
 Reading and hashing the stored bytes, and decompressing and hashing the tar, run side by side, with bounded memory.
 """
 
@@ -19,7 +22,7 @@ from imagebuild.files import explain_os_error, replacing
 from imagebuild.jobs.slots import ONE, Jobs
 from imagebuild.layer.members import MemberSources, build_members
 from imagebuild.layer.memberstore import MemberRequest, drop_member, is_intact
-from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, Layer, LayerFile, Member, PackageBytes
+from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, Layer, LayerFile, Member, PackageBytes, TeamLayers
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
 from imagebuild.layer.removal import NOTHING, ReducedTree, Removal, find_whiteouts, name_whiteout
 from imagebuild.layer.sharing import NO_FILES, find_exclusions, find_folder_owners
@@ -31,10 +34,11 @@ from imagebuild.oci.compression import open_decompressed
 from imagebuild.wheel.sizes import classify_path
 
 NO_WHITEOUTS: Mapping[str, str] = {}
+Inspect = Callable[[int, Iterator[bytes]], None]  # of the layer of that number, lowest 0: its tar
 
 
 class LayerRules(msgspec.Struct, frozen=True):
-    """What travels with all members of one layer. ``folders``: the base's, without what is replaced."""
+    """What travels with all members of a team's layers. ``folders``: the base's, without what is replaced."""
 
     base: Base
     folders: FolderResolver
@@ -47,13 +51,14 @@ class LayerRules(msgspec.Struct, frozen=True):
     report: Callable[[str], object]
 
 
-def build_layer(
+def build_layers(
     wheels: Sequence[tuple[Path, LockedPackage]],
     *,
     base: Base,
     codec: Codec,
     cache: Path,
     out: Path,
+    groups: Sequence[Sequence[str]] = (),
     extra: Sequence[ExtraFile] = (),
     mtime: int = LAYER_MTIME,
     slim: tuple[str, ...] = (),
@@ -61,16 +66,17 @@ def build_layer(
     jobs: Jobs = ONE,
     sources: MemberSources | None = None,
     strict: bool = False,
-    inspect: Callable[[Iterator[bytes]], None] | None = None,
+    inspect: Inspect | None = None,
     removal: Removal = NOTHING,
     report: Callable[[str], object] = str,
-) -> Layer:
-    """The layer that installs ``wheels`` on ``base``, written to ``out``. ``report`` takes lines of progress.
+) -> TeamLayers:
+    """The layers that install ``wheels`` on ``base``, written to ``out`` and, further ones, to ``out.1``, ``out.2`` and so on.
 
-    ``inspect`` reads the tar as it is decompressed again from the bytes that are stored, on a thread of its own; it is
-    called anew when the layer is begun anew, and must read to the end. Not for a layer of a single stream.
+    ``groups``: the packages of each (:mod:`imagebuild.layer.splitting`); nothing means one layer for all. ``report`` takes lines of
+    progress. ``inspect`` reads each tar as it is decompressed again from the bytes that are stored, on a thread of its own; it is
+    called anew, from the lowest, when the layers are begun anew, and must read to the end. Not for layers of a single stream.
 
-    Files that two wheels, or a wheel and the base, have in common byte for byte are in the layer once, or not at all; files that differ
+    Files that two wheels, or a wheel and the base, have in common byte for byte are in the layers once, or not at all; files that differ
     are a BuildError; but of the files in ``removal`` nothing is left: they are replaced, or deleted. ``slim`` leaves kinds of files out
     (imagebuild.wheel.slim). ``strict`` refuses a wheel whose RECORD is wrong. The bytes do not depend on ``jobs``, on the cache or on
     the order of ``wheels``.
@@ -85,9 +91,8 @@ def build_layer(
         for path, package in sorted(wheels, key=lambda item: item[1].name)
     ]
     rules = LayerRules(base, folders, codec, cache, mtime, files, jobs, sources, report)
-    finish = partial(
-        assemble_layer, extra=extra, tree=folders, codec=codec, mtime=mtime, home=base.inventory.user.home, out=out, inspect=inspect
-    )
+    assemble = partial(assemble_layer, tree=folders, codec=codec, mtime=mtime, home=base.inventory.user.home)
+    finish = partial(_assemble_groups, groups=groups, extra=extra, out=out, inspect=inspect, assemble=assemble)
     members = _prepare_members(requests, rules)
     try:
         with jobs.slot():
@@ -104,6 +109,32 @@ def build_layer(
         report(f"damaged in the cache and prepared anew: {', '.join(member.package for member in damaged)}")
         members = _prepare_members(requests, rules)
         return finish(members, whiteouts=_find_whiteouts(members, extra, removal, base))
+
+
+def _assemble_groups(
+    members: Sequence[Member],
+    *,
+    groups: Sequence[Sequence[str]],
+    extra: Sequence[ExtraFile],
+    whiteouts: Mapping[str, str],
+    out: Path,
+    inspect: Inspect | None,
+    assemble: Callable[..., Layer],
+) -> TeamLayers:
+    """A layer for each group: the lowest has the deletions, the topmost the extra files, and members that no group names."""
+    homes = {name: number for number, group in enumerate(groups) for name in group}
+    top = max(len(groups) - 1, 0)
+    layers = [
+        assemble(
+            [member for member in members if homes.get(member.package, top) == number],
+            extra=extra if number == top else (),
+            whiteouts=whiteouts if number == 0 else NO_WHITEOUTS,
+            out=out.with_name(f"{out.name}.{number}") if number else out,
+            inspect=partial(inspect, number) if inspect is not None else None,
+        )
+        for number in range(top + 1)
+    ]
+    return TeamLayers(tuple(layers))
 
 
 def _prepare_members(requests: Sequence[MemberRequest], rules: LayerRules) -> list[Member]:
@@ -190,7 +221,7 @@ def assemble_layer(
 
     No two may share a path (:func:`find_exclusions` sees to it). Paths of ``extra`` are taken literally: they must not
     pass through links of the base; they may replace a file of it. IntegrityError when a member's bytes are damaged.
-    ``inspect``: see :func:`build_layer`; ``whiteouts``: see :func:`imagebuild.layer.removal.find_whiteouts`.
+    ``inspect`` is given the tar, as :func:`build_layers` says; ``whiteouts``: see :func:`imagebuild.layer.removal.find_whiteouts`.
     """
     check_codec(codec)
     if codec.single and inspect is not None:

@@ -1,8 +1,9 @@
 """The rules that every layer keeps: it is read back from its stored bytes with the standard library's tar reader.
 
 The writer is :mod:`imagebuild.layer.tar.header`; nothing of it is used here, so that a defect there is seen.
-:func:`check_layer` reads a finished blob: one pass checks digest, diff_id and every header. :class:`TarEntries` looks at
-the headers while a layer is assembled, which decompresses and hashes it anyhow.
+:func:`check_layers` reads finished blobs: one pass checks digest, diff_id and every header. :class:`TarEntries` looks at
+the headers while layers are assembled, which decompresses and hashes them anyhow. Of several layers the files are disjoint, and a folder
+is the same in each: see :class:`AddedLayers`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import BinaryIO, cast
 from imagebuild.base.model import Base, Tree
 from imagebuild.errors import IntegrityError
 from imagebuild.layer.dpkg import SystemFiles, is_cleaned
-from imagebuild.layer.model import ExtraFile, Layer
+from imagebuild.layer.model import ExtraFile, TeamLayers
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
 from imagebuild.layer.removal import ReducedTree, is_emptied
 from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, read_ahead
@@ -43,8 +44,8 @@ class Fault(str):
         return found
 
 
-def check_layer(
-    layer: Layer,
+def check_layers(
+    team: TeamLayers,
     *,
     base: Base,
     extra: Sequence[ExtraFile] = (),
@@ -52,52 +53,56 @@ def check_layer(
     foreign: bool = False,
     system: SystemFiles | None = None,
 ) -> None:
-    """IntegrityError with all findings unless the blob on disk is what ``layer`` says and keeps the layer rules.
+    """IntegrityError with all findings unless the blobs on disk are what ``team`` says and keep the layer rules.
 
     ``extra``: files that may replace one of the base; ``whiteouts``: files of the base of which nothing may be left, each
     replaced or deleted (alone, or with a folder that holds nothing else); ``foreign``: a container engine wrote it (folders'
     names end in a slash there); ``system``: packages that apt installed in it, and so what dpkg may change.
     """
-    findings = list(
-        find_faults(
+    added = AddedLayers(base.tree, whiteouts)
+    findings = [
+        fault
+        for layer in team.layers
+        for fault in find_faults(
             layer.blob,
             layer.media_type,
-            tree=base.tree,
+            added=added,
             home=base.inventory.user.home,
             digest=layer.digest,
             diff_id=layer.diff_id,
             replaceable=frozenset(item.path for item in extra),
-            whiteouts=whiteouts,
             foreign=foreign,
             system=system,
         )
-    )
-    _refuse(findings)
+    ]
+    _refuse([*findings, *added.find_leftovers()])
 
 
 class TarEntries:
-    """The rules on entries, checked on a tar that goes by; options as in :func:`check_layer`. ``findings`` are lines."""
+    """The rules on entries, checked on tars that go by; options as in :func:`check_layers`. ``findings`` are lines."""
 
     def __init__(self, base: Base, extra: Sequence[ExtraFile] = (), whiteouts: frozenset[str] = frozenset()) -> None:
         self._base = base
         self._whiteouts = whiteouts
         self._replaceable = frozenset(item.path for item in extra)
+        self._added = AddedLayers(base.tree, whiteouts)
         self.findings = ["no layer was read"]
 
-    def read(self, chunks: Iterator[bytes]) -> None:
-        """Check the tar in ``chunks``, to its end; what an earlier call found is forgotten."""
+    def read(self, number: int, chunks: Iterator[bytes]) -> None:
+        """Check the tar in ``chunks``, to its end; with ``number`` 0, the lowest layer, what earlier calls found is forgotten."""
         archive = ForwardFile(chunks, lambda _: None)
         home = self._base.inventory.user.home
-        self.findings = []
+        if number == 0:
+            self._added, self.findings = AddedLayers(self._base.tree, self._whiteouts), []
         try:
-            self.findings += _find_tar_faults(archive, self._base.tree, home, self._replaceable, self._whiteouts, False, None)
+            self.findings += _find_tar_faults(archive, self._added, home, self._replaceable, False, None)
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             self.findings.append(f"the layer cannot be read as a tar: {error}")
             archive.has_content_left()
 
     def finish(self) -> None:
         """IntegrityError with all findings, if there are any."""
-        _refuse(self.findings)
+        _refuse([*self.findings, *self._added.find_leftovers()])
 
 
 def _refuse(findings: Sequence[str]) -> None:
@@ -113,16 +118,18 @@ def find_faults(
     blob: Path,
     media_type: str,
     *,
-    tree: Tree,
+    added: AddedLayers,
     home: str,
     digest: str,
     diff_id: str,
     replaceable: frozenset[str] = frozenset(),
-    whiteouts: frozenset[str] = frozenset(),
     foreign: bool = False,
     system: SystemFiles | None = None,
 ) -> Iterator[str]:
-    """Every broken rule as a line: names, types, modes, ancestors, the base's own entries, and at the end the digests."""
+    """Every broken rule as a line: names, types, modes, ancestors, the base's own entries, and at the end the digests.
+
+    ``added``: the layers between this one and the base, to which it is added.
+    """
     compression = media_type.rpartition("+")[2] if "+" in media_type else "none"
     digest_of_tar = BackgroundDigest()
     with blob.open("rb", buffering=0) as file:
@@ -132,7 +139,7 @@ def find_faults(
                 digest_of_tar as feed,
                 read_ahead(open_decompressed(cast(BinaryIO, io.BufferedReader(stored, CHUNK)), compression)) as chunks,
             ):
-                yield from _find_tar_faults(ForwardFile(chunks, feed), tree, home, replaceable, whiteouts, foreign, system)
+                yield from _find_tar_faults(ForwardFile(chunks, feed), added, home, replaceable, foreign, system)
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             yield f"the layer cannot be read as a compressed tar: {error}"
             return
@@ -151,16 +158,14 @@ def find_faults(
 
 def _find_tar_faults(
     file: ForwardFile,
-    tree: Tree,
+    added: AddedLayers,
     home: str,
     replaceable: frozenset[str],
-    whiteouts: frozenset[str],
     foreign: bool,
     system: SystemFiles | None,
+    visit: Visit | None = None,
 ) -> Iterator[Fault]:
-    deletions = Deletions(tree, whiteouts)
-    yield from _find_entry_faults(file, home, replaceable, deletions, foreign, system, None)
-    yield from deletions.find_leftovers()
+    yield from _find_entry_faults(file, home, replaceable, added, foreign, system, visit)
     if file.has_content_left():
         yield Fault("end", "there are bytes after the end of the archive")
 
@@ -169,12 +174,12 @@ def _find_entry_faults(
     file: ForwardFile,
     home: str,
     replaceable: frozenset[str],
-    deletions: Deletions,
+    added: AddedLayers,
     foreign: bool,
     system: SystemFiles | None,
     visit: Visit | None,
 ) -> Iterator[Fault]:
-    folders = FolderResolver(deletions.reduced)
+    folders = FolderResolver(added.reduced)
     forbidden = forbidden_folders(folders, home)
     seen: dict[str, bool] = {}  # path -> whether it is a folder
     brought: set[str] = set()  # folders that the base lacks
@@ -206,31 +211,25 @@ def _find_entry_faults(
                     brought.add(path)
                 if is_systems(entry, path, system, brought):
                     continue
-            yield from _find_type_faults(entry, path, deletions)
+            yield from _find_type_faults(entry, path, added)
             yield from _find_base_faults(entry, path, folders, replaceable)
-    yield from deletions.find_clashes(seen)
+    yield from added.add(seen)
 
 
 def read_tar_entries(
     chunks: Iterator[bytes],
     *,
-    tree: Tree,
+    added: AddedLayers,
     home: str,
     replaceable: frozenset[str] = frozenset(),
-    whiteouts: frozenset[str] = frozenset(),
     system: SystemFiles | None = None,
     visit: Visit | None = None,
 ) -> Iterator[Fault]:
     """The rules on the entries of a tar that goes by, whoever wrote it; ``visit`` sees each entry and may read it.
 
-    The tar is read to its end. tarfile's own errors pass.
+    It is added to ``added``. The tar is read to its end. tarfile's own errors pass.
     """
-    file = ForwardFile(chunks, lambda _: None)
-    deletions = Deletions(tree, whiteouts)
-    yield from _find_entry_faults(file, home, replaceable, deletions, True, system, visit)
-    yield from deletions.find_leftovers()
-    if file.has_content_left():
-        yield Fault("end", "there are bytes after the end of the archive")
+    yield from _find_tar_faults(ForwardFile(chunks, lambda _: None), added, home, replaceable, True, system, visit)
 
 
 def is_systems(entry: tarfile.TarInfo, path: str, system: SystemFiles, brought: set[str]) -> bool:
@@ -247,14 +246,17 @@ def is_systems(entry: tarfile.TarInfo, path: str, system: SystemFiles, brought: 
     return (entry.isreg() or entry.islnk()) and not entry.mode & 0o002 and system.owns(path, brought)
 
 
-class Deletions:
-    """The whiteouts of one layer against those that are meant: ``wanted`` are files of the base of which nothing may be left."""
+class AddedLayers:
+    """The layers over a base, read from the lowest up: what they bring, each path once, and what they delete.
 
-    def __init__(self, tree: Tree, wanted: frozenset[str]) -> None:
+    ``wanted`` are files of the base of which nothing may be left.
+    """
+
+    def __init__(self, tree: Tree, wanted: frozenset[str] = frozenset()) -> None:
         self._tree = tree
         self._wanted = wanted
         self._found: set[str] = set()
-        self._seen: dict[str, bool] = {}
+        self._seen: dict[str, bool] = {}  # path -> whether it is a folder
         self.reduced: Tree = ReducedTree(tree, wanted) if wanted else tree  # a file that goes may be replaced by anything
 
     def allows(self, path: str) -> bool:
@@ -262,14 +264,22 @@ class Deletions:
         self._found.add(path)
         return path in self._wanted or is_emptied(self._tree, path, self._wanted)
 
-    def find_clashes(self, seen: dict[str, bool]) -> Iterator[Fault]:
-        """What the layer both deletes and has; ``seen``: its paths, and whether each is a folder."""
-        self._seen = seen
-        for path in sorted(self._found & seen.keys()):
+    def fork(self) -> AddedLayers:
+        """The same layers, to try another on."""
+        copy = AddedLayers(self._tree, self._wanted)
+        copy._found, copy._seen = set(self._found), dict(self._seen)
+        return copy
+
+    def add(self, seen: dict[str, bool]) -> Iterator[Fault]:
+        """One layer more, whose paths are ``seen``: what a layer below has as well, and what is both deleted and there."""
+        for path in sorted(path for path in seen.keys() & self._seen.keys() if not (seen[path] and self._seen[path])):
+            yield Fault("form", f"{path}: in a layer below as well")
+        self._seen.update(seen)
+        for path in sorted(self._found & self._seen.keys()):
             yield Fault("whiteout", f"{path}: deleted, and in the layer as well")
 
     def find_leftovers(self) -> Iterator[Fault]:
-        """After :meth:`find_clashes`: what should be gone and is still there."""
+        """After the last layer: what should be gone and is still there."""
         for path in sorted(self._wanted - self._found - self._seen.keys()):
             parent = path.rpartition("/")[0]
             while parent and parent not in self._found and self._seen.get(parent, True):
@@ -278,11 +288,11 @@ class Deletions:
                 yield Fault("whiteout", f"{path}: of a package that is replaced, and still there")
 
 
-def _find_type_faults(entry: tarfile.TarInfo, path: str, deletions: Deletions) -> Iterator[Fault]:
+def _find_type_faults(entry: tarfile.TarInfo, path: str, added: AddedLayers) -> Iterator[Fault]:
     name = path.rpartition("/")[2]
     if name.startswith(".wh."):
         hidden = path.rpartition("/")[0] + "/" + name.removeprefix(".wh.")
-        if not deletions.allows(hidden) or name.startswith(".wh..wh."):
+        if not added.allows(hidden) or name.startswith(".wh..wh."):
             yield Fault("whiteout", f"{path}: a whiteout that nothing declared")
     if entry.islnk():
         yield Fault("type", f"{path}: a hard link")

@@ -82,3 +82,40 @@ class Layer(msgspec.Struct, frozen=True):
     files: tuple[LayerFile, ...] = ()  # no folders, no links
     members: dict[str, Path] = {}  # package -> its member, where the layer was made of members
     repaired: dict[str, int] = {}  # package -> rows of its wheel's RECORD that were wrong
+
+
+class TeamLayers(msgspec.Struct, frozen=True):
+    """The finished layers of a team's image over its base, lowest first: one, unless ``[layer] split`` divides its packages."""
+
+    layers: tuple[Layer, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes as stored."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def installed(self) -> int:
+        """Bytes of all files."""
+        return sum(layer.installed for layer in self.layers)
+
+    @property
+    def packages(self) -> tuple[PackageBytes, ...]:
+        """By compressed size, largest first."""
+        found = (item for layer in self.layers for item in layer.packages)
+        return tuple(sorted(found, key=lambda item: (-item.compressed, item.package)))
+
+    @property
+    def files(self) -> tuple[LayerFile, ...]:
+        """No folders, no links; no path is in two layers."""
+        return tuple(item for layer in self.layers for item in layer.files)
+
+    @property
+    def members(self) -> dict[str, Path]:
+        """Package -> its member."""
+        return {package: path for layer in self.layers for package, path in layer.members.items()}
+
+    @property
+    def repaired(self) -> dict[str, int]:
+        """Package -> rows of its wheel's RECORD that were wrong."""
+        return {package: rows for layer in self.layers for package, rows in layer.repaired.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from imagebuild.pipeline.bases import open_base, open_base_store
 from imagebuild.pipeline.building import (
     adapt_context,
-    build_direct_layer,
+    build_direct_layers,
     build_docker_layer,
     build_twins,
     fetch_team_wheels,
@@ -21,7 +21,7 @@ from imagebuild.pipeline.lockuse import (
     report_missing_programs,
     resolve_team,
 )
-from imagebuild.pipeline.planning import Plan, choose_engine, find_image, plan_image
+from imagebuild.pipeline.planning import Plan, choose_engine, find_image, plan_image, plan_twins
 from imagebuild.pipeline.pushing import BuildOptions, attested_tag, derive_team_image, run_plan
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "Plan",
     "adapt_context",
     "attested_tag",
-    "build_direct_layer",
+    "build_direct_layers",
     "build_docker_layer",
     "build_local_wheels",
     "build_twins",
@@ -43,6 +43,7 @@ __all__ = [
     "open_base",
     "open_base_store",
     "plan_image",
+    "plan_twins",
     "prepare_bake",
     "prepare_context",
     "read_team_lock",

@@ -1,4 +1,4 @@
-"""A plan's layer: its wheels, its build context, and either engine."""
+"""A plan's layers: its wheels, its build context, and either engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imagebuild.engine.options import BuildContext, DockerOptions
 from imagebuild.errors import ConfigurationError
 from imagebuild.files import scratch_folder, write_atomic
 from imagebuild.layer.memberstore import hash_file
-from imagebuild.layer.model import LAYER_MTIME, Layer
+from imagebuild.layer.model import LAYER_MTIME, TeamLayers
 from imagebuild.layer.removal import find_removal
 from imagebuild.lock.index.routing import LOCAL_NAME
 from imagebuild.pipeline.lockuse import build_local_wheels
@@ -121,7 +121,7 @@ def build_docker_layer(
     """The layer by the docker engine, audited; ``folder`` is :func:`prepare_context`'s. ``push``: by the builder, to the target."""
     from imagebuild.engine.aptsources import prepare_apt_secrets
     from imagebuild.engine.buildx import PushTarget, build_layer_with_docker
-    from imagebuild.layer.invariants import check_layer
+    from imagebuild.layer.invariants import check_layers
 
     base, recipe = plan.base, plan.recipe
     with scratch_folder(workspace.cache) as scratch:
@@ -130,7 +130,7 @@ def build_docker_layer(
         context = BuildContext(folder, workspace.layout.folder, secrets)
         built = build_layer_with_docker(recipe, base, context, out, options, push=target, report=workspace.report)
     gone = frozenset(find_removal(base, recipe.replaced).owners)
-    check_layer(built.layer, base=base, extra=recipe.extra_files, whiteouts=gone, foreign=True, system=built.layer.system)
+    check_layers(TeamLayers((built.layer,)), base=base, extra=recipe.extra_files, whiteouts=gone, foreign=True, system=built.layer.system)
     return built
 
 
@@ -147,21 +147,22 @@ def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
     return BakeTarget(plan.recipe, inputs, folder, f"{workspace.host}/{plan.repository}" if workspace.host else plan.repository)
 
 
-def build_direct_layer(
+def build_direct_layers(
     workspace: Workspace, plan: Plan, wheels: Mapping[str, Path], out: Path, sources: MemberSources | None = None
-) -> Layer:
-    """The layer by the direct engine, audited."""
-    from imagebuild.layer.assembly import build_layer
-    from imagebuild.layer.invariants import TarEntries, check_layer
+) -> TeamLayers:
+    """The layers by the direct engine, audited."""
+    from imagebuild.layer.assembly import build_layers
+    from imagebuild.layer.invariants import TarEntries, check_layers
     from imagebuild.supply.policy import read_policy
 
     single = plan.recipe.codec.single
     removal = find_removal(plan.base, plan.recipe.replaced)
     gone = frozenset(removal.owners)
     audit = TarEntries(plan.base, plan.recipe.extra_files, gone)
-    layer = build_layer(
+    made = build_layers(
         [(wheels[item.name], item) for item in plan.lock.packages],
         base=plan.base,
+        groups=plan.recipe.layers,
         codec=plan.recipe.codec,
         cache=workspace.cache,
         extra=plan.recipe.extra_files,
@@ -177,10 +178,10 @@ def build_direct_layer(
         report=workspace.report,
     )
     if single:
-        check_layer(layer, base=plan.base, extra=plan.recipe.extra_files, whiteouts=gone)
+        check_layers(made, base=plan.base, extra=plan.recipe.extra_files, whiteouts=gone)
     else:
         audit.finish()
-    return layer
+    return made
 
 
 def find_repaired(workspace: Workspace, plan: Plan, wheels: dict[str, Path]) -> dict[str, int]:
@@ -208,7 +209,7 @@ def find_repaired(workspace: Workspace, plan: Plan, wheels: dict[str, Path]) -> 
 
 
 def build_twins(workspace: Workspace, plan: Plan, *, builder: str | None = None) -> TwinReport:
-    """Build ``plan``'s layer with both engines and compare the two; nothing is pushed."""
+    """Build ``plan``'s files with both engines and compare the two; nothing is pushed."""
     from imagebuild.check.verify.twin import compare_layers
 
     if plan.recipe.system:
@@ -220,7 +221,7 @@ def build_twins(workspace: Workspace, plan: Plan, *, builder: str | None = None)
     adapt_context(workspace, plan, folder, wheels, docker=True)
     with scratch_folder(workspace.cache) as scratch:
         docker = build_docker_layer(workspace, plan, folder, scratch / "docker.layer", DockerOptions(builder)).layer
-        direct = build_direct_layer(workspace, plan, wheels, scratch / "direct.layer")
+        direct = build_direct_layers(workspace, plan, wheels, scratch / "direct.layer")
         workspace.report(f"{plan.team.name}: comparing the two layers")
         (scratch / "kept").mkdir()
         return compare_layers(direct, docker, base=plan.base, scratch=scratch / "kept")

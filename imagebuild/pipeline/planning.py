@@ -41,7 +41,7 @@ class Plan(msgspec.Struct, frozen=True):
     repository: str
 
 
-def choose_engine(asked: str, system: Sequence[str], replace: Sequence[str] = ()) -> str:
+def choose_engine(asked: str, system: Sequence[str], replace: Sequence[str] = (), *, split: bool = False) -> str:
     """``direct`` or ``docker``: ``auto`` is decided by the inputs alone, never by what the machine happens to have.
 
     A lock holds wheels only, so what is left to decide is whether system packages are asked for.
@@ -52,6 +52,12 @@ def choose_engine(asked: str, system: Sequence[str], replace: Sequence[str] = ()
         raise ConfigurationError("the docker engine installs with the base's pip, which cannot replace itself", "use --engine direct")
     if asked == "direct" and system:
         raise ConfigurationError(f"the direct engine cannot install system packages ({', '.join(system)})", "use --engine docker or auto")
+    if asked == "docker" and split:
+        why = f", and it is needed for the system packages ({', '.join(system)})" if system else ""
+        raise ConfigurationError(
+            f"the docker engine makes one layer, and [layer] asks for split = true{why}",
+            "leave split out of team.toml" + (", or [system]" if system else ", or use --engine direct"),
+        )
     return asked
 
 
@@ -66,7 +72,7 @@ def plan_image(
 
     team = load_team(workspace.images, team_name)
     table = team.table
-    chosen = choose_engine(engine or table.engine, table.system.packages, table.replace)
+    chosen = choose_engine(engine or table.engine, table.system.packages, table.replace, split=table.layer.split)
     if workspace.offline and table.system.packages:
         raise ConfigurationError(
             f"team {team_name} has system packages, which apt fetches while it builds: not with --offline", "build it online"
@@ -95,8 +101,15 @@ def plan_image(
         system=table.system.packages,
         slim=table.left_out,
         files=team.files,
+        split=table.layer.split,
     )
     return Plan(team, base, lock, make_recipe(base, lock, lock_digest(lock), options), workspace.repository(team_name))
+
+
+def plan_twins(workspace: Workspace, team_name: str, *, cutoff: str) -> Plan:
+    """The plan that both engines build for a comparison: the docker engine's, which has one layer where the team splits its packages."""
+    split = load_team(workspace.images, team_name).table.layer.split
+    return plan_image(workspace, team_name, cutoff=cutoff, engine="direct" if split else "docker")
 
 
 def find_image(workspace: Workspace, plan: Plan) -> Digest | None:
@@ -129,12 +142,13 @@ def _find_tag(workspace: Workspace, plan: Plan, tag: str) -> Digest | None:
 
 
 def _is_whole(layout: LayoutStore, repository: str, digest: Digest) -> bool:
-    """Whether the folder has what was built here: manifest, config and the topmost layer (the base's may lie elsewhere)."""
+    """Whether the folder has what was built here: manifest, config and the team's layers (the base's may lie elsewhere)."""
     raw = layout.get_manifest(repository, digest)
     manifest = raw.parse() if raw is not None else None
     if not isinstance(manifest, Manifest) or not manifest.layers:
         return False
-    files = [(layout.local_file(item.id), item.size) for item in (manifest.config, manifest.layers[-1])]
+    own = manifest.layers[-names.count_team_layers(manifest.annotations, len(manifest.layers)) :]
+    files = [(layout.local_file(item.id), item.size) for item in (manifest.config, *own)]
     return all(file is not None and file.stat().st_size == size for file, size in files)
 
 

@@ -13,14 +13,15 @@ from imagebuild.engine.image import DerivedImage, derive_attested_index, derive_
 from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import RemoteError, UsageError
 from imagebuild.files import scratch_folder, write_atomic
-from imagebuild.layer.model import Layer
+from imagebuild.layer.model import TeamLayers
 from imagebuild.oci.copy import CopyPlan, copy_blobs, plan_copy
 from imagebuild.oci.model import Digest, Platform
 from imagebuild.pipeline.bases import open_base_store
-from imagebuild.pipeline.building import adapt_context, build_direct_layer, build_docker_layer, prepare_context
+from imagebuild.pipeline.building import adapt_context, build_direct_layers, build_docker_layer, prepare_context
 from imagebuild.pipeline.lockuse import report_missing_programs
+from imagebuild.pipeline.mounting import mount_team_layers
 from imagebuild.pipeline.planning import Plan, bring_back, find_image, write_recipe
-from imagebuild.pipeline.sharing import NO_CACHE, CacheTable, build_shared_layer, open_members
+from imagebuild.pipeline.sharing import NO_CACHE, CacheTable, build_shared_layers, open_members
 from imagebuild.pipeline.sizing import find_last_image, measure_size, predict_size
 from imagebuild.progress import step
 from imagebuild.size.budget import require_budget, require_prediction
@@ -63,17 +64,17 @@ def check_options(workspace: Workspace, plan: Plan, options: BuildOptions) -> No
         raise UsageError("--push needs a registry", "add --registry HOST/NAMESPACE")
 
 
-class BuiltLayer(msgspec.Struct, frozen=True):
-    """The layer of either engine, and what was learnt while it was made."""
+class BuiltLayers(msgspec.Struct, frozen=True):
+    """The layers of either engine, and what was learnt while they were made."""
 
-    layer: Layer
+    made: TeamLayers
     folder: Path  # Dockerfile and build context
     wheels: dict[str, Path]  # by package
     repaired: dict[str, int]  # package -> wrong rows of its wheel's RECORD
     system: dict[str, str] = {}  # Debian packages that apt installed -> version
     knows_system: bool = False  # whether ``system`` was looked for
     statements: tuple[Statement, ...] = ()  # of the builder, about its own image
-    prepared: int | None = None  # packages that were made for it, by the direct engine; the others were there
+    prepared: int | None = None  # packages that were made for them, by the direct engine; the others were there
     shared: SharedMembers | None = None  # to be given what this build made
 
     @property
@@ -90,18 +91,27 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     copying = BaseCopy(workspace, plan, options)
     copying.check()
     with scratch_folder(workspace.cache) as scratch:
-        built = build_team_layer(workspace, plan, options, scratch / "layer")
+        built = build_team_layers(workspace, plan, options, scratch / "layer")
         check_size(workspace, plan, built, last)
-        image = derive_team_image(plan, built.layer, built.annotations)
+        image = derive_team_image(plan, built.made, built.annotations)
         copying.run()
-        line = f"{plan.team.name}: pushing to {workspace.target.image_name(plan.repository)}:{plan.recipe.tag}"
-        with step(line, image.layer.size, report=workspace.report):
-            workspace.target.put_blob(plan.repository, image.layer, built.layer.blob)
+        push_layers(workspace, plan, image, built.made)
     digest = push_manifests(workspace, plan, image, built, options)
     reused: dict[str, Any] = {} if built.prepared is None else {"prepared": built.prepared}
     if built.shared is not None:
         reused["members"] = {**built.shared.count(), "given": built.shared.push()}
     return image, digest, copying.sparse, reused
+
+
+def push_layers(workspace: Workspace, plan: Plan, image: DerivedImage, made: TeamLayers) -> None:
+    """The team's layers, lowest first; of several those are sent that no repository of a team has that splits its layers too."""
+    target, repository = workspace.target, plan.repository
+    line = f"{plan.team.name}: pushing to {target.image_name(repository)}:{plan.recipe.tag}"
+    with step(line, image.compressed, report=workspace.report):
+        there = mount_team_layers(workspace, plan, image.layers) if plan.recipe.layers else frozenset[str]()
+        for descriptor, layer in zip(image.layers, made.layers, strict=True):
+            if descriptor.digest not in there:
+                target.put_blob(repository, descriptor, layer.blob)
 
 
 class BaseCopy:
@@ -137,46 +147,46 @@ class BaseCopy:
         return plan_copy(self._source, base.repository, target, self._plan.repository, base.manifest.layers)
 
 
-def build_team_layer(workspace: Workspace, plan: Plan, options: BuildOptions, out: Path) -> BuiltLayer:
-    """The layer by the recipe's engine, in the file ``out``."""
+def build_team_layers(workspace: Workspace, plan: Plan, options: BuildOptions, out: Path) -> BuiltLayers:
+    """The layers by the recipe's engine, in the file ``out`` and, where there are several, beside it."""
     if plan.recipe.engine != "docker":
         return _build_directly(workspace, plan, options, out)
     folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
     repaired = adapt_context(workspace, plan, folder, wheels, docker=True)
     made = build_docker_layer(workspace, plan, folder, out, options.docker, push=options.push)
     system = made.layer.system
-    return BuiltLayer(
-        made.layer, folder, wheels, repaired, system.versions if system is not None else {}, system is not None, made.statements
-    )
+    versions = system.versions if system is not None else {}
+    layers = TeamLayers((made.layer,))
+    return BuiltLayers(layers, folder, wheels, repaired, versions, system is not None, made.statements)
 
 
-def _build_directly(workspace: Workspace, plan: Plan, options: BuildOptions, out: Path) -> BuiltLayer:
+def _build_directly(workspace: Workspace, plan: Plan, options: BuildOptions, out: Path) -> BuiltLayers:
     """By the direct engine, where asked with members of a registry. With [files] the context needs every wheel, to adapt it."""
     from imagebuild.layer.members import MemberSources
 
     shared = open_members(workspace, options.cache) if options.cache else None
     if shared is not None and not plan.recipe.files:
         folder = write_recipe(workspace, plan)
-        layer, wheels, prepared = build_shared_layer(workspace, plan, folder, out, shared, builder=options.builder, network=options.network)
+        made, wheels, prepared = build_shared_layers(workspace, plan, folder, out, shared, builder=options.builder, network=options.network)
     else:
         folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
         adapt_context(workspace, plan, folder, wheels, docker=False)
         sources = MemberSources(shared)
-        layer = build_direct_layer(workspace, plan, wheels, out, sources)
+        made = build_direct_layers(workspace, plan, wheels, out, sources)
         prepared = len(sources.prepared)
     if shared is not None and (line := shared.summarise()):
         workspace.report(f"{plan.team.name}: {line}")
-    return BuiltLayer(layer, folder, wheels, layer.repaired, prepared=prepared, shared=shared)
+    return BuiltLayers(made, folder, wheels, made.repaired, prepared=prepared, shared=shared)
 
 
-def check_size(workspace: Workspace, plan: Plan, built: BuiltLayer, last: LastImage | None) -> None:
-    """Write size.json beside the Dockerfile, tell what is odd, and refuse a layer over the budget."""
-    size = measure_size(plan, built.layer, last)
+def check_size(workspace: Workspace, plan: Plan, built: BuiltLayers, last: LastImage | None) -> None:
+    """Write size.json beside the Dockerfile, tell what is odd, and refuse layers over the budget."""
+    size = measure_size(plan, built.made, last)
     write_atomic(built.folder / "size.json", encode_size_report(size))
     for note in size.notes:
         workspace.report(f"{plan.team.name}: {note}")
     require_budget(size)
-    if workspace.host and (warning := describe_large_layer(built.layer.size)):
+    if workspace.host and (warning := describe_large_layer(max(layer.size for layer in built.made.layers))):
         workspace.report(f"warning: {plan.team.name}: {warning}")
 
 
@@ -186,11 +196,12 @@ def describe_large_layer(size: int) -> str:
         return ""
     return (
         f"the layer takes {format_size(size)} as stored; ghcr.io takes 10 GB a layer and 10 minutes an upload, and other registries and "
-        f"proxies have such limits too. `imagebuild size` shows what it is made of; a base that has the largest packages leaves them out"
+        f"proxies have such limits too. `imagebuild size` shows what it is made of; split = true in [layer] makes several layers of it, "
+        f"and a base that has the largest packages leaves them out"
     )
 
 
-def push_manifests(workspace: Workspace, plan: Plan, image: DerivedImage, built: BuiltLayer, options: BuildOptions) -> Digest:
+def push_manifests(workspace: Workspace, plan: Plan, image: DerivedImage, built: BuiltLayers, options: BuildOptions) -> Digest:
     """Config, attestations and referrers, and last the tag, so that it never names an image that is not all there."""
     target, repository = workspace.target, plan.repository
     target.put_blob(repository, image.config_descriptor, image.config)
@@ -201,14 +212,14 @@ def push_manifests(workspace: Workspace, plan: Plan, image: DerivedImage, built:
     return target.put_manifest(repository, image.manifest, plan.recipe.tag)
 
 
-def derive_team_image(plan: Plan, layer: Layer, found: dict[str, str]) -> DerivedImage:
-    """Config and manifest around the plan's finished layer; ``found``: annotations known only after the build."""
+def derive_team_image(plan: Plan, made: TeamLayers, found: dict[str, str]) -> DerivedImage:
+    """Config and manifest around the plan's finished layers; ``found``: annotations known only after the build."""
     recipe = plan.recipe
-    sizes = {names.DELTA_COMPRESSED: str(layer.size), names.DELTA_INSTALLED: str(layer.installed)}
+    sizes = {names.DELTA_COMPRESSED: str(made.size), names.DELTA_INSTALLED: str(made.installed)}
     return derive_image(
         plan.base.manifest,
         plan.base.config_data,
-        layer,
+        made,
         created=recipe.created,
         created_by=f"imagebuild {recipe.tag}: {len(plan.lock.packages)} wheels of team {recipe.team}",
         environment=recipe.environment,
@@ -281,7 +292,7 @@ def run_plan(workspace: Workspace, plan: Plan, options: BuildOptions) -> dict[st
         **reused,
         "digest": str(digest),
         "built": True,
-        "compressed": image.layer.size,
+        "compressed": image.compressed,
         "installed": image.installed,
         "packages": len(plan.lock.packages),
         "sparse": sparse,

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+from itertools import zip_longest
 from pathlib import Path
 
 from imagebuild import annotations as names
 from imagebuild import pipeline
-from imagebuild.check.finding import Finding
+from imagebuild.check.finding import SHOWN, Finding
 from imagebuild.check.verify.evidence import Evidence
 from imagebuild.config import Team, TeamTable, list_teams, load_team
+from imagebuild.engine.image import DerivedImage
 from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import ConfigurationError, ImagebuildError
 from imagebuild.files import scratch_folder
-from imagebuild.layer.model import LAYER_FORMAT, Layer
+from imagebuild.layer.model import LAYER_FORMAT, TeamLayers
 from imagebuild.workspace import Workspace
 
 
 def rebuild_image(workspace: Workspace, evidence: Evidence, *, builder: str | None = None) -> Finding:
-    """Build the image's layer again and compare diff_id, layer and manifest. Nothing is pushed.
+    """Build the image's layers again and compare diff_ids, layers and manifest. Nothing is pushed.
 
     The wheels come from the indexes that the team's files name here, else from this machine's own; the team's own packages
     from their source trees. Skipped where one of these, the lock or the recipe is missing.
@@ -39,25 +41,38 @@ def rebuild_image(workspace: Workspace, evidence: Evidence, *, builder: str | No
         folder, wheels = pipeline.prepare_context(workspace, plan)
         pipeline.adapt_context(workspace, plan, folder, wheels, docker=recipe.engine == "docker")
         with scratch_folder(workspace.cache) as scratch:
-            layer: Layer
             if recipe.engine == "docker":
                 layer = pipeline.build_docker_layer(workspace, plan, folder, scratch / "layer", DockerOptions(builder)).layer
+                made = TeamLayers((layer,))
             else:
-                layer = pipeline.build_direct_layer(workspace, plan, wheels, scratch / "layer")
+                made = pipeline.build_direct_layers(workspace, plan, wheels, scratch / "layer")
             noted = evidence.image.manifest.annotations.get(names.SYSTEM)
-            image = pipeline.derive_team_image(plan, layer, {} if noted is None else {names.SYSTEM: noted})
+            image = pipeline.derive_team_image(plan, made, {} if noted is None else {names.SYSTEM: noted})
     except ImagebuildError as error:
         return Finding("failed", f"it cannot be built again: {error.message}", error.details)
-    promised = evidence.image.config.rootfs.diff_ids
-    if not promised or layer.diff_id != promised[-1]:
-        return Finding("failed", "another layer", (f"built {layer.diff_id}", f"pushed {promised[-1] if promised else 'none'}"))
+    return _compare(evidence, made, image)
+
+
+def _compare(evidence: Evidence, made: TeamLayers, image: DerivedImage) -> Finding:
+    count = len(made.layers)
+    promised = evidence.image.config.rootfs.diff_ids[-count:]
+    built = tuple(layer.diff_id for layer in made.layers)
+    if built != promised:
+        details = [
+            line
+            for one, other in zip_longest(built, promised, fillvalue="none")
+            if one != other
+            for line in (f"built {one}", f"pushed {other}")
+        ]
+        return Finding("failed", "another layer", tuple(details[:SHOWN]))
     if image.manifest.digest == evidence.image.digest:
         return Finding("passed", f"the same, bit for bit: {image.manifest.digest}")
-    stored = evidence.image.manifest.layers[-1].digest
-    if layer.digest != stored:  # the content is the same; compressors of two versions write other bytes
-        text = "the same layer by diff_id, compressed by another version"
-        return Finding("passed", text, (f"diff_id {layer.diff_id}", f"built {layer.digest}", f"pushed {stored}"))
-    return Finding("failed", "the same layer in another image", (f"built {image.manifest.digest}", f"pushed {evidence.image.digest}"))
+    for layer, stored in zip(made.layers, evidence.image.manifest.layers[-count:], strict=True):
+        if layer.digest != stored.digest:  # the content is the same; compressors of two versions write other bytes
+            text = f"the same layer{'s' * (count > 1)} by diff_id, compressed by another version"
+            return Finding("passed", text, (f"diff_id {layer.diff_id}", f"built {layer.digest}", f"pushed {stored.digest}"))
+    text = f"the same layer{'s' * (count > 1)} in another image"
+    return Finding("failed", text, (f"built {image.manifest.digest}", f"pushed {evidence.image.digest}"))
 
 
 def _find_team(workspace: Workspace, name: str, base: str) -> Team:

@@ -11,14 +11,14 @@ import msgspec
 from imagebuild.errors import ConfigurationError, ImagebuildError, UsageError
 from imagebuild.oci.model import Reference
 from imagebuild.oci.place import Place
-from imagebuild.pipeline.building import build_direct_layer, fetch_team_wheels, link_wheels
+from imagebuild.pipeline.building import build_direct_layers, fetch_team_wheels, link_wheels
 from imagebuild.pipeline.planning import Plan
 from imagebuild.toml import decode_toml
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
     from imagebuild.layer.membercache import SharedMembers
-    from imagebuild.layer.model import Layer
+    from imagebuild.layer.model import TeamLayers
 
 FILE_NAME = "cache.toml"
 
@@ -99,12 +99,12 @@ def _open_place(workspace: Workspace, text: str) -> Place | None:
     return Place(workspace.registry_store(found.registry), found.repository)
 
 
-def build_shared_layer(
+def build_shared_layers(
     workspace: Workspace, plan: Plan, folder: Path, out: Path, members: SharedMembers, *, builder: str | None, network: str | None
-) -> tuple[Layer, dict[str, Path], int]:
-    """The layer by the direct engine; wheels are fetched, and linked into the context in ``folder``, for members that nobody has.
+) -> tuple[TeamLayers, dict[str, Path], int]:
+    """The layers by the direct engine; wheels are fetched, and linked into the context in ``folder``, for members that nobody has.
 
-    Beside the layer, by package: the wheel, or where that was never needed its documents as a wheel (METADATA and SBOMs); and how many
+    Beside the layers, by package: the wheel, or where that was never needed its documents as a wheel (METADATA and SBOMs); and how many
     packages were made.
     """
     from imagebuild.layer.membercache import DOCUMENTS
@@ -121,9 +121,9 @@ def build_shared_layer(
 
     expected = {item.name: wheel_cache_path(workspace.cache, item.sha256, item.filename) for item in plan.lock.packages}
     sources = MemberSources(members, provide)
-    layer = build_direct_layer(workspace, plan, expected, out, sources)
-    documents = {name: path for name, blob in layer.members.items() if (path := blob.with_name(DOCUMENTS)).is_file()}
+    made = build_direct_layers(workspace, plan, expected, out, sources)
+    documents = {name: path for name, blob in made.members.items() if (path := blob.with_name(DOCUMENTS)).is_file()}
     lacking = [item.name for item in plan.lock.packages if item.name not in present and item.name not in documents]
     if lacking:
         provide(lacking)
-    return layer, {**documents, **present}, len(sources.prepared)
+    return made, {**documents, **present}, len(sources.prepared)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from imagebuild.errors import BudgetError
-from imagebuild.layer.model import Layer
+from imagebuild.layer.model import TeamLayers
 from imagebuild.pipeline.planning import Plan
 from imagebuild.size.budget import LastImage, compute_limits, list_absent
 from imagebuild.size.model import SizeReport
@@ -57,8 +57,8 @@ def predict_size(workspace: Workspace, plan: Plan, last: LastImage | None) -> Si
     return _judge(plan, report, last)
 
 
-def measure_size(plan: Plan, layer: Layer, last: LastImage | None) -> SizeReport:
-    """What the finished layer adds."""
-    from imagebuild.size.measurement import measure_layer
+def measure_size(plan: Plan, made: TeamLayers, last: LastImage | None) -> SizeReport:
+    """What the finished layers add."""
+    from imagebuild.size.measurement import measure_layers
 
-    return _judge(plan, measure_layer(layer, plan.lock, subject=plan.recipe.tag, tree=plan.base.tree), last)
+    return _judge(plan, measure_layers(made, plan.lock, subject=plan.recipe.tag, tree=plan.base.tree), last)

@@ -58,9 +58,10 @@ def find_base_layers(workspace: Workspace, image: FoundImage, asked: str = "") -
     told: list[str] = []
     own = image.manifest.annotations
     found = _find_noted(workspace, image, own, "annotation", told)
-    if found is None and names.FORMAT in own and image.manifest.layers:  # ours: the base and one layer
+    if found is None and names.FORMAT in own and image.manifest.layers:  # ours: the base and the team's layers
         name = f"{own.get(names.BASE_NAME, '')}@{own.get(names.BASE_DIGEST, '')}"
-        return BaseLayers(name, "annotation", len(image.manifest.layers) - 1, notes=tuple(told))
+        count = len(image.manifest.layers)
+        return BaseLayers(name, "annotation", count - names.count_team_layers(own, count), notes=tuple(told))
     if found is None:
         # Labels are inherited: what they say may be true of the base, and not of this image. So the one with more layers counts.
         labels: list[str] = []

@@ -10,7 +10,7 @@ import msgspec
 
 from imagebuild.base.model import Tree
 from imagebuild.base.tree import SqliteTree
-from imagebuild.layer.model import Layer, LayerFile
+from imagebuild.layer.model import LayerFile, TeamLayers
 from imagebuild.lock.file.model import Lock
 from imagebuild.size.model import Copy, PackageSize, SizeReport, sum_kinds
 from imagebuild.size.needs import find_needing_chain, measure_removals
@@ -100,22 +100,23 @@ def look_up_contents(tree: Tree) -> FindContents | None:
     return tree.find_contents if isinstance(tree, SqliteTree) else None
 
 
-def measure_layer(layer: Layer, lock: Lock, *, subject: str, tree: Tree) -> SizeReport:
-    """The report on a layer that was just built from ``lock``, before it is pushed."""
+def measure_layers(made: TeamLayers, lock: Lock, *, subject: str, tree: Tree) -> SizeReport:
+    """The report on layers that were just built from ``lock``, before they are pushed. Only of a single one it names the digest."""
     locked = {item.name: item for item in lock.packages}
     packages = {}
-    for item in layer.packages:
+    for item in made.packages:
         entry = locked.get(item.package)
         packages[item.package] = MeasuredPackage(
             item.version, item.compressed, entry.dependencies if entry else (), entry.via if entry else ()
         )
     report = summarise_files(
-        layer.files,
+        made.files,
         packages,
         subject=subject,
-        compressed=layer.size,
+        compressed=made.size,
         base=f"{lock.base} {lock.base_digest}",
         base_found="lock",
         find_contents=look_up_contents(tree),
     )
-    return msgspec.structs.replace(report, digest=layer.digest)
+    digest = made.layers[0].digest if len(made.layers) == 1 else ""
+    return msgspec.structs.replace(report, digest=digest, layers=len(made.layers))

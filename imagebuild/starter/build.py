@@ -14,8 +14,8 @@ from imagebuild.engine.machinesources import SUITE
 from imagebuild.errors import LockError
 from imagebuild.files import exclusive
 from imagebuild.jobs.slots import Jobs
-from imagebuild.layer.assembly import build_layer
-from imagebuild.layer.model import LAYER_MTIME, Codec, Layer
+from imagebuild.layer.assembly import build_layers
+from imagebuild.layer.model import LAYER_MTIME, Codec, TeamLayers
 from imagebuild.lock.compiling import compile_lock
 from imagebuild.lock.file.lockfile import lock_digest, read_lock, write_lock
 from imagebuild.lock.file.model import Lock
@@ -165,7 +165,7 @@ def build_starter(
             )
         wheels = fetch_wheels(lock, (default_index(),), cache, {}, report)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".tmp-starter-") as folder:
-            layer = build_layer(
+            made = build_layers(
                 [(wheels[item.name], item) for item in lock.packages],
                 base=root,
                 codec=_CODEC,
@@ -176,13 +176,14 @@ def build_starter(
                 out=Path(folder, "layer"),
                 report=report,
             )
-            image = _derive(root, lock, layer)
-            layout.put_blob(REPOSITORY, image.layer, layer.blob)
+            image = _derive(root, lock, made)
+            for descriptor, layer in zip(image.layers, made.layers, strict=True):
+                layout.put_blob(REPOSITORY, descriptor, layer.blob)
         layout.put_blob(REPOSITORY, image.config_descriptor, image.config)
         return layout.put_manifest(REPOSITORY, image.manifest, TAG)
 
 
-def _derive(root: Base, lock: Lock, layer: Layer) -> DerivedImage:
+def _derive(root: Base, lock: Lock, made: TeamLayers) -> DerivedImage:
     """Config and manifest of Debian with the starter's layer on it."""
     notes = {
         names.CREATED: lock.cutoff,
@@ -195,7 +196,7 @@ def _derive(root: Base, lock: Lock, layer: Layer) -> DerivedImage:
     return derive_image(
         root.manifest,
         root.config_data,
-        layer,
+        made,
         created=lock.cutoff,
         created_by=f"imagebuild base build starter ({len(lock.packages)} wheels)",
         environment={},

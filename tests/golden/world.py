@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from imagebuild.base.model import INVENTORY_FORMAT, Base, Distribution, Interpreter, Inventory, User, compute_fingerprint
-from imagebuild.layer.model import Layer
 from imagebuild.lock.file.lockfile import format_lock, lock_digest, write_lock
 from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.lock.inputs.freshness import hash_inputs
@@ -34,7 +33,7 @@ from imagebuild.oci.model import (
     Platform,
 )
 from imagebuild.pipeline import planning
-from imagebuild.pipeline.building import build_direct_layer
+from imagebuild.pipeline.building import build_direct_layers
 from imagebuild.pipeline.planning import Plan, plan_image, write_recipe
 from imagebuild.pipeline.pushing import derive_team_image
 from imagebuild.wheel.slim import RULES, find_slim_kind
@@ -57,6 +56,7 @@ TEAMS = {
     "zstd-single": "[layer]\nsingle-stream = true\n",
     "gzip-single": '[layer]\ncompression = "gzip"\nsingle-stream = true\n',
     "replace": 'replace = ["oldlib"]\n',
+    "split": "[layer]\nsplit = true\n",
     "slim": 'slim = ["tests", "pyi", "headers", "static-libs"]\n',
     "env": 'personal-constraints = false\n[env]\nB = "two words"\nA = "$HOME \\"x\\" \\\\"\n',
     "system": '[system]\npackages = ["graphviz", "a2ps=1:4.14-7"]\n',
@@ -207,15 +207,15 @@ def make_values(name: str, root: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _build(workspace: Workspace, plan: Plan, wheels: dict[str, Path], out: Path) -> dict[str, Any]:
-    layer: Layer = build_direct_layer(workspace, plan, wheels, out)
-    image = derive_team_image(plan, layer, {})
+    made = build_direct_layers(workspace, plan, wheels, out)
+    image = derive_team_image(plan, made, {})
     members = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in workspace.cache.glob("members/*/member.tar.*"))
     return {
         "members": members,
-        "layer": layer.digest,
-        "diff-id": layer.diff_id,
-        "tar-bytes": layer.uncompressed,
-        "installed-bytes": layer.installed,
+        "layer": " ".join(layer.digest for layer in made.layers),
+        "diff-id": " ".join(layer.diff_id for layer in made.layers),
+        "tar-bytes": sum(layer.uncompressed for layer in made.layers),
+        "installed-bytes": made.installed,
         "config": str(image.config_descriptor.digest),
         "manifest": str(image.manifest.digest),
     }

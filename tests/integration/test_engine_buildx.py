@@ -23,7 +23,8 @@ from imagebuild.engine import buildx as docker_engine
 from imagebuild.engine.machinesources import choose_sources, parse_apt_sources
 from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import BuildError
-from imagebuild.layer.invariants import check_layer
+from imagebuild.layer.invariants import check_layers
+from imagebuild.layer.model import TeamLayers
 from imagebuild.layer.reading import ForeignLayer
 from imagebuild.workspace import Workspace
 from tests.support.builders import make_wheel
@@ -123,7 +124,7 @@ def test_two_builds_give_the_same_layer_and_nothing_of_the_build_is_in_it(
 
     assert first.newest == created_epoch(plan.recipe.created)
     # Our own audit with no allowance but the slash at the end of folders' names ...
-    check_layer(first, base=plan.base, extra=plan.recipe.extra_files, foreign=True)
+    check_layers(TeamLayers((first,)), base=plan.base, extra=plan.recipe.extra_files, foreign=True)
     # ... and by another reader, the whole list.
     listed = {name.rstrip("/") for name in subprocess.check_output(["tar", "--zstd", "-tf", str(first.blob)], text=True).splitlines()}
     assert {name for name in listed if not re.fullmatch(r"(usr(/local(/lib(/python3\.11(/dist-packages)?)?)?)?|etc)", name)} == {
@@ -328,7 +329,7 @@ def test_apt_packages_are_in_the_same_layer_and_recorded(checkout: Checkout, tmp
     assert first.system.versions["graphviz"].startswith("2.")
     assert {"graphviz (apt)", "secret-kit"} <= {item.package for item in first.packages}
     with pytest.raises(Exception, match=r"the layer breaks \d+ rules"):  # without what dpkg may do it is no clean layer
-        check_layer(first, base=plan.base, extra=plan.recipe.extra_files, foreign=True)
+        check_layers(TeamLayers((first,)), base=plan.base, extra=plan.recipe.extra_files, foreign=True)
 
     result = checkout.image("drawing", "--load")  # auto: docker, because system packages are asked for
     assert result["engine"] == "docker"

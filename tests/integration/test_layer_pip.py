@@ -19,8 +19,8 @@ from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 
 from imagebuild.jobs.slots import Jobs
-from imagebuild.layer.assembly import build_layer
-from imagebuild.layer.invariants import check_layer
+from imagebuild.layer.assembly import build_layers
+from imagebuild.layer.invariants import check_layers
 from imagebuild.layer.model import LAYER_MTIME, Codec, Layer
 from imagebuild.oci.compression import open_decompressed
 from tests.support.builders import lock_wheel, make_host_base, make_host_interpreter, make_wheel
@@ -113,10 +113,11 @@ def test_the_layer_is_what_pip_leaves(tmp_path: Path, wheels: list[Path]) -> Non
     # The tests' folder is under /tmp, where no layer may put a file; the rule itself is tested elsewhere.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("imagebuild.layer.placement._VOLATILE", ())
-        layer = build_layer(
+        made = build_layers(
             [(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, codec=Codec(), cache=tmp_path / "cache", out=tmp_path / "layer"
         )
-        check_layer(layer, base=base)
+        check_layers(made, base=base)
+        [layer] = made.layers
     ours = {path: value for path, value in read_layer(layer).items() if value[0].isfile()}
     assert sorted(ours) == sorted(piped)
     bytecode = 0
@@ -174,10 +175,11 @@ def test_umoci_skopeo_and_tar_read_the_layer(tmp_path: Path, codec: Codec, wheel
     umoci, skopeo = need("umoci"), need("skopeo")
     chosen = [wheel for wheel in wheels if wheel.name.startswith(("six", "click", "odd", "greenlet"))]
     base = make_host_base(runtime=HostRuntime())
-    layer = build_layer(
+    made = build_layers(
         [(wheel, lock_wheel(wheel)) for wheel in chosen], base=base, codec=codec, cache=tmp_path / "cache", out=tmp_path / "layer"
     )
-    check_layer(layer, base=base)
+    check_layers(made, base=base)
+    [layer] = made.layers
     image = lay_out(tmp_path / "image", layer)
     subprocess.run([skopeo, "copy", "-q", f"oci:{image}", f"oci:{tmp_path / 'copy'}:x"], check=True)
     inspected = json.loads(subprocess.run([skopeo, "inspect", f"oci:{image}"], check=True, capture_output=True).stdout)
@@ -220,10 +222,10 @@ def test_real_wheels_give_the_same_bytes_in_any_order_and_with_any_number_of_wor
     base = make_host_base(runtime=HostRuntime())
 
     def build(name: str, order: list[Path], workers: int, codec: Codec) -> Layer:
-        return build_layer(
+        return build_layers(
             [(wheel, lock_wheel(wheel)) for wheel in order], base=base, codec=codec, cache=tmp_path / name, out=tmp_path / f"{name}.layer",
             jobs=Jobs(workers),
-        )  # fmt: skip
+        ).layers[0]  # fmt: skip
 
     one = build("one", chosen, 1, Codec())
     two = build("two", chosen[::-1], 2, Codec())

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from imagebuild import annotations as names
 from imagebuild.base.model import Distribution, Entry
 from imagebuild.catalogue.lookup import find_named_image
 from imagebuild.check.verify.checks import CHECKS, VerifyReport, encode_verify_report, format_verify_report, verify_evidence
 from imagebuild.check.verify.evidence import _find_replaced, gather_evidence
 from imagebuild.errors import IntegrityError
 from imagebuild.oci.model import Digest
+from imagebuild.recipe import CONSTRAINTS_PATH
 from imagebuild.supply.referrers import BOM_TYPE, STATEMENT_TYPE
 from tests.support import builders
 from tests.support.handmade import SITE, HandMade, make_distribution
@@ -53,6 +55,21 @@ def test_a_sound_image_passes_every_check(tmp_path: Path) -> None:
 
 def add_layer(image: HandMade) -> None:
     image.over = [[entry("opt"), entry("opt/extra", b"1")]]
+
+
+def test_as_many_layers_as_are_noted(tmp_path: Path) -> None:
+    image = HandMade(tmp_path, over=[[entry("opt"), entry("opt/extra", b"1")]], notes={names.LAYERS: "2"})
+    image.push()
+    report = verify(image)
+    assert failed(report) == []
+    assert details(report, "one layer over the base").startswith("2 layers over ")
+    twice = HandMade(tmp_path / "twice", over=[[entry("etc"), entry("etc/imagebuild"), entry(CONSTRAINTS_PATH[1:], b"other\n")]])
+    twice.notes = {names.LAYERS: "2"}
+    twice.push()
+    assert f"{CONSTRAINTS_PATH}: in a layer below as well" in details(verify(twice), "layer rules")
+    alone = HandMade(tmp_path / "alone", notes={names.LAYERS: "2"})
+    alone.push()
+    assert "1 layers over the base's 1" in details(verify(alone), "one layer over the base")
 
 
 def change_a_byte(image: HandMade) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from imagebuild.check.verify.twin import SHOWN, TwinReport, compare_layers, require_twins
 from imagebuild.errors import BuildError, IntegrityError
-from imagebuild.layer.model import Layer
+from imagebuild.layer.model import Layer, TeamLayers
 from tests.support.builders import make_host_base
 from tests.support.runtimes import HostRuntime
 from tests.support.trees import SITE, MemoryTree, folder
@@ -83,7 +83,8 @@ def compare(tmp_path: Path, change: Change, *, first: Change = lambda items: ite
     layers = [pack(tmp_path / f"{number}.tar", side) for number, side in enumerate(sides)]
     (tmp_path / "kept").mkdir()
     usual_tree = [folder("/usr"), folder("/usr/local"), folder("/usr/local/bin"), folder("/usr/local/lib"), folder("/opt", 0o2775, 0, 50)]
-    return compare_layers(*layers, base=make_host_base(MemoryTree(usual_tree), runtime=HostRuntime()), scratch=tmp_path / "kept")
+    base = make_host_base(MemoryTree(usual_tree), runtime=HostRuntime())
+    return compare_layers(TeamLayers((layers[0],)), layers[1], base=base, scratch=tmp_path / "kept")
 
 
 def put(path: str, **changes: object) -> Change:
@@ -205,7 +206,7 @@ def test_a_path_that_comes_twice_is_an_error(tmp_path: Path) -> None:
     with tarfile.open(layers[1].blob, "a") as archive:
         archive.addfile(tarfile.TarInfo("usr/local/bin/tool"))
     with pytest.raises(IntegrityError, match="/usr/local/bin/tool is twice"):
-        compare_layers(*layers, base=make_host_base(), scratch=tmp_path)
+        compare_layers(TeamLayers((layers[0],)), layers[1], base=make_host_base(), scratch=tmp_path)
 
 
 def test_without_the_base_s_python_nothing_is_said_to_be_the_same(tmp_path: Path) -> None:
@@ -213,4 +214,4 @@ def test_without_the_base_s_python_nothing_is_said_to_be_the_same(tmp_path: Path
     sides[1][PYC].content = pyc(flags=3, filename=f"{SITE}/./x.py")
     layers = [pack(tmp_path / f"{number}.tar", side) for number, side in enumerate(sides)]
     with pytest.raises(BuildError, match="cannot be compared"):
-        compare_layers(*layers, base=make_host_base(runtime=None), scratch=tmp_path)
+        compare_layers(TeamLayers((layers[0],)), layers[1], base=make_host_base(runtime=None), scratch=tmp_path)

@@ -22,7 +22,7 @@ from imagebuild.engine.buildx import _find_image, _take_layer, compression_optio
 from imagebuild.engine.options import BuildContext
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, RemoteError
 from imagebuild.layer.dpkg import SystemFiles, read_status, read_system_files
-from imagebuild.layer.invariants import find_faults
+from imagebuild.layer.invariants import AddedLayers, find_faults
 from imagebuild.layer.model import Codec
 from imagebuild.layer.reading import ForeignLayer, read_foreign_layer
 from imagebuild.oci.layout import LayoutStore
@@ -86,6 +86,11 @@ def test_auto_is_decided_by_the_inputs_only() -> None:
     assert [choose_engine("docker", ()), choose_engine("direct", ())] == ["docker", "direct"]
     with pytest.raises(ConfigurationError, match="cannot install system packages"):
         choose_engine("direct", ("graphviz",))
+    assert choose_engine("auto", (), split=True) == choose_engine("direct", (), split=True) == "direct"
+    with pytest.raises(ConfigurationError, match=r"makes one layer, and \[layer\] asks for split = true$"):
+        choose_engine("docker", (), split=True)
+    with pytest.raises(ConfigurationError, match=r"needed for the system packages \(graphviz\)"):
+        choose_engine("auto", ("graphviz",), split=True)
 
 
 # --- the Dockerfile ---------------------------------------------------------------------------------------------------
@@ -304,7 +309,9 @@ def faults(tmp_path: Path, data: bytes, *, system: SystemFiles | None, foreign: 
     tree = MemoryTree([*folders, Entry("/usr/bin/sh", "file", 0o755, 0, 0, 9)])
     digest, diff_id = Digest.of(blob.read_bytes()), Digest.of(data)
     return list(
-        find_faults(blob, OCI_LAYER_GZIP, tree=tree, home="/home/j", system=system, foreign=foreign, digest=digest, diff_id=diff_id)
+        find_faults(
+            blob, OCI_LAYER_GZIP, added=AddedLayers(tree), home="/home/j", system=system, foreign=foreign, digest=digest, diff_id=diff_id
+        )
     )
 
 

@@ -41,7 +41,7 @@ BASE: dict[str, Any] = {
 def derive(base: dict[str, Any]) -> dict[str, Any]:
     data = derive_config(
         json.dumps(base).encode(),
-        diff_id=D3,
+        diff_ids=(D3,),
         created="2026-10-01T00:00:00Z",
         created_by="imagebuild",
         environment={"PIP_CONSTRAINT": "/a.txt /b.txt", "A": "1"},
@@ -84,7 +84,7 @@ def manifest_of(kind: str) -> Manifest:
 
 def test_a_docker_base_becomes_wholly_oci() -> None:
     layer = Descriptor(OCI_LAYER_ZSTD, D3, 3)
-    raw = derive_manifest(manifest_of(DOCKER_LAYER_GZIP), config=b"{}", layer=layer, annotations={"b": "2", "a": "1"})
+    raw = derive_manifest(manifest_of(DOCKER_LAYER_GZIP), config=b"{}", layers=(layer,), annotations={"b": "2", "a": "1"})
     document = json.loads(raw.data)
     assert document["mediaType"] == raw.media_type == OCI_MANIFEST
     assert [item["mediaType"] for item in document["layers"]] == [OCI_LAYER_GZIP, OCI_LAYER_ZSTD]

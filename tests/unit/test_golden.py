@@ -75,7 +75,7 @@ def test_the_images_differ_where_they_should() -> None:
     same = {images[name]["diff-id"] for name in ("zstd", "gzip", "zstd-single", "gzip-single")}
     assert len(same) == 1  # one tar, whatever it is compressed with
     assert len({image["diff-id"] for name, image in images.items() if "diff-id" in image}) == len(
-        ("zstd", "replace", "slim", "env", BYTECODE)
+        ("zstd", "replace", "slim", "split", "env", BYTECODE)
     )
 
 

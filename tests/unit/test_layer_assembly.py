@@ -16,8 +16,8 @@ import zstandard
 from imagebuild.base.model import Base, Entry
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.jobs.slots import Jobs
-from imagebuild.layer.assembly import build_layer
-from imagebuild.layer.invariants import TarEntries, check_layer
+from imagebuild.layer.assembly import build_layers
+from imagebuild.layer.invariants import TarEntries, check_layers
 from imagebuild.layer.model import Codec, ExtraFile, FileFact, Layer, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.sharing import find_exclusions
@@ -34,8 +34,9 @@ TAG = make_host_interpreter().cache_tag
 def build(tmp_path: Path, wheels: list[Path], *, base: Base | None = None, **changes: Any) -> Layer:
     options: dict[str, Any] = {"codec": Codec(), "cache": tmp_path / "cache", "mtime": 9, "out": tmp_path / "layer"}
     base = base or make_host_base(runtime=HostRuntime())
-    layer = build_layer([(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, **{**options, **changes})
-    check_layer(layer, base=base, extra=options.get("extra", changes.get("extra", ())))
+    made = build_layers([(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, **{**options, **changes})
+    check_layers(made, base=base, extra=options.get("extra", changes.get("extra", ())))
+    [layer] = made.layers
     return layer
 
 
@@ -312,8 +313,8 @@ def test_a_defect_is_seen_while_the_layer_is_written(tmp_path: Path, codec: Code
     monkeypatch.setattr("imagebuild.layer.member.encode_header", encode_wrongly)
     seen = TarEntries(base)
     options: dict[str, Any] = {"codec": codec, "cache": tmp_path / "other", "out": tmp_path / "layer"}
-    layer = build_layer([(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, inspect=seen.read, **options)
-    for audit in (seen.finish, lambda: check_layer(layer, base=base)):
+    made = build_layers([(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, inspect=seen.read, **options)
+    for audit in (seen.finish, lambda: check_layers(made, base=base)):
         with pytest.raises(IntegrityError, match=r"breaks 1 rule: .*/two\.py: setuid, setgid or sticky \(4755\)"):
             audit()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from imagebuild.errors import IntegrityError
-from imagebuild.layer.invariants import TarEntries, check_layer, find_faults
-from imagebuild.layer.model import ExtraFile, Layer
+from imagebuild.layer.invariants import AddedLayers, TarEntries, check_layers, find_faults
+from imagebuild.layer.model import ExtraFile, Layer, TeamLayers
 from imagebuild.oci.model import OCI_LAYER_GZIP, OCI_LAYER_TAR, OCI_LAYER_ZSTD
 from tests.support.builders import make_host_base
 from tests.support.trees import USUAL, MemoryTree, file, folder, link
@@ -61,25 +62,23 @@ def audit(
         find_faults(
             tmp_path / "blob",
             OCI_LAYER_GZIP,
-            tree=TREE,
+            added=AddedLayers(TREE, whiteouts),
             home="/home/jovyan",
             digest=digests[0],
             diff_id=digests[1],
             replaceable=replaceable,
-            whiteouts=whiteouts,
         )
     )
-    if not whiteouts:
-        assert find_while_written(plain, replaceable) == found
+    assert find_while_written(plain, replaceable, whiteouts) == found
     return found
 
 
-def find_while_written(plain: bytes, replaceable: frozenset[str] = frozenset()) -> list[str]:
+def find_while_written(plain: bytes, replaceable: frozenset[str] = frozenset(), whiteouts: frozenset[str] = frozenset()) -> list[str]:
     """What the other audit says, which sees the tar go by."""
-    going = TarEntries(make_host_base(TREE), [ExtraFile(path, b"") for path in replaceable])
-    going.read(iter([b"old"]))
+    going = TarEntries(make_host_base(TREE), [ExtraFile(path, b"") for path in replaceable], whiteouts)
+    going.read(0, iter([b"old"]))
     chunks = iter([plain[start : start + 777] for start in range(0, len(plain), 777)])
-    going.read(chunks)
+    going.read(0, chunks)
     assert next(chunks, None) is None  # whoever feeds it would wait for ever
     return going.findings
 
@@ -167,7 +166,7 @@ def test_damage_is_a_finding_and_never_a_crash(tmp_path: Path, media_type: str, 
     digests = [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in (data, plain)]
 
     def run() -> list[str]:
-        return list(find_faults(blob, media_type, tree=TREE, home="/", digest=digests[0], diff_id=digests[1]))
+        return list(find_faults(blob, media_type, added=AddedLayers(TREE), home="/", digest=digests[0], diff_id=digests[1]))
 
     assert run() == []
     blob.write_bytes(damage(data))
@@ -178,7 +177,7 @@ def test_bytes_after_the_end_are_a_finding(tmp_path: Path) -> None:
     plain = write(GOOD) + b"hidden" * 100
     (tmp_path / "blob").write_bytes(plain)
     digest = f"sha256:{hashlib.sha256(plain).hexdigest()}"
-    findings = list(find_faults(tmp_path / "blob", OCI_LAYER_TAR, tree=TREE, home="/", digest=digest, diff_id=digest))
+    findings = list(find_faults(tmp_path / "blob", OCI_LAYER_TAR, added=AddedLayers(TREE), home="/", digest=digest, diff_id=digest))
     assert findings == ["there are bytes after the end of the archive"]
 
 
@@ -201,7 +200,7 @@ def test_the_error_lists_the_findings(tmp_path: Path) -> None:
     digests = [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in (data, plain)]
     layer = Layer(tmp_path / "blob", digests[0], len(data), digests[1], len(plain), 0, OCI_LAYER_GZIP, ())
     with pytest.raises(IntegrityError, match="breaks 30 rules: /usr/0: anyone may write it") as caught:
-        check_layer(layer, base=make_host_base(TREE), extra=(ExtraFile("/x", b""),))
+        check_layers(TeamLayers((layer,)), base=make_host_base(TREE), extra=(ExtraFile("/x", b""),))
     assert len(caught.value.details) == 20
     assert caught.value.details[-1] == "and 10 more"
 
@@ -216,7 +215,8 @@ def test_large_and_small_layers_stream(tmp_path: Path) -> None:
     data = gzip.compress(plain)
     (tmp_path / "blob").write_bytes(data)
     digests = [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in (data, plain)]
-    assert not list(find_faults(tmp_path / "blob", OCI_LAYER_GZIP, tree=TREE, home="/", digest=digests[0], diff_id=digests[1]))
+    blob, added = tmp_path / "blob", AddedLayers(TREE)
+    assert not list(find_faults(blob, OCI_LAYER_GZIP, added=added, home="/", digest=digests[0], diff_id=digests[1]))
 
 
 OLD = MemoryTree(
@@ -262,8 +262,13 @@ def test_deletions_are_exactly_those_of_what_is_replaced(tmp_path: Path, entries
     plain = write([*(directory(name) for name in parents), *(entry(name) for name in entries)])
     (tmp_path / "blob").write_bytes(plain)
     digest = f"sha256:{hashlib.sha256(plain).hexdigest()}"
-    found = find_faults(tmp_path / "blob", OCI_LAYER_TAR, tree=OLD, home="/home/j", digest=digest, diff_id=digest, whiteouts=GOING)
-    assert list(found) == faults
+    added = AddedLayers(OLD, GOING)
+    found = find_faults(tmp_path / "blob", OCI_LAYER_TAR, added=added, home="/home/j", digest=digest, diff_id=digest)
+    assert [*found, *added.find_leftovers()] == faults
     going = TarEntries(make_host_base(OLD), (), GOING)
-    going.read(iter([plain]))
-    assert going.findings == faults
+    going.read(0, iter([plain]))
+    if not faults:
+        going.finish()
+        return
+    with pytest.raises(IntegrityError, match=re.escape(faults[0])):
+        going.finish()

@@ -67,10 +67,23 @@ def test_every_input_moves_the_key() -> None:
         recipe_of(base, lock, personal_constraints=False).key,
         recipe_of(base, lock, title="other").key,
         recipe_of(base, lock, engine="docker").key,
+        recipe_of(base, lock, split=True).key,
         recipe_of(make_base(), lock).key,  # its constraints lack numpy
         recipe_of(msgspec.structs.replace(base, inventory=msgspec.structs.replace(base.inventory, digest="sha256:" + "2" * 64)), lock).key,
     ]
     assert len(set(keys)) == len(keys)
+
+
+def test_a_recipe_says_which_layer_has_which_package() -> None:
+    base = make_base(NUMPY)
+    lock = make_lock(base, make_package("pandas"), make_package("local", index="local"))
+    single, split = recipe_of(base, lock), recipe_of(base, lock, split=True)
+    assert (single.layers, names.LAYERS in single.labels, b"layers" in single.encode()) == ((), False, False)
+    assert split.labels[names.LAYERS] == str(len(split.layers))
+    assert sorted(name for group in split.layers for name in group) == ["local", "pandas"]
+    # The Dockerfile makes one layer of the same files, and does not say otherwise.
+    assert names.LAYERS not in render_dockerfile(split, base)
+    assert "pandas" in render_requirements(lock)
 
 
 def test_constraints_hold_base_and_lock() -> None:

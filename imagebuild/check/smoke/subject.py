@@ -66,7 +66,8 @@ def find_subject(workspace: Workspace, client: DockerClient, asked: str, kind: K
     home = config.environment.get("HOME", "") or _look_up_home(client, str(found["Id"]), config.user)
     base, blobs, problem = _read_base(workspace, notes, Platform.parse(f"{found['Os']}/{found['Architecture']}"))
     diff_ids = tuple((found.get("RootFS") or {}).get("Layers") or ())
-    lower = base.rootfs.diff_ids if base else diff_ids[:-1]  # of an unknown base: all but the last is taken to be it
+    # Of an unknown base: all but those noted as the team's are taken to be it.
+    lower = base.rootfs.diff_ids if base else diff_ids[: len(diff_ids) - names.count_team_layers(notes, len(diff_ids))]
     same = _count_common(lower, diff_ids)
     known = frozenset(item.removeprefix("sha256:") for item in (*lower[:same], *(blobs if same == len(lower) else ())))
     layers = _read_layers(client, str(found["Id"]), home, count=len(diff_ids) - same, known=known)

@@ -29,7 +29,7 @@ from imagebuild.wheel.record import describe_faults
 
 
 def check_layers(evidence: Evidence) -> Finding:
-    """Exactly one layer over the base that the annotations name, in the manifest and in the config."""
+    """Exactly one layer, or as many as are noted, over the base that the annotations name, in the manifest and in the config."""
     base, image = evidence.base, evidence.image
     if base.manifest is None or base.config is None:
         return Finding("skipped", base.problem)
@@ -41,7 +41,8 @@ def check_layers(evidence: Evidence) -> Finding:
     name = image.notes.get(names.BASE_NAME, "")
     if not evidence.ours and not culprits:
         return Finding("skipped", f"made by another builder: {added} layers over {name}")
-    if added != 1:
+    wanted = names.count_team_layers(image.manifest.annotations, len(image.manifest.layers))
+    if added != wanted:
         culprits.append(f"{added} layers over the base's {evidence.common}")
     if mine[: len(its)] != its:
         culprits.append("the config's diff_ids do not begin with the base's")
@@ -51,7 +52,8 @@ def check_layers(evidence: Evidence) -> Finding:
     filled = sum(1 for entry in history if not entry.get("empty_layer")) if history is not None else len(mine)
     if filled != len(mine):
         culprits.append(f"{filled} history entries with a layer, {len(mine)} diff_ids")
-    return judge_culprits(culprits, f"one layer over {name}", "not one layer over " + name.replace("{", "{{").replace("}", "}}"))
+    said = "one layer" if wanted == 1 else f"{wanted} layers"
+    return judge_culprits(culprits, f"{said} over {name}", f"not {said} over " + name.replace("{", "{{").replace("}", "}}"))
 
 
 def check_digests(evidence: Evidence) -> Finding:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from imagebuild import annotations as names
 from imagebuild.base.model import Base, Tree
 from imagebuild.catalogue.lookup import FoundImage
 from imagebuild.check.verify.layerscan import NoTree, ScannedLayer, scan_layer
@@ -14,6 +16,7 @@ from imagebuild.check.verify.records import RecordAudit, audit_records
 from imagebuild.decoding import load_json
 from imagebuild.errors import ConfigurationError
 from imagebuild.layer.dpkg import SystemFiles
+from imagebuild.layer.invariants import AddedLayers
 from imagebuild.layer.removal import find_removal
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.file.replacement import find_replaced
@@ -60,8 +63,10 @@ class Evidence(msgspec.Struct):
 def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
     """Read it all. IntegrityError when a layer's bytes are not what the manifest says."""
     named = read_named_base(workspace, image)
-    # Of an unknown base: all layers but the last are taken to be it.
-    common = count_common_digests(image, named.layers) if named.manifest is not None else max(len(image.manifest.layers) - 1, 0)
+    count = len(image.manifest.layers)
+    # Of an unknown base: all layers but those noted as the team's are taken to be it.
+    unknown = count - names.count_team_layers(image.manifest.annotations, count)
+    common = count_common_digests(image, named.layers) if named.manifest is not None else unknown
     lock = read_image_lock(image.store, image.repository, image.digest)
     recipe = read_image_recipe(image.store, image.repository, image.digest)
     replaced = _find_replaced(named.base, lock)
@@ -70,30 +75,22 @@ def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
     home = named.base.inventory.user.home if named.base is not None else image.config.container.environment.get("HOME", "")
     tree: Tree = named.base.tree if named.base is not None else NoTree()
     merged, diff_ids = ScannedLayer(), []
+    added = AddedLayers(tree, old)
     system: SystemFiles | None = None
-    for number in range(common, len(image.manifest.layers)):
+    for number in range(common, count):
         descriptor = image.manifest.layers[number]
-        line = f"reading layer {number + 1} of {len(image.manifest.layers)} of the image ({format_size(descriptor.size)})"
+        line = f"reading layer {number + 1} of {count} of the image ({format_size(descriptor.size)})"
 
-        def scan(known: SystemFiles | None, descriptor: Any = descriptor, number: int = number) -> ScannedLayer:
-            return scan_layer(
-                image.store,
-                image.repository,
-                descriptor,
-                tree=tree,
-                home=home,
-                replaceable=old | extra,
-                whiteouts=old if number == common else frozenset(),  # the first layer over the base must delete them
-                system=known,
-            )
-
+        scan = partial(scan_layer, image.store, image.repository, descriptor, home=home, replaceable=old | extra)
         with step(line, descriptor.size, report=workspace.report):
-            facts = scan(None)
+            facts = scan(added=(tried := added.fork()))
         if facts.lists and (system := facts.system) is not None:
-            facts = scan(system)  # what apt may write is known only at the end of a first reading
+            facts = scan(added=(tried := added.fork()), system=system)  # what apt may write is known only at the end of a first reading
+        added = tried
         promised = image.config.rootfs.diff_ids
         diff_ids.append((promised[number] if number < len(promised) else "", facts.diff_id))
         _merge(merged, facts)
+    merged.faults += added.find_leftovers()
     return Evidence(
         image=image,
         base=named,
@@ -121,9 +118,9 @@ def _read_allowed_startup(workspace: Workspace) -> frozenset[str]:
 
 def _find_replaced(base: Base | None, lock: Lock | None) -> dict[str, tuple[str, ...]]:
     """A package that is both in the lock and in the base is one that the team's ``replace`` allowed: no lock has it otherwise."""
-    names = find_replaced(base, lock) if lock is not None and base is not None else ()
-    found: dict[str, list[str]] = {name: [] for name in names}
-    for path, name in (find_removal(base, names).owners if base is not None else {}).items():
+    given_up = find_replaced(base, lock) if lock is not None and base is not None else ()
+    found: dict[str, list[str]] = {name: [] for name in given_up}
+    for path, name in (find_removal(base, given_up).owners if base is not None else {}).items():
         found[name].append(path)
     return {name: tuple(paths) for name, paths in found.items()}
 

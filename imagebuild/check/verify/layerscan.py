@@ -13,12 +13,12 @@ from typing import BinaryIO, cast
 
 import msgspec
 
-from imagebuild.base.model import Entry, Tree
+from imagebuild.base.model import Entry
 from imagebuild.check.verify.secrets import OVERLAP, find_secret_name, find_secrets, find_setting, is_settings, is_text
 from imagebuild.check.verify.startup import SUFFIXES
 from imagebuild.errors import IntegrityError
 from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system_files
-from imagebuild.layer.invariants import Fault, read_tar_entries
+from imagebuild.layer.invariants import AddedLayers, Fault, read_tar_entries
 from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, read_ahead
 from imagebuild.layer.tar.reading import is_decompression_error
 from imagebuild.oci.compression import open_decompressed
@@ -89,13 +89,15 @@ def scan_layer(
     repository: str,
     descriptor: Descriptor,
     *,
-    tree: Tree,
+    added: AddedLayers,
     home: str,
     replaceable: frozenset[str] = frozenset(),
-    whiteouts: frozenset[str] = frozenset(),
     system: SystemFiles | None = None,
 ) -> ScannedLayer:
-    """Stream one layer, to its end. IntegrityError when its bytes are not the descriptor's, or no compressed tar."""
+    """Stream one layer, to its end, onto those in ``added``.
+
+    IntegrityError when its bytes are not the descriptor's, or no compressed tar.
+    """
     facts = ScannedLayer(size=descriptor.size)
     digest = BackgroundDigest()
     try:
@@ -107,10 +109,9 @@ def scan_layer(
             facts.faults = list(
                 read_tar_entries(
                     _watch(chunks, feed),
-                    tree=tree,
+                    added=added,
                     home=home,
                     replaceable=replaceable,
-                    whiteouts=whiteouts,
                     system=system,
                     visit=lambda archive, entry, path: _visit(facts, archive, entry, path),
                 )

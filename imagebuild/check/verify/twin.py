@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +22,7 @@ import msgspec
 
 from imagebuild.base.model import Base, Tree
 from imagebuild.errors import BuildError, IntegrityError
-from imagebuild.layer.model import Layer
+from imagebuild.layer.model import Layer, TeamLayers
 from imagebuild.layer.tar.reading import iterate_entries
 from imagebuild.oci.compression import CHUNK, open_decompressed
 from imagebuild.wheel.installed import is_record
@@ -79,10 +79,10 @@ class TwinReport(msgspec.Struct, frozen=True):
     differences: tuple[TwinDifference, ...]
 
 
-def compare_layers(direct: Layer, docker: Layer, *, base: Base, scratch: Path) -> TwinReport:
-    """Compare two layers made for ``base``; ``scratch`` is an empty folder for what must be compared side by side."""
+def compare_layers(direct: TeamLayers, docker: Layer, *, base: Base, scratch: Path) -> TwinReport:
+    """Compare what two engines made for ``base``; ``scratch`` is an empty folder for what must be compared side by side."""
     kept = (scratch / "direct", scratch / "docker")
-    sides = [read_layer(layer.blob, layer.media_type, place) for layer, place in zip((direct, docker), kept, strict=True)]
+    sides = [read_layers(layers, place) for layers, place in zip((direct.layers, (docker,)), kept, strict=True)]
     found = list(_compare_entries(sides[0], sides[1], base.tree))
     bytecode: list[str] = []
     with kept[0].open("rb") as one, kept[1].open("rb") as other:
@@ -116,21 +116,33 @@ def require_twins(report: TwinReport, team: str) -> None:
         )
 
 
-def read_layer(blob: Path, media_type: str, kept: Path) -> dict[str, TwinEntry]:
-    """Every entry of a stored layer by absolute path; the contents of bytecode and RECORDs go to the file ``kept``.
+def read_layers(layers: Sequence[Layer], kept: Path) -> dict[str, TwinEntry]:
+    """Every entry of stored layers by absolute path; the contents of bytecode and RECORDs go to the file ``kept``.
 
-    IntegrityError for a path that comes twice, because unpackers differ in what they make of it.
+    IntegrityError for a path that comes twice, because unpackers differ in what they make of it; a folder may be in several layers, and
+    must be the same in each.
     """
+    found: dict[str, TwinEntry] = {}
+    with kept.open("wb") as aside:
+        for layer in layers:
+            for path, entry in _read_layer(layer.blob, layer.media_type, aside).items():
+                below = found.setdefault(path, entry)
+                if below is not entry and (below != entry or entry.type != "folder"):
+                    raise IntegrityError(f"{path} is in {layer.blob} and in a layer below", "the layers are malformed")
+    found.pop("/", None)  # BuildKit names the root in some layers
+    return found
+
+
+def _read_layer(blob: Path, media_type: str, aside: BinaryIO) -> dict[str, TwinEntry]:
     compression = media_type.rpartition("+")[2] if "+" in media_type else "gzip" if media_type.endswith("gzip") else "none"
     found: dict[str, TwinEntry] = {}
-    with blob.open("rb") as stored, kept.open("wb") as aside, closing(open_decompressed(stored, compression)) as plain:  # noqa: SIM117
+    with blob.open("rb") as stored, closing(open_decompressed(stored, compression)) as plain:  # noqa: SIM117
         with tarfile.open(fileobj=plain, mode="r|", bufsize=CHUNK) as archive:
             for item in iterate_entries(archive):
                 path = "/" + item.name.removeprefix("./").strip("/")
                 if path in found:
                     raise IntegrityError(f"{path} is twice in {blob}", "the layer is malformed")
                 found[path] = _read_entry(archive, item, path, aside)
-    found.pop("/", None)  # BuildKit names the root in some layers
     return found
 
 
