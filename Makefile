@@ -8,7 +8,7 @@ NEW_ENOUGH := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 
-.PHONY: image debian build unit test lint bench soak clean parts locks
+.PHONY: image debian build unit test lint site bench soak clean parts locks
 .DEFAULT_GOAL := help
 .PHONY: help
 
@@ -17,6 +17,7 @@ help:
 	@echo "make unit               unit tests but the slow ones, on all cores"
 	@echo "make test               lint, types, all unit tests and the integration tests"
 	@echo "make lint               ruff, mypy, deptry (declared dependencies) and vulture (dead code) alone"
+	@echo "make site               docs/ as a site, in the folder site"
 	@echo "make bench              timings, as ratios in one run"
 	@echo "make locks              resolve both lockfiles anew (after a change of pyproject.toml; UPGRADE=1 for newer versions)"
 	@echo "make soak MINUTES=10    attacks of every kind for so long: kills, full disks, registries that lie"
@@ -75,6 +76,9 @@ lint: $(TEST_STAMP)
 	@$(BIN)/deptry --no-ansi .
 	@$(BIN)/vulture
 
+site: $(TEST_STAMP)
+	@$(BIN)/python -m mkdocs build --strict --quiet
+
 # Integration tests share a registry, an engine and a base: one after the other.
 PARALLEL := -n auto --dist worksteal
 
@@ -99,4 +103,4 @@ soak: $(TEST_STAMP) parts
 	@$(BIN)/python -m bench.soak $(MINUTES) $(SOAK_OPTIONS)
 
 clean:
-	rm -rf $(VENV) .imagebuild
+	rm -rf $(VENV) .imagebuild site

@@ -206,7 +206,7 @@ def test_whoever_opens_a_base_has_what_the_starter_needs(path: Path) -> None:
 def test_the_programs_own_tests_stop_at_lint_and_the_unit_tests() -> None:
     jobs = load_workflow(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]
     scripts = {name: [step["run"] for step in job["steps"] if "run" in step][1:] for name, job in jobs.items()}
-    assert scripts == {"unit": ["make lint", "make unit"], "integration": ["bash .ci/run"]}
+    assert scripts == {"unit": ["make lint", "make unit", "make site"], "integration": ["bash .ci/run"]}
     assert "needs" not in jobs["unit"]
     assert jobs["integration"]["needs"] == "unit"
 
