@@ -26,6 +26,7 @@ KIND = PREFIX + "kind"  # jupyter | vscode | rstudio
 PORT = PREFIX + "port"  # "8888"
 PYTHON = PREFIX + "python"  # 3.11.2
 PACKAGES = PREFIX + "packages"  # JSON object: directly requested packages -> version
+ADDONS = PREFIX + "addons"  # JSON object: directly requested R packages and VS Code extensions, as kind:name -> version
 LOCK = PREFIX + "lock"  # sha256:... of the lock's content
 DELTA_COMPRESSED = PREFIX + "delta.compressed"  # bytes of the added layer as stored
 DELTA_INSTALLED = PREFIX + "delta.installed"  # bytes of its files

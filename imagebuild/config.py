@@ -9,7 +9,9 @@ from typing import Literal
 
 import msgspec
 
+from imagebuild.addons.model import AddonKind, Wish
 from imagebuild.errors import ConfigurationError, UsageError
+from imagebuild.files import read_regular
 from imagebuild.layer.model import Codec
 from imagebuild.layer.tar.frame import check_codec
 from imagebuild.lock.file.model import SourceRules
@@ -30,6 +32,7 @@ _SEPARATORS = re.compile(r"[-_.]+")
 _TEAM_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _SYSTEM_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+:~-]+)?")  # deb-version(7)
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LARGEST_LIST = 1 << 20  # bytes of packages.R.txt
 _LINE_END = re.compile(r"\n")  # a Dockerfile has no way to write one: the two engines would give two values
 
 
@@ -126,6 +129,18 @@ class ResolveTable(msgspec.Struct, frozen=True, rename="kebab"):
     override: tuple[str, ...] = ()  # this instead of what anybody asks
 
 
+class RTable(msgspec.Struct, frozen=True, rename="kebab"):
+    """R packages; more may be in packages.R.txt."""
+
+    packages: tuple[str, ...] = ()  # data.table, xgboost>=1.7
+
+
+class VSCodeTable(msgspec.Struct, frozen=True, rename="kebab"):
+    """VS Code extensions; more may lie as .vsix files in extensions/."""
+
+    extensions: tuple[str, ...] = ()  # charliermarsh.ruff, ms-python.python==2026.2.0
+
+
 class LockTable(msgspec.Struct, frozen=True, rename="kebab"):
     """How the team's lock is made."""
 
@@ -148,11 +163,13 @@ class TeamTable(msgspec.Struct, frozen=True, rename="kebab"):
     layer: LayerOptions = LayerOptions()
     env: dict[str, str] = {}
     index: tuple[IndexTable, ...] = ()
-    replace: tuple[str, ...] = ()  # distributions of the base that the lock may bring anew
+    replace: tuple[str, ...] = ()  # what of the base the lock may bring anew: numpy, r:data.table, vscode:ms-python.python
     protect: tuple[str, ...] | None = None  # frameworks that must not come twice; None: imagebuild.lock.file.replacement.PROTECTED
     machine_index: bool | None = None  # whether names that no [[index]] claims come from this machine's own; None: as indexes.toml says
     system: SystemTable = SystemTable()
     source: SourceTable = SourceTable()
+    r: RTable = RTable()
+    vscode: VSCodeTable = VSCodeTable()
     resolve: ResolveTable = ResolveTable()
     lock: LockTable = LockTable()
     files: dict[str, str] = {}  # path or pattern below site-packages -> the package that owns it, where several bring it
@@ -228,6 +245,49 @@ class Team(msgspec.Struct, frozen=True):
         folder = self.requirements.parent
         return combine_indexes(folder / "team.toml", self.table.index, load_shared_indexes(folder.parent), self.table.machine_index)
 
+    @property
+    def replace(self) -> tuple[str, ...]:
+        """The distributions of the base's Python that may give way."""
+        return tuple(name for name in self.table.replace if ":" not in name)
+
+    def list_replaced(self, kind: AddonKind) -> frozenset[str]:
+        """The add-ons of the base that may give way, without their kind."""
+        return frozenset(name.removeprefix(f"{kind}:") for name in self.table.replace if name.startswith(f"{kind}:"))
+
+    def list_indexes(self, kind: str) -> tuple[PackageIndex, ...]:
+        """The team's and the shared indexes of one kind, as written: the machine's own is not among them."""
+        folder = self.requirements.parent
+        found = list_indexes(folder / "team.toml", self.table.index, load_shared_indexes(folder.parent))
+        return tuple(item for item in found if item.kind == kind)
+
+    @property
+    def addon_kinds(self) -> tuple[AddonKind, ...]:
+        """The kinds of add-ons that the team asks for."""
+        kinds: tuple[AddonKind, ...] = ("r", "vscode")
+        return tuple(kind for kind in kinds if self.list_wishes(kind) or self.list_archives(kind))
+
+    def list_wishes(self, kind: AddonKind) -> tuple[Wish, ...]:
+        """The add-ons that team.toml and packages.R.txt ask for."""
+        if kind == "vscode":
+            return tuple(Wish(text, "team.toml") for text in self.table.vscode.extensions)
+        found = [Wish(text, "team.toml") for text in self.table.r.packages]
+        return (*found, *_read_r_packages(self.r_packages)) if self.r_packages.is_file() else tuple(found)
+
+    def list_archives(self, kind: AddonKind) -> tuple[Path, ...]:
+        """The .vsix files in the team's folder, by name."""
+        return tuple(sorted((self.requirements.parent / "extensions").glob("*.vsix"))) if kind == "vscode" else ()
+
+    @property
+    def r_packages(self) -> Path:
+        """Where R packages may be listed, one a line."""
+        return self.requirements.parent / "packages.R.txt"
+
+
+def _read_r_packages(path: Path) -> list[Wish]:
+    text = read_regular(path, _LARGEST_LIST, path.name).decode("utf-8", "replace")
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    return [Wish(line, f"{path.name} line {number}") for number, line in enumerate(lines, 1) if line]
+
 
 def list_teams(images: Path) -> tuple[str, ...]:
     """Folders under ``images/`` that hold a team.toml."""
@@ -276,8 +336,12 @@ def load_team(images: Path, name: str) -> Team:
             f'{path}: split = true in [layer] needs the direct engine (one RUN makes one layer), and engine is "docker"',
             'set engine = "auto", or leave split out',
         )
+    for replaced in table.replace:
+        if ":" in replaced and not replaced.startswith(("r:", "vscode:")):
+            raise ConfigurationError(f"{path}: replace: {replaced!r} has no known kind", 'write "vscode:ms-python.python"')
     check_tables(path, table.index)
-    list_indexes(path, table.index, load_shared_indexes(images))  # what is wrong with them is said before anything is built
+    # What is wrong with the indexes is said before anything is built.
+    list_indexes(path, table.index, load_shared_indexes(images))
     for line in table.source.requires:
         from packaging.requirements import InvalidRequirement, Requirement
 

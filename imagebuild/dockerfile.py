@@ -5,6 +5,7 @@ For BuildKit and for people: the direct engine never reads it. It needs no netwo
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from importlib import resources
@@ -14,6 +15,8 @@ from imagebuild.base.model import Base, Interpreter
 from imagebuild.lock.file.model import Lock
 from imagebuild.recipe import CONSTRAINTS_PATH, REMOVAL_FILE, Recipe, created_epoch
 
+ADDONS_FILE = "addons.json"  # of the context, beside the wheels: what is unpacked where
+ADDONS_FOLDER = "addons"  # of the context: the archives
 _CONTEXT = "/run/imagebuild"  # where the build context with the wheels is mounted, during the RUN only
 
 
@@ -31,6 +34,20 @@ def render_installer() -> str:
 def render_slimmer() -> str:
     """What the installer needs beside it when the recipe says ``slim``: ``slim.py`` of the context."""
     return (resources.files("imagebuild") / "wheel" / "slim.py").read_text(encoding="utf-8")
+
+
+def render_unpacker() -> str:
+    """The program that unpacks add-ons in the build: ``addons.py`` of the context."""
+    return (resources.files("imagebuild") / "payload" / "addons_run.py").read_text(encoding="utf-8")
+
+
+def render_addons(recipe: Recipe, folders: Mapping[str, str]) -> str:
+    """What that program is to do. ``folders``: by add-on as accounts name it, with the base's links followed."""
+    items = [
+        {"file": f"{ADDONS_FOLDER}/{item.filename}", "sha256": item.sha256, "strip": item.strip, "folder": folders[item.package]}
+        for item in recipe.addons
+    ]
+    return json.dumps(items, indent=1) + "\n"
 
 
 def find_install_folders(interpreter: Interpreter) -> list[str]:
@@ -69,6 +86,8 @@ def render_dockerfile(recipe: Recipe, base: Base) -> str:
         *render_apt_steps(recipe.system),
         f"{pip} -r {_CONTEXT}/requirements.txt",
     ]
+    if recipe.addons:
+        steps.append(f"{python} {_CONTEXT}/addons.py {_CONTEXT}/{ADDONS_FILE}")
     if recipe.constraints:
         folder = CONSTRAINTS_PATH.rpartition("/")[0]
         steps += [f"mkdir -p {folder}", f"cp {_CONTEXT}/constraints.txt {CONSTRAINTS_PATH}", f"chmod 0644 {CONSTRAINTS_PATH}"]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 import msgspec
 
 from imagebuild import annotations as names
+from imagebuild.addons.model import AddonLock, PlacedArchive, name_addon, place_addons
 from imagebuild.base.model import Base
 from imagebuild.layer.model import LAYER_FORMAT, Codec, ExtraFile
 from imagebuild.layer.splitting import divide_packages
@@ -47,6 +49,7 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     replace: tuple[str, ...] = ()  # name==version of the base's distributions that give way to the lock's, sorted
     files: dict[str, str] = {}  # path or pattern below site-packages -> the package whose file it is, where several bring one
     layers: tuple[tuple[str, ...], ...] = ()  # the packages of each layer, lowest first; empty: one layer has them all
+    addons: tuple[PlacedArchive, ...] = ()  # R packages and VS Code extensions, sorted
 
     @property
     def key(self) -> str:
@@ -102,7 +105,7 @@ class ImageOptions(msgspec.Struct, frozen=True):
     split: bool = False
 
 
-def make_recipe(base: Base, lock: Lock, lock_digest: str, options: ImageOptions) -> Recipe:
+def make_recipe(base: Base, lock: Lock, lock_digest: str, options: ImageOptions, addons: Sequence[AddonLock] = ()) -> Recipe:
     """The recipe of one team's image. PIP_CONSTRAINT joins the team's environment here."""
     constraints = render_constraints(base, lock) if options.personal_constraints else ""
     environment = dict(options.environment)
@@ -125,13 +128,18 @@ def make_recipe(base: Base, lock: Lock, lock_digest: str, options: ImageOptions)
         codec=options.codec,
         constraints=constraints,
         environment=environment,
-        annotations={**make_annotations(base, lock, lock_digest, options), **({names.LAYERS: str(len(layers))} if layers else {})},
+        annotations={
+            **make_annotations(base, lock, lock_digest, options),
+            **annotate_addons(addons),
+            **({names.LAYERS: str(len(layers))} if layers else {}),
+        },
         system=tuple(sorted(set(options.system))),
         slim=tuple(sorted(set(options.slim))),
         slim_rules=RULES if options.slim else 0,
         replace=tuple(f"{item.name}=={item.version}" for item in base.inventory.distributions if item.name in replaced),
         files=dict(options.files),
         layers=layers,
+        addons=place_addons(addons),
     )
 
 
@@ -156,6 +164,17 @@ def make_annotations(base: Base, lock: Lock, lock_digest: str, options: ImageOpt
         names.OWNERS: json.dumps(list(options.owners), separators=(",", ":")),
     }
     return {key: value for key, value in found.items() if value}
+
+
+def annotate_addons(locks: Sequence[AddonLock]) -> dict[str, str]:
+    """The add-ons that the team asked for itself, with their versions; nothing where it has none."""
+    asked = {
+        name_addon(lock.kind, item.name): item.version
+        for lock in locks
+        for item in lock.addons
+        if set(item.via) - {other.name for other in lock.addons}
+    }
+    return {names.ADDONS: json.dumps(asked, sort_keys=True, separators=(",", ":"))} if asked else {}
 
 
 def created_epoch(created: str) -> int:

@@ -66,6 +66,10 @@ class Workspace:
         """``lockfiles/pylock.<team>.toml``."""
         return self.root / "lockfiles" / f"pylock.{team}.toml"
 
+    def addon_lockfile(self, kind: str, team: str) -> Path:
+        """``lockfiles/<kind>.<team>.toml``: the team's R packages (``r``) or VS Code extensions (``vscode``)."""
+        return self.root / "lockfiles" / f"{kind}.{team}.toml"
+
     def adopt(self, project: Path) -> None:
         """Take images/ and lockfiles/ from ``project``; state and cache stay where they are."""
         self.root = project.resolve()

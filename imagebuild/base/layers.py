@@ -14,6 +14,7 @@ from imagebuild.base.model import BaseLayer
 from imagebuild.base.rfacts import is_r_text
 from imagebuild.base.systempackages import is_system_database
 from imagebuild.base.tree import TreeWriter
+from imagebuild.base.vscodefacts import TEXT_LIMIT, is_vscode_text
 from imagebuild.errors import IntegrityError
 from imagebuild.oci.compression import CHUNK, open_decompressed
 from imagebuild.oci.model import Descriptor
@@ -46,6 +47,8 @@ def choose_keeping(path: bytes, size: int) -> str:
         if name.endswith(b".json") and folder.endswith(b"/conda-meta"):
             return "text"
         if is_system_database(path) or is_r_text(path, size) or (folder.endswith(b".dist-info/sboms") and name.endswith(b".json")):
+            return "text"
+        if size <= TEXT_LIMIT and is_vscode_text(path):
             return "text"
         if name.endswith(b".list") and folder == b"/var/lib/dpkg/info":
             return "owned"

@@ -140,6 +140,24 @@ class RFacts(msgspec.Struct, frozen=True):
         return next((item for item in self.packages if item.name == name), None)
 
 
+class VSCodeExtension(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One VS Code extension of the base."""
+
+    name: str  # publisher.name in lower case
+    version: str
+    folder: str  # where it lies
+    builtin: bool = False  # in VS Code's own folder, not in that of a user
+
+
+class VSCodeFacts(msgspec.Struct, frozen=True):
+    """The base's code-server."""
+
+    server: str  # code-server's version
+    version: str  # VS Code's version
+    folder: str  # VS Code's own extensions: found at every start, whatever is mounted over a user's folders
+    extensions: tuple[VSCodeExtension, ...] = ()  # sorted by name
+
+
 class User(msgspec.Struct, frozen=True):
     """Who the image runs as. ``config`` is ``config.User`` verbatim; the rest is looked up in the base's passwd."""
 
@@ -174,6 +192,7 @@ class Inventory(msgspec.Struct, frozen=True):
     shadowed_interpreters: tuple[str, ...] = ()  # further Pythons later on PATH
     system: SystemInventory = SystemInventory()  # no part of the fingerprint: no lock depends on it
     r: RFacts | msgspec.UnsetType = msgspec.UNSET  # not encoded where the base has no R; the locks of R packages say what they rely on
+    vscode: VSCodeFacts | msgspec.UnsetType = msgspec.UNSET  # a lock of extensions depends on it, a Python lock does not
 
     def distribution(self, name: str) -> Distribution | None:
         """The installed distribution of that normalised name."""

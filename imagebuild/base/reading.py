@@ -20,6 +20,7 @@ from imagebuild.base.sharing import SharedBases
 from imagebuild.base.systempackages import read_system_packages
 from imagebuild.base.tree import SqliteTree, TreeWriter
 from imagebuild.base.users import read_user
+from imagebuild.base.vscodefacts import read_vscode
 from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
 from imagebuild.files import explain_os_error
 from imagebuild.oci.model import Digest, ImageConfig, Index, Manifest, Platform, RawManifest
@@ -212,5 +213,6 @@ def _describe(
         shadowed_interpreters=python.shadowed if python else (),
         system=read_system_packages(tree),
         r=read_r(tree, path, environment, user.home) or msgspec.UNSET,
+        vscode=read_vscode(tree) or msgspec.UNSET,
     )
     return inventory, launch

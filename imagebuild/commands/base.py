@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import UnsetType
 
 from imagebuild.commands.completion import complete_bases
 from imagebuild.commands.options import common_options, json_option, platform_option, print_data, read_clock
@@ -14,7 +15,7 @@ from imagebuild.errors import UsageError
 from imagebuild.table import format_table
 
 if TYPE_CHECKING:
-    from imagebuild.base.model import SystemInventory
+    from imagebuild.base.model import SystemInventory, VSCodeFacts
     from imagebuild.workspace import Workspace
 
 
@@ -138,6 +139,8 @@ def base_inspect(workspace: Workspace, name: str, platform: str, as_json: bool) 
     print_data(f"  layers        {len(found.layers)}, {format_size(stored)} stored, {format_size(unpacked)} unpacked")
     print_data(f"  packages      {len(found.distributions)}")
     print_data(f"  system        {describe_system(found.system)}")
+    for line in describe_vscode(found.vscode):
+        print_data(f"  vscode        {line}")
     print_data(f"  fingerprint   {found.fingerprint}")
 
 
@@ -147,6 +150,16 @@ def describe_system(system: SystemInventory) -> str:
     parts = [f"{count} {kind}" for kind, count in sorted(counts.items())] or ["no package known"]
     name = f" ({system.os.id} {system.os.version})".replace(" )", ")") if system.os.id else ""
     return ", ".join(parts) + name + "".join(f"; {path} cannot be read" for path in system.unread)
+
+
+def describe_vscode(facts: VSCodeFacts | UnsetType) -> list[str]:
+    """The base's code-server in two lines, and one for each extension outside its own folder; no line for a base without it."""
+    if isinstance(facts, UnsetType):
+        return []
+    builtin = sum(item.builtin for item in facts.extensions)
+    others = [f"{item.name} {item.version} in {item.folder.rpartition('/')[0]}" for item in facts.extensions if not item.builtin]
+    return [f"code-server {facts.server or '(no version)'}, VS Code {facts.version or '(no version)'}, {builtin} built-in extensions",
+            f"extensions to {facts.folder}", *others]  # fmt: skip
 
 
 @base.command("build")

@@ -24,6 +24,7 @@ from imagebuild.commands.options import (
 from imagebuild.errors import UsageError
 
 if TYPE_CHECKING:
+    from imagebuild.addons.model import Addon
     from imagebuild.config import Team
     from imagebuild.lock.file.model import LockedPackage
     from imagebuild.pipeline import LockOptions
@@ -75,7 +76,7 @@ def lock(
     builder: str | None,
     network: str | None,
 ) -> None:
-    """Compile the lock of TEAMS, prove it (--check), or write it for pip and uv (--export)."""
+    """Compile the locks of TEAMS, prove them (--check), or write it for pip and uv (--export)."""
     from packaging.utils import canonicalize_name
 
     from imagebuild.config import load_team
@@ -93,8 +94,9 @@ def lock(
     chosen = choose_teams(workspace, teams, everyone)
     if output is not None:
         check_output(workspace, output, export, chosen)
-    names = frozenset(canonicalize_name(name) for name in upgrades)
-    options = LockOptions(cutoff, as_of is not None, upgrade, names, resolver, builder, network, seconds)
+    addons = frozenset(name for name in upgrades if ":" in name)
+    names = frozenset(canonicalize_name(name) for name in upgrades if name not in addons)
+    options = LockOptions(cutoff, as_of is not None, upgrade, names, resolver, builder, network, seconds, addons)
 
     share_bases(workspace, choose_cache(workspace))
 
@@ -131,7 +133,7 @@ def run_teams(workspace: Workspace, chosen: tuple[str, ...], work: Callable[[str
 def parse_cutoff(text: str) -> str:
     """``--as-of``: a date, or so many days before now (a supply-chain cooldown), written as a time either way."""
     from imagebuild.config import parse_days
-    from imagebuild.pipeline.lockuse import subtract_days
+    from imagebuild.pipeline.lockoptions import subtract_days
 
     return subtract_days(read_clock(), parse_days(text)) if re.fullmatch(r"\s*\d+\s*d(ays?)?\s*", text) else parse_date(text)
 
@@ -149,20 +151,29 @@ def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, told: bo
     from imagebuild.difference.relock import tell_changes
     from imagebuild.lock.file.changes import render_markdown
     from imagebuild.pipeline import find_team_lock, lock_team, open_base, report_missing_programs
+    from imagebuild.pipeline.addons import check_upgrades, find_addon_lock, lock_addons
 
     before = find_team_lock(workspace, team)
+    old = [find_addon_lock(workspace, team, kind) for kind in team.addon_kinds]
+    check_upgrades(team, old, options)
     base = open_base(workspace, team.table.base, team.platform)
     made = lock_team(workspace, team, base, options)
     report_missing_programs(workspace, team, base, made)
+    addons = lock_addons(workspace, team, base, options)
     if not told:
         return render_markdown(tell_changes(workspace, team, before, made))
-    return "".join(describe_package(item) for item in made.packages)
+    return "".join([*map(describe_package, made.packages), *(describe_addon(lock.kind, item) for lock in addons for item in lock.addons)])
 
 
 def describe_package(item: LockedPackage) -> str:
     """A package of a lock that was made, in one line."""
     withdrawn = f"; YANKED: {item.yanked}" if item.yanked else ""
     return f"{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'}{withdrawn})\n"
+
+
+def describe_addon(kind: str, item: Addon) -> str:
+    """An add-on of a lock that was made, in one line."""
+    return f"{kind}:{item.name}=={item.version}  ({item.index}; asked for by {', '.join(item.via) or 'nothing'})\n"
 
 
 def check_output(workspace: Workspace, output: Path, export: str | None, teams: tuple[str, ...]) -> None:

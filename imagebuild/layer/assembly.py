@@ -20,6 +20,7 @@ from imagebuild.base.model import Base, Entry, Tree
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError
 from imagebuild.files import explain_os_error, replacing
 from imagebuild.jobs.slots import ONE, Jobs
+from imagebuild.layer.archivemember import ArchiveRequest, ArchiveRules, make_archive_members
 from imagebuild.layer.members import MemberSources, build_members
 from imagebuild.layer.memberstore import MemberRequest, drop_member, is_intact
 from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, Layer, LayerFile, Member, PackageBytes, TeamLayers
@@ -68,9 +69,10 @@ def build_layers(
     strict: bool = False,
     inspect: Inspect | None = None,
     removal: Removal = NOTHING,
+    addons: Sequence[ArchiveRequest] = (),
     report: Callable[[str], object] = str,
 ) -> TeamLayers:
-    """The layers that install ``wheels`` on ``base``, written to ``out`` and, further ones, to ``out.1``, ``out.2`` and so on.
+    """The layers that install ``wheels`` and ``addons`` on ``base``, written to ``out`` and, if several, ``out.1`` and so on.
 
     ``groups``: the packages of each (:mod:`imagebuild.layer.splitting`); nothing means one layer for all. ``report`` takes lines of
     progress. ``inspect`` reads each tar as it is decompressed again from the bytes that are stored, on a thread of its own; it is
@@ -79,7 +81,7 @@ def build_layers(
     Files that two wheels, or a wheel and the base, have in common byte for byte are in the layers once, or not at all; files that differ
     are a BuildError; but of the files in ``removal`` nothing is left: they are replaced, or deleted. ``slim`` leaves kinds of files out
     (imagebuild.wheel.slim). ``strict`` refuses a wheel whose RECORD is wrong. The bytes do not depend on ``jobs``, on the cache or on
-    the order of ``wheels``.
+    the order of ``wheels`` and ``addons``.
     """
     if base.inventory.interpreter is None:
         raise BuildError(f"base {base.name} has no Python, so no package can be installed", "choose a base with Python")
@@ -93,7 +95,7 @@ def build_layers(
     rules = LayerRules(base, folders, codec, cache, mtime, files, jobs, sources, report)
     assemble = partial(assemble_layer, tree=folders, codec=codec, mtime=mtime, home=base.inventory.user.home)
     finish = partial(_assemble_groups, groups=groups, extra=extra, out=out, inspect=inspect, assemble=assemble)
-    members = _prepare_members(requests, rules)
+    members = _prepare_members(requests, addons, rules)
     try:
         with jobs.slot():
             return finish(members, whiteouts=_find_whiteouts(members, extra, removal, base))
@@ -107,7 +109,7 @@ def build_layers(
         for member in damaged:
             drop_member(member)
         report(f"damaged in the cache and prepared anew: {', '.join(member.package for member in damaged)}")
-        members = _prepare_members(requests, rules)
+        members = _prepare_members(requests, addons, rules)
         return finish(members, whiteouts=_find_whiteouts(members, extra, removal, base))
 
 
@@ -137,8 +139,13 @@ def _assemble_groups(
     return TeamLayers(tuple(layers))
 
 
-def _prepare_members(requests: Sequence[MemberRequest], rules: LayerRules) -> list[Member]:
-    """The members, each without the files that an earlier one, its base or their owner has."""
+def _prepare_members(requests: Sequence[MemberRequest], addons: Sequence[ArchiveRequest], rules: LayerRules) -> list[Member]:
+    """The members; those of wheels each without the files that an earlier one, its base or their owner has."""
+    archives = ArchiveRules(rules.folders, rules.codec, rules.cache, rules.base.inventory.user.home, rules.mtime)
+    return [*_prepare_wheels(requests, rules), *make_archive_members(addons, archives, rules.jobs.slot)]
+
+
+def _prepare_wheels(requests: Sequence[MemberRequest], rules: LayerRules) -> list[Member]:
     members = _make_members(requests, rules)
     left = find_exclusions(members, rules.folders, interpreter=rules.base.interpreter, files=rules.files)
     again = [

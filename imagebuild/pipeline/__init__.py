@@ -12,8 +12,8 @@ from imagebuild.pipeline.building import (
     prepare_bake,
     prepare_context,
 )
+from imagebuild.pipeline.lockoptions import LockOptions
 from imagebuild.pipeline.lockuse import (
-    LockOptions,
     build_local_wheels,
     find_team_lock,
     lock_team,

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from imagebuild.dockerfile import render_requirements
+from imagebuild.dockerfile import ADDONS_FOLDER, render_requirements
 from imagebuild.engine.options import BuildContext, DockerOptions
 from imagebuild.errors import ConfigurationError
 from imagebuild.files import scratch_folder, write_atomic
+from imagebuild.layer.archivemember import ArchiveRequest
 from imagebuild.layer.memberstore import hash_file
 from imagebuild.layer.model import LAYER_MTIME, TeamLayers
 from imagebuild.layer.removal import find_removal
 from imagebuild.lock.index.routing import LOCAL_NAME
+from imagebuild.pipeline.addons import fetch_addons
 from imagebuild.pipeline.lockuse import build_local_wheels
 from imagebuild.pipeline.planning import Plan, write_recipe
 from imagebuild.pipeline.sdists import make_source_builder, remake_wheel
@@ -61,8 +63,10 @@ def fetch_team_wheels(
     )
 
 
-def link_wheels(wheels: Mapping[str, Path], folder: Path) -> None:
-    for path in wheels.values():
+def link_files(files: Mapping[str, Path], folder: Path) -> None:
+    """Have the files in ``folder``, by links where the disk allows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in files.values():
         target = folder / path.name
         if target.exists() and target.stat().st_size == path.stat().st_size:
             continue
@@ -76,10 +80,12 @@ def link_wheels(wheels: Mapping[str, Path], folder: Path) -> None:
 def prepare_context(
     workspace: Workspace, plan: Plan, *, builder: str | None = None, network: str | None = None
 ) -> tuple[Path, dict[str, Path]]:
-    """The build's folder with Dockerfile and wheels in it, and the wheels by package."""
+    """The build's folder with Dockerfile, wheels and add-ons in it, and the wheels by package."""
     folder = write_recipe(workspace, plan)
     wheels = fetch_team_wheels(workspace, plan, builder=builder, network=network)
-    link_wheels(wheels, folder / "wheels")
+    link_files(wheels, folder / "wheels")
+    if plan.addons:
+        link_files(fetch_addons(workspace, plan.team, plan.addons), folder / "wheels" / ADDONS_FOLDER)
     return folder, wheels
 
 
@@ -156,6 +162,7 @@ def build_direct_layers(
     from imagebuild.supply.policy import read_policy
 
     single = plan.recipe.codec.single
+    archives = fetch_addons(workspace, plan.team, plan.addons) if plan.addons else {}
     removal = find_removal(plan.base, plan.recipe.replaced)
     gone = frozenset(removal.owners)
     audit = TarEntries(plan.base, plan.recipe.extra_files, gone)
@@ -175,6 +182,7 @@ def build_direct_layers(
         out=out,
         inspect=None if single else audit.read,
         removal=removal,
+        addons=[ArchiveRequest(archives[item.package], item) for item in plan.recipe.addons],
         report=workspace.report,
     )
     if single:

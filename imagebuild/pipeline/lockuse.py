@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -14,28 +13,11 @@ from imagebuild.config import Team
 from imagebuild.errors import ImagebuildError, LockError, UsageError
 from imagebuild.files import exclusive, explain_os_error, sweep_writes, write_atomic
 from imagebuild.lock.file.model import Lock
+from imagebuild.pipeline.addons import check_team_addons
 from imagebuild.pipeline.bases import open_base
+from imagebuild.pipeline.lockoptions import LockOptions
 from imagebuild.pipeline.sdists import make_source_builder
 from imagebuild.workspace import Workspace
-
-
-class LockOptions(msgspec.Struct, frozen=True):
-    """How to lock."""
-
-    cutoff: str  # RFC 3339, UTC
-    explicit_cutoff: bool = False  # asked for: an index that cannot apply it is an error
-    upgrade: bool = False  # everything to the newest
-    upgrade_packages: frozenset[str] = frozenset()  # only these, by normalised name
-    resolver: str = "pip-tools"
-    builder: str | None = None
-    network: str | None = None
-    seconds: float = 120  # how long a resolver may look
-
-
-def subtract_days(moment: str, days: int) -> str:
-    """An RFC 3339 time so many days before another."""
-    earlier = datetime.fromisoformat(moment) - timedelta(days=days)
-    return earlier.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def find_team_lock(workspace: Workspace, team: Team) -> Lock | None:
@@ -71,7 +53,7 @@ def resolve_team(workspace: Workspace, team: Team, base: Base, before: Lock | No
     from imagebuild.lock.request import LockRequest
 
     require_python(base)
-    cutoff = options.cutoff if options.explicit_cutoff else subtract_days(options.cutoff, team.cooldown)
+    cutoff = options.find_cutoff(team.cooldown)
     existing = None if options.upgrade else before
     if existing is not None and options.upgrade_packages:
         unknown = options.upgrade_packages - {item.name for item in existing.packages}
@@ -99,7 +81,7 @@ def resolve_team(workspace: Workspace, team: Team, base: Base, before: Lock | No
         existing=existing,
         resolver=options.resolver,
         source=team.source,
-        replace=team.table.replace,
+        replace=team.replace,
         protect=team.protect,
         build_source=make_source_builder(workspace, team, base, builder=options.builder, network=options.network),
         rules=team.rules,
@@ -155,7 +137,7 @@ def read_team_lock(workspace: Workspace, team: Team, base: Base) -> Lock:
     if lock.team != team.name:
         raise LockError(f"{path.relative_to(workspace.root)} is the lock of team {lock.team}", hint)
     check_lock_fresh(lock, base, team.requirements, team.local_packages, workspace.root, team.rules)
-    check_replaced(base, lock, team.table.replace, team.protect)
+    check_replaced(base, lock, team.replace, team.protect)
     return lock
 
 
@@ -185,20 +167,23 @@ def check_team_lock(workspace: Workspace, team: Team, *, offline: bool = False) 
 
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(lambda: team.indexes)  # pip is asked in a process of its own: meanwhile the base is opened
-        lock = read_team_lock(workspace, team, open_base(workspace, team.table.base, team.platform))
+        base = open_base(workspace, team.table.base, team.platform)
+        lock = read_team_lock(workspace, team, base)
         indexes = asking.result()
     check_routes(lock, indexes)
+    addons = check_team_addons(workspace, team, base, offline=offline)
     name = workspace.lockfile(team.name).name
     if offline:
         count = sum(item.index != "local" for item in lock.packages)
         return [
             f"{name} is fresh: inputs, base and routes are as locked",
+            *addons,
             f"not checked (--offline): whether the indexes still list the {count} files with these hashes, and whether one was yanked",
         ]
     found = check_listing(lock, indexes, workspace.cache)
     shares = ", ".join(f"{count} by {index}" for index, count in sorted(found.listed.items()))
     lines = [f"{name} is fresh: inputs, base and routes are as locked; hashes are listed as locked: {shares or 'none to ask for'}"]
-    return [*lines, *(f"warning: {line}" for line in found.yanked), *(f"not proved: {line}" for line in found.unproved)]
+    return [*lines, *addons, *(f"warning: {line}" for line in found.yanked), *(f"not proved: {line}" for line in found.unproved)]
 
 
 def export_team_lock(workspace: Workspace, team: Team, form: str) -> str:

@@ -5,30 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from imagebuild import annotations as names
+from imagebuild.addons.model import AddonLock
 from imagebuild.base.inventory import require_python
 from imagebuild.base.model import Base
 from imagebuild.catalogue.tagforms import retired_tag
 from imagebuild.config import Team, load_team
-from imagebuild.dockerfile import render_dockerfile, render_installer, render_requirements, render_slimmer
+from imagebuild.dockerfile import (
+    ADDONS_FILE,
+    render_addons,
+    render_dockerfile,
+    render_installer,
+    render_requirements,
+    render_slimmer,
+    render_unpacker,
+)
 from imagebuild.errors import ConfigurationError
 from imagebuild.files import write_atomic
+from imagebuild.layer.archivemember import find_addon_folders
 from imagebuild.layer.removal import find_removal, render_removal
 from imagebuild.lock.file.model import Lock
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest, Manifest
 from imagebuild.oci.tags import resolve_tag
+from imagebuild.pipeline.addons import use_addon_locks
 from imagebuild.pipeline.bases import do_nothing, open_base
-from imagebuild.pipeline.lockuse import LockOptions, lock_team, prefetch_wheels, read_team_lock
+from imagebuild.pipeline.lockoptions import LockOptions
+from imagebuild.pipeline.lockuse import lock_team, prefetch_wheels, read_team_lock
 from imagebuild.recipe import REMOVAL_FILE, ImageOptions, Recipe, make_recipe
 from imagebuild.workspace import Workspace
-
-if TYPE_CHECKING:
-    pass
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -39,6 +47,7 @@ class Plan(msgspec.Struct, frozen=True):
     lock: Lock
     recipe: Recipe
     repository: str
+    addons: tuple[AddonLock, ...] = ()  # one lock for each kind that the team has
 
 
 def choose_engine(asked: str, system: Sequence[str], replace: Sequence[str] = (), *, split: bool = False) -> str:
@@ -72,7 +81,7 @@ def plan_image(
 
     team = load_team(workspace.images, team_name)
     table = team.table
-    chosen = choose_engine(engine or table.engine, table.system.packages, table.replace, split=table.layer.split)
+    chosen = choose_engine(engine or table.engine, table.system.packages, team.replace, split=table.layer.split)
     if workspace.offline and table.system.packages:
         raise ConfigurationError(
             f"team {team_name} has system packages, which apt fetches while it builds: not with --offline", "build it online"
@@ -84,6 +93,7 @@ def plan_image(
         lock = read_team_lock(workspace, team, base)
     else:
         lock = lock_team(workspace, team, base, LockOptions(cutoff))
+    addons = use_addon_locks(workspace, team, base, LockOptions(cutoff), locked=locked)
     absent = sorted(set(team.files.values()) - {item.name for item in lock.packages})
     if absent:
         raise ConfigurationError(
@@ -103,7 +113,8 @@ def plan_image(
         files=team.files,
         split=table.layer.split,
     )
-    return Plan(team, base, lock, make_recipe(base, lock, lock_digest(lock), options), workspace.repository(team_name))
+    recipe = make_recipe(base, lock, lock_digest(lock), options, addons)
+    return Plan(team, base, lock, recipe, workspace.repository(team_name), addons)
 
 
 def plan_twins(workspace: Workspace, team_name: str, *, cutoff: str) -> Plan:
@@ -165,6 +176,9 @@ def write_recipe(workspace: Workspace, plan: Plan) -> Path:
         files["wheels/slim.py"] = render_slimmer()
     if plan.recipe.constraints:
         files["wheels/constraints.txt"] = plan.recipe.constraints
+    if plan.recipe.addons:
+        files["wheels/addons.py"] = render_unpacker()
+        files[f"wheels/{ADDONS_FILE}"] = render_addons(plan.recipe, find_addon_folders(plan.base, plan.recipe.addons))
     if plan.recipe.replace:
         files[f"wheels/{REMOVAL_FILE}"] = render_removal(find_removal(plan.base, plan.recipe.replaced))
     for name, text in files.items():

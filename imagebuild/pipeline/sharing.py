@@ -11,7 +11,7 @@ import msgspec
 from imagebuild.errors import ConfigurationError, ImagebuildError, UsageError
 from imagebuild.oci.model import Reference
 from imagebuild.oci.place import Place
-from imagebuild.pipeline.building import build_direct_layers, fetch_team_wheels, link_wheels
+from imagebuild.pipeline.building import build_direct_layers, fetch_team_wheels, link_files
 from imagebuild.pipeline.planning import Plan
 from imagebuild.toml import decode_toml
 from imagebuild.workspace import Workspace
@@ -115,7 +115,7 @@ def build_shared_layers(
 
     def provide(wanted: Sequence[str]) -> dict[str, Path]:
         found = fetch_team_wheels(workspace, plan, builder=builder, network=network, wanted=wanted)
-        link_wheels(found, folder / "wheels")
+        link_files(found, folder / "wheels")
         present.update(found)
         return found
 

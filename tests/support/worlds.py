@@ -74,12 +74,12 @@ class SmallBase:
         return self.registry.host
 
 
-def push_small_base(rootfs: Path, folder: Path, registry: Registry) -> SmallBase:
-    """Make the base and push it to ``registry`` with skopeo."""
+def push_small_base(rootfs: Path, folder: Path, registry: Registry, more: Sequence[bytes] = ()) -> SmallBase:
+    """Make the base, with ``more`` layers over it, and push it to ``registry`` with skopeo."""
     store = LayoutStore(folder / "layout")
     raw = images.push_image(
         store,
-        [make_small_layer(rootfs)],
+        [make_small_layer(rootfs), *more],
         {"User": "1000", "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/home/jovyan"], "Cmd": ["python3"]},
         compression="zstd",
     )

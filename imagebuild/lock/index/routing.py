@@ -22,15 +22,21 @@ from imagebuild.lock.index.redirects import find_origin, is_downgrade
 DEFAULT_NAME = "default"
 LOCAL_NAME = "local"  # what a lock says of a wheel built from the team's own source tree
 URL_NAME = "url"  # what a lock says of a wheel that requirements.in names by its address
+INDEX_KINDS = ("pypi", "cran", "openvsx")  # Python packages (PEP 503), R packages, VS Code extensions
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 _CONFIGURATION_SECONDS = 60
 
 
 class PackageIndex(msgspec.Struct, frozen=True):
-    """One simple-repository index (PEP 503, PEP 691). ``repr`` and ``str`` never show address or secrets."""
+    """One package index: a simple repository (PEP 503, PEP 691), or by its ``kind`` a CRAN-like repository or an Open VSX gallery.
+
+    ``repr`` and ``str`` never show address or secrets.
+    """
 
     name: str
-    url: str  # of the simple API's root; http, https or file; user:password@ is accepted and never printed
+    url: (
+        str  # of the simple API's (the repository's, the gallery's) root; http, https or file; user:password@ is accepted and never printed
+    )
     names: tuple[str, ...] = ()  # fnmatch patterns over normalised names: these come from here and nowhere else
     default: bool = False  # serves every name that no other index claims
     username: str = ""
@@ -40,6 +46,7 @@ class PackageIndex(msgspec.Struct, frozen=True):
     redirects: tuple[str, ...] = ()  # other hosts (``host`` or ``host:port``) that its pages may redirect to
     local: bool = False  # source trees and wheels by URL may have names that this index claims
     file: str = ""  # where its table is written, for messages
+    kind: str = "pypi"  # what it serves: one of INDEX_KINDS
 
     def __repr__(self) -> str:
         return f"PackageIndex(name={self.name!r}, names={self.names!r}, default={self.default})"
@@ -105,7 +112,7 @@ class UnroutedError(LockError):
 
 
 def validate_indexes(indexes: Sequence[PackageIndex]) -> None:
-    """ConfigurationError unless names are unique and fit, at most one is the default, URLs are usable, and no two claim the same."""
+    """ConfigurationError unless names are unique and fit, URLs are usable, and no kind has two defaults or double claims."""
     seen: set[str] = set()
     for index in indexes:
         if not _NAME.fullmatch(index.name) or index.name in (LOCAL_NAME, URL_NAME):
@@ -120,6 +127,12 @@ def validate_indexes(indexes: Sequence[PackageIndex]) -> None:
             raise ConfigurationError(f"the address of package index {index.name!r} is not http, https or file", "correct its url")
         if not index.default and not index.names:
             raise ConfigurationError(f"package index {index.name!r} serves no names", 'say which names come from it: names = ["cosml-*"]')
+    for kind in INDEX_KINDS:
+        _check_claims([index for index in indexes if index.kind == kind])
+
+
+def _check_claims(indexes: Sequence[PackageIndex]) -> None:
+    """Of indexes of one kind: at most one default, and no name claimed twice."""
     defaults = [index.name for index in indexes if index.default]
     if len(defaults) > 1:
         raise ConfigurationError(f"two package indexes are the default: {' and '.join(defaults)}", "leave default = true to one of them")

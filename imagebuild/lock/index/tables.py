@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -28,6 +29,7 @@ class IndexTable(msgspec.Struct, frozen=True, rename="kebab"):
 
     name: str
     url: str
+    kind: Literal["pypi", "cran", "openvsx"] = "pypi"  # INDEX_KINDS
     names: tuple[str, ...] = ()
     default: bool = False
     credentials: str = "netrc"  # a reference: netrc, env:USER,PASSWORD, env:TOKEN, keyring:USER
@@ -104,6 +106,7 @@ def list_indexes(path: Path, own: Sequence[IndexTable], shared: SharedIndexes) -
             redirects=tuple(host.lower() for host in item.redirects),
             local=item.local,
             file=file,
+            kind=item.kind,
         )
         for item, file in tables
     )
@@ -117,10 +120,10 @@ def list_indexes(path: Path, own: Sequence[IndexTable], shared: SharedIndexes) -
 
 
 def combine_indexes(path: Path, own: Sequence[IndexTable], shared: SharedIndexes, machine_index: bool | None) -> tuple[PackageIndex, ...]:
-    """All indexes of a team: its own, the shared ones and, unless one is the default or it is not to be used, the machine's.
+    """A team's indexes of Python packages: its own, the shared ones and, unless one is the default or it is not to be used, the machine's.
 
     ``path`` is the team's file, for messages. ``machine_index``: the team's word, None leaves it to the shared file.
     """
-    indexes = list_indexes(path, own, shared)
+    indexes = tuple(item for item in list_indexes(path, own, shared) if item.kind == "pypi")
     allowed = shared.machine_index if machine_index is None else machine_index
     return (*indexes, default_index()) if allowed and not any(item.default for item in indexes) else indexes

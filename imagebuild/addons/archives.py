@@ -1,0 +1,83 @@
+"""Archives of add-ons on this disk: kept by their hash, compared with it whenever one is taken."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from imagebuild.addons.model import Addon
+from imagebuild.errors import ImagebuildError, IntegrityError, LockError, RemoteError
+from imagebuild.files import replacing
+from imagebuild.lock.index.bodies import Bodies
+from imagebuild.lock.index.client import IndexClient
+from imagebuild.lock.index.pages import ProjectFile
+
+
+def archive_path(cache: Path, sha256: str, filename: str) -> Path:
+    """Where a verified archive is kept."""
+    return cache / "addons" / sha256 / filename
+
+
+def hash_archive(path: Path) -> str:
+    """SHA-256 in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def find_archive(addon: Addon, cache: Path) -> Path | None:
+    """The archive that is kept, whole; None where there is none. A damaged one is removed."""
+    path = archive_path(cache, addon.sha256, addon.filename)
+    if not path.is_file():
+        return None
+    if path.stat().st_size == addon.size and hash_archive(path) == addon.sha256:
+        return path
+    path.unlink(missing_ok=True)
+    return None
+
+
+def keep_archive(source: Path, cache: Path, filename: str) -> tuple[Path, str]:
+    """A copy in the cache, by the hash of its bytes: its path there, and the hash."""
+    sha256 = hash_archive(source)
+    target = archive_path(cache, sha256, filename)
+    if not target.is_file() or hash_archive(target) != sha256:
+        digest = hashlib.sha256()
+        with source.open("rb") as stream, replacing(target) as copy:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+                copy.write(piece)
+        if digest.hexdigest() != sha256:
+            target.unlink()
+            raise IntegrityError(f"{source} was changed while it was read", "run it again")
+    return target, sha256
+
+
+def find_team_archive(addon: Addon, files: Iterable[Path], cache: Path) -> Path:
+    """The archive of an add-on that lies in the team's folder; LockError when it is gone, IntegrityError when it is another."""
+    path = next((file for file in files if file.name == addon.filename), None)
+    if path is None:
+        raise LockError(f"{addon.filename} is no longer in the team's folder", "lock again, or bring the file back")
+    kept, sha256 = keep_archive(path, cache, addon.filename)
+    if sha256 != addon.sha256:
+        raise IntegrityError(
+            f"{addon.filename} in the team's folder is not the file that was locked",
+            "lock again if the new one is meant",
+            (f"expected sha256 {addon.sha256}", f"got      sha256 {sha256}"),
+        )
+    return kept
+
+
+def download_archive(client: IndexClient, url: str, filename: str, cache: Path, *, sha256: str, size: int = 0, name: str = "") -> Path:
+    """The archive at ``url``, in the cache, verified by hash (and size, where that is known) while it streams.
+
+    IntegrityError for other bytes, LockError for a file that is gone, RemoteError for an index that fails.
+    """
+    target = archive_path(cache, sha256, filename)
+    if not target.is_file() or hash_archive(target) != sha256:
+        Bodies(client).download(ProjectFile(filename, url, sha256=sha256, size=size), target, package=name or filename)
+    return target
+
+
+def refuse_offline(addon: Addon) -> ImagebuildError:
+    """The error for an archive that is not here when no index may be asked."""
+    return RemoteError(f"{addon.filename} is not on this machine, and --offline asks no index", "fetch it online first")

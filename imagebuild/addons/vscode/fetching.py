@@ -1,0 +1,67 @@
+"""Locked extensions on this disk: from the cache, the team's folder, or the gallery that they were locked from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imagebuild.addons.archives import find_archive, find_team_archive, refuse_offline
+from imagebuild.addons.model import Addon, AddonLock, AddonRequest, FetchRequest
+from imagebuild.addons.routing import find_index
+from imagebuild.addons.vscode.compiling import INDEX_KIND, compile_vscode_lock
+from imagebuild.addons.vscode.facts import describe_vscode
+from imagebuild.addons.vscode.gallery import Gallery
+from imagebuild.addons.vscode.manifest import UNIVERSAL
+from imagebuild.base.model import Base
+from imagebuild.errors import IntegrityError, LockError
+from imagebuild.lock.index.routing import LOCAL_NAME
+
+
+def fetch_extension(addon: Addon, request: FetchRequest) -> Path:
+    """The .vsix, its hash compared with the lock's. LockError when its gallery has it no more, IntegrityError when it has another."""
+    kept = find_archive(addon, request.cache)
+    if kept is not None:
+        return kept
+    if addon.index == LOCAL_NAME:
+        return find_team_archive(addon, request.files, request.cache)
+    if request.offline:
+        raise refuse_offline(addon)
+    gallery = Gallery(find_index(addon.name, addon.index, request.indexes, INDEX_KIND), request.cache)
+    try:
+        build = gallery.find_build(addon.name, (addon.platform or UNIVERSAL,), addon.version)
+        if build is None:
+            raise LockError(f"package index {addon.index!r} has {addon.name} {addon.version} no more", "lock again: imagebuild lock TEAM")
+        if build.sha256 and build.sha256 != addon.sha256:
+            raise IntegrityError(
+                f"package index {addon.index!r} has another file as {addon.name} {addon.version} than the one that was locked",
+                "somebody replaced it: do not use that index until you know why",
+                (f"expected sha256 {addon.sha256}", f"listed   sha256 {build.sha256}"),
+            )
+        path, sha256 = gallery.download(build)
+    finally:
+        gallery.close()
+    if sha256 != addon.sha256:
+        raise IntegrityError(
+            f"{addon.filename} from package index {addon.index!r} is not the file that was locked",
+            "somebody replaced it: do not use that index until you know why",
+            (f"expected sha256 {addon.sha256}", f"got      sha256 {sha256}"),
+        )
+    return path
+
+
+class VSCodeRules:
+    """What the pipeline asks of extensions (:class:`imagebuild.addons.model.AddonRules`)."""
+
+    title = "VS Code extension"
+    index_kind = INDEX_KIND
+
+    def describe_base(self, base: Base) -> dict[str, str]:
+        """See :func:`imagebuild.addons.vscode.facts.describe_vscode`."""
+        return describe_vscode(base)
+
+    def compile_lock(self, request: AddonRequest) -> AddonLock:
+        """See :func:`imagebuild.addons.vscode.compiling.compile_vscode_lock`."""
+        return compile_vscode_lock(request)
+
+    def fetch(self, addon: Addon, request: FetchRequest) -> Path:
+        """See :func:`fetch_extension`."""
+        return fetch_extension(addon, request)

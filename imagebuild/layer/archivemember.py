@@ -1,0 +1,133 @@
+"""A member made of an add-on's archive: the files of one folder of the image, compressed on their own and kept by key.
+
+Nothing but the archive, the folder, the codec and the formats below decides a member's bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from imagebuild.addons.model import PlacedArchive
+from imagebuild.addons.unpacking import ArchiveFile, open_archive
+from imagebuild.base.model import Base
+from imagebuild.errors import BuildError, IntegrityError
+from imagebuild.files import exclusive, explain_os_error, replacing, sweep_temporaries
+from imagebuild.jobs.slots import Slot
+from imagebuild.layer.memberstore import MemberIndex, MemberRequest, hash_file, load_member, name_blob, save_index
+from imagebuild.layer.model import LAYER_FORMAT, Codec, FileFact, Member
+from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within, normalise_path
+from imagebuild.layer.tar.frame import FrameWriter, describe_compressor
+from imagebuild.layer.tar.header import count_entry, count_padding, encode_header
+from imagebuild.wheel.sizes import classify_path
+
+ARCHIVE_FORMAT = 1  # part of an add-on's member's key: raise it whenever its bytes would change
+
+
+class ArchiveRequest(msgspec.Struct, frozen=True):
+    """An add-on to be made a member of."""
+
+    archive: Path
+    placed: PlacedArchive
+
+
+class ArchiveRules(msgspec.Struct, frozen=True):
+    """What all add-ons of one layer are made by; ``folders``: the base's, without what is replaced."""
+
+    folders: FolderResolver
+    codec: Codec
+    cache: Path
+    home: str
+    mtime: int
+
+
+def make_archive_members(requests: Sequence[ArchiveRequest], rules: ArchiveRules, slot: Slot) -> list[Member]:
+    """The members, from the cache or built, each while it holds a ``slot``."""
+    return [_make_member(request, rules, slot) for request in requests]
+
+
+def find_addon_folder(placed: PlacedArchive, folders: FolderResolver, home: str) -> str:
+    """Where the add-on comes to lie, the base's links followed; BuildError for a folder that it may not have."""
+    parent, name = posixpath.split(normalise_path(placed.folder))
+    folder = posixpath.join(folders.resolve(parent), name)
+    for place in forbidden_folders(folders, home):
+        if is_within(folder, place):
+            raise BuildError(
+                f"{placed.package}: it would land in {folder}, and {place} is hidden or emptied when the image runs", "choose another base"
+            )
+    if folders.get(folder) is not None:
+        raise BuildError(f"{placed.package}: the base has {folder} already", "lock again: imagebuild lock TEAM")
+    return folder
+
+
+def find_addon_folders(base: Base, addons: Sequence[PlacedArchive]) -> dict[str, str]:
+    """Where each add-on comes to lie, by the name that accounts have for it."""
+    folders = FolderResolver(base.tree)
+    return {item.package: find_addon_folder(item, folders, base.inventory.user.home) for item in addons}
+
+
+def _make_member(request: ArchiveRequest, rules: ArchiveRules, slot: Slot) -> Member:
+    placed = request.placed
+    folder = find_addon_folder(placed, rules.folders, rules.home)
+    store = rules.cache / "members" / _compute_key(placed, folder, rules)
+    stored = MemberRequest(request.archive, placed.package, placed.version, placed.sha256, placed.filename)
+    try:
+        with exclusive(store / "lock"):
+            member = load_member(store, stored, rules.codec)
+            if member is not None:
+                return member
+            sweep_temporaries(store)
+            if hash_file(request.archive) != placed.sha256:
+                raise IntegrityError(
+                    f"{placed.filename} is not the file that was locked: its sha256 differs",
+                    f"remove {request.archive}; it is fetched again",
+                )
+            with slot(), open_archive(request.archive, placed.filename, placed.strip) as files:
+                _write(store, folder, files, rules)
+            member = load_member(store, stored, rules.codec)
+    except OSError as error:
+        raise explain_os_error(error, f"preparing {placed.filename}") from error
+    if member is None:
+        raise IntegrityError(f"the member of {placed.filename} was changed while it was written", "run again")
+    return member
+
+
+def _compute_key(placed: PlacedArchive, folder: str, rules: ArchiveRules) -> str:
+    codec = rules.codec
+    content = {
+        "format": LAYER_FORMAT,
+        "archive-format": ARCHIVE_FORMAT,
+        "archive": placed.sha256,
+        "strip": placed.strip,
+        "folder": folder,
+        "codec": [codec.name, codec.level, describe_compressor(codec)],
+        "mtime": rules.mtime,
+    }
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
+
+
+def _write(store: Path, folder: str, files: Sequence[ArchiveFile], rules: ArchiveRules) -> None:
+    """The member's frame and index: folders inside the add-on's are the layer's prelude's, as those of wheels are."""
+    total = sum(count_entry(f"{folder}/{file.path}", file.size) for file in files)
+    facts = []
+    with replacing(store / name_blob(rules.codec)) as output:
+        frame = FrameWriter(output.write, rules.codec, total)
+        for file in files:
+            path, digest = f"{folder}/{file.path}", hashlib.sha256()
+            frame.write(encode_header(path, size=file.size, mode=file.mode, mtime=rules.mtime))
+            for piece in file.open():
+                digest.update(piece)
+                frame.write(piece)
+            frame.write(bytes(count_padding(file.size)))
+            facts.append(FileFact(path, file.size, file.mode, digest.hexdigest(), _classify(path)))
+        frame.finish()
+    save_index(store, MemberIndex(frame.sha256, frame.compressed, total, tuple(facts), ""))
+
+
+def _classify(path: str) -> str:
+    """The kind of a file; none is code or bytecode to us, for nothing of an add-on is compiled here."""
+    return "library" if classify_path(path) == "library" else "data"
