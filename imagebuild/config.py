@@ -300,6 +300,34 @@ def check_team_name(name: str) -> None:
         raise UsageError(f"not a team name: {name!r}", "lower-case letters, digits and single hyphens, as in images/cosml")
 
 
+def _check_words(table: TeamTable, path: Path) -> None:
+    """ConfigurationError for names that the table may not have."""
+    for variable in table.env:
+        if not _ENVIRONMENT_NAME.fullmatch(variable):
+            raise ConfigurationError(f"{path}: not an environment variable's name: {variable!r}", "letters, digits and underscores")
+    for wanted in (*table.system.packages, *table.source.system):
+        if not _SYSTEM_PACKAGE.fullmatch(wanted):
+            raise ConfigurationError(
+                f"{path}: not a Debian package: {wanted!r}", 'write "graphviz", or "graphviz=2.42.2-7" for one version'
+            )
+    for replaced in table.replace:
+        if ":" in replaced and not replaced.startswith(("r:", "vscode:")):
+            raise ConfigurationError(f"{path}: replace: {replaced!r} has no known kind", 'write "vscode:ms-python.python"')
+
+
+def _check_engine(table: TeamTable, path: Path) -> None:
+    """ConfigurationError for an engine that cannot do what the table asks for."""
+    if table.system.packages and table.engine == "direct":
+        raise ConfigurationError(
+            f'{path}: [system] packages need the docker engine, and engine is "direct"', 'set engine = "auto", or leave [system] out'
+        )
+    if table.layer.split and table.engine == "docker":
+        raise ConfigurationError(
+            f'{path}: split = true in [layer] needs the direct engine (one RUN makes one layer), and engine is "docker"',
+            'set engine = "auto", or leave split out',
+        )
+
+
 def load_team(images: Path, name: str) -> Team:
     """Read and check one team's folder; an unknown team is a UsageError that names the closest one."""
     folder = images / name
@@ -319,26 +347,8 @@ def load_team(images: Path, name: str) -> Team:
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error.message}", error.hint) from None
     check_policy(table.policy, path)
-    for variable in table.env:
-        if not _ENVIRONMENT_NAME.fullmatch(variable):
-            raise ConfigurationError(f"{path}: not an environment variable's name: {variable!r}", "letters, digits and underscores")
-    for wanted in (*table.system.packages, *table.source.system):
-        if not _SYSTEM_PACKAGE.fullmatch(wanted):
-            raise ConfigurationError(
-                f"{path}: not a Debian package: {wanted!r}", 'write "graphviz", or "graphviz=2.42.2-7" for one version'
-            )
-    if table.system.packages and table.engine == "direct":
-        raise ConfigurationError(
-            f'{path}: [system] packages need the docker engine, and engine is "direct"', 'set engine = "auto", or leave [system] out'
-        )
-    if table.layer.split and table.engine == "docker":
-        raise ConfigurationError(
-            f'{path}: split = true in [layer] needs the direct engine (one RUN makes one layer), and engine is "docker"',
-            'set engine = "auto", or leave split out',
-        )
-    for replaced in table.replace:
-        if ":" in replaced and not replaced.startswith(("r:", "vscode:")):
-            raise ConfigurationError(f"{path}: replace: {replaced!r} has no known kind", 'write "vscode:ms-python.python"')
+    _check_words(table, path)
+    _check_engine(table, path)
     check_tables(path, table.index)
     # What is wrong with the indexes is said before anything is built.
     list_indexes(path, table.index, load_shared_indexes(images))
