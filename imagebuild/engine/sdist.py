@@ -6,24 +6,18 @@ apt has a network: the build itself has none, and what it builds with lies besid
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from imagebuild.base.model import Base
-from imagebuild.dockerfile import docker_reference, render_apt_mounts, render_apt_steps
-from imagebuild.engine.buildx import connect_docker, list_secrets, run_build
+from imagebuild.engine.insidebase import CONTEXT, WORK, render_stages, run_inside
 from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import BuildError
 from imagebuild.lock.wheels.sdist import SourceOrder
 
-_READ_LINES, _SHOWN_LINES = 60, 12  # of a build that failed: looked through, and shown
-_CONTEXT = "/run/imagebuild"
-_WORK = "/tmp/imagebuild-source"  # the same in every build: compilers write it into what they make
+_SHOWN_LINES = 12  # of a build that failed
 
 
 def render_source_dockerfile(base: Base, archive: str, epoch: int, system: tuple[str, ...]) -> str:
@@ -33,21 +27,17 @@ def render_source_dockerfile(base: Base, archive: str, epoch: int, system: tuple
     pip = f"{python} -m pip --isolated --disable-pip-version-check --no-cache-dir"
     common = "--no-index --no-deps"
     steps = [
-        f"export HOME={_WORK}/home TMPDIR={_WORK}/tmp SOURCE_DATE_EPOCH={epoch} PIP_CONFIG_FILE=/dev/null PYTHONHASHSEED=0 LC_ALL=C.UTF-8",
+        f"export HOME={WORK}/home TMPDIR={WORK}/tmp SOURCE_DATE_EPOCH={epoch} PIP_CONFIG_FILE=/dev/null PYTHONHASHSEED=0 LC_ALL=C.UTF-8",
         "unset PIP_CONSTRAINT PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_REQUIREMENT PIP_TARGET PIP_USER",
         "umask 022",
-        f"mkdir -p {_WORK}/home {_WORK}/tmp {_WORK}/env {_WORK}/source /wheels",
-        f"set -- {_CONTEXT}/requires/*.whl",
-        f'if [ -e "$1" ]; then {pip} install -q {common} --root-user-action ignore --no-compile --target {_WORK}/env "$@"; fi',
-        f"{python} -m {unpack} -e {_CONTEXT}/{shlex.quote(archive)} {_WORK}/source",
-        f"cd {_WORK}/source/*/",
-        f"PYTHONPATH={_WORK}/env PATH={_WORK}/env/bin:$PATH {pip} wheel -v {common} --no-build-isolation -w /wheels .",
+        f"mkdir -p {WORK}/home {WORK}/tmp {WORK}/env {WORK}/source /wheels",
+        f"set -- {CONTEXT}/requires/*.whl",
+        f'if [ -e "$1" ]; then {pip} install -q {common} --root-user-action ignore --no-compile --target {WORK}/env "$@"; fi',
+        f"{python} -m {unpack} -e {CONTEXT}/{shlex.quote(archive)} {WORK}/source",
+        f"cd {WORK}/source/*/",
+        f"PYTHONPATH={WORK}/env PATH={WORK}/env/bin:$PATH {pip} wheel -v {common} --no-build-isolation -w /wheels .",
     ]
-    lines = [f"FROM {docker_reference(base)} AS build", "USER root"]
-    if system:
-        lines.append(f"RUN {render_apt_mounts()} \\\n    set -eu; \\\n    " + "; \\\n    ".join(render_apt_steps(system)))
-    lines.append(f"RUN --network=none --mount=type=bind,from=source,target={_CONTEXT} \\\n    set -eu; \\\n    " + "; \\\n    ".join(steps))
-    return "\n".join([*lines, "FROM scratch", "COPY --from=build /wheels/ /"]) + "\n"
+    return render_stages(base, system, steps, "/wheels")
 
 
 def build_source_wheel(
@@ -64,44 +54,17 @@ def build_source_wheel(
 
     BuildError with the compiler's last words; ConfigurationError when docker, its engine, buildx or the builder is missing.
     """
-    client = connect_docker()
-    with tempfile.TemporaryDirectory(dir=out, prefix="context-") as name:
-        context = Path(name)
-        _lay_out(order, context)
-        dockerfile = context / "Dockerfile"
-        dockerfile.write_text(render_source_dockerfile(base, order.archive.name, order.epoch, system), encoding="utf-8")
-        contexts = {"source": str(context)}
-        if not base.registry:
-            contexts[docker_reference(base)] = f"oci-layout://{layout}@{base.pinned}"
-        result = out / "wheels"
-        arguments = {
-            "context_path": context,
-            "file": dockerfile,
-            "build_contexts": contexts,
-            "secrets": list(list_secrets(secrets or {})),
-            "platforms": [str(base.inventory.platform)],
-            "output": {"type": "local", "dest": str(result)},
-            **options.arguments(network=bool(system)),
-        }
-        try:
-            run_build(client, arguments, options.builder, _READ_LINES)
-        except BuildError as error:
-            raise _explain_failure(order, base, error) from None
+    dockerfile = render_source_dockerfile(base, order.archive.name, order.epoch, system)
+    try:
+        result = run_inside(
+            dockerfile, order.archive, order.requires, out, base=base, layout=layout, network=bool(system), secrets=secrets, options=options
+        )
+    except BuildError as error:
+        raise _explain_failure(order, base, error) from None
     wheels = sorted(result.glob("*.whl"))
     if len(wheels) != 1:
         raise BuildError(f"{order.name} {order.version}: its build made {len(wheels)} wheels, not one", "ask for another version")
     return wheels[0]
-
-
-def _lay_out(order: SourceOrder, context: Path) -> None:
-    """The archive, and beside it what it builds with."""
-    (context / "requires").mkdir()
-    for path in (order.archive, *order.requires):
-        target = context / ("requires" if path is not order.archive else ".") / path.name
-        try:
-            os.link(path, target)
-        except OSError:
-            shutil.copyfile(path, target)
 
 
 def _explain_failure(order: SourceOrder, base: Base, error: BuildError) -> BuildError:

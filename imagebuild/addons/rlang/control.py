@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
+from datetime import datetime
 
 import msgspec
 
@@ -17,6 +18,7 @@ TEXT_LIMIT = 128 << 20  # bytes of a PACKAGES, unpacked; CRAN's has 8 MB
 _VALUE_LIMIT = 64 << 10  # characters of one field
 _FIELD = re.compile(r"([!-9;-~]+)[ \t]*:[ \t]*(.*)")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9.]*[A-Za-z0-9]")
+_PUBLISHED = re.compile(r"(\d{4}-\d\d-\d\d)(?: (\d\d:\d\d:\d\d))?")
 _NEED = re.compile(rf"\s*([A-Za-z][A-Za-z0-9.]*)\s*(?:\(\s*({'|'.join(OPERATORS)})\s*([^\s()]+)\s*\))?\s*")
 
 
@@ -40,6 +42,17 @@ class Description(msgspec.Struct, frozen=True):
     path: str = ""  # PACKAGES: a folder below src/contrib
     licence: str = ""
     published: str = ""  # Date/Publication
+
+    @property
+    def published_at(self) -> datetime | None:
+        """When the repository published it, in UTC; None where it does not say."""
+        match = _PUBLISHED.match(self.published)
+        if match is None:
+            return None
+        try:
+            return datetime.fromisoformat(f"{match[1]}T{match[2] or '00:00:00'}+00:00")
+        except ValueError:
+            return None
 
     @property
     def built_minor(self) -> str:

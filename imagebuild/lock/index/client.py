@@ -76,8 +76,10 @@ class IndexClient:
     another host, as content delivery networks have it: its hash is on the page.
     """
 
-    def __init__(self, index: PackageIndex, pause: Callable[[float], object] | None = None) -> None:
+    def __init__(self, index: PackageIndex, pause: Callable[[float], object] | None = None, *, agent: str = "") -> None:
+        """``agent``: a User-Agent in place of ours, for servers that answer by it."""
         self.index = index
+        self._agent = agent or f"imagebuild/{__version__}"
         self.stopped = threading.Event()
         self.pause = pause or self.stopped.wait
         self._patience = Patience(_STALLED)
@@ -108,6 +110,13 @@ class IndexClient:
         try:
             with self.send(url, headers, what, body=True, page=True) as answer:
                 return self._read_answer(answer, headers, what)
+        except _LeftIndexError as error:
+            return Elsewhere(error.target)
+
+    def open_page(self, url: str, headers: Mapping[str, str], what: str) -> requests.Response | Elsewhere:
+        """The answer to a GET by the rule of a page, its body not read: for a file whose hash nobody has said yet."""
+        try:
+            return self.send(url, headers, what, page=True)
         except _LeftIndexError as error:
             return Elsewhere(error.target)
 
@@ -234,7 +243,7 @@ class IndexClient:
     def _connect(self) -> requests.Session:
         if self._session is None:
             session = _Session()
-            session.headers["User-Agent"] = f"imagebuild/{__version__}"
+            session.headers["User-Agent"] = self._agent
             adapter = HTTPAdapter(pool_connections=8, pool_maxsize=32)
             session.mount("https://", adapter)
             session.mount("http://", adapter)

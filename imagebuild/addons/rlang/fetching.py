@@ -1,0 +1,102 @@
+"""The archives of locked R packages: from the cache, from their repository by hash, or built again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from imagebuild.addons.archives import archive_path, download_archive, find_archive, hash_archive, keep_archive, refuse_offline
+from imagebuild.addons.model import Addon, FetchRequest
+from imagebuild.addons.rlang.archive import read_archive_description
+from imagebuild.addons.rlang.facts import require_r
+from imagebuild.addons.rlang.repository import INDEX_KIND, Repository, choose_snapshot, locate_archived, locate_file
+from imagebuild.addons.rlang.sourcepackage import RSourceBuilds
+from imagebuild.addons.routing import find_index
+from imagebuild.errors import ImagebuildError, IntegrityError, LockError
+from imagebuild.lock.index.bodies import path_of
+
+
+def fetch_r(addon: Addon, request: FetchRequest) -> Path:
+    """The binary archive, its hash compared with the lock's."""
+    kept = find_archive(addon, request.cache)
+    if kept is not None:
+        return kept
+    if request.offline:
+        raise refuse_offline(addon)
+    if addon.source is None:
+        return _fetch_file(addon, addon.filename, addon.sha256, addon.size, request)
+    source = _fetch_file(addon, addon.source.filename, addon.source.sha256, addon.source.size, request)
+    requires = [fetch_r(item, request) for item in list_required(addon, request)]
+    builds = RSourceBuilds(request.cache, str(request.base.inventory.digest), request.system, request.build, request.report)
+    made = builds.make(read_archive_description(source, addon.name), source, requires)
+    if (found := hash_archive(made)) != addon.sha256:
+        raise IntegrityError(
+            f"{addon.name}: the package built from {source.name} is not the locked one",
+            "the base or the Debian packages it is built with changed since: lock again",
+            (f"expected sha256 {addon.sha256}", f"got      sha256 {found}"),
+        )
+    return made
+
+
+def list_required(addon: Addon, request: FetchRequest) -> list[Addon]:
+    """The locked packages that ``addon`` needs, directly or not, sorted by name."""
+    by_name = {item.name: item for item in request.lock.addons}
+    found: dict[str, Addon] = {}
+    waiting = list(addon.needs)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name in by_name:
+            found[name] = by_name[name]
+            waiting.extend(by_name[name].needs)
+    return [found[name] for name in sorted(found)]
+
+
+def _fetch_file(addon: Addon, filename: str, sha256: str, size: int, request: FetchRequest) -> Path:
+    """A file of the add-on's repository with that hash: the current one, an older one, or the one of the lock's date.
+
+    A repository builds binaries of one version anew, and puts older versions elsewhere; other bytes are passed over, and are an
+    IntegrityError when no place has the right ones.
+    """
+    target = archive_path(request.cache, sha256, filename)
+    if target.is_file() and hash_archive(target) == sha256:
+        return target
+    wrong: ImagebuildError | None = None
+    for repository, url in _list_urls(addon, request):
+        if url.startswith("file:"):
+            kept = keep_archive(path_of(url), request.cache, filename) if path_of(url).is_file() else None
+            if kept is not None and kept[1] == sha256:
+                return kept[0]
+            wrong = _refuse(addon, filename, repository) if kept is not None else wrong
+            continue
+        try:
+            return download_archive(repository.client, url, filename, request.cache, sha256=sha256, size=size, name=addon.name)
+        except LockError:
+            continue
+        except IntegrityError as error:
+            wrong = error
+    if wrong is not None:
+        raise wrong
+    raise LockError(f"{filename} is no longer on package index {addon.index!r}", "lock again, or get the file back onto the index")
+
+
+def _list_urls(addon: Addon, request: FetchRequest) -> Iterator[tuple[Repository, str]]:
+    index = find_index(addon.name, addon.index, request.indexes, INDEX_KIND)
+    facts = require_r(request.base)
+    addresses = [index.address]
+    with contextlib.suppress(LockError):
+        addresses.append(choose_snapshot(index, request.lock.cutoff, True))
+    for address in dict.fromkeys(addresses):
+        repository = Repository(index, address, facts, request.cache)
+        for place in (locate_file(addon.name, addon.version), locate_archived(addon.name, addon.version)):
+            yield repository, address + place
+    repository = Repository(index, index.address, facts, request.cache)
+    if place := repository.locate_current(addon.name):
+        yield repository, index.address + place
+
+
+def _refuse(addon: Addon, filename: str, repository: Repository) -> IntegrityError:
+    return IntegrityError(
+        f"{addon.name}: {filename} of {repository.label} is not the file that was locked",
+        "if it happens again, somebody replaced the file: do not use that repository until you know why",
+    )

@@ -1,0 +1,113 @@
+"""R packages that a repository has as source only: built inside the base, and locked as the binary archive that comes out.
+
+How a build is done is a function given from outside (the docker engine's); here is decided what is built with what beside it, whether
+it was built before, and the bytes of the archive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from imagebuild.addons.archives import archive_path, hash_archive
+from imagebuild.addons.rlang.control import Description
+from imagebuild.addons.unpacking import ArchiveFile, open_archive
+from imagebuild.decoding import make_decoder
+from imagebuild.errors import BuildError
+from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_atomic
+
+_FORMAT = 1  # of a build: raise it when the same order would give other bytes
+_OLDEST = 315532800  # 1980-01-01
+
+
+class RSourceOrder(msgspec.Struct, frozen=True):
+    """One build: a source archive, the binary archives of what it needs beside the base, and its SOURCE_DATE_EPOCH."""
+
+    name: str
+    version: str
+    archive: Path
+    requires: tuple[Path, ...]
+    epoch: int
+
+
+BuildRPackage = Callable[[RSourceOrder, Path], Path]  # (order, an empty folder) -> the binary archive, in that folder
+
+
+class _Note(msgspec.Struct, frozen=True):
+    filename: str
+    sha256: str
+
+
+_NOTE = make_decoder(_Note)
+
+
+def compute_epoch(description: Description) -> int:
+    """Seconds of the package's publication, so that the same source is built with the same date whenever it is locked."""
+    published = description.published_at
+    return max(_OLDEST, int(published.timestamp())) if published is not None else _OLDEST
+
+
+class RSourceBuilds:
+    """Builds of one run, kept from run to run."""
+
+    def __init__(
+        self, cache: Path, base_digest: str, system: Sequence[str], build: BuildRPackage | None, report: Callable[[str], object]
+    ) -> None:
+        self._cache, self._base_digest, self._system = cache, base_digest, sorted(system)
+        self._build, self._report = build, report
+
+    def make(self, description: Description, archive: Path, requires: Sequence[Path]) -> Path:
+        """The binary archive that ``archive`` gives, in the cache. ``requires``: the binary archives it is built with."""
+        name, version = description.name, description.version
+        hashes = [hash_archive(path) for path in (archive, *sorted(requires))]
+        epoch = compute_epoch(description)
+        key = hashlib.sha256(msgspec.json.encode([_FORMAT, hashes, self._base_digest, self._system, epoch])).hexdigest()
+        note = self._cache / "source" / f"r-{key}.json"
+        try:
+            with exclusive(self._cache / "source" / f"r-{key}.lock"):
+                kept = self._recall(note)
+                if kept is not None:
+                    return kept
+                if self._build is None:
+                    raise BuildError(
+                        f"{name} {version} is source only, and nothing here can build it", "use a repository that has binaries of it"
+                    )
+                self._report(f"building {name} {version} from source, inside the base")
+                with scratch_folder(self._cache) as folder:
+                    data = repack_archive(self._build(RSourceOrder(name, version, archive, tuple(requires), epoch), folder), name)
+                filename, sha256 = archive.name, hashlib.sha256(data).hexdigest()
+                write_atomic(archive_path(self._cache, sha256, filename), data)
+                write_atomic(note, msgspec.json.encode(_Note(filename, sha256)))
+                return archive_path(self._cache, sha256, filename)
+        except OSError as error:
+            raise explain_os_error(error, f"building {name}") from None
+
+    def _recall(self, note: Path) -> Path | None:
+        with contextlib.suppress(FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
+            found = _NOTE.decode(note.read_bytes())
+            path = archive_path(self._cache, found.sha256, found.filename)
+            if hash_archive(path) == found.sha256:
+                return path
+        return None
+
+
+def repack_archive(path: Path, name: str) -> bytes:
+    """The same package in canonical form: sorted, without dates and owners, its files below ``name/``, not compressed within the gzip."""
+    buffer = io.BytesIO()
+    with open_archive(path, path.name, f"{name}/") as files, tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as target:
+        for file in files:
+            target.addfile(_describe_entry(file, name), io.BytesIO(b"".join(file.open())))
+    return gzip.compress(buffer.getvalue(), compresslevel=0, mtime=0)
+
+
+def _describe_entry(file: ArchiveFile, name: str) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(f"{name}/{file.path}")
+    entry.size, entry.mode = file.size, file.mode
+    return entry

@@ -1,0 +1,76 @@
+"""Source archives of R packages built into binary ones inside the base (``R CMD INSTALL --build``), by any builder that buildx knows."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from imagebuild.addons.rlang.facts import require_r
+from imagebuild.addons.rlang.sourcepackage import RSourceOrder
+from imagebuild.base.model import Base
+from imagebuild.engine.insidebase import CONTEXT, WORK, render_stages, run_inside
+from imagebuild.engine.options import DockerOptions
+from imagebuild.errors import BuildError
+
+_MADE = "/packages"
+_SHOWN_LINES = 12  # of a build that failed
+_ERROR = re.compile(r"^ERROR: |: error: |(?:fatal|undefined).*: |^Error in |: command not found|: not found$")
+
+
+def render_r_dockerfile(base: Base, order: RSourceOrder, system: tuple[str, ...]) -> str:
+    """The Dockerfile. The source is unpacked to one path, which compilers write into what they make, and R's date is the order's."""
+    r, name = shlex.quote(require_r(base).path), shlex.quote(order.name)
+    unpack = f"{shlex.quote(base.interpreter.path)} -m tarfile -e"
+    stamp = datetime.fromtimestamp(order.epoch, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    steps = [
+        f"export HOME={WORK}/home TMPDIR={WORK}/tmp SOURCE_DATE_EPOCH={order.epoch} LC_ALL=C.UTF-8 TZ=UTC",
+        f"export R_LIBS={WORK}/library R_LIBS_USER={WORK}/none R_ENVIRON_USER=/dev/null R_PROFILE_USER=/dev/null",
+        "unset R_BUILD_ENVIRON R_CHECK_ENVIRON MAKEFLAGS R_MAKEVARS_USER",
+        "umask 022",
+        f"mkdir -p {WORK}/home {WORK}/tmp {WORK}/library {WORK}/source {WORK}/made {_MADE}",
+        f'for file in {CONTEXT}/requires/*.tar.gz; do [ -e "$file" ] || continue; {unpack} "$file" {WORK}/library; done',
+        f"{unpack} {CONTEXT}/{shlex.quote(order.archive.name)} {WORK}/source",
+        f"chmod -R u+rwX {WORK}/source",
+        f"find {WORK}/source/{name} -maxdepth 2 \\( -name configure -o -name cleanup \\) -exec chmod 0755 {{}} +",
+        f"cd {WORK}/made",
+        f"{r} CMD INSTALL --build --strip --no-test-load --library={WORK}/library --built-timestamp={shlex.quote(stamp)} "
+        f"{WORK}/source/{name}",
+        f"cp {WORK}/made/*.tar.gz {_MADE}/",
+    ]
+    return render_stages(base, system, steps, _MADE)
+
+
+def build_r_package(
+    order: RSourceOrder,
+    out: Path,
+    *,
+    base: Base,
+    layout: Path,
+    system: tuple[str, ...] = (),
+    secrets: Mapping[str, Path] | None = None,
+    options: DockerOptions,
+) -> Path:
+    """Build ``order`` inside ``base``; the binary archive, in the folder ``out``.
+
+    BuildError with R's or the compiler's words; ConfigurationError when docker, its engine, buildx or the builder is missing.
+    """
+    dockerfile = render_r_dockerfile(base, order, system)
+    try:
+        made = run_inside(
+            dockerfile, order.archive, order.requires, out, base=base, layout=layout, network=bool(system), secrets=secrets, options=options
+        )
+    except BuildError as error:
+        told = [line.strip() for line in error.details if _ERROR.search(line)]
+        raise BuildError(
+            f"{order.name} {order.version} cannot be built in base {base.name}: "
+            f"{told[0] if told else error.message.removeprefix('the build' + chr(39) + 's RUN failed: ')}",
+            "compilers and headers are Debian packages: [source] system in team.toml; or use a repository that has binaries",
+            error.details[-_SHOWN_LINES:],
+        ) from None
+    found = sorted(made.glob("*.tar.gz"))
+    if len(found) != 1:
+        raise BuildError(f"{order.name} {order.version}: its build made {len(found)} archives, not one", "ask for another version")
+    return found[0]
