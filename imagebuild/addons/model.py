@@ -81,12 +81,15 @@ class AddonRequest(msgspec.Struct, frozen=True):
     report: Callable[[str], object]
     existing: AddonLock | None = None  # its versions stay where they still fit
     replace: frozenset[str] = frozenset()  # names of the kind that may take the place of the base's
+    system: tuple[str, ...] = ()  # Debian packages that the team adds to its image
     build: Callable[..., Path] | None = None  # source archive -> binary archive, inside the base (kind r)
 
 
 class FetchRequest(msgspec.Struct, frozen=True):
     """What is needed to get a locked add-on's archive onto this disk."""
 
+    lock: AddonLock
+    base: Base
     indexes: Sequence[PackageIndex]
     cache: Path
     files: Sequence[Path] = ()  # archives in the team's folder

@@ -13,23 +13,27 @@ from imagebuild.addons.model import AddonKind, AddonLock, AddonRequest, AddonRul
 from imagebuild.addons.routing import find_index
 from imagebuild.base.model import Base
 from imagebuild.config import Team
-from imagebuild.errors import ConfigurationError, LockError, UsageError
+from imagebuild.engine.options import DockerOptions
+from imagebuild.errors import LockError, UsageError
 from imagebuild.files import exclusive, explain_os_error
 from imagebuild.lock.index.routing import LOCAL_NAME
 from imagebuild.pipeline.lockoptions import LockOptions
+from imagebuild.pipeline.rbuilds import make_r_builder
 from imagebuild.text import count_things
 from imagebuild.workspace import Workspace
 
 KINDS: tuple[AddonKind, ...] = ("r", "vscode")
 
 
-def find_rules(team: Team, kind: AddonKind) -> AddonRules:
-    """The rules of a kind; ConfigurationError for one that this program cannot do."""
+def find_rules(kind: AddonKind) -> AddonRules:
+    """The rules of a kind."""
     if kind == "vscode":
         from imagebuild.addons.vscode.fetching import VSCodeRules
 
         return VSCodeRules()
-    raise ConfigurationError(f"team {team.name} asks for add-ons of kind {kind!r}, which this imagebuild cannot lock", "leave them out")
+    from imagebuild.addons.rlang.fetching import RRules
+
+    return RRules()
 
 
 # --- locks
@@ -51,13 +55,13 @@ def _lock_kind(workspace: Workspace, team: Team, base: Base, kind: AddonKind, op
     with exclusive(workspace.cache / f"lock-{kind}-{team.name}.lock"):
         lock = resolve_addons(workspace, team, base, kind, before, options)
         if before is not None and not options.explicit_cutoff and msgspec.structs.replace(lock, cutoff=before.cutoff) == before:
-            workspace.report(f"{team.name}: {path.name} is up to date ({count_things(len(before.addons), find_rules(team, kind).title)})")
+            workspace.report(f"{team.name}: {path.name} is up to date ({count_things(len(before.addons), find_rules(kind).title)})")
             return before
         try:
             write_addon_lock(path, lock)
         except OSError as error:
             raise explain_os_error(error, f"writing {path.name}") from None
-    counted = count_things(len(lock.addons), find_rules(team, kind).title)
+    counted = count_things(len(lock.addons), find_rules(kind).title)
     workspace.report(f"{team.name}: wrote {path.relative_to(workspace.root)} ({counted})")
     return lock
 
@@ -66,7 +70,7 @@ def resolve_addons(
     workspace: Workspace, team: Team, base: Base, kind: AddonKind, before: AddonLock | None, options: LockOptions
 ) -> AddonLock:
     """Compile the lock of one kind and write nothing; versions of ``before`` stay unless ``options`` say otherwise."""
-    rules = find_rules(team, kind)
+    rules = find_rules(kind)
     existing = None if options.upgrade else before
     if existing is not None:
         stay = tuple(item for item in existing.addons if name_addon(kind, item.name) not in options.upgrade_addons)
@@ -85,6 +89,8 @@ def resolve_addons(
             report=workspace.report,
             existing=existing,
             replace=team.list_replaced(kind),
+            system=team.table.system.packages,
+            build=make_r_builder(workspace, team, base, DockerOptions(options.builder, options.network)) if kind == "r" else None,
         )
     )
 
@@ -146,7 +152,7 @@ def read_team_addons(workspace: Workspace, team: Team, base: Base, kind: AddonKi
         raise LockError(f"{path.relative_to(workspace.root)} is the lock of team {lock.team}, kind {lock.kind}", hint)
     if lock.base != base.name:
         raise LockError(f"{path.name} is for base {lock.base}, and the team now uses {base.name}", hint)
-    changes = find_changes(lock, find_rules(team, kind).describe_base(base), hash_addon_inputs(team, kind))
+    changes = find_changes(lock, find_rules(kind).describe_base(base), hash_addon_inputs(team, kind))
     if changes:
         raise LockError(f"{path.name} is stale: {'; '.join(changes)}", hint)
     return lock
@@ -157,7 +163,7 @@ def check_team_addons(workspace: Workspace, team: Team, base: Base, *, offline: 
     lines = []
     for kind in team.addon_kinds:
         lock = read_team_addons(workspace, team, base, kind)
-        rules = find_rules(team, kind)
+        rules = find_rules(kind)
         for item in lock.addons:
             if item.index != LOCAL_NAME:
                 find_index(item.name, item.index, team.list_indexes(rules.index_kind), rules.index_kind)
@@ -165,7 +171,7 @@ def check_team_addons(workspace: Workspace, team: Team, base: Base, *, offline: 
         if offline:
             lines.append(f"{name} is fresh: inputs, base and routes are as locked")
             continue
-        fetch_addons(workspace, team, (lock,))
+        fetch_addons(workspace, team, base, (lock,))
         lines.append(f"{name} is fresh: inputs, base and routes are as locked; the hashes of {count_things(len(lock.addons), 'file')} are")
     return lines
 
@@ -173,13 +179,29 @@ def check_team_addons(workspace: Workspace, team: Team, base: Base, *, offline: 
 # --- archives
 
 
-def fetch_addons(workspace: Workspace, team: Team, locks: Sequence[AddonLock]) -> dict[str, Path]:
-    """Every archive of the locks on this disk, verified; by the name that accounts have for it (``vscode:ms-python.python``)."""
+def fetch_addons(
+    workspace: Workspace,
+    team: Team,
+    base: Base,
+    locks: Sequence[AddonLock],
+    options: DockerOptions = DockerOptions(),  # noqa: B008
+) -> dict[str, Path]:
+    """Every archive of the locks on this disk, verified; by the name that accounts have for it (``vscode:ms-python.python``).
+
+    ``options``: of the docker engine, where a package of R has to be built again.
+    """
     found = {}
     for lock in locks:
-        rules = find_rules(team, lock.kind)
+        rules = find_rules(lock.kind)
         request = FetchRequest(
-            team.list_indexes(rules.index_kind), workspace.cache, team.list_archives(lock.kind), workspace.report, workspace.offline
+            lock,
+            base,
+            team.list_indexes(rules.index_kind),
+            workspace.cache,
+            team.list_archives(lock.kind),
+            workspace.report,
+            workspace.offline,
+            make_r_builder(workspace, team, base, options) if lock.kind == "r" else None,
         )
         found.update({name_addon(lock.kind, item.name): rules.fetch(item, request) for item in lock.addons})
     return found

@@ -85,7 +85,9 @@ def prepare_context(
     wheels = fetch_team_wheels(workspace, plan, builder=builder, network=network)
     link_files(wheels, folder / "wheels")
     if plan.addons:
-        link_files(fetch_addons(workspace, plan.team, plan.addons), folder / "wheels" / ADDONS_FOLDER)
+        link_files(
+            fetch_addons(workspace, plan.team, plan.base, plan.addons, DockerOptions(builder, network)), folder / "wheels" / ADDONS_FOLDER
+        )
     return folder, wheels
 
 
@@ -162,7 +164,7 @@ def build_direct_layers(
     from imagebuild.supply.policy import read_policy
 
     single = plan.recipe.codec.single
-    archives = fetch_addons(workspace, plan.team, plan.addons) if plan.addons else {}
+    archives = fetch_addons(workspace, plan.team, plan.base, plan.addons) if plan.addons else {}
     removal = find_removal(plan.base, plan.recipe.replaced)
     gone = frozenset(removal.owners)
     audit = TarEntries(plan.base, plan.recipe.extra_files, gone)

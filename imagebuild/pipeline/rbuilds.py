@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +15,8 @@ if TYPE_CHECKING:
     from imagebuild.addons.rlang.sourcepackage import BuildRPackage, RSourceOrder
 
 
-def make_r_builder(
-    workspace: Workspace, team: Team, base: Base, *, builder: str | None = None, network: str | None = None
-) -> BuildRPackage:
+def make_r_builder(workspace: Workspace, team: Team, base: Base, options: DockerOptions) -> BuildRPackage:
     """What builds a source package inside ``base``: the docker engine, which is looked for when something is to be built."""
-
-    for name in ("docker", "python_on_whales.exceptions", "imagebuild.engine.aptsources", "imagebuild.engine.rpackage"):
-        importlib.import_module(name)  # not in a thread
 
     def build(order: RSourceOrder, folder: Path) -> Path:
         from imagebuild.engine.aptsources import prepare_apt_secrets
@@ -36,7 +30,7 @@ def make_r_builder(
                 layout=workspace.layout.folder,
                 system=team.source.system,
                 secrets=prepare_apt_secrets(base, secrets) if team.source.system else None,
-                options=DockerOptions(builder, network),
+                options=options,
             )
 
     return build

@@ -13,8 +13,9 @@ BUILT_ANYWHERE = "R 4.2.2; ; 2024-05-01 10:00:00 UTC; unix"
 
 
 def render_description(name: str, version: str, **fields: str) -> str:
-    """A DESCRIPTION; keys are fields, an underscore is a hyphen."""
-    texts = {"Package": name, "Version": version, "Title": "Test", "License": "GPL-3", **{k.replace("_", "-"): v for k, v in fields.items()}}
+    """A DESCRIPTION; keys are fields, ``published`` is Date/Publication."""
+    given = {"Date/Publication" if key == "published" else key: value for key, value in fields.items()}
+    texts = {"Package": name, "Version": version, "Title": "Test", "License": "GPL-3", **given}
     return "".join(f"{key}: {value}\n" for key, value in texts.items())
 
 

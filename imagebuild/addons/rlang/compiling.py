@@ -9,7 +9,7 @@ from imagebuild.addons.archives import hash_archive
 from imagebuild.addons.model import Addon, AddonLock, AddonRequest, SourceOf
 from imagebuild.addons.rlang.archive import Contents, check_built, check_libraries, read_contents
 from imagebuild.addons.rlang.closure import Chosen, Closure, compute_closure
-from imagebuild.addons.rlang.facts import LIBRARIES, PLATFORM, VERSION, describe_base, name_fact, require_r
+from imagebuild.addons.rlang.facts import LIBRARIES, PLATFORM, VERSION, describe_r, name_fact, require_r
 from imagebuild.addons.rlang.repository import Repository, RoutedRepositories, choose_snapshot
 from imagebuild.addons.rlang.sourcepackage import RSourceBuilds
 from imagebuild.addons.rlang.wishes import join_wishes, parse_wish
@@ -48,7 +48,7 @@ def compile_r_lock(request: AddonRequest) -> AddonLock:
     compilation = _Compilation(request, facts, repositories)
     addons = [compilation.make_addon(item) for item in closure.chosen]
     relied = [VERSION, PLATFORM, LIBRARIES, *(name_fact(item.name) for item in closure.satisfied if item.priority != "base")]
-    described = describe_base(request.base)
+    described = describe_r(request.base)
     return AddonLock(
         kind="r",
         team=request.team,
@@ -96,7 +96,7 @@ class _Compilation:
 
     def __init__(self, request: AddonRequest, facts: RFacts, repositories: RoutedRepositories) -> None:
         self._request, self._facts, self._repositories = request, facts, repositories
-        self._builds = RSourceBuilds(request.cache, str(request.base.inventory.digest), request.system, request.build, request.report)
+        self._builds = RSourceBuilds(request.cache, str(request.base.inventory.digest), request.build, request.report)
         self._made: dict[str, Path] = {}
         self._needs: dict[str, set[str]] = {}
 

@@ -18,7 +18,7 @@ def require_r(base: Base) -> RFacts:
     return base.inventory.r
 
 
-def describe_base(base: Base) -> dict[str, str]:
+def describe_r(base: Base) -> dict[str, str]:
     """All facts by name, for :func:`imagebuild.addons.model.find_changes`; those of a package are ``R package NAME``."""
     facts = require_r(base)
     return {

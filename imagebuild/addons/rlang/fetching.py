@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagebuild.addons.archives import archive_path, download_archive, find_archive, hash_archive, keep_archive, refuse_offline
-from imagebuild.addons.model import Addon, FetchRequest
+from imagebuild.addons.model import Addon, AddonLock, AddonRequest, FetchRequest
 from imagebuild.addons.rlang.archive import read_archive_description
-from imagebuild.addons.rlang.facts import require_r
+from imagebuild.addons.rlang.compiling import compile_r_lock
+from imagebuild.addons.rlang.facts import describe_r, require_r
 from imagebuild.addons.rlang.repository import INDEX_KIND, Repository, choose_snapshot, locate_archived, locate_file
 from imagebuild.addons.rlang.sourcepackage import RSourceBuilds
 from imagebuild.addons.routing import find_index
+from imagebuild.base.model import Base
 from imagebuild.errors import ImagebuildError, IntegrityError, LockError
 from imagebuild.lock.index.bodies import path_of
 
@@ -25,10 +27,10 @@ def fetch_r(addon: Addon, request: FetchRequest) -> Path:
     if request.offline:
         raise refuse_offline(addon)
     if addon.source is None:
-        return _fetch_file(addon, addon.filename, addon.sha256, addon.size, request)
-    source = _fetch_file(addon, addon.source.filename, addon.source.sha256, addon.source.size, request)
+        return _fetch_file(addon, addon.filename, addon.sha256, request)
+    source = _fetch_file(addon, addon.source.filename, addon.source.sha256, request)
     requires = [fetch_r(item, request) for item in list_required(addon, request)]
-    builds = RSourceBuilds(request.cache, str(request.base.inventory.digest), request.system, request.build, request.report)
+    builds = RSourceBuilds(request.cache, str(request.base.inventory.digest), request.build, request.report)
     made = builds.make(read_archive_description(source, addon.name), source, requires)
     if (found := hash_archive(made)) != addon.sha256:
         raise IntegrityError(
@@ -52,7 +54,7 @@ def list_required(addon: Addon, request: FetchRequest) -> list[Addon]:
     return [found[name] for name in sorted(found)]
 
 
-def _fetch_file(addon: Addon, filename: str, sha256: str, size: int, request: FetchRequest) -> Path:
+def _fetch_file(addon: Addon, filename: str, sha256: str, request: FetchRequest) -> Path:
     """A file of the add-on's repository with that hash: the current one, an older one, or the one of the lock's date.
 
     A repository builds binaries of one version anew, and puts older versions elsewhere; other bytes are passed over, and are an
@@ -70,7 +72,7 @@ def _fetch_file(addon: Addon, filename: str, sha256: str, size: int, request: Fe
             wrong = _refuse(addon, filename, repository) if kept is not None else wrong
             continue
         try:
-            return download_archive(repository.client, url, filename, request.cache, sha256=sha256, size=size, name=addon.name)
+            return download_archive(repository.client, url, filename, request.cache, sha256=sha256, name=addon.name)
         except LockError:
             continue
         except IntegrityError as error:
@@ -100,3 +102,22 @@ def _refuse(addon: Addon, filename: str, repository: Repository) -> IntegrityErr
         f"{addon.name}: {filename} of {repository.label} is not the file that was locked",
         "if it happens again, somebody replaced the file: do not use that repository until you know why",
     )
+
+
+class RRules:
+    """What the pipeline asks of R packages (:class:`imagebuild.addons.model.AddonRules`)."""
+
+    title = "R package"
+    index_kind = INDEX_KIND
+
+    def describe_base(self, base: Base) -> dict[str, str]:
+        """See :func:`imagebuild.addons.rlang.facts.describe_r`."""
+        return describe_r(base)
+
+    def compile_lock(self, request: AddonRequest) -> AddonLock:
+        """See :func:`imagebuild.addons.rlang.compiling.compile_r_lock`."""
+        return compile_r_lock(request)
+
+    def fetch(self, addon: Addon, request: FetchRequest) -> Path:
+        """See :func:`fetch_r`."""
+        return fetch_r(addon, request)

@@ -57,10 +57,8 @@ def compute_epoch(description: Description) -> int:
 class RSourceBuilds:
     """Builds of one run, kept from run to run."""
 
-    def __init__(
-        self, cache: Path, base_digest: str, system: Sequence[str], build: BuildRPackage | None, report: Callable[[str], object]
-    ) -> None:
-        self._cache, self._base_digest, self._system = cache, base_digest, sorted(system)
+    def __init__(self, cache: Path, base_digest: str, build: BuildRPackage | None, report: Callable[[str], object]) -> None:
+        self._cache, self._base_digest = cache, base_digest
         self._build, self._report = build, report
 
     def make(self, description: Description, archive: Path, requires: Sequence[Path]) -> Path:
@@ -68,7 +66,7 @@ class RSourceBuilds:
         name, version = description.name, description.version
         hashes = [hash_archive(path) for path in (archive, *sorted(requires))]
         epoch = compute_epoch(description)
-        key = hashlib.sha256(msgspec.json.encode([_FORMAT, hashes, self._base_digest, self._system, epoch])).hexdigest()
+        key = hashlib.sha256(msgspec.json.encode([_FORMAT, hashes, self._base_digest, epoch])).hexdigest()
         note = self._cache / "source" / f"r-{key}.json"
         try:
             with exclusive(self._cache / "source" / f"r-{key}.lock"):
