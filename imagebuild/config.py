@@ -32,7 +32,8 @@ _SEPARATORS = re.compile(r"[-_.]+")
 _TEAM_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _SYSTEM_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+:~-]+)?")  # deb-version(7)
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_LARGEST_LIST = 1 << 20  # bytes of packages.R.txt
+_R_PACKAGES = "packages.R.txt"
+_LARGEST_LIST = 1 << 20  # bytes of it
 _LINE_END = re.compile(r"\n")  # a Dockerfile has no way to write one: the two engines would give two values
 
 
@@ -280,7 +281,7 @@ class Team(msgspec.Struct, frozen=True):
     @property
     def r_packages(self) -> Path:
         """Where R packages may be listed, one a line."""
-        return self.requirements.parent / "packages.R.txt"
+        return self.requirements.parent / _R_PACKAGES
 
 
 def _read_r_packages(path: Path) -> list[Wish]:
@@ -359,7 +360,8 @@ def load_team(images: Path, name: str) -> Team:
             Requirement(line)
         except InvalidRequirement:
             raise ConfigurationError(f"{path}: not a requirement: {line!r}", 'write it as in "cython<3"') from None
-    if (table.source.system or table.source.requires) and not table.source.packages:
+    builds_r = table.r.packages or (folder / _R_PACKAGES).is_file()  # any of them may be source only
+    if ((table.source.system and not builds_r) or table.source.requires) and not table.source.packages:
         raise ConfigurationError(f"{path}: [source] has options but does not name packages", 'name the packages: packages = ["name"]')
     requirements = folder / "requirements.in"
     if not requirements.exists():
