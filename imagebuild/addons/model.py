@@ -14,6 +14,7 @@ from imagebuild.lock.index.routing import LOCAL_NAME, PackageIndex
 ADDON_LOCK_FORMAT = 1
 
 AddonKind = Literal["r", "vscode"]
+ADDON_KINDS: tuple[AddonKind, ...] = ("r", "vscode")
 Form = Literal["binary", "source", "extension"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from imagebuild.addons.lockfile import read_addon_lock, write_addon_lock
-from imagebuild.addons.model import AddonKind, AddonLock, AddonRequest, AddonRules, FetchRequest, find_changes, name_addon
+from imagebuild.addons.model import ADDON_KINDS, AddonKind, AddonLock, AddonRequest, AddonRules, FetchRequest, find_changes, name_addon
 from imagebuild.addons.routing import find_index
 from imagebuild.base.model import Base
 from imagebuild.config import Team
@@ -21,8 +21,6 @@ from imagebuild.pipeline.lockoptions import LockOptions
 from imagebuild.pipeline.rbuilds import make_r_builder
 from imagebuild.text import count_things
 from imagebuild.workspace import Workspace
-
-KINDS: tuple[AddonKind, ...] = ("r", "vscode")
 
 
 def find_rules(kind: AddonKind) -> AddonRules:
@@ -41,7 +39,7 @@ def find_rules(kind: AddonKind) -> AddonRules:
 
 def lock_addons(workspace: Workspace, team: Team, base: Base, options: LockOptions) -> tuple[AddonLock, ...]:
     """Lock the add-ons of every kind that the team has; the lock of a kind that it has no more is removed."""
-    for kind in KINDS:
+    for kind in ADDON_KINDS:
         path = workspace.addon_lockfile(kind, team.name)
         if kind not in team.addon_kinds and path.is_file():
             path.unlink()

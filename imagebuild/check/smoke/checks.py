@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 from imagebuild.check.finding import Finding, Status
 from imagebuild.check.smoke.optional import ImportFailure, InstalledPackage, judge_failures
 from imagebuild.check.smoke.pod import Pod, Run, start_pod
+from imagebuild.check.smoke.rpackages import check_r_packages, has_r_packages
 from imagebuild.check.smoke.subject import SmokeSubject
 from imagebuild.errors import BuildError
 from imagebuild.servers import SERVERS, Kind
@@ -221,6 +222,11 @@ def _ask_imports(subject: SmokeSubject, pod: Pod) -> dict[str, Any]:
     return pod.ask_once("imports", seconds + 10, names=wanted, seconds=seconds)
 
 
+def _to_every_image(_subject: SmokeSubject) -> bool:
+    """The usual ``applies``."""
+    return True
+
+
 class ImageCheck(msgspec.Struct, frozen=True):
     """A fact about the image itself."""
 
@@ -229,11 +235,12 @@ class ImageCheck(msgspec.Struct, frozen=True):
 
 
 class RunCheck(msgspec.Struct, frozen=True):
-    """A fact about the running container; ``packages``: only where the run looks at those."""
+    """A fact about the running container; ``packages``: only where the run looks at those; ``applies``: only to such images."""
 
     name: str
     find: Callable[[SmokeSubject, Pod], Finding]
     packages: bool = False
+    applies: Callable[[SmokeSubject], bool] = _to_every_image
 
 
 IMAGE_CHECKS = (
@@ -250,6 +257,7 @@ RUN_CHECKS = (
     RunCheck("imports", check_imports, packages=True),
     RunCheck("bytecode", check_bytecode, packages=True),
     RunCheck("read-only files", check_writable_folders, packages=True),
+    RunCheck("R packages", check_r_packages, packages=True, applies=has_r_packages),
 )
 
 
@@ -300,7 +308,7 @@ def smoke_image(
     for run in runs:
         report(f"{subject.name}: run {run.name}: {run.title}")
         started = time.monotonic()
-        checks = [item for item in RUN_CHECKS if run.packages or not item.packages]
+        checks = [item for item in RUN_CHECKS if (run.packages or not item.packages) and item.applies(subject)]
         try:
             with start_pod(client, subject.id, subject.home, run, prefix, timeout) as pod:
                 rows.append(_look(run.name, checks[0].name, partial(checks[0].find, subject, pod)))

@@ -303,12 +303,48 @@ def run_pip_check() -> dict[str, Any]:
     return {"missing": False, "code": code, "lines": [line for line in said.getvalue().splitlines() if line.strip()]}
 
 
+# Rscript's arguments after the script are read by commandArgs(TRUE): no name becomes code.
+_ATTACH = """
+name <- commandArgs(TRUE)[[1]]
+suppressPackageStartupMessages(library(name, character.only = TRUE))
+cat("\\n@", as.character(packageVersion(name)), "@", find.package(name), "\\n", sep = "")
+"""
+
+
+def attach_r_packages(names: list[str], seconds: float) -> dict[str, Any]:
+    """``library(x)`` of each, in an R of its own that has ``seconds``."""
+    import shutil
+    import subprocess
+
+    program = shutil.which("Rscript")
+    answer: dict[str, Any] = {"missing": program is None, "failed": {}, "versions": {}, "writable": []}
+    for name in names if program else ():
+        try:
+            done = subprocess.run(
+                [str(program), "-e", _ATTACH, name], capture_output=True, timeout=seconds, stdin=subprocess.DEVNULL, check=False
+            )
+        except subprocess.TimeoutExpired:
+            answer["failed"][name] = f"no end after {seconds} s"
+            continue
+        told = [line[1:].split("@", 1) for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith("@")]
+        if done.returncode or not told:
+            lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            lines = [line for line in lines if not line.startswith(("Calls:", "Execution halted"))]
+            answer["failed"][name] = " ".join(" ".join(lines[-4:]).split())[-300:] or f"exit code {done.returncode}"
+            continue
+        answer["versions"][name] = told[-1][0]
+        if os.access(told[-1][1], os.W_OK):
+            answer["writable"].append(name)
+    return answer
+
+
 QUESTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "server": ask_server,
     "home": try_home,
     "memory": measure_memory,
     "imports": try_imports,
     "pip": run_pip_check,
+    "r": attach_r_packages,
 }
 
 

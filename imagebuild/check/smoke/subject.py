@@ -13,7 +13,7 @@ import msgspec
 from imagebuild import annotations as names
 from imagebuild.check.smoke.listing import LayerListing, read_archive
 from imagebuild.check.smoke.pod import LABEL, remove_container
-from imagebuild.decoding import Converter
+from imagebuild.decoding import Converter, make_decoder
 from imagebuild.engine.dockerd import explain_engine_error, find_base, find_local_image, load_image
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, RemoteError, UsageError
 from imagebuild.layer.tar.flow import open_chunks
@@ -23,6 +23,7 @@ from imagebuild.servers import KINDS, PORT, Kind
 from imagebuild.workspace import Workspace
 
 _CONFIG = Converter(ContainerConfig)
+_ADDONS = make_decoder(dict[str, str])
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -43,6 +44,7 @@ class SmokeSubject(msgspec.Struct, frozen=True):
     at_home: tuple[str, ...]  # paths the added layers have under the home
     distributions: tuple[str, ...]  # of the added layers
     lock: Lock | None  # the team's, when it is this image's
+    addons: dict[str, str] = {}  # r:data.table -> version; "" for one that the team did not ask for itself
     ignore: tuple[str, ...] = ()  # patterns of modules that need not import: the team's [smoke] ignore
 
 
@@ -87,6 +89,7 @@ def find_subject(workspace: Workspace, client: DockerClient, asked: str, kind: K
         at_home=tuple(path for layer in layers for path in layer.at_home),
         distributions=tuple(sorted({item for layer in layers for item in layer.distributions})),
         lock=_find_lock(workspace, notes),
+        addons=_find_addons(workspace, notes),
         ignore=_read_ignored(workspace, notes.get(names.TEAM, "")),
     )
 
@@ -189,6 +192,23 @@ def _find_lock(workspace: Workspace, notes: Mapping[str, str]) -> Lock | None:
         return None
     lock = read_lock(workspace.lockfile(team))
     return lock if lock_digest(lock) == notes.get(names.LOCK) else None
+
+
+def _find_addons(workspace: Workspace, notes: Mapping[str, str]) -> dict[str, str]:
+    """Those that the image says it was asked for; with all others of the team's locks where these have the same versions of them."""
+    from imagebuild.addons.lockfile import read_addon_lock
+    from imagebuild.addons.model import ADDON_KINDS, name_addon
+
+    try:
+        asked = _ADDONS.decode(notes.get(names.ADDONS, "{}"))
+    except msgspec.DecodeError:
+        return {}
+    team, locked = notes.get(names.TEAM, ""), dict[str, str]()
+    for kind in ADDON_KINDS:
+        path = workspace.addon_lockfile(kind, team)
+        if asked and "/" not in team and path.is_file():
+            locked |= {name_addon(kind, item.name): item.version for item in read_addon_lock(path).addons}
+    return {**dict.fromkeys(locked, ""), **asked} if asked.items() <= locked.items() else asked
 
 
 def _read_ignored(workspace: Workspace, team: str) -> tuple[str, ...]:
