@@ -53,7 +53,11 @@ if TYPE_CHECKING:
 )
 @click.option("--as-of", metavar="DATE", help="Only files uploaded until this date (2026-10-01 or RFC 3339), or so many days ago (7d).")
 @click.option("--timeout", "seconds", type=click.IntRange(5, 86400), default=120, show_default=True, help="Seconds a resolver may take.")
-@click.option("--export", type=click.Choice(["requirements", "pylock"]), help="Write the lock with URLs, for pip or uv on this machine.")
+@click.option(
+    "--export",
+    type=click.Choice(["requirements", "pylock", "renv", "vscode-list"]),
+    help="Write the lock for other programs: pip, uv, renv, code --install-extension.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="With --export: the file to write (default: stdout).")
 @builder_option
 @network_option
@@ -179,7 +183,7 @@ def describe_addon(kind: str, item: Addon) -> str:
 def check_output(workspace: Workspace, output: Path, export: str | None, teams: tuple[str, ...]) -> None:
     """An export is one team's and is never committed: it has addresses."""
     if not export:
-        raise UsageError("-o goes with --export", "add --export requirements or --export pylock")
+        raise UsageError("-o goes with --export", "add --export, with a form such as requirements")
     if len(teams) > 1:
         raise UsageError("-o takes the export of one team", "name one team")
     if output.resolve().is_relative_to(workspace.root / "lockfiles"):

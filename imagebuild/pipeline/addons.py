@@ -174,6 +174,19 @@ def check_team_addons(workspace: Workspace, team: Team, base: Base, *, offline: 
     return lines
 
 
+def export_addons(workspace: Workspace, team: Team, base: Base, form: str) -> str:
+    """A fresh lock as text for other programs: ``renv`` (renv.lock), or ``vscode-list`` (for ``code --install-extension``)."""
+    from imagebuild.addons.rlang.exporting import export_renv
+
+    kind: AddonKind = "r" if form == "renv" else "vscode"
+    if kind not in team.addon_kinds:
+        raise UsageError(f"team {team.name} asks for no {find_rules(kind).title}", f"--export {form} writes the lock of these")
+    lock = read_team_addons(workspace, team, base, kind)
+    if form == "renv":
+        return export_renv(lock, team.list_indexes(find_rules(kind).index_kind))
+    return "".join(f"{item.name}@{item.version}\n" for item in lock.addons)
+
+
 # --- archives
 
 

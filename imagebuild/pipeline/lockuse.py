@@ -13,7 +13,7 @@ from imagebuild.config import Team
 from imagebuild.errors import ImagebuildError, LockError, UsageError
 from imagebuild.files import exclusive, explain_os_error, sweep_writes, write_atomic
 from imagebuild.lock.file.model import Lock
-from imagebuild.pipeline.addons import check_team_addons
+from imagebuild.pipeline.addons import check_team_addons, export_addons
 from imagebuild.pipeline.bases import open_base
 from imagebuild.pipeline.lockoptions import LockOptions
 from imagebuild.pipeline.sdists import make_source_builder
@@ -187,9 +187,12 @@ def check_team_lock(workspace: Workspace, team: Team, *, offline: bool = False) 
 
 
 def export_team_lock(workspace: Workspace, team: Team, form: str) -> str:
-    """The team's fresh lock as text for pip or uv; ``form``: requirements or pylock."""
-    from imagebuild.lock.exporting import export_pylock, export_requirements
+    """The team's fresh lock as text; ``form``: requirements or pylock, renv, vscode-list."""
+    from imagebuild.lock.exporting import FORMS, export_pylock, export_requirements
 
-    lock = read_team_lock(workspace, team, open_base(workspace, team.table.base, team.platform))
+    base = open_base(workspace, team.table.base, team.platform)
+    if form not in FORMS:
+        return export_addons(workspace, team, base, form)
+    lock = read_team_lock(workspace, team, base)
     export = export_pylock if form == "pylock" else export_requirements
     return export(lock, team.indexes, workspace.cache, build_local_wheels(workspace, team, lock))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from imagebuild.addons.archives import archive_path
 from imagebuild.addons.model import Addon, AddonLock, AddonRequest, FetchRequest, SourceOf, Wish
 from imagebuild.addons.rlang.compiling import compile_r_lock
+from imagebuild.addons.rlang.exporting import export_renv
 from imagebuild.addons.rlang.fetching import fetch_r
 from imagebuild.addons.rlang.sourcepackage import RSourceOrder, repack_archive
 from imagebuild.base.elf import read_elf
@@ -416,3 +418,21 @@ def test_a_damaged_archive_in_the_cache_is_fetched_again(shop: Shop) -> None:
     addon: Addon = lock.addons[0]
     archive_path(shop.cache, addon.sha256, addon.filename).write_bytes(b"damaged")
     assert shop.fetch(lock, "ab").read_bytes() == data
+
+
+def test_renv_gets_versions_needs_and_the_snapshot_of_the_locks_date(dated: Shop) -> None:
+    dated.cran.add("ab", "1.0", make_binary("ab", "1.0", Imports="cd"))
+    dated.cran.add("cd", "0.1", make_binary("cd", "0.1"))
+    document = json.loads(export_renv(dated.lock("ab"), (dated.index,)))
+    assert document["R"] == {
+        "Version": "4.2.2",
+        "Repositories": [{"Name": "cran", "URL": dated.index.address.replace("latest/", "2026-10-01")}],
+    }
+    assert document["Packages"]["ab"] == {
+        "Package": "ab",
+        "Version": "1.0",
+        "Source": "Repository",
+        "Repository": "cran",
+        "Requirements": ["cd"],
+    }
+    assert document["Packages"]["cd"].keys() == {"Package", "Version", "Source", "Repository"}

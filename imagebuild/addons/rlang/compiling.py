@@ -63,7 +63,7 @@ def compile_r_lock(request: AddonRequest) -> AddonLock:
 
 def _open_snapshot(index: PackageIndex, request: AddonRequest) -> str:
     """The URL of a repository; LockError where it has binaries of another distribution than the base is."""
-    address = choose_snapshot(index, request.cutoff, request.explicit_cutoff)
+    address = choose_snapshot(index, request.cutoff) if request.explicit_cutoff else index.address
     base, system = request.base.name, request.base.inventory.system.os
     match, own = _DISTRIBUTION.fullmatch(address), _CODENAMES.get((system.id, system.version))
     if match is not None and own is not None and match[1] not in (own, "manylinux_2_28"):

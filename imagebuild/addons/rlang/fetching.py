@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from imagebuild.addons.model import Addon, AddonLock, AddonRequest, FetchRequest
 from imagebuild.addons.rlang.archive import read_archive_description
 from imagebuild.addons.rlang.compiling import compile_r_lock
 from imagebuild.addons.rlang.facts import describe_r, require_r
-from imagebuild.addons.rlang.repository import INDEX_KIND, Repository, choose_snapshot, locate_archived, locate_file
+from imagebuild.addons.rlang.repository import INDEX_KIND, Repository, find_snapshot, locate_archived, locate_file
 from imagebuild.addons.rlang.sourcepackage import RSourceBuilds
 from imagebuild.addons.routing import find_index
 from imagebuild.base.model import Base
@@ -85,10 +84,7 @@ def _fetch_file(addon: Addon, filename: str, sha256: str, request: FetchRequest)
 def _list_urls(addon: Addon, request: FetchRequest) -> Iterator[tuple[Repository, str]]:
     index = find_index(addon.name, addon.index, request.indexes, INDEX_KIND)
     facts = require_r(request.base)
-    addresses = [index.address]
-    with contextlib.suppress(LockError):
-        addresses.append(choose_snapshot(index, request.lock.cutoff, True))
-    for address in dict.fromkeys(addresses):
+    for address in dict.fromkeys((index.address, find_snapshot(index, request.lock.cutoff))):
         repository = Repository(index, address, facts, request.cache)
         for place in (locate_file(addon.name, addon.version), locate_archived(addon.name, addon.version)):
             yield repository, address + place

@@ -32,20 +32,20 @@ _LARGEST = 2 << 30  # bytes of an archive
 _OPERATORS = "report it to the repository's operators"
 
 
-def choose_snapshot(index: PackageIndex, cutoff: str, explicit: bool) -> str:
-    """The repository's URL as of ``cutoff`` (RFC 3339), where a date is asked for: its last part is ``latest`` or a date.
-
-    LockError where a date is asked for and the repository has none.
-    """
-    if not explicit:
-        return index.address
+def choose_snapshot(index: PackageIndex, cutoff: str) -> str:
+    """The repository's URL as of ``cutoff`` (RFC 3339), its last part being ``latest`` or a date; LockError where it has no dates."""
     match = _SNAPSHOT.fullmatch(index.address)
     if match is None:
         raise LockError(
             f"package index {index.name!r} has no snapshots by date: its url ends neither in /latest nor in a date",
-            "lock without --as-of and [lock] cooldown-days, or use a repository that has them, such as Posit Package Manager",
+            "lock without --as-of and [lock] cooldown, or use a repository that has them, such as Posit Package Manager",
         )
     return f"{match[1]}{cutoff[:10]}/"
+
+
+def find_snapshot(index: PackageIndex, cutoff: str) -> str:
+    """The same, or the repository's URL as it is where it has no dates."""
+    return choose_snapshot(index, cutoff) if _SNAPSHOT.fullmatch(index.address) else index.address
 
 
 def name_file(name: str, version: str) -> str:
