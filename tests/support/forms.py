@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import kubernetes_validate
 import msgspec
+from kubernetes_validate import utils
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, Status
 from imagebuild.catalogue.tagforms import name_kept
 from imagebuild.emit.prewarm.pools import Pool, PoolNotebook, Toleration
 from imagebuild.oci.model import Digest
 from imagebuild.servers import Kind
+
+# It reads half a megabyte of schemas for each object; here once for all.
+utils.schema_contents = functools.cache(utils.schema_contents)
+utils.all_versions = functools.cache(utils.all_versions)
 
 OLDEST, NEWEST = "1.25.0", "1.37.0"  # of the schemas that kubernetes-validate brings
 GPU = Toleration("nvidia.com/gpu", "Exists", "", "NoSchedule")

@@ -121,12 +121,21 @@ class Checkout(ProjectFolder):
     def layout(self) -> Path:
         return self.root / ".imagebuild" / "registry"
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The options of every run."""
+        return ("--root", str(self.root), "--cache-dir", str(self.cache))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of every run: this process's without settings of the program's own, and without credentials."""
+        plain = {key: value for key, value in os.environ.items() if not key.startswith("IMAGEBUILD_")}
+        return plain | {"PYTHONPATH": str(PROJECT), "DOCKER_CONFIG": str(self.root / "no-docker-config"), **self.settings}
+
     def run(self, *arguments: str, umask: int = -1, timeout: float = 600) -> Done:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("IMAGEBUILD_")}
-        environment |= {"PYTHONPATH": str(PROJECT), "DOCKER_CONFIG": str(self.root / "no-docker-config"), **self.settings}
         done = subprocess.run(
-            [sys.executable, "-m", "tests.support.watched", *arguments, "--root", str(self.root), "--cache-dir", str(self.cache)],
-            env=environment,
+            [sys.executable, "-m", "tests.support.watched", *arguments, *self.places],
+            env=self.environment,
             cwd="/",
             umask=umask,
             stdin=subprocess.DEVNULL,

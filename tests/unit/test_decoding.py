@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,9 +30,9 @@ from imagebuild.oci.model import OCI_LAYER_ZSTD, OCI_MANIFEST, Digest, ImageConf
 from imagebuild.oci.referrers import Artifact, attach_artifacts, list_referrers
 from imagebuild.wheel.sizes import ShapeGroup, WheelShape, recall_shape, remember_shape
 from tests.support.builders import make_host_interpreter, make_wheel
+from tests.support.sources import ROOT, list_nodes, read_sources
 from tests.support.trees import USUAL, MemoryTree
 
-PACKAGE = Path(__file__).parents[2] / "imagebuild"
 MAKERS = {"make_decoder", "make_msgpack_decoder", "Converter", "SealedCache"}
 ROUNDS = 200
 THREADS = 8
@@ -49,11 +49,10 @@ def list_names(node: ast.expr) -> str:
 
 def find_offenders(source: str) -> list[str]:
     """Typed decoding that does not go through a decoder made at module level, and other names for what this looks for."""
-    tree = ast.parse(source)
-    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+    functions = (node for node in list_nodes(source) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
     inner = {id(item) for node in functions for item in ast.walk(node)}
     found = []
-    for node in ast.walk(tree):
+    for node in list_nodes(source):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "msgspec":
             found += [f"line {node.lineno}: from msgspec import {alias.name}" for alias in node.names if alias.name != "Struct"]
         elif isinstance(node, ast.Import | ast.ImportFrom):
@@ -71,11 +70,6 @@ def find_offenders(source: str) -> list[str]:
     return found
 
 
-def list_sources() -> Iterator[tuple[str, str]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        yield path.relative_to(PACKAGE).as_posix(), path.read_text(encoding="utf-8")
-
-
 def test_every_typed_decoder_is_made_at_module_level() -> None:
     # toml.py makes one for the type it is given, under the lock: team files have many types and are read before any thread starts.
     # sealed.py makes those of a SealedCache, which is made at module level itself.
@@ -85,7 +79,7 @@ def test_every_typed_decoder_is_made_at_module_level() -> None:
     }
     found = {
         name: [line for line in find_offenders(source) if line.partition(": ")[2] not in allowed.get(name, [])]
-        for name, source in list_sources()
+        for name, source in read_sources().items()
         if name != "decoding.py"
     }
     assert {name: lines for name, lines in found.items() if lines} == {}
@@ -258,7 +252,7 @@ def test_threads_that_are_the_first_to_decode_never_kill_the_process(tmp_path: P
     """
     prepare_files(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.unit.test_decoding", str(tmp_path)], cwd=PACKAGE.parent, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.unit.test_decoding", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
 

@@ -12,8 +12,8 @@ import pytest
 
 from imagebuild.cli import cli
 from imagebuild.commands.troubleshooting import make_anchor
+from tests.support.sources import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 CALL = re.compile(r"^(?:\$ )?(?:\S*/)?imagebuild (?P<words>.+)$")
 

@@ -25,8 +25,7 @@ from imagebuild.errors import (
 from imagebuild.workspace import Workspace
 from tests.conftest import find_repr, watch_values
 from tests.support.builders import make_base
-
-PACKAGE = Path(__file__).parents[2] / "imagebuild"
+from tests.support.sources import ROOT, list_nodes, read_sources
 
 
 def list_mute_classes(sources: dict[str, str]) -> set[str]:
@@ -34,7 +33,7 @@ def list_mute_classes(sources: dict[str, str]) -> set[str]:
     found: set[str] = set()
     speaking: set[str] = set()
     for source in sources.values():
-        for node in ast.walk(ast.parse(source)):
+        for node in list_nodes(source):
             if not isinstance(node, ast.ClassDef):
                 continue
             bases = {ast.unparse(base) for base in node.bases}
@@ -50,7 +49,7 @@ def list_mute_classes(sources: dict[str, str]) -> set[str]:
 def find_offenders(source: str, mute: set[str]) -> list[str]:
     """f-strings that format a parameter, or a variable made by a constructor, of one of these classes."""
     offenders = []
-    for function in ast.walk(ast.parse(source)):
+    for function in list_nodes(source):
         if not isinstance(function, ast.FunctionDef):
             continue
         arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
@@ -64,13 +63,10 @@ def find_offenders(source: str, mute: set[str]) -> list[str]:
     return offenders
 
 
-SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
-
-
 def test_no_text_formats_a_whole_object() -> None:
-    mute = list_mute_classes(SOURCES)
+    mute = list_mute_classes(read_sources())
     assert {"Base", "Lock", "LockedPackage", "Recipe", "CatalogueEntry"} <= mute
-    assert {name: found for name, source in SOURCES.items() if (found := find_offenders(source, mute))} == {}
+    assert {name: found for name, source in read_sources().items() if (found := find_offenders(source, mute))} == {}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +109,7 @@ def test_plain_sentences_pass(text: str) -> None:
 def test_every_error_ends_with_the_exit_code_of_the_documentation() -> None:
     kinds = (UsageError, ConfigurationError, LockError, BudgetError, RemoteError, BuildError, IntegrityError)
     assert [kind.exit_code for kind in kinds] == [2, 3, 4, 5, 6, 7, 8]
-    page = " ".join((PACKAGE.parent / "docs" / "formats.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs" / "formats.md").read_text(encoding="utf-8").split())
     assert (
         "2 usage · 3 configuration · 4 lock (unsatisfiable, stale, policy) · 5 over budget · 6 registry or index · 7 build · 8 integrity"
         in page

@@ -13,6 +13,7 @@ from imagebuild import annotations as names
 from imagebuild.oci.layout import LayoutStore
 from tests.support.fleet import push_image
 from tests.support.forms import check_pod
+from tests.support.inprocess import run_here
 from tests.support.workspacekinds import check_kind
 from tests.support.workspaces import Checkout, copy_project
 
@@ -45,11 +46,11 @@ def test_every_form_with_the_pools_and_again_in_place(checkout: Checkout, form: 
         assert "a100" in text
     file = tmp_path / "form.yaml"
     file.write_text("# mine\n" + text)
-    merged = checkout.run("catalogue", "--format", form, *PULL, "--merge", str(file), "--in-place").succeeded()
+    merged = run_here(checkout, "catalogue", "--format", form, *PULL, "--merge", str(file), "--in-place").succeeded()
     assert merged.out == f"{file}: nothing to change\n"
     assert file.read_text() == "# mine\n" + text
     file.write_text("# mine\n" + text.replace("2.2.3", "2.2.1"))
-    checkout.run("catalogue", "--format", form, *PULL, "--merge", str(file), "--in-place").succeeded()
+    run_here(checkout, "catalogue", "--format", form, *PULL, "--merge", str(file), "--in-place").succeeded()
     assert file.read_text() == "# mine\n" + text
 
 
@@ -78,7 +79,7 @@ def test_every_form_with_the_pools_and_again_in_place(checkout: Checkout, form: 
     ],
 )
 def test_wrong_use_is_one_line_and_a_hint(checkout: Checkout, arguments: tuple[str, ...], code: int) -> None:
-    done = checkout.run(*arguments)
+    done = run_here(checkout, *arguments)
     assert done.code == code, done.err
     assert done.err.count("error: ") == 1
     assert "hint: " in done.err
@@ -93,7 +94,8 @@ def test_a_notebook_of_a_team_and_of_an_older_quarter(checkout: Checkout) -> Non
     check_pod(pod)
     assert pod["containers"][0]["resources"]["limits"] == {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "1"}
     assert "cosml:2026q4-" in pod["containers"][0]["image"]
-    older, *_ = yaml.safe_load_all(checkout.run("notebook", "cosml@2026q3", "--name", "old", "--mig", "1g.5gb", *PULL).succeeded().out)
+    done = run_here(checkout, "notebook", "cosml@2026q3", "--name", "old", "--mig", "1g.5gb", *PULL).succeeded()
+    older, *_ = yaml.safe_load_all(done.out)
     container = older["spec"]["template"]["spec"]["containers"][0]
     assert "cosml:2026q3-" in container["image"]
     assert container["resources"]["limits"] == {"cpu": "2", "memory": "8Gi", "nvidia.com/mig-1g.5gb": "1"}
@@ -123,34 +125,35 @@ def pools(checkout: Checkout, tmp_path: Path) -> Checkout:
 
 
 def test_the_images_of_pools_for_a_node_image(pools: Checkout) -> None:
-    done = pools.run("prewarm", "--mode", "list", "--json", "--quiet").succeeded()
+    done = run_here(pools, "prewarm", "--mode", "list", "--json", "--quiet").succeeded()
     images = json.loads(done.out)
     assert [(item["pool"], item["team"]) for item in images] == [("a100", "cosml"), ("cut", "cosml")]
     assert all(item["reference"] == f"mirror.example.com/ml/cosml@{item['digest']}" for item in images)
     assert images[0]["tag"].startswith("2026q4-")
     assert done.err == ""
-    lines = pools.run("prewarm", "--mode", "list", "--pool", "cut").succeeded().out.splitlines()
+    lines = run_here(pools, "prewarm", "--mode", "list", "--pool", "cut").succeeded().out.splitlines()
     assert lines[0].split() == ["pool", "image", "stored", "on", "disk", "added"]
     assert lines[1].split()[:2] == ["cut", images[1]["reference"]]
 
 
 def test_what_pools_pull_by_is_told_where_it_differs(pools: Checkout) -> None:
-    done = pools.run("prewarm").succeeded()
+    done = run_here(pools, "prewarm").succeeded()
     assert "mirror.example.com/ml/cosml@sha256:" in done.out
     assert "warning: pools a100, cut: pre-warm pods pull with the secret registry" in done.err
-    assert "warning: --pull-from other.example.com is not" in pools.run("prewarm", "--pull-from", "other.example.com").succeeded().err
-    done = pools.run("notebook", "cosml", "--pool", "a100", "--pull-from", "other.example.com/ml").succeeded()
+    assert "warning: --pull-from other.example.com is not" in run_here(pools, "prewarm", "--pull-from", "other.example.com").succeeded().err
+    done = run_here(pools, "notebook", "cosml", "--pool", "a100", "--pull-from", "other.example.com/ml").succeeded()
     assert "this notebook names none" in done.err
     assert "# Warning: --pull-from other.example.com/ml is not" in done.out
-    assert pools.run("notebook", "cosml", "--pull-secret", "registry").succeeded().err == ""
-    done = pools.run("catalogue", "--format", "kubeflow").succeeded()
+    assert run_here(pools, "notebook", "cosml", "--pull-secret", "registry").succeeded().err == ""
+    done = run_here(pools, "catalogue", "--format", "kubeflow").succeeded()
     assert "mirror.example.com/ml/cosml:2026q4-" in done.out
-    assert "is not the pull-from" in pools.run("catalogue", "--format", "kubeflow", "--pull-from", "other.example.com").succeeded().err
+    done = run_here(pools, "catalogue", "--format", "kubeflow", "--pull-from", "other.example.com").succeeded()
+    assert "is not the pull-from" in done.err
 
 
 def test_commands_that_delete_name_the_whole_set(pools: Checkout) -> None:
-    out = pools.run("prewarm", "--prune").succeeded().out
+    out = run_here(pools, "prewarm", "--prune").succeeded().out
     assert "'--field-selector=metadata.name!=prewarm-a100,metadata.name!=prewarm-cut'" in out
     assert "--namespace=imagebuild-prewarm" in out
-    pools.run("prewarm", "--prune", "--mode", "image-pull-job", "--namespace", "a").succeeded()
-    pools.run("notebook", "cosml", "--pool", "cut", "--mig", "1g.10gb").refused(2, "no node has both", hint="all-1g.10gb")
+    run_here(pools, "prewarm", "--prune", "--mode", "image-pull-job", "--namespace", "a").succeeded()
+    run_here(pools, "notebook", "cosml", "--pool", "cut", "--mig", "1g.10gb").refused(2, "no node has both", hint="all-1g.10gb")

@@ -8,12 +8,10 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "imagebuild"
+from tests.support.sources import ROOT, list_nodes, read_sources
 
 # Rooms on one line do not import each other.
 LAYERS = (
@@ -50,7 +48,7 @@ def name_room(module: str) -> str:
 
 def list_imports(source: str) -> Iterator[tuple[int, str]]:
     """Line and module of every import of ours, late ones and those for types alone included; names without ``imagebuild.``."""
-    for node in ast.walk(ast.parse(source)):
+    for node in list_nodes(source):
         if isinstance(node, ast.ImportFrom) and node.module == "imagebuild":
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("imagebuild."):
@@ -70,10 +68,10 @@ def find_faults(module: str, source: str) -> list[str]:
     return found
 
 
-def list_modules() -> list[tuple[str, Path]]:
-    paths = sorted(path for path in PACKAGE.rglob("*.py"))
-    named = [(".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"), path) for path in paths]
-    return [(name, path) for name, path in named if name != "__init__"]
+def list_modules() -> list[tuple[str, str]]:
+    """Dotted name without ``imagebuild.``, and source."""
+    named = [(path.removesuffix(".py").replace("/", ".").removesuffix(".__init__"), source) for path, source in read_sources().items()]
+    return [(name, source) for name, source in named if name != "__init__"]
 
 
 def test_every_module_has_a_room() -> None:
@@ -81,7 +79,7 @@ def test_every_module_has_a_room() -> None:
 
 
 def test_a_module_imports_only_what_stands_before_it() -> None:
-    assert [fault for name, path in list_modules() for fault in find_faults(name, path.read_text(encoding="utf-8"))] == []
+    assert [fault for name, source in list_modules() for fault in find_faults(name, source)] == []
 
 
 @pytest.mark.parametrize(

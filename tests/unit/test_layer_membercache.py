@@ -252,7 +252,7 @@ def is_refused(site: Site, reason: str) -> None:
     """It is told, not taken, not kept; and the build goes on with the wheel, to the same bytes as without any cache."""
     member, taken, asked = site.build("victim", sources=(site.place,))
     assert (taken, asked) == (0, 1)
-    assert member.sha256 == site.build("alone")[0].sha256
+    assert member.sha256 == site.build("attacker")[0].sha256
     (line,) = [line for line in site.lines if "is refused: " in line]
     assert reason in line, line
     kept = site.root / "victim" / "shared-members"

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "imagebuild"
+from tests.support.sources import PACKAGE, ROOT, list_nodes, read_sources
 
 IDIOMS = {
     r"\b(?:address|URL|override|one|version) that is none\b": "an invalid ...",
@@ -44,7 +43,7 @@ SHIPPED = {"payload/pip_run.py", "wheel/slim.py"}
 
 def list_texts(source: str) -> Iterator[tuple[int, str]]:
     """Line and text of every string of a module, docstrings and the parts of f-strings included; values in them are an x."""
-    for node in ast.walk(ast.parse(source)):
+    for node in list_nodes(source):
         if isinstance(node, ast.JoinedStr):
             yield node.lineno, "".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -59,10 +58,10 @@ def find_idioms(text: str) -> list[str]:
 
 def test_no_text_of_the_program_has_an_idiom() -> None:
     found = [
-        f"{path.relative_to(ROOT)}:{line}: {fault}"
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if path.relative_to(PACKAGE).as_posix() not in SHIPPED
-        for line, text in list_texts(path.read_text(encoding="utf-8"))
+        f"{name}:{line}: {fault}"
+        for name, source in read_sources().items()
+        if name not in SHIPPED
+        for line, text in list_texts(source)
         for fault in find_idioms(text)
     ]
     assert found == []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "imagebuild"
+from tests.support.sources import parse_source, read_sources
+
 FUNCTION_LINES = 60
 MODULE_LINES = 400
 
@@ -26,27 +26,23 @@ def list_functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, int]]
 
 
 def find_long_functions(module: str, source: str) -> set[str]:
-    return {f"{module}:{name}" for name, lines in list_functions(ast.parse(source)) if lines > FUNCTION_LINES}
+    return {f"{module}:{name}" for name, lines in list_functions(parse_source(source)) if lines > FUNCTION_LINES}
 
 
 def is_long_module(source: str) -> bool:
     if len(source.splitlines()) <= MODULE_LINES:
         return False
-    docstring = ast.get_docstring(ast.parse(source)) or ""
+    docstring = ast.get_docstring(parse_source(source)) or ""
     return "lines because" not in " ".join(docstring.split())
 
 
-def read_modules() -> dict[str, str]:
-    return {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
-
-
 def test_no_function_is_longer_than_a_page() -> None:
-    found = set().union(*(find_long_functions(module, source) for module, source in read_modules().items()))
+    found = set().union(*(find_long_functions(module, source) for module, source in read_sources().items()))
     assert sorted(found) == [], f"split them: a function has {FUNCTION_LINES} lines at most"
 
 
 def test_no_module_is_long_without_a_reason() -> None:
-    found = [module for module, source in read_modules().items() if is_long_module(source)]
+    found = [module for module, source in read_sources().items() if is_long_module(source)]
     assert found == [], f"split them, or say in the docstring why: a module has {MODULE_LINES} lines at most"
 
 

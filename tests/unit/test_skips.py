@@ -2,51 +2,59 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SKIPS = {
-    "test": "import pytest\ndef test_a(): pass\ndef test_b(): pytest.skip('missing part: x')\n",
-    "file": "import pytest\npytest.skip('missing part: x', allow_module_level=True)\n",
-    "mark": "import pytest\n@pytest.mark.skipif(True, reason='missing part: x')\ndef test_a(): pass\n",
+from tests.support import skips
+from tests.support.sources import ROOT
+
+pytest_plugins = ("pytester",)
+
+TESTS = {
+    "test_test": "import pytest\ndef test_a(): pass\ndef test_b(): pytest.skip('missing part: x')\n",
+    "test_file": "import pytest\npytest.skip('missing part: x', allow_module_level=True)\n",
+    "test_mark": "import pytest\n@pytest.mark.skipif(True, reason='missing part: x')\ndef test_a(): pass\n",
 }
+OPTIONS = ("-p", "tests.support.skips", "-p", "no:cacheprovider")
 
 
-def run(folder: Path, *options: str, strict: bool) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "tests.support.skips", "-p", "xdist", "-c", os.devnull, *options]
-    return subprocess.run(
-        [*command, "--rootdir", str(folder), str(folder)], cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "IMAGEBUILD_NO_SKIPS": "1" if strict else "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-    )  # fmt: skip
+@pytest.fixture(autouse=True)
+def _strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not this run may skip; and what the runs below skip is not skipped here."""
+    monkeypatch.setenv("IMAGEBUILD_NO_SKIPS", "1")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setattr(skips, "_skipped", {})
 
 
-@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "two processes"])
-def test_a_skip_is_a_failure_when_asked_for(options: tuple[str, ...], tmp_path: Path) -> None:
-    for name, text in SKIPS.items():
-        (tmp_path / f"test_{name}.py").write_text(text)
-    done = run(tmp_path, *options, strict=True)
-    assert done.returncode == 1, done.stdout + done.stderr
-    count, _, listed = done.stdout.partition("IMAGEBUILD_NO_SKIPS: ")[2].partition(" skipped tests count as failures: ")
+def check_three(result: pytest.RunResult) -> None:
+    assert result.ret == 1
+    count, _, listed = result.stdout.str().partition("IMAGEBUILD_NO_SKIPS: ")[2].partition(" skipped tests count as failures: ")
     assert count == "3"
-    assert sorted(name.partition("::")[0].rpartition("/")[2] for name in listed.split("\n")[0].split(", ")) == [
-        "test_file.py",
-        "test_mark.py",
-        "test_test.py",
-    ]
+    names = [name.partition("::")[0] for name in listed.split("\n")[0].split(", ")]
+    assert sorted(names) == ["test_file.py", "test_mark.py", "test_test.py"]
 
 
-def test_a_file_that_is_skipped_alone_is_one_too(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(SKIPS["file"])
-    assert run(tmp_path, strict=True).returncode == 1
+def test_a_skip_is_a_failure_when_asked_for(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(**TESTS)
+    check_three(pytester.runpytest_inprocess(*OPTIONS))
 
 
-def test_nothing_skipped_and_nothing_asked_for_pass(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text("def test_a(): pass\n")
-    assert run(tmp_path, strict=True).returncode == 0
-    (tmp_path / "test_it.py").write_text(SKIPS["test"])
-    assert run(tmp_path, strict=False).returncode == 0
+def test_skips_of_other_processes_count_too(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile(**TESTS)
+    check_three(pytester.runpytest_subprocess(*OPTIONS, "-p", "xdist.plugin", "-n", "2"))
+
+
+def test_a_file_that_is_skipped_alone_is_one_too(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it=TESTS["test_file"])
+    assert pytester.runpytest_inprocess(*OPTIONS).ret == 1
+
+
+def test_nothing_skipped_passes(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it="def test_a(): pass")
+    assert pytester.runpytest_inprocess(*OPTIONS).ret == 0
+
+
+def test_skips_pass_where_nothing_is_asked_for(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEBUILD_NO_SKIPS", "")
+    pytester.makepyfile(test_it=TESTS["test_test"])
+    assert pytester.runpytest_inprocess(*OPTIONS).ret == 0

@@ -84,7 +84,7 @@ class _Counted(io.RawIOBase):
     """A file to read that knows how much it gave."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
-        self._read, self._left, self.size = read, b"", 0
+        self._read, self._left, self.size = read, memoryview(b""), 0
         self.failure: Exception | None = None  # tarfile makes an end of the archive of some
 
     def readable(self) -> bool:
@@ -92,9 +92,9 @@ class _Counted(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer; BufferedReader gives a memoryview
         try:
-            data = self._left or self._read(len(buffer))
+            data = self._left or memoryview(self._read(len(buffer)))
         except (zlib.error, zstandard.ZstdError) as error:
-            self.failure, data = error, b""
+            self.failure, data = error, memoryview(b"")
         count = min(len(buffer), len(data))
         buffer[:count], self._left = data[:count], data[count:]
         self.size += count
