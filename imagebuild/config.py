@@ -70,7 +70,7 @@ class Budget(msgspec.Struct, frozen=True, rename="kebab"):
     compressed: str | int = "300 MiB"
     installed: str | int = "1 GiB"
     growth: str = ""  # at most so much more than the team's last image, as in "10%"
-    packages: dict[str, str | int] = {}  # name -> how much it may unpack to
+    packages: dict[str, str | int] = {}  # name (numpy, vscode:ms-python.python) -> how much it may unpack to
 
     @property
     def rules(self) -> BudgetRules:
@@ -82,8 +82,13 @@ class Budget(msgspec.Struct, frozen=True, rename="kebab"):
             parse_size(self.compressed),
             parse_size(self.installed),
             float(growth[1]) / 100 if growth else None,
-            {_SEPARATORS.sub("-", name).lower(): parse_size(size) for name, size in self.packages.items()},
+            {_normalize_name(name): parse_size(size) for name, size in self.packages.items()},
         )
+
+
+def _normalize_name(name: str) -> str:
+    """A Python package's name as locks have it; an add-on's (``r:data.table``) stays as it is."""
+    return name if ":" in name else _SEPARATORS.sub("-", name).lower()
 
 
 class LayerOptions(msgspec.Struct, frozen=True, rename="kebab"):

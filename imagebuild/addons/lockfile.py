@@ -135,6 +135,8 @@ def _check_addon(item: Addon) -> None:
         name = file.filename
         if "/" in name or "\\" in name or name.startswith(".") or not name or not name.isprintable():
             raise ValueError(f"{item.name}: filename must be a file name without folders")
+    if item.tree and not _HEX.fullmatch(item.tree):
+        raise ValueError(f"{item.name}: tree must be 64 hex digits")
     parts = item.folder.split("/")
     if parts[0] or len(parts) < 3 or any(part in ("", ".", "..") or part.startswith(".wh.") for part in parts[1:]):
         raise ValueError(f"{item.name}: folder must be an absolute path in plain form")

@@ -35,7 +35,7 @@ class Addon(msgspec.Struct, frozen=True, omit_defaults=True, rename="kebab"):
     sha256: str  # of that archive, 64 hex digits
     size: int  # bytes of that archive
     installed: int  # bytes of the files it becomes
-    folder: str  # the add-on's own folder in the image, absolute
+    folder: str  # the add-on's own folder in the image, absolute, links of the base followed
     form: Form
     index: str = LOCAL_NAME  # [[index]] by name; local: a file in the team's folder
     needs: tuple[str, ...] = ()  # locked add-ons of the same kind that it asks for
@@ -43,6 +43,7 @@ class Addon(msgspec.Struct, frozen=True, omit_defaults=True, rename="kebab"):
     platform: str = ""  # linux-x64, x86_64-pc-linux-gnu; empty for one that fits every platform
     licence: str = ""  # as its metadata says
     released: str = ""  # RFC 3339; empty where its index does not say
+    tree: str = ""  # SHA-256 of its files' paths and hashes (addons/unpacking.hash_tree): what verify compares
     source: SourceOf | None = None
 
 
@@ -129,6 +130,7 @@ class PlacedArchive(msgspec.Struct, frozen=True):
     filename: str
     sha256: str
     folder: str
+    tree: str = ""
 
     @property
     def package(self) -> str:
@@ -141,10 +143,17 @@ class PlacedArchive(msgspec.Struct, frozen=True):
         return "extension/" if self.kind == "vscode" else f"{self.name}/"
 
 
+def index_folders(addons: Sequence[PlacedArchive]) -> dict[str, tuple[str, str]]:
+    """Folder -> name in accounts, and version."""
+    return {item.folder: (item.package, item.version) for item in addons}
+
+
 def place_addons(locks: Sequence[AddonLock]) -> tuple[PlacedArchive, ...]:
     """What the add-ons of some locks are in a recipe, sorted."""
     found = [
-        PlacedArchive(lock.kind, item.name, item.version, item.filename, item.sha256, item.folder) for lock in locks for item in lock.addons
+        PlacedArchive(lock.kind, item.name, item.version, item.filename, item.sha256, item.folder, item.tree)
+        for lock in locks
+        for item in lock.addons
     ]
     return tuple(sorted(found, key=lambda item: item.package))
 
@@ -152,6 +161,25 @@ def place_addons(locks: Sequence[AddonLock]) -> tuple[PlacedArchive, ...]:
 def name_addon(kind: str, name: str) -> str:
     """``r:data.table``, ``vscode:ms-python.python``: no name of a Python package has a colon."""
     return f"{kind}:{name}"
+
+
+def list_needs(locks: Sequence[AddonLock]) -> dict[str, tuple[str, ...]]:
+    """What each add-on needs of the others, all by the name that accounts have."""
+    return {
+        name_addon(lock.kind, item.name): tuple(name_addon(lock.kind, name) for name in item.needs)
+        for lock in locks
+        for item in lock.addons
+    }
+
+
+def list_askers(locks: Sequence[AddonLock]) -> dict[str, tuple[str, ...]]:
+    """Who asks for each add-on, add-ons by the name that accounts have."""
+    found = {}
+    for lock in locks:
+        names = {item.name for item in lock.addons}
+        for item in lock.addons:
+            found[name_addon(lock.kind, item.name)] = tuple(name_addon(lock.kind, name) if name in names else name for name in item.via)
+    return found
 
 
 def find_changes(lock: AddonLock, facts: dict[str, str], inputs: dict[str, str]) -> list[str]:

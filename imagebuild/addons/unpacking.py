@@ -7,6 +7,7 @@ where its owner may execute it (mode 0755), and is 0644 otherwise. The docker en
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import stat
@@ -14,7 +15,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -64,6 +65,25 @@ def read_file(files: list[ArchiveFile], path: str, limit: int) -> bytes | None:
     if found.size > limit:
         raise IntegrityError(f"{path} has more than {limit >> 10} KiB", _HINT)
     return b"".join(found.open())
+
+
+def hash_files(files: Iterable[ArchiveFile]) -> str:
+    """:func:`hash_tree` of an archive's files, each read to its end."""
+    found = {}
+    for file in files:
+        digest = hashlib.sha256()
+        for piece in file.open():
+            digest.update(piece)
+        found[file.path] = digest.hexdigest()
+    return hash_tree(found)
+
+
+def hash_tree(hashes: Mapping[str, str]) -> str:
+    """SHA-256 (hex) over paths, relative to the add-on's folder, and SHA-256 (hex) of their contents."""
+    digest = hashlib.sha256()
+    for path, sha256 in sorted(hashes.items()):
+        digest.update(f"{path}\0{sha256}\n".encode())
+    return digest.hexdigest()
 
 
 def _refuse(label: str, name: str, why: str) -> BuildError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,6 +12,7 @@ import msgspec
 from imagebuild.base.model import Base
 from imagebuild.bundle.model import FORMAT, NAME, BundledBase, BundledFile, BundleManifest, describe_file
 from imagebuild.config import Team
+from imagebuild.dockerfile import ADDONS_FOLDER
 from imagebuild.errors import UsageError
 from imagebuild.files import explain_os_error, scratch_folder, write_atomic
 from imagebuild.lock.index.tables import FILE_NAME
@@ -53,10 +54,11 @@ class Packing:
                 self.add(f"{name}/{path.relative_to(source).as_posix()}", path)
 
 
-def pack_project(packing: Packing, team: Team, root: Path, images: Path, lockfile: Path, base: str) -> None:
-    """What images/ and lockfiles/ have of the team: its inputs and what they include, the catalogue, the lock, the inventory."""
-    paths = [team.requirements.parent / "team.toml", *list_files(team.requirements, root), images / "catalogue.toml", lockfile]
-    optional = [images / FILE_NAME, root / "lockfiles" / "bases" / f"{base}.json"]
+def pack_project(packing: Packing, team: Team, root: Path, images: Path, lockfiles: Sequence[Path], base: str) -> None:
+    """What images/ and lockfiles/ have of the team: its inputs and what they include, the catalogue, the locks, the inventory."""
+    paths = [team.requirements.parent / "team.toml", *list_files(team.requirements, root), images / "catalogue.toml", *lockfiles]
+    paths += [path for kind in team.addon_kinds for path in team.list_archives(kind)]
+    optional = [images / FILE_NAME, team.r_packages, root / "lockfiles" / "bases" / f"{base}.json"]
     for path in [*paths, *(item for item in optional if item.is_file())]:
         packing.add(f"project/{path.resolve().relative_to(root.resolve()).as_posix()}", path)
     for folder in team.local_packages:
@@ -73,10 +75,12 @@ def pack_context(packing: Packing, built: Path, wheels: Mapping[str, Path]) -> N
     for name in _RECIPE_FILES:
         packing.add(name, built / name)
     for path in sorted((built / "wheels").iterdir()):
-        if path.suffix != ".whl":
+        if path.suffix != ".whl" and path.is_file():
             packing.add(f"wheels/{path.name}", path)
     for path in wheels.values():
         packing.add(f"wheels/{path.name}", path)
+    if (built / "wheels" / ADDONS_FOLDER).is_dir():
+        packing.add_folder(f"wheels/{ADDONS_FOLDER}", built / "wheels" / ADDONS_FOLDER)
 
 
 def describe_base(base: Base, *, with_layers: bool) -> BundledBase:
@@ -108,7 +112,7 @@ class BundleContents(msgspec.Struct, frozen=True):
     recipe: Recipe
     root: Path  # of the project
     images: Path
-    lockfile: Path
+    lockfiles: Sequence[Path]
     built: Path  # the folder with Dockerfile and build context
     wheels: Mapping[str, Path]
     cache: Path
@@ -124,7 +128,7 @@ def pack_bundle(output: Path, contents: BundleContents, report: Callable[[str], 
         with scratch_folder(output.absolute().parent) as scratch:
             packing = Packing(scratch / "bundle")
             packing.folder.mkdir()
-            pack_project(packing, team, contents.root, contents.images, contents.lockfile, base.name)
+            pack_project(packing, team, contents.root, contents.images, contents.lockfiles, base.name)
             pack_context(packing, contents.built, contents.wheels)
             packing.add_folder("base", contents.cache / "bases" / Digest(base.inventory.digest).hex)
             if contents.layers is not None:

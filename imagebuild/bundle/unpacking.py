@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from imagebuild.addons.archives import archive_path
 from imagebuild.base.cache import hold_base, pin_path, store_folder
 from imagebuild.base.pins import load_catalogue
 from imagebuild.bundle.model import Bundle, BundleManifest
+from imagebuild.dockerfile import ADDONS_FOLDER
 from imagebuild.errors import IntegrityError
 from imagebuild.files import explain_os_error, scratch_folder, write_atomic
 from imagebuild.lock.index.bodies import wheel_cache_path
@@ -47,7 +49,9 @@ def open_bundle(workspace: Workspace, folder: Path, expected: str = "") -> Itera
 
 
 def unpack_wheels(bundle: Bundle, cache: Path) -> None:
-    """The wheels, into the wheel cache."""
+    """The wheels and the archives of add-ons, into their caches."""
+    for name, file in bundle.list_files(f"wheels/{ADDONS_FOLDER}").items():
+        bundle.copy_file(f"wheels/{ADDONS_FOLDER}/{name}", archive_path(cache, file.sha256, name))
     for name, file in bundle.list_files("wheels").items():
         if name.endswith(".whl") and "/" not in name:
             path = wheel_cache_path(cache, file.sha256, name)

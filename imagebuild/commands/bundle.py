@@ -40,7 +40,7 @@ def bundle(
             recipe=plan.recipe,
             root=workspace.root,
             images=workspace.images,
-            lockfile=workspace.lockfile(team),
+            lockfiles=[workspace.lockfile(team), *(workspace.addon_lockfile(lock.kind, team) for lock in plan.addons)],
             built=folder,
             wheels=wheels,
             cache=workspace.cache,

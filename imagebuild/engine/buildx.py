@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import msgspec
 from python_on_whales import DockerClient
 from python_on_whales.exceptions import DockerException
 
+from imagebuild.addons.model import PlacedArchive, index_folders
 from imagebuild.base.model import Base
 from imagebuild.base.sites import find_sites
 from imagebuild.dockerfile import docker_reference
@@ -163,7 +164,7 @@ def build_layer_with_docker(
         }
         run_build(client, arguments, options.builder)
         image = _find_image(store, repository, _read_digest(told))
-        layer, statements = _take_layer(image, base, recipe.codec, out), _read_statements(image)
+        layer, statements = _take_layer(image, base, recipe.codec, out, recipe.addons), _read_statements(image)
     if layer.newest > created_epoch(recipe.created):
         report(f"{recipe.team}: {options.where} cannot rewrite timestamps: another build of this lock will have another diff_id")
     if layer.system is not None and base.interpreter.executable in layer.system.listed:
@@ -331,7 +332,7 @@ def _read_statements(image: _BuiltImage) -> tuple[Statement, ...]:
     )
 
 
-def _take_layer(image: _BuiltImage, base: Base, codec: Codec, out: Path) -> ForeignLayer:
+def _take_layer(image: _BuiltImage, base: Base, codec: Codec, out: Path, addons: Sequence[PlacedArchive] = ()) -> ForeignLayer:
     """Check that the image is the base and exactly one layer more; fetch that layer's blob."""
     manifest, config = image.manifest, image.config
     count = len(base.manifest.layers)
@@ -351,7 +352,8 @@ def _take_layer(image: _BuiltImage, base: Base, codec: Codec, out: Path) -> Fore
             "use a newer BuildKit, or another [layer] compression in team.toml",
         )
     image.fetch(descriptor, out)
-    layer = read_foreign_layer(out, descriptor.media_type, find_sites(base.inventory, base.tree, base.config.container.environment))
+    sites = find_sites(base.inventory, base.tree, base.config.container.environment)
+    layer = read_foreign_layer(out, descriptor.media_type, sites, index_folders(addons))
     if (layer.digest, layer.size) != (descriptor.digest, descriptor.size) or layer.diff_id != config.rootfs.diff_ids[-1]:
         raise IntegrityError(
             "the layer the builder wrote is not the one its manifest names", "run it again; if it fails again, try another builder"

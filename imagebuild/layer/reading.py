@@ -6,7 +6,7 @@ import csv
 import io
 import posixpath
 import tarfile
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -21,6 +21,7 @@ from imagebuild.wheel.installed import NO_SITES, is_record, parse_info_path
 from imagebuild.wheel.record import decode_hash
 from imagebuild.wheel.sizes import classify_path
 
+NO_ADDONS: Mapping[str, tuple[str, str]] = {}
 _TEXT_LIMIT = 64 << 20  # a RECORD, a package's list or dpkg's status is never larger
 
 
@@ -57,8 +58,12 @@ class _Seen:
                 (self.lists if is_dpkg_list(path) else self.records)[path] = text
 
 
-def read_foreign_layer(blob: Path, media_type: str, sites: Set[str] = NO_SITES) -> ForeignLayer:
-    """Read ``blob`` to its end; ``sites``: where distributions count. IntegrityError when it is not a compressed tar.
+def read_foreign_layer(
+    blob: Path, media_type: str, sites: Set[str] = NO_SITES, addons: Mapping[str, tuple[str, str]] = NO_ADDONS
+) -> ForeignLayer:
+    """Read ``blob`` to its end; ``sites``: where distributions count; ``addons``: folder -> name and version of an add-on.
+
+    IntegrityError when it is not a compressed tar.
 
     A package's compressed size is its share by installed bytes: one stream has no borders between packages.
     """
@@ -75,6 +80,10 @@ def read_foreign_layer(blob: Path, media_type: str, sites: Set[str] = NO_SITES) 
     owners = {path: (item.name, sha256) for item in described for path, sha256 in item.hashes.items()}
     packages += [(f"{name} (apt)", system.versions[name], size) for name, size in system.sizes.items()] if system else []
     owners.update({path: (f"{name} (apt)", "") for path, name in system.owners.items() if path not in owners} if system else {})
+    for folder, (name, version) in addons.items():
+        own = [path for path in sizes if path.startswith(f"{folder}/")]
+        packages.append((name, version, sum(sizes[path] for path in own)))
+        owners.update(dict.fromkeys(own, (name, "")))
     shares = [PackageBytes(name, version, stored.count * size // (installed or 1), size) for name, version, size in packages]
     return ForeignLayer(
         blob=blob,

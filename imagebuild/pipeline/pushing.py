@@ -238,7 +238,15 @@ def attach_companions(
     target, repository = workspace.target, plan.repository
     digest = target.put_manifest(repository, image.manifest)
     artifacts = make_companions(
-        plan.base, plan.lock, plan.recipe, repository=repository, digest=digest, wheels=wheels, system=system, repaired=repaired
+        plan.base,
+        plan.lock,
+        plan.recipe,
+        repository=repository,
+        digest=digest,
+        wheels=wheels,
+        system=system,
+        repaired=repaired,
+        addons=plan.addons,
     )
     try:
         attach_artifacts(target, repository, image.manifest.descriptor, artifacts)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imagebuild import annotations as names
 from imagebuild import pipeline
+from imagebuild.addons.model import place_addons
 from imagebuild.check.finding import SHOWN, Finding
 from imagebuild.check.verify.evidence import Evidence
 from imagebuild.config import Team, TeamTable, list_teams, load_team
@@ -36,7 +37,9 @@ def rebuild_image(workspace: Workspace, evidence: Evidence, *, builder: str | No
     local = {item.name for item in lock.packages if item.index == "local"}
     if local and not team.local_packages:
         return Finding("skipped", f"the source of {', '.join(sorted(local))} is not here: run it in the team's checkout")
-    plan = pipeline.Plan(team, base, lock, recipe, evidence.image.repository)
+    if place_addons(evidence.addons) != recipe.addons:
+        return Finding("skipped", "the locks of its add-ons do not travel with the image")
+    plan = pipeline.Plan(team, base, lock, recipe, evidence.image.repository, evidence.addons)
     try:
         folder, wheels = pipeline.prepare_context(workspace, plan)
         pipeline.adapt_context(workspace, plan, folder, wheels, docker=recipe.engine == "docker")

@@ -17,6 +17,7 @@ from imagebuild.lock.index.routing import LOCAL_NAME, PackageIndex
 from imagebuild.lock.inputs.freshness import list_changed_inputs
 from imagebuild.lock.wheels.shapes import find_shapes
 from imagebuild.oci.model import Platform
+from imagebuild.pipeline.addons import find_addon_lock
 from imagebuild.size.budget import LastImage, compute_limits, list_absent
 from imagebuild.size.image import measure_image
 from imagebuild.size.model import Comparison, SizeReport
@@ -42,10 +43,13 @@ def predict_team(workspace: Workspace, name: str) -> SizeReport:
         **find_shapes(lock.packages, workspace.cache, lambda: list_team_indexes(team), workspace.report),
         **_read_local(workspace, team, lock),
     }
+    addons = [found for kind in team.addon_kinds if (found := find_addon_lock(workspace, team, kind)) is not None]
     bytecode = runs_here(team.platform) or team.table.engine == "docker" or bool(team.table.system.packages)
-    report = predict_report(name, lock, shapes, team.table.layer.codec, bytecode=bytecode, slim=team.table.left_out)
+    report = predict_report(name, lock, shapes, team.table.layer.codec, bytecode=bytecode, slim=team.table.left_out, addons=addons)
     changed = list_changed_inputs(lock, team.requirements, team.local_packages, workspace.root)
-    notes = [*report.notes, *([f"the lock is stale ({', '.join(changed)} changed): imagebuild lock {name}"] if changed else [])]
+    lacking = [kind for kind in team.addon_kinds if not workspace.addon_lockfile(kind, name).is_file()]
+    notes = [*report.notes, *(f"its add-ons of kind {kind} are not locked yet: imagebuild lock {name}" for kind in lacking)]
+    notes += [*([f"the lock is stale ({', '.join(changed)} changed): imagebuild lock {name}"] if changed else [])]
     if team.table.system.packages:
         notes.append(f"{len(team.table.system.packages)} system packages come on top: their size is known when the layer is built")
     rules = team.table.budget.rules

@@ -53,6 +53,7 @@ def predict_size(workspace: Workspace, plan: Plan, last: LastImage | None) -> Si
         bytecode=plan.base.runtime is not None,
         slim=plan.recipe.slim,
         extra=len(plan.recipe.constraints),
+        addons=plan.addons,
     )
     return _judge(plan, report, last)
 
@@ -61,4 +62,4 @@ def measure_size(plan: Plan, made: TeamLayers, last: LastImage | None) -> SizeRe
     """What the finished layers add."""
     from imagebuild.size.measurement import measure_layers
 
-    return _judge(plan, measure_layers(made, plan.lock, subject=plan.recipe.tag, tree=plan.base.tree), last)
+    return _judge(plan, measure_layers(made, plan.lock, plan.addons, subject=plan.recipe.tag, tree=plan.base.tree), last)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from email.parser import HeaderParser
 
 import msgspec
@@ -13,6 +13,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from imagebuild import annotations as names
+from imagebuild.addons.model import PlacedArchive
 from imagebuild.base.inventory import decode_inventory
 from imagebuild.base.sites import find_sites
 from imagebuild.base.tree import SqliteTree
@@ -28,6 +29,7 @@ from imagebuild.size.measurement import FindContents, MeasuredPackage, summarise
 from imagebuild.size.model import SizeReport
 from imagebuild.size.needs import SOURCE
 from imagebuild.size.scan import Scan, scan_layers
+from imagebuild.supply.referrers import read_image_recipe
 from imagebuild.wheel.installed import NO_SITES, is_record
 from imagebuild.wheel.sizes import classify_path
 from imagebuild.workspace import Workspace
@@ -43,10 +45,15 @@ class _Owned(msgspec.Struct):
     needs: tuple[str, ...] = ()
 
 
-def find_owners(scan: Scan) -> dict[str, _Owned]:
-    """The packages of the layers by label: Python distributions by name, others as ``NAME (conda)`` and ``NAME (apt)``."""
+def find_owners(scan: Scan, addons: Sequence[PlacedArchive] = ()) -> dict[str, _Owned]:
+    """The packages of the layers by label: Python distributions by name, others as ``NAME (conda)`` and ``NAME (apt)``; ``addons``."""
     found: dict[str, _Owned] = {}
+    for item in addons:
+        found[item.package] = _Owned(item.version, {path: "" for path in scan.files if path.startswith(f"{item.folder}/")})
+    taken = tuple(f"{item.folder}/" for item in addons)
     for path, text in scan.texts.items():
+        if path.startswith(taken):
+            continue  # what an add-on brings along is a part of it
         if is_record(path, scan.sites):
             record = read_record(path, text, scan.sites)
             needs = _read_needs(scan.texts.get(path.replace("/RECORD", "/METADATA"), ""))
@@ -104,7 +111,8 @@ def measure_image(
 
 
 def _account(image: FoundImage, below: BaseLayers, scan: Scan, lock: Lock | None, find: FindContents | None) -> SizeReport:
-    owned = find_owners(scan)
+    recipe = read_image_recipe(image.store, image.repository, image.digest)
+    owned = find_owners(scan, recipe.addons if recipe is not None else ())
     owners = {path: (label, sha256) for label, item in owned.items() for path, sha256 in item.hashes.items() if path in scan.files}
     stored: dict[str, float] = defaultdict(float)
     files = []

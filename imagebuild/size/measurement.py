@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
+from imagebuild.addons.model import AddonLock, list_askers, list_needs
 from imagebuild.base.model import Tree
 from imagebuild.base.tree import SqliteTree
 from imagebuild.layer.model import LayerFile, TeamLayers
@@ -100,15 +101,14 @@ def look_up_contents(tree: Tree) -> FindContents | None:
     return tree.find_contents if isinstance(tree, SqliteTree) else None
 
 
-def measure_layers(made: TeamLayers, lock: Lock, *, subject: str, tree: Tree) -> SizeReport:
-    """The report on layers that were just built from ``lock``, before they are pushed. Only of a single one it names the digest."""
-    locked = {item.name: item for item in lock.packages}
-    packages = {}
-    for item in made.packages:
-        entry = locked.get(item.package)
-        packages[item.package] = MeasuredPackage(
-            item.version, item.compressed, entry.dependencies if entry else (), entry.via if entry else ()
-        )
+def measure_layers(made: TeamLayers, lock: Lock, addons: Sequence[AddonLock] = (), *, subject: str, tree: Tree) -> SizeReport:
+    """The report on layers that were just built, before they are pushed; of a single one it names the digest."""
+    needs = {**{item.name: item.dependencies for item in lock.packages}, **list_needs(addons)}
+    via = {**{item.name: item.via for item in lock.packages}, **list_askers(addons)}
+    packages = {
+        item.package: MeasuredPackage(item.version, item.compressed, needs.get(item.package, ()), via.get(item.package, ()))
+        for item in made.packages
+    }
     report = summarise_files(
         made.files,
         packages,

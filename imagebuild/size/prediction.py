@@ -8,8 +8,9 @@ layer's compressor makes of it all. Both follow the sources closely; the factors
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from imagebuild.addons.model import AddonLock, list_askers, list_needs, name_addon
 from imagebuild.layer.model import Codec
 from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.size.model import PackageSize, SizeReport, sum_kinds
@@ -24,6 +25,7 @@ _BYTECODE_FILE = 1060  # and per file
 _PACKED_SOURCES = {"code": 2.45, "tests": 3.5}
 _PACKED = {"library": 0.88, "tests": 0.42, "metadata": 1.05}
 _PACKED_OTHER = 0.95
+_PACKED_ARCHIVE = _PACKED_OTHER  # of an add-on, whose archive is deflate's too
 _PACKED_WITHOUT_BYTECODE = 0.9
 # Other codecs and levels, as a ratio to zstd 3.
 _CODECS = {
@@ -105,6 +107,18 @@ def predict_lock(
     return tuple(sorted(found, key=lambda item: (-item.installed, item.name)))
 
 
+def predict_addons(locks: Sequence[AddonLock], codec: Codec) -> tuple[PackageSize, ...]:
+    """Every add-on of some locks: unpacked as the lock has it; stored about as its own archive stores it."""
+    via = list_askers(locks)
+    found = []
+    for lock in locks:
+        for item in lock.addons:
+            name, stored = name_addon(lock.kind, item.name), round(item.size * _PACKED_ARCHIVE * compare_codec(codec))
+            chain = find_needing_chain(name, via)
+            found.append(PackageSize(name, item.version, stored, item.installed, {"data": item.installed}, chain=chain))
+    return tuple(found)
+
+
 def find_unknown(lock: Lock) -> tuple[str, ...]:
     """Packages whose size is not in the lock."""
     return tuple(item.name for item in lock.packages if not item.size or not item.installed_size)
@@ -119,9 +133,11 @@ def predict_report(
     bytecode: bool = True,
     slim: tuple[str, ...] = (),
     extra: int = 0,
+    addons: Sequence[AddonLock] = (),
 ) -> SizeReport:
-    """The report of a lock; ``extra``: installed bytes of files that no wheel brings."""
-    packages = predict_lock(lock, shapes, codec, bytecode=bytecode, slim=slim)
+    """The report of a lock and of ``addons``; ``extra``: installed bytes of files that no wheel brings."""
+    wheels = predict_lock(lock, shapes, codec, bytecode=bytecode, slim=slim)
+    packages = tuple(sorted((*wheels, *predict_addons(addons, codec)), key=lambda item: (-item.installed, item.name)))
     coarse = [item.name for item in packages if item.coarse]
     notes = [f"{len(coarse)} packages guessed from their wheels' sizes alone: {', '.join(coarse[:5])}"] if coarse else []
     return SizeReport(
@@ -134,6 +150,6 @@ def predict_report(
         packages=packages,
         kinds=sum_kinds(packages),
         files=sum(item.files for item in packages),
-        removals=measure_removals(packages, {item.name: item.dependencies for item in lock.packages}),
+        removals=measure_removals(packages, {**{item.name: item.dependencies for item in lock.packages}, **list_needs(addons)}),
         notes=tuple(notes),
     )

@@ -126,7 +126,7 @@ def audit_packages(
         lines += [f"{item}: no OSV record" for item in dataset.unreadable]
         lines += _check_age(dataset, policy, today)
         for item in packages:
-            if item.index != "local":
+            if item.index != "local" and not item.is_addon:
                 found += _audit_package(item, dataset.find(item.name), policy, today, lines)
         looked_up, more = _audit_system(system, dataset, policy, today, lines)
         found += [*more, *_audit_bundled(packages, dataset, policy, today, lines)]
@@ -223,8 +223,13 @@ def _audit_bundled(
 
 
 def _describe_uncovered(packages: Sequence[Package]) -> tuple[str, ...]:
+    addons = sum(item.is_addon for item in packages)
+    lines = (
+        [f"{count_things(addons, 'R package or VS Code extension', 'R packages and VS Code extensions')}: not looked up"] if addons else []
+    )
     parts = [part for item in packages for part in item.bundled.components if not part.purl.startswith((_CRATE, _PYPI))]
-    return (f"{count_things(len(parts), 'library', 'libraries')} that packages bundle: not looked up",) if parts else ()
+    lines += [f"{count_things(len(parts), 'library', 'libraries')} that packages bundle: not looked up"] if parts else []
+    return tuple(lines)
 
 
 def _audit_package(

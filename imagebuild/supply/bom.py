@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from imagebuild import __version__
+from imagebuild.addons.model import Addon, AddonLock, list_needs, name_addon
 from imagebuild.base.model import OperatingSystem, SystemInventory, SystemPackage
 from imagebuild.oci.model import Digest
+from imagebuild.supply.addons import is_direct, make_addon_purl, read_addon_licence
 from imagebuild.supply.bundled import BundledComponent
 from imagebuild.supply.licences import Licence
 from imagebuild.supply.packages import Package
@@ -23,14 +25,16 @@ from imagebuild.supply.systempackages import make_system_purl
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
+    from cyclonedx.model.dependency import Dependency
     from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
 
 REPAIRED = "dev.imagebuild:record-repaired"  # how many rows of the wheel's RECORD were wrong
 ORIGIN = "dev.imagebuild:origin"  # base | added
+ADDON = "dev.imagebuild:addon"  # r | vscode: what kind of add-on it is
 INDEX = "dev.imagebuild:index"  # the package index, by name
 WHEEL = "dev.imagebuild:wheel"  # the wheel's file name
 DIRECT = "dev.imagebuild:direct"  # true: somebody asked for it by name
-LOCATION = "dev.imagebuild:location"  # where a base's distribution lies
+LOCATION = "dev.imagebuild:location"  # where a base's distribution, or an add-on, lies
 INSTALLER = "dev.imagebuild:installer"
 
 
@@ -53,14 +57,14 @@ def render_bom(
     system: Mapping[str, str] | None = None,
     repaired: Mapping[str, int] | None = None,
     below: SystemInventory | None = None,
+    addons: Sequence[AddonLock] = (),
 ) -> bytes:
     """The BOM's JSON. ``system``: Debian packages of the delta -> version; ``repaired``: package -> wrong rows of its wheel's RECORD;
-    ``below``: what the base has besides Python's packages. Of a Debian package that both have, the delta's counts.
+    ``below``: what the base has besides Python's packages; ``addons``: their locks. Of a Debian package that both have, the delta's counts.
     """
     from cyclonedx.model import Property
     from cyclonedx.model.bom import Bom, BomMetaData
     from cyclonedx.model.component import Component, ComponentType
-    from cyclonedx.model.dependency import Dependency
     from cyclonedx.output import make_outputter
     from cyclonedx.schema import OutputFormat, SchemaVersion
 
@@ -77,17 +81,14 @@ def render_bom(
     base_components = [_describe_system(item, below.os, "base") for item in below.packages if item.kind != "deb" or item.name not in hidden]
     # The base needs what it has; the image needs the base and what was asked for by name.
     direct = [components[item.name] for item in packages if item.direct]
+    brought = {name_addon(lock.kind, item.name): _describe_addon(lock, item) for lock in addons for item in lock.addons}
+    direct += [brought[name_addon(lock.kind, item.name)] for lock in addons for item in lock.addons if is_direct(lock, item)]
     dependencies = [
-        Dependency(image.bom_ref, [Dependency(item.bom_ref) for item in (base, *direct, *system_components)]),
-        Dependency(
-            base.bom_ref,
-            [
-                Dependency(item.bom_ref)
-                for item in (*(components[item.name] for item in packages if item.origin == "base"), *base_components)
-            ],
-        ),
-        *(Dependency(components[item.name].bom_ref, [Dependency(components[name].bom_ref) for name in item.requires]) for item in packages),
-        *(Dependency(item.bom_ref) for item in (*system_components, *base_components)),
+        _point(image, [base, *direct, *system_components]),
+        _point(base, [*(components[item.name] for item in packages if item.origin == "base"), *base_components]),
+        *(_point(components[item.name], [components[name] for name in item.requires]) for item in packages),
+        *(_point(brought[name], [brought[other] for other in needs]) for name, needs in list_needs(addons).items()),
+        *(_point(item, []) for item in (*system_components, *base_components)),
     ]
     bom = Bom(
         serial_number=uuid.uuid5(uuid.NAMESPACE_OID, str(subject.digest)),
@@ -96,11 +97,17 @@ def render_bom(
             component=image,
             tools=None,
         ),
-        components=[base, *components.values(), *system_components, *base_components],
+        components=[base, *components.values(), *brought.values(), *system_components, *base_components],
         dependencies=dependencies,
     )
     bom.metadata.tools.components.add(Component(name="imagebuild", version=__version__, type=ComponentType.APPLICATION))
     return make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string().encode()
+
+
+def _point(item: Component, needed: Sequence[Component]) -> Dependency:
+    from cyclonedx.model.dependency import Dependency
+
+    return Dependency(item.bom_ref, [Dependency(other.bom_ref) for other in needed])
 
 
 def _describe_image(name: str, tag: str, digest: Digest, platform: str) -> Component:
@@ -154,6 +161,24 @@ def _describe_package(item: Package, repaired: int) -> Component:
         licenses=_describe_licence(item.licence),
         properties=[Property(name=name, value=value) for name, value in notes.items() if value],
         components=[_describe_bundled(part, str(purl)) for part in item.bundled.components],
+    )
+
+
+def _describe_addon(lock: AddonLock, item: Addon) -> Component:
+    from cyclonedx.model import HashAlgorithm, HashType, Property
+    from cyclonedx.model.component import Component, ComponentType
+
+    purl = make_addon_purl(lock.kind, item)
+    notes = {ORIGIN: "added", ADDON: lock.kind, INDEX: item.index, LOCATION: item.folder, DIRECT: "true" if is_direct(lock, item) else ""}
+    return Component(
+        name=item.name,
+        version=item.version,
+        type=ComponentType.LIBRARY,
+        bom_ref=str(purl),
+        purl=purl,
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=item.sha256)],
+        licenses=_describe_licence(read_addon_licence(item)),
+        properties=[Property(name=name, value=value) for name, value in notes.items() if value],
     )
 
 

@@ -121,7 +121,7 @@ def read_licence(headers: Message) -> Licence:
         return Licence(expression)
     free = str(headers.get("License", "")).strip()
     first = free.splitlines()[0].strip() if free else ""
-    from_text = parse_expression(first) or _SPELLINGS.get(re.sub(r"[^a-z0-9.+]+", " ", first.lower()).strip(), "")
+    from_text = _read_free_text(first)
     classifiers = [str(item) for item in headers.get_all("Classifier", [])]
     named = [item.rpartition(" :: ")[2] for item in classifiers if item.startswith("License :: ")]
     named = [name for name in named if name not in ("License", "OSI Approved")]
@@ -134,6 +134,16 @@ def read_licence(headers: Message) -> Licence:
     # A whole licence text is not a name; its first line is mostly a copyright.
     text = free if "\n" not in free and len(free) <= _TEXT_LIMIT and free.upper() != "UNKNOWN" else ""
     return Licence("", text or "; ".join(sorted(set(named))))
+
+
+def read_licence_text(text: str) -> Licence:
+    """The licence in one short text, as other package managers keep it: an SPDX expression, one of the usual spellings, or as it is."""
+    return Licence(found) if (found := _read_free_text(text)) else Licence("", text[:_TEXT_LIMIT])
+
+
+def _read_free_text(text: str) -> str:
+    """A free text as an SPDX expression: it is one, or one of the usual spellings; else empty."""
+    return parse_expression(text) or _SPELLINGS.get(re.sub(r"[^a-z0-9.+]+", " ", text.lower()).strip(), "")
 
 
 def parse_expression(text: str) -> str:

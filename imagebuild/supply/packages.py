@@ -39,6 +39,11 @@ class Package(msgspec.Struct, frozen=True):
     installer: str = ""
     bundled: Bundled = Bundled()  # others' code inside, by its own SBOMs
 
+    @property
+    def is_addon(self) -> bool:
+        """Whether it is an R package or a VS Code extension, not a distribution of Python."""
+        return ":" in self.name
+
 
 def list_packages(base: Base, lock: Lock, wheels: Mapping[str, Path]) -> tuple[Package, ...]:
     """Base and lock together, by name; ``wheels`` are the lock's, on this disk. Of two of one name, the added one counts."""

@@ -6,13 +6,16 @@ may sign does, with ``cosign attest`` or ``cosign sign``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from imagebuild import __version__
+from imagebuild.addons.model import AddonLock
 from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.oci.encoding import encode_json
 from imagebuild.oci.model import Digest
 from imagebuild.recipe import Recipe
+from imagebuild.supply.addons import describe_dependencies
 from imagebuild.supply.bom import BomSubject
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -20,7 +23,7 @@ PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:imagebuild:notebook-image:v1"  # docs/provenance.md says what its parameters mean
 
 
-def render_provenance(subject: BomSubject, lock: Lock, recipe: Recipe, lock_digest: str) -> bytes:
+def render_provenance(subject: BomSubject, lock: Lock, recipe: Recipe, lock_digest: str, addons: Sequence[AddonLock] = ()) -> bytes:
     """The statement's JSON: subject is the image by repository and digest."""
     statement = {
         "_type": STATEMENT_TYPE,
@@ -44,7 +47,7 @@ def render_provenance(subject: BomSubject, lock: Lock, recipe: Recipe, lock_dige
                     "resolver": lock.resolver,
                     "python": lock.python,
                 },
-                "resolvedDependencies": _list_dependencies(subject, lock, lock_digest),
+                "resolvedDependencies": [*_list_dependencies(subject, lock, lock_digest), *describe_dependencies(addons)],
             },
             "runDetails": {
                 "builder": {"id": f"urn:imagebuild:{recipe.engine}", "version": {"imagebuild": __version__}},

@@ -6,12 +6,14 @@ that trivy (CycloneDX), docker and cosign (in-toto) look for; lock and recipe ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from imagebuild import annotations as names
+from imagebuild.addons.lockfile import format_addon_lock, parse_addon_lock
+from imagebuild.addons.model import AddonLock, place_addons
 from imagebuild.base.model import Base
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import ImagebuildError
@@ -28,6 +30,7 @@ from imagebuild.supply.provenance import PREDICATE_TYPE, render_provenance
 _RECIPE = make_decoder(Recipe)
 
 LOCK_TYPE = "application/vnd.imagebuild.lock.v1+toml"
+ADDONS_TYPE = "application/vnd.imagebuild.addons.v1+toml"
 RECIPE_TYPE = "application/vnd.imagebuild.recipe.v1+json"
 BOM_TYPE = "application/vnd.cyclonedx+json"
 STATEMENT_TYPE = "application/vnd.in-toto+json"
@@ -44,8 +47,9 @@ def make_companions(
     wheels: Mapping[str, Path],
     system: Mapping[str, str],
     repaired: Mapping[str, int] | None = None,
+    addons: Sequence[AddonLock] = (),
 ) -> tuple[Artifact, ...]:
-    """All that travels with the image ``digest``: lock, recipe, SBOM, provenance. ``system``: Debian packages of the delta; ``repaired``:
+    """All that travels with the image ``digest``: locks, recipe, SBOM, provenance. ``system``: Debian packages of the delta; ``repaired``:
     see :func:`~imagebuild.supply.bom.render_bom`.
     """
     subject = BomSubject(
@@ -58,14 +62,15 @@ def make_companions(
         platform=recipe.platform,
         base_pinned=str(base.pinned),
     )
-    bom = render_bom(subject, list_packages(base, lock, wheels), system, repaired, base.inventory.system)
-    statement = render_provenance(subject, lock, recipe, lock_digest(lock))
+    bom = render_bom(subject, list_packages(base, lock, wheels), system, repaired, base.inventory.system, addons)
+    statement = render_provenance(subject, lock, recipe, lock_digest(lock), addons)
     predicate = {_PREDICATE: PREDICATE_TYPE}
     return (
         make_lock_artifact(lock),
         make_recipe_artifact(recipe),
         _make_artifact(BOM_TYPE, "sbom.cdx.json", bom, recipe.created),
         _make_artifact(STATEMENT_TYPE, "provenance.json", statement, recipe.created, predicate),
+        *(_make_artifact(ADDONS_TYPE, f"{item.kind}.{item.team}.toml", format_addon_lock(item).encode(), item.cutoff) for item in addons),
     )
 
 
@@ -116,6 +121,21 @@ def read_image_recipe(store: Store, repository: str, digest: Digest) -> Recipe |
             except msgspec.MsgspecError:
                 return None  # of a newer version
     return None
+
+
+def read_image_addons(store: Store, repository: str, digest: Digest, recipe: Recipe | None) -> tuple[AddonLock, ...]:
+    """The locks of the image's add-ons, by kind: those that give what the proved recipe has, and no others."""
+    if recipe is None or not recipe.addons:
+        return ()
+    found: dict[str, AddonLock] = {}
+    for data in read_companions(store, repository, digest, ADDONS_TYPE):
+        try:
+            lock = parse_addon_lock(data)
+        except ValueError:
+            continue
+        if place_addons([lock]) == tuple(item for item in recipe.addons if item.kind == lock.kind):
+            found.setdefault(lock.kind, lock)
+    return tuple(found[kind] for kind in sorted(found))
 
 
 def read_companions(store: Store, repository: str, digest: Digest, artifact_type: str) -> list[bytes]:

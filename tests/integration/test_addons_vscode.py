@@ -117,7 +117,7 @@ def test_both_engines_leave_the_same_tree(world: Callable[..., World]) -> None:
     need_docker()
     team = world("acme.tool==1.2.0")
     team.run("lock", "blue").succeeded()
-    assert "same tree" in team.run("verify", "blue", "--twin", timeout=300).succeeded().out
+    assert "both engines build the same layer" in team.run("verify", "--twin", "blue", timeout=300).succeeded().out
 
 
 def test_a_gallery_that_lies_is_refused(world: Callable[..., World], gallery: FakeGallery) -> None:
@@ -186,7 +186,7 @@ def test_the_base_extension_gives_way_where_replace_says_so(world: Callable[...,
     team.run("lock", "blue").failed(4, "replace names vscode:ms-python.python, and nothing of that name is replaced")
 
 
-def test_files_of_the_team(world: Callable[..., World]) -> None:
+def test_files_of_the_team(world: Callable[..., World], gallery: FakeGallery) -> None:
     team = world()
     folder = team.root / "images" / "blue" / "extensions"
     write_vsix(folder, "corp.own", "3.0.0", filename="own.vsix")
@@ -198,7 +198,7 @@ def test_files_of_the_team(world: Callable[..., World]) -> None:
     write_vsix(folder, "corp.own", "3.0.1", filename="own.vsix")
     team.run("image", "blue").failed(4, r"vscode.blue.toml is stale: images/blue/extensions/own.vsix changed")
     team.run("lock", "blue").succeeded()
-    team.edit("images/blue/team.toml", "default = true", 'names = ["corp.*"]')
+    team.edit("images/blue/team.toml", f'url = "{gallery.address}"\ndefault = true', f'url = "{gallery.address}"\nnames = ["corp.*"]')
     team.run("lock", "blue").failed(4, "own.vsix is in the team's folder, and package index 'ext' claims corp.own|native-x64.vsix")
 
 

@@ -292,7 +292,7 @@ class _Compilation:
             sha256=found.sha256,
             size=found.size,
             installed=extension.installed,
-            folder=f"{self._vscode.folder}/{name}-{extension.version}",
+            folder=f"{self._request.base.tree.resolve(self._vscode.folder)}/{name}-{extension.version}",
             form="extension",
             index=found.index,
             needs=tuple(sorted(needs)),
@@ -300,6 +300,7 @@ class _Compilation:
             platform="" if extension.platform == UNIVERSAL else extension.platform,
             licence=extension.licence,
             released=found.released,
+            tree=extension.tree,
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from imagebuild.addons.unpacking import open_archive, read_file
+from imagebuild.addons.unpacking import hash_files, open_archive, read_file
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import BuildError, IntegrityError
 
@@ -44,6 +44,7 @@ class Extension(msgspec.Struct, frozen=True):
     pack: tuple[str, ...]  # as written; it brings them along
     licence: str
     installed: int  # bytes of its files
+    tree: str  # see addons/unpacking.hash_tree
 
 
 def is_extension_name(text: str) -> bool:
@@ -62,7 +63,8 @@ def read_vsix(path: Path, label: str) -> Extension:
         package = _decode(read_file(files, STRIP + "package.json", _LIMIT), label)
         manifest = read_file(files, "extension.vsixmanifest", _LIMIT)
         platform = read_platform(manifest, label) if manifest is not None else UNIVERSAL
-        installed = sum(file.size for file in files if file.path.startswith(STRIP))
+        own = [msgspec.structs.replace(file, path=file.path.removeprefix(STRIP)) for file in files if file.path.startswith(STRIP)]
+        installed, tree = sum(file.size for file in own), hash_files(own)
     name = f"{package.publisher}.{package.name}"
     if not is_extension_name(name) or not is_extension_version(package.version):
         raise BuildError(f"{label}: not an extension's name and version: {name} {package.version}"[:300], "ask who made it")
@@ -71,7 +73,15 @@ def read_vsix(path: Path, label: str) -> Extension:
         raise BuildError(f"{label}: its package.json does not say which VS Code it is for (engines.vscode)", "it is no VS Code extension")
     licence = package.license if isinstance(package.license, str) else ""
     return Extension(
-        name.lower(), package.version, engine, platform, package.extension_dependencies, package.extension_pack, licence[:200], installed
+        name.lower(),
+        package.version,
+        engine,
+        platform,
+        package.extension_dependencies,
+        package.extension_pack,
+        licence[:200],
+        installed,
+        tree,
     )
 
 

@@ -7,15 +7,18 @@ import json
 import msgspec
 
 from imagebuild import annotations as names
+from imagebuild.addons.model import name_addon
+from imagebuild.addons.unpacking import hash_tree
 from imagebuild.check.finding import Finding, judge_culprits
 from imagebuild.check.verify.evidence import Evidence
 from imagebuild.check.verify.records import list_distributions
 from imagebuild.decoding import Converter
-from imagebuild.supply.bom import ORIGIN
+from imagebuild.supply.bom import ADDON, ORIGIN
+from imagebuild.text import count_things
 
 
 def check_lock(evidence: Evidence) -> Finding:
-    """The added layer holds the distributions of the lock, in its versions, and no others."""
+    """The added layer holds the distributions of the lock, in its versions, and no others; and the add-ons' files, as locked."""
     if evidence.lock is None:
         lacking = "no lock that its annotation names travels with it" if evidence.ours else "made by another builder, without a lock"
         return Finding("skipped", lacking)
@@ -23,7 +26,8 @@ def check_lock(evidence: Evidence) -> Finding:
     culprits = _compare(wanted, list_distributions(evidence.facts), "the lock")
     if evidence.base.base is not None and evidence.lock.base_fingerprint != evidence.base.base.inventory.fingerprint:
         culprits.append("the lock was made against another base")
-    return judge_culprits(culprits, f"{len(wanted)} packages, as locked", "{count} packages are not as locked")
+    wrong, told = _compare_addons(evidence)
+    return judge_culprits([*culprits, *wrong], f"{len(wanted)} packages{told}, as locked", "{count} packages are not as locked")
 
 
 def _compare(wanted: dict[str, str], found: dict[str, str], by: str) -> list[str]:
@@ -35,6 +39,21 @@ def _compare(wanted: dict[str, str], found: dict[str, str], by: str) -> list[str
         if found[name] != wanted[name]
     ]
     return lines
+
+
+def _compare_addons(evidence: Evidence) -> tuple[list[str], str]:
+    """Add-ons of the recipe whose files are not those of the archive that was locked, and a clause on all of them."""
+    addons = evidence.recipe.addons if evidence.recipe is not None else ()
+    culprits, files = [], 0
+    for item in addons:
+        prefix = f"{item.folder}/"
+        own = {path.removeprefix(prefix): file.sha256.hex() for path, file in evidence.facts.files.items() if path.startswith(prefix)}
+        files += len(own)
+        if not own:
+            culprits.append(f"{item.package} {item.version}: not in the layer")
+        elif item.tree and hash_tree(own) != item.tree:
+            culprits.append(f"{item.package} {item.version}: {item.folder} has other files than its archive")
+    return culprits, f", and {count_things(len(addons), 'add-on')} of {count_things(files, 'file')}" if addons else ""
 
 
 def check_recipe(evidence: Evidence) -> Finding:
@@ -73,9 +92,12 @@ def _compare_bom(evidence: Evidence, document: dict[str, object]) -> list[str]:
     except msgspec.ValidationError as error:
         return [f"the SBOM is malformed: {error}"]
     lines = [] if evidence.image.digest.hex in {item.content for item in about} else ["the SBOM is about another image"]
-    python = [item for item in components if item.purl.startswith(("pkg:pypi/", "pkg:generic/"))]
+    python = [item for item in components if item.purl.startswith(("pkg:pypi/", "pkg:generic/")) and not item.addon]
     added = {item.name: item.version for item in python if item.origin == "added"}
     lines += _compare(added, list_distributions(evidence.facts), "the SBOM")
+    brought = {name_addon(item.addon, item.name): item.version for item in components if item.addon}
+    wanted = {item.package: item.version for item in evidence.recipe.addons} if evidence.recipe is not None else brought
+    lines += _compare(brought, wanted, "the SBOM")
     if evidence.base.base is not None:
         present = {item.name: item.version for item in evidence.base.base.inventory.distributions if item.name not in evidence.replaced}
         below = {item.name: item.version for item in python if item.origin == "base"}
@@ -101,7 +123,15 @@ class _Component(msgspec.Struct):
 
     @property
     def origin(self) -> str:
-        return next((item.value for item in self.properties if item.name == ORIGIN), "")
+        return self._find(ORIGIN)
+
+    @property
+    def addon(self) -> str:
+        """The kind of add-on that it is; empty for anything else."""
+        return self._find(ADDON)
+
+    def _find(self, name: str) -> str:
+        return next((item.value for item in self.properties if item.name == name), "")
 
 
 class _Metadata(msgspec.Struct):

@@ -14,6 +14,7 @@ from typing import get_args
 import msgspec
 
 from imagebuild import annotations as names
+from imagebuild.addons.model import name_addon
 from imagebuild.check.finding import SHOWN, Finding, Status, judge_culprits
 from imagebuild.check.verify.agreement import check_bom, check_lock, check_provenance, check_recipe
 from imagebuild.check.verify.evidence import Evidence
@@ -192,10 +193,16 @@ def check_secrets(evidence: Evidence) -> Finding:
     wrong = {fault.partition(": ")[0] for fault in evidence.records.faults}
     culprits: list[str] = []
     told: list[str] = []
+    folders = {
+        f"{item.folder}/": name_addon(lock.kind, item.name) for lock in evidence.addons for item in lock.addons if item.index != "local"
+    }
     for path, kinds in evidence.facts.secrets.items():
-        owner = evidence.records.owners.get(path, "").rpartition("-")[0].replace("_", "-").replace(".", "-").lower()
+        addon = next((name for folder, name in folders.items() if path.startswith(folder)), "")
+        owner = addon or evidence.records.owners.get(path, "").rpartition("-")[0].replace("_", "-").replace(".", "-").lower()
         line = f"{path}: {', '.join(kinds)}"
-        known = published.get(owner, False) if published is not None else bool(owner) and ("/test/" in path or "/tests/" in path)
+        known = (
+            bool(addon) or published.get(owner, False) if published is not None else bool(owner) and ("/test/" in path or "/tests/" in path)
+        )
         if known and path not in wrong:
             told.append(f"{line} (published in {owner})")
         else:

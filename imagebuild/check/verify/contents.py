@@ -9,6 +9,7 @@ from imagebuild.base.systempackages import parse_status
 from imagebuild.catalogue.lookup import FoundImage
 from imagebuild.check.verify.evidence import Evidence, gather_evidence
 from imagebuild.errors import ImagebuildError
+from imagebuild.supply.addons import list_addon_packages
 from imagebuild.supply.bundled import read_bundled
 from imagebuild.supply.licences import read_licence
 from imagebuild.supply.packages import Package, describe_distribution, list_required, parse_metadata
@@ -83,4 +84,4 @@ def join_packages(evidence: Evidence, base: Base | None) -> tuple[Package, ...]:
                 ),
             )
         )
-    return tuple(sorted(found, key=lambda item: item.name))
+    return tuple(sorted([*found, *list_addon_packages(evidence.addons)], key=lambda item: item.name))

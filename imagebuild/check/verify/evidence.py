@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from imagebuild import annotations as names
+from imagebuild.addons.model import AddonLock
 from imagebuild.base.model import Base, Tree
 from imagebuild.catalogue.lookup import FoundImage
 from imagebuild.check.verify.layerscan import NoTree, ScannedLayer, scan_layer
@@ -23,7 +24,7 @@ from imagebuild.lock.file.replacement import find_replaced
 from imagebuild.progress import step
 from imagebuild.recipe import CONSTRAINTS_PATH, Recipe
 from imagebuild.supply.policy import read_policy
-from imagebuild.supply.referrers import BOM_TYPE, STATEMENT_TYPE, read_companions, read_image_lock, read_image_recipe
+from imagebuild.supply.referrers import BOM_TYPE, STATEMENT_TYPE, read_companions, read_image_addons, read_image_lock, read_image_recipe
 from imagebuild.text import format_size
 from imagebuild.workspace import Workspace
 
@@ -44,6 +45,7 @@ class Evidence(msgspec.Struct):
     replaced: dict[str, tuple[str, ...]]  # distributions of the base that the lock replaces -> their files
     system: SystemFiles | None
     allowed_startup: frozenset[str] = frozenset()  # by the company's policy
+    addons: tuple[AddonLock, ...] = ()  # their locks, as far as they travel with the image
 
     @property
     def ours(self) -> bool:
@@ -91,13 +93,15 @@ def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
         diff_ids.append((promised[number] if number < len(promised) else "", facts.diff_id))
         _merge(merged, facts)
     merged.faults += added.find_leftovers()
+    folders = tuple(f"{item.folder}/" for item in recipe.addons) if recipe is not None else ()
+    _leave_addons_out(merged, folders)
     return Evidence(
         image=image,
         base=named,
         common=common,
         facts=merged,
         diff_ids=tuple(diff_ids),
-        records=audit_records(merged, tree, system),
+        records=audit_records(merged, tree, system, folders),
         lock=lock,
         recipe=recipe,
         boms=_read_documents(image, BOM_TYPE),
@@ -105,7 +109,15 @@ def gather_evidence(workspace: Workspace, image: FoundImage) -> Evidence:
         replaced=replaced,
         system=system,
         allowed_startup=_read_allowed_startup(workspace),
+        addons=read_image_addons(image.store, image.repository, image.digest, recipe),
     )
+
+
+def _leave_addons_out(facts: ScannedLayer, folders: tuple[str, ...]) -> None:
+    """Take away what looks like a distribution of Python in an add-on's folder: it is a part of the add-on, and on nobody's sys.path."""
+    for name in ("records", "metadata", "sboms", "startup_files"):
+        known: dict[str, bytes] = getattr(facts, name)
+        setattr(facts, name, {path: data for path, data in known.items() if not path.startswith(folders)} if folders else known)
 
 
 def _read_allowed_startup(workspace: Workspace) -> frozenset[str]:

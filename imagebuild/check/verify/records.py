@@ -36,10 +36,11 @@ def list_distributions(facts: ScannedLayer) -> dict[str, str]:
     return found
 
 
-def audit_records(facts: ScannedLayer, tree: Tree, system: SystemFiles | None = None) -> RecordAudit:
+def audit_records(facts: ScannedLayer, tree: Tree, system: SystemFiles | None = None, addons: tuple[str, ...] = ()) -> RecordAudit:
     """Every file that a RECORD of the layer lists, and every file of the layer under a site folder, against each other.
 
-    A listed file that is not in the layer may be the base's own, with the same content. ``system`` owns what apt installed.
+    A listed file that is not in the layer may be the base's own, with the same content. ``system`` owns what apt installed; ``addons``:
+    folders, each with a slash at its end, whose files no RECORD lists.
     """
     audit = RecordAudit()
     resolved: dict[str, str] = {}
@@ -55,7 +56,7 @@ def audit_records(facts: ScannedLayer, tree: Tree, system: SystemFiles | None = 
             if row:
                 _check_row(audit, facts, tree, resolved, site, dist, row)
     for path in facts.files:
-        if path in audit.owners or not is_in_site(path) or (system is not None and system.owns(path)):
+        if path in audit.owners or not is_in_site(path) or path.startswith(addons) or (system is not None and system.owns(path)):
             continue
         folder, cache, name = path.rpartition("/__pycache__/")
         source = f"{folder}/{name.partition('.')[0]}.py" if cache and name.endswith(".pyc") else ""
