@@ -86,28 +86,25 @@ def _read_up_to(descriptor: int, count: int) -> bytes:
 
 def fsync_directory(path: Path) -> None:
     """Flush a folder's entries, so that a rename in it survives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _flush(path, os.O_DIRECTORY)
 
 
 def fsync_tree(folder: Path) -> None:
     """Flush every file and folder below ``folder``; side by side, which costs a journal little more than one of them."""
     from concurrent.futures import ThreadPoolExecutor
 
-    def flush(path: str) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
     entries = [path for path in (folder, *folder.rglob("*")) if not path.is_symlink() and (path.is_file() or path.is_dir())]
     with ThreadPoolExecutor(_FLUSHERS, "flush") as pool:
-        for _ in pool.map(flush, map(str, entries)):
+        for _ in pool.map(_flush, entries):
             pass
+
+
+def _flush(path: Path, flags: int = os.O_NOFOLLOW) -> None:
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _make_temporary(folder: Path) -> tuple[int, str]:

@@ -37,6 +37,7 @@ from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_manifest
 from imagebuild.oci.model import Descriptor, Digest, Manifest, RawManifest
 from imagebuild.oci.place import Place
+from imagebuild.text import count_things, format_size
 from imagebuild.wheel.slim import RULES
 
 ARTIFACT_TYPE = "application/vnd.imagebuild.member.v1"
@@ -140,7 +141,7 @@ class SharedMembers:
         """A line about what came from elsewhere; empty for nothing."""
         if not self.taken:
             return ""
-        return f"{len(self.taken)} members taken from a registry, {sum(self.taken.values()) / 1e6:.1f} MB"
+        return f"{count_things(len(self.taken), 'member')} taken from a registry, {format_size(sum(self.taken.values()))}"
 
     # --- taking ----------------------------------------------------------------------------------------------------
 

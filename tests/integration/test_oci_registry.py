@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import io
 import json
 import os
 import random
 import re
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +38,7 @@ from imagebuild.oci.model import (
 )
 from imagebuild.oci.registry import RegistryStore
 from imagebuild.oci.store import Store
+from tests.support.images import pack_files
 from tests.support.servers.registry import Registry, TokenService, make_certificates, registry, run_registry
 from tests.support.servers.scripted import Answer, Asked, Server, serve
 from tests.support.tools import need
@@ -53,7 +52,7 @@ class Image:
     """A small image: two layers and a config, in either family of media types."""
 
     def __init__(self, note: str, family: str = "oci") -> None:
-        tars = [make_tar({f"etc/{note}": b"first\n"}), make_tar({f"opt/{note}": os.urandom(3 << 20)})]
+        tars = [pack_files({f"etc/{note}": b"first\n"}), pack_files({f"opt/{note}": os.urandom(3 << 20)})]
         kinds = [DOCKER_LAYER_GZIP] * 2 if family == "docker" else [OCI_LAYER_GZIP, OCI_LAYER_ZSTD if family == "zstd" else OCI_LAYER_GZIP]
         config = {
             "architecture": "amd64", "os": "linux", "config": {"User": "1000", "Env": ["A=b"]},
@@ -87,16 +86,6 @@ class Image:
                 (folder / str(number)).write_bytes(data)
                 store.put_blob(repository, blob, folder / str(number))
         store.put_manifest(repository, self.manifest, tag)
-
-
-def make_tar(members: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, data in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return stream.getvalue()
 
 
 def describe(blob: Descriptor) -> dict[str, object]:
@@ -163,7 +152,7 @@ def test_an_image_goes_there_and_back(any_registry: Registry, tmp_path: Path, fa
 def test_what_crane_pushed_is_read(registry: Registry, tmp_path: Path) -> None:
     crane = need("crane")
     tar = tmp_path / "layer.tar"
-    tar.write_bytes(make_tar({"a": b"b"}))
+    tar.write_bytes(pack_files({"a": b"b"}))
     run(crane, "append", "-f", tar, "-t", f"{registry.host}/crane/made:t", "--oci-empty-base")
     store = open_store(registry, tmp_path)
     manifest = store.get_manifest("crane/made", "t")

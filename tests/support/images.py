@@ -68,6 +68,11 @@ def make_layer(entries: Iterable[tuple[tarfile.TarInfo, bytes]], form: int = tar
     return buffer.getvalue()
 
 
+def pack_files(files: dict[str, bytes]) -> bytes:
+    """A tar of plain files, by their paths."""
+    return make_layer([entry(name, data) for name, data in files.items()])
+
+
 def push_blob(store: LayoutStore, media_type: str, data: bytes) -> Descriptor:
     """Store bytes; the descriptor that names them."""
     descriptor = Descriptor(media_type, str(Digest.of(data)), len(data))

@@ -23,7 +23,8 @@ from imagebuild.recipe import ImageOptions, Recipe, make_recipe
 from imagebuild.text import format_change
 from imagebuild.workspace import Workspace
 from tests.support.builders import make_base, make_lock, make_package
-from tests.unit.test_size_scan import BASE, installed, make_tar, push
+from tests.support.images import pack_files
+from tests.unit.test_size_scan import BASE, installed, push
 
 BASE_VALUE = make_base()
 
@@ -115,7 +116,7 @@ def test_lock_files_and_foreign_images_are_sides(workspace: Workspace, tmp_path:
     with pytest.raises(UsageError, match="is neither a team here nor an image"):
         read_side(workspace, "absent")
     push(workspace.layout, "base", [BASE])
-    push(workspace.layout, "app", [BASE, make_tar(installed("light", {"light/__init__.py": b"x"}, ("heavy",)))])
+    push(workspace.layout, "app", [BASE, pack_files(installed("light", {"light/__init__.py": b"x"}, ("heavy",)))])
     name = f"oci:{workspace.layout.folder}:app:1"
     found = read_side(workspace, name, base=f"oci:{workspace.layout.folder}:base:1")
     assert found.recorded

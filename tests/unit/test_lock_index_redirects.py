@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +22,7 @@ from imagebuild.lock.index.redirects import Origin, find_location, find_origin, 
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.upstream import Upstream
 from tests.support.servers.index import FakeIndex
+from tests.support.servers.threads import run_server
 
 EMPTY = Lock("t", "b", "sha256:" + "0" * 64, "sha256:" + "0" * 64, "3.11.2", "linux/amd64", {}, "r", "2026-10-01T00:00:00Z", ())
 BASIC = "Basic " + base64.b64encode(b"joe:x").decode()
@@ -330,15 +330,8 @@ def test_no_redirect_gives_up_encryption(monkeypatch: pytest.MonkeyPatch, page: 
 def answering(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
     """A server on loopback that does what it is told; its address."""
     handler = type("Handler", (BaseHTTPRequestHandler,), {"do_GET": answer, "log_message": lambda *_: None, "protocol_version": "HTTP/1.1"})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with run_server(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as host:
+        yield f"http://{host}"
 
 
 def test_the_body_of_a_redirect_is_not_read_when_it_is_long(tmp_path: Path) -> None:

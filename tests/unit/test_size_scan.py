@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import os
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -23,19 +21,10 @@ from imagebuild.size.image import measure_image
 from imagebuild.size.model import encode_size_report
 from imagebuild.size.terminal import draw_bar, format_size_report
 from imagebuild.workspace import Workspace
+from tests.support.images import pack_files
 
 SITE = "usr/lib/python3/dist-packages"
 TYPES = {"gzip": "application/vnd.oci.image.layer.v1.tar+gzip", "zstd": "application/vnd.oci.image.layer.v1.tar+zstd"}
-
-
-def make_tar(files: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return stream.getvalue()
 
 
 def push(store: LayoutStore, repository: str, tars: list[bytes], codec: str = "zstd", notes: dict[str, str] | None = None) -> Digest:
@@ -74,7 +63,7 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path, quiet=True)
 
 
-BASE = make_tar({"bin/sh": os.urandom(3000)})
+BASE = pack_files({"bin/sh": os.urandom(3000)})
 
 
 @pytest.mark.parametrize("codec", ["gzip", "zstd"])
@@ -87,7 +76,7 @@ def test_every_stored_byte_is_somebodys(workspace: Workspace, codec: str) -> Non
     }
     store = workspace.layout
     push(store, "base", [BASE], codec)
-    push(store, "app", [BASE, make_tar(files)], codec)
+    push(store, "app", [BASE, pack_files(files)], codec)
     image = find_named_image(workspace, f"oci:{store.folder}:app:1")
     report = measure_image(workspace, image, base=f"oci:{store.folder}:base:1")
     assert (report.base_found, report.layers) == ("--base", 1)
@@ -108,7 +97,7 @@ def test_every_stored_byte_is_somebodys(workspace: Workspace, codec: str) -> Non
 
 def test_the_base_is_found_by_the_layers_whatever_their_compression(workspace: Workspace) -> None:
     push(workspace.layout, "base", [BASE], "gzip")
-    push(workspace.layout, "app", [BASE, make_tar({"x": b"1"})], "zstd")
+    push(workspace.layout, "app", [BASE, pack_files({"x": b"1"})], "zstd")
     image = find_named_image(workspace, f"oci:{workspace.layout.folder}:app:1")
     below = find_base_layers(workspace, image)
     assert (below.found, below.layers) == ("nothing", 0)
@@ -125,10 +114,10 @@ def test_the_base_is_found_by_the_layers_whatever_their_compression(workspace: W
 def test_the_base_is_found_by_annotation_and_a_wrong_one_is_told(workspace: Workspace) -> None:
     digest = push(workspace.layout, "bases/b", [BASE])
     notes = {names.BASE_NAME: "layout:bases/b:1", names.BASE_DIGEST: str(digest)}
-    push(workspace.layout, "app", [BASE, make_tar({"x": b"1"})], notes=notes)
+    push(workspace.layout, "app", [BASE, pack_files({"x": b"1"})], notes=notes)
     below = find_base_layers(workspace, find_named_image(workspace, f"oci:{workspace.layout.folder}:app:1"))
     assert (below.found, below.layers) == ("annotation", 1)
-    push(workspace.layout, "app", [make_tar({"x": b"1"})], notes=notes)
+    push(workspace.layout, "app", [pack_files({"x": b"1"})], notes=notes)
     image = find_named_image(workspace, f"oci:{workspace.layout.folder}:app:1")
     assert "has other lower layers" in find_base_layers(workspace, image).notes[0]
     with pytest.raises(UsageError, match="is not the base of"):
@@ -136,8 +125,8 @@ def test_the_base_is_found_by_annotation_and_a_wrong_one_is_told(workspace: Work
 
 
 def test_what_a_higher_layer_hides_is_still_pulled(workspace: Workspace) -> None:
-    first = make_tar({"a/gone": b"1" * 100, "a/kept": b"2" * 10, "b/one": b"3" * 1000, "c": b"4" * 50, "d/x": b"5" * 7})
-    second = make_tar({"a/.wh.gone": b"", "b/.wh..wh..opq": b"", "b/new": b"6", "c": b"7" * 5, "d": b"8"})
+    first = pack_files({"a/gone": b"1" * 100, "a/kept": b"2" * 10, "b/one": b"3" * 1000, "c": b"4" * 50, "d/x": b"5" * 7})
+    second = pack_files({"a/.wh.gone": b"", "b/.wh..wh..opq": b"", "b/new": b"6", "c": b"7" * 5, "d": b"8"})
     push(workspace.layout, "app", [first, second])
     report = measure_image(workspace, find_named_image(workspace, f"oci:{workspace.layout.folder}:app:1"))
     assert report.hidden == 100 + 1000 + 50 + 7
@@ -149,7 +138,7 @@ def test_what_a_higher_layer_hides_is_still_pulled(workspace: Workspace) -> None
 def test_a_layer_that_unpacks_to_very_much_takes_little_memory(workspace: Workspace) -> None:
     import tracemalloc
 
-    tar = make_tar({"zeros": bytes(120 << 20)})
+    tar = pack_files({"zeros": bytes(120 << 20)})
     push(workspace.layout, "app", [tar])
     del tar
     image = find_named_image(workspace, f"oci:{workspace.layout.folder}:app:1")
