@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from imagebuild.addons.model import Addon, AddonLock, AddonRequest, FetchRequest
 from imagebuild.addons.rlang.compiling import compile_r_lock
 from imagebuild.addons.rlang.exporting import export_renv
 from imagebuild.addons.rlang.fetching import fetch_r
+from imagebuild.addons.rlang.licence import read_r_licence
 from imagebuild.addons.rlang.sourcepackage import RSourceOrder, repack_archive
+from imagebuild.addons.unpacking import hash_tree
 from imagebuild.base.elf import read_elf
 from imagebuild.base.model import Base, OperatingSystem, RFacts, RPackage, SystemInventory
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, LockError, RemoteError
@@ -131,7 +134,7 @@ def test_binaries_are_locked_by_hash_with_what_they_need(shop: Shop) -> None:
     assert (found.filename, found.sha256, found.size) == ("data.table_1.15.4.tar.gz", hashlib.sha256(data).hexdigest(), len(data))
     assert (found.folder, found.form, found.index) == (f"{SITE}/data.table", "binary", "cran")
     assert (found.needs, found.via, found.platform) == (("R6",), ("team.toml",), "x86_64-pc-linux-gnu")
-    assert (found.licence, found.released, lock.addons[0].platform) == ("GPL-3", "2024-03-27T13:40:02Z", "")
+    assert (found.licence, found.released, lock.addons[0].platform) == ("GPL-3.0-only", "2024-03-27T13:40:02Z", "")
     assert lock.satisfied == ("Rcpp==1.0.9",)
     assert lock.against == {
         "R": "4.2.2",
@@ -140,6 +143,32 @@ def test_binaries_are_locked_by_hash_with_what_they_need(shop: Shop) -> None:
         "R package Rcpp": "1.0.9",
     }
     assert {agent for _path, agent in shop.cran.requests} == {"R/4.2.2 R (4.2.2 x86_64-pc-linux-gnu x86_64 linux-gnu)"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expression"),
+    [
+        ("GPL-2 | GPL-3", "GPL-2.0-only OR GPL-3.0-only"),
+        ("MIT + file LICENSE", "MIT"),
+        ("MPL-2.0 | file LICENSE", "MPL-2.0"),
+        ("GPL (>= 2)", "GPL-2.0-or-later"),
+        ("Apache License  (>= 2)", "Apache-2.0"),
+        ("file LICENSE", "file LICENSE"),
+        ("GPL-2 | Something own", "GPL-2 | Something own"),
+        ("", ""),
+    ],
+)
+def test_rs_words_for_licences_are_spdx_expressions(text: str, expression: str) -> None:
+    assert read_r_licence(text) == expression
+
+
+def test_the_lock_has_the_hash_of_the_files(shop: Shop) -> None:
+    data = make_binary("ab", "1.0")
+    shop.cran.add("ab", "1.0", data)
+    (found,) = shop.lock("ab").addons
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        hashes = {item.name.removeprefix("ab/"): hashlib.sha256(archive.extractfile(item).read()).hexdigest() for item in archive}  # type: ignore[union-attr]
+    assert found.tree == hash_tree(hashes)
 
 
 def test_a_binary_with_its_libraries_in_the_base_in_r_or_beside_it_fits(shop: Shop) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from imagebuild.addons.rlang.control import Description, read_description, read_stanzas
-from imagebuild.addons.unpacking import ArchiveFile, open_archive, read_file
+from imagebuild.addons.unpacking import ArchiveFile, hash_files, open_archive, read_file
 from imagebuild.base.elf import ElfFile, read_elf
 from imagebuild.base.libraries import has_library, list_library_folders
 from imagebuild.base.model import Base, RFacts
@@ -38,6 +38,7 @@ class Contents(msgspec.Struct, frozen=True):
 
     description: Description
     installed: int  # bytes of its files
+    tree: str  # see hash_tree of addons/unpacking
     objects: tuple[SharedObject, ...]
     names: frozenset[str]  # of its files, without folders
 
@@ -67,7 +68,7 @@ def read_contents(path: Path, name: str, version: str) -> Contents:
             raise IntegrityError(f"{path.name} holds {description.name} {description.version}", _HINT)
         objects = tuple(_read_objects(files, path.name)) if description.built else ()
         names = frozenset(posixpath.basename(file.path) for file in files)
-        return Contents(description, sum(file.size for file in files), objects, names)
+        return Contents(description, sum(file.size for file in files), hash_files(files), objects, names)
 
 
 def _read_description(files: list[ArchiveFile], label: str) -> Description:

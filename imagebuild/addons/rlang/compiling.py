@@ -10,6 +10,7 @@ from imagebuild.addons.model import Addon, AddonLock, AddonRequest, SourceOf
 from imagebuild.addons.rlang.archive import Contents, check_built, check_libraries, read_contents
 from imagebuild.addons.rlang.closure import Chosen, Closure, compute_closure
 from imagebuild.addons.rlang.facts import LIBRARIES, PLATFORM, VERSION, describe_r, name_fact, require_r
+from imagebuild.addons.rlang.licence import read_r_licence
 from imagebuild.addons.rlang.repository import Repository, RoutedRepositories, choose_snapshot
 from imagebuild.addons.rlang.sourcepackage import RSourceBuilds
 from imagebuild.addons.rlang.wishes import join_wishes, parse_wish
@@ -132,13 +133,14 @@ class _Compilation:
             sha256=hash_archive(path),
             size=path.stat().st_size,
             installed=contents.installed,
-            folder=f"{self._facts.library}/{found.name}",
+            folder=f"{self._request.base.tree.resolve(self._facts.library)}/{found.name}",
             form="source" if source is not None else "binary",
             index=repository.index.name,
             needs=item.needs,
             via=item.via,
             platform=found.built_platform,
-            licence=found.licence,
+            licence=read_r_licence(found.licence),
             released=found.published_at.strftime("%Y-%m-%dT%H:%M:%SZ") if found.published_at is not None else "",
+            tree=contents.tree,
             source=source,
         )
