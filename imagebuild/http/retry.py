@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import msgspec
 
+TIMEOUTS = (10.0, 50.0)  # seconds to connect, seconds between bytes
+STALLED = 80.0  # seconds in all that a server may take requests and say nothing: its second time-out in a row is the last
 PASSING = frozenset({429, 500, 502, 503, 504})  # statuses that another attempt may change
 
 

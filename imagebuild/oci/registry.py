@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from imagebuild.errors import IntegrityError, RemoteError
+from imagebuild.http.retry import TIMEOUTS
 from imagebuild.oci.challenge import pull_scopes, push_scopes
 from imagebuild.oci.content import (
     IMAGE_TYPES,
@@ -63,7 +64,7 @@ class RegistryStore:
         ca_file: Path | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
-        timeout: tuple[float, float] = (10.0, 60.0),
+        timeout: tuple[float, float] = TIMEOUTS,
         page_size: int = _PAGE_SIZE,
         listing: ListingLimits = DEFAULT_LIMITS,
     ) -> None:

@@ -20,7 +20,7 @@ import requests.auth
 
 from imagebuild.decoding import load_json
 from imagebuild.errors import ConfigurationError
-from imagebuild.http.retry import PASSING, REGISTRY, Attempts, Patience, compute_wait
+from imagebuild.http.retry import PASSING, REGISTRY, STALLED, TIMEOUTS, Attempts, Patience, compute_wait
 from imagebuild.oci.challenge import Challenge, parse_challenges
 from imagebuild.oci.credentials import DOCKER_HUB, HUB_NAMES, Credential, Credentials
 from imagebuild.oci.failures import RegistryError, explain_network, explain_status, is_final, is_stall, never_connected
@@ -45,7 +45,6 @@ Clock = Callable[[], float]
 
 _REDIRECTS = 5
 _TOKEN_BODY = 1 << 20
-_STALLED = 100.0  # seconds in all that a registry may take requests and say nothing: the second time-out is the last
 _PROBE = 10.0  # seconds for a host near by to begin with TLS
 _BODY_TIME = 300.0  # seconds for a small body, whole: the timeout of a socket starts anew with every byte
 _REPORT = "report it to the registry's operators"
@@ -67,7 +66,7 @@ class Transport:
         ca_file: Path | None = None,
         sleep: Sleep = time.sleep,
         clock: Clock = time.time,
-        timeout: tuple[float, float] = (10.0, 55.0),  # the second is spent twice at most: see _STALLED
+        timeout: tuple[float, float] = TIMEOUTS,
     ) -> None:
         self.host = Reference.parse(f"{host}/a/b").registry
         if self.host != host and host not in HUB_NAMES:
@@ -76,7 +75,7 @@ class Transport:
         self._credentials = credentials
         self._may_be_plain = is_loopback(host) if insecure is None else insecure
         self._sleep, self._clock, self._timeout = sleep, clock, timeout
-        self._patience = Patience(_STALLED)
+        self._patience = Patience(STALLED)
         self._scheme = "" if self._may_be_plain else "https"
         self._challenge: Challenge | None = None
         self._credential: Credential | None = None

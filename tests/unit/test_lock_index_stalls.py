@@ -34,8 +34,8 @@ PAGE = Answer(
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_TIMEOUT", (5, STALL))
-    monkeypatch.setattr(client, "_STALLED", 1.6 * STALL)
+    monkeypatch.setattr(client, "TIMEOUTS", (5, STALL))
+    monkeypatch.setattr(client, "STALLED", 1.6 * STALL)
 
 
 def answer_files(*answers: Answer) -> Script:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import time
 from pathlib import Path
 
 import pytest
 
 from imagebuild.errors import RemoteError
-from imagebuild.http import pace
+from imagebuild.http import pace, retry
 from imagebuild.http.retry import Patience
 from imagebuild.oci import transport
 from imagebuild.oci.model import Descriptor
@@ -25,7 +26,7 @@ FOUND = Answer(200, {"Content-Type": "application/vnd.oci.image.index.v1+json"},
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_STALLED", 1.6 * STALL)
+    monkeypatch.setattr(transport, "STALLED", 1.6 * STALL)
     monkeypatch.setattr(transport.Transport, "_probe_scheme", lambda _: "http")
 
 
@@ -114,3 +115,15 @@ def test_what_several_waited_at_once_counts_once() -> None:
     assert patience.spend(6)
     now[0] = 8
     assert not patience.spend(6)
+
+
+def test_the_worst_that_a_silent_registry_costs() -> None:
+    """As commands make a store: the probe for TLS, and time-outs until patience ends, leave a run time of its own within two minutes."""
+    timeout = inspect.signature(RegistryStore).parameters["timeout"].default[1]
+    now = [0.0]
+    patience = Patience(retry.STALLED, clock=lambda: now[0])
+    now[0] += timeout
+    while patience.spend(timeout):
+        now[0] += timeout
+    assert now[0] == 2 * timeout  # one is forgiven
+    assert now[0] + transport._PROBE <= 110

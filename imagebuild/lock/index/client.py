@@ -17,15 +17,13 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from imagebuild import __version__
 from imagebuild.errors import RemoteError
 from imagebuild.http.pace import Pace
-from imagebuild.http.retry import INDEX, PASSING, Patience, compute_wait, parse_retry_after
+from imagebuild.http.retry import INDEX, PASSING, STALLED, TIMEOUTS, Patience, compute_wait, parse_retry_after
 from imagebuild.lock.index.credentials import find_credentials, find_netrc_entry
 from imagebuild.lock.index.redirects import Origin, find_location, find_origin, is_downgrade, resolve_location
 from imagebuild.lock.index.routing import PackageIndex
 
 ATTEMPTS = INDEX.attempts
 PAGE_LIMIT = 64 << 20
-_TIMEOUT = (10.0, 55.0)  # seconds to connect, seconds between bytes
-_STALLED = 100.0  # seconds in all that an index may take requests and say nothing: the second time-out is the last
 _REDIRECTS = 10  # in one chain
 _CHUNK = 1 << 20
 _SHORT = 64 << 10  # bytes of a redirect's body that are read, so that the connection serves again
@@ -82,7 +80,7 @@ class IndexClient:
         self._agent = agent or f"imagebuild/{__version__}"
         self.stopped = threading.Event()
         self.pause = pause or self.stopped.wait
-        self._patience = Patience(_STALLED)
+        self._patience = Patience(STALLED)
         self._guard = threading.Lock()
         self._session: requests.Session | None = None
         self._credentials: dict[Origin, tuple[str, str] | None] = {}
@@ -179,7 +177,7 @@ class IndexClient:
     def _is_worn_out(self, error: BaseException) -> bool:
         """Whether this index has kept us waiting for nothing for too long, with ``error`` now."""
         stalled = isinstance(error, (requests.ReadTimeout, ReadTimeoutError, TimeoutError))
-        return stalled and not self._patience.spend(_TIMEOUT[1])
+        return stalled and not self._patience.spend(TIMEOUTS[1])
 
     def _explain_stall(self) -> RemoteError:
         return RemoteError(
@@ -191,7 +189,7 @@ class IndexClient:
         """One GET, and those that its redirects lead to."""
         for _hop in range(_REDIRECTS + 1):
             answer = self._connect().get(
-                url, headers=headers, stream=True, timeout=_TIMEOUT, auth=self._authorize(url), allow_redirects=False
+                url, headers=headers, stream=True, timeout=TIMEOUTS, auth=self._authorize(url), allow_redirects=False
             )
             location = find_location(answer.status_code, answer.headers.get("Location"))
             if location is None:
