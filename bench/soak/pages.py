@@ -11,8 +11,10 @@ import msgspec
 from playwright.sync_api import Browser, sync_playwright
 
 from bench.soak.arena import require
+from bench.soak.inputs import check_refusal
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
 from imagebuild.emit.page import render_catalogue_page
+from imagebuild.errors import ImagebuildError
 from imagebuild.size.model import Comparison, Copy, Limit, PackageRemoval, PackageSize, SizeReport
 from imagebuild.size.page import render_size_page
 from tests.support.forms import HISTORY
@@ -57,13 +59,20 @@ def _poison(entry: CatalogueEntry, chance: random.Random) -> CatalogueEntry:
     )  # fmt: skip
 
 
+def _render(chance: random.Random) -> bytes:
+    if chance.random() >= 0.6:
+        return render_size_page(_draw_report(chance))
+    listing = CatalogueListing(tuple(_poison(entry, chance) for entry in HISTORY), 0)
+    return render_catalogue_page(listing, registry_prefix=chance.choice(["", _draw(chance)])).encode("utf-8", "surrogatepass")
+
+
 def attack_page(browser: Browser, folder: Path, chance: random.Random) -> str:
-    """One page with hostile text in every field that an image, a team or a package brings."""
-    if chance.random() < 0.6:
-        listing = CatalogueListing(tuple(_poison(entry, chance) for entry in HISTORY), 0)
-        data = render_catalogue_page(listing, registry_prefix=chance.choice(["", _draw(chance)])).encode("utf-8", "surrogatepass")
-    else:
-        data = render_size_page(_draw_report(chance))
+    """One page with hostile text in every field that an image, a team or a package brings; "refused" where no page is written of it."""
+    try:
+        data = _render(chance)
+    except ImagebuildError as error:
+        check_refusal(error)
+        return "refused"
     path = folder / "page.html"
     path.write_bytes(data)
     asked: list[str] = []

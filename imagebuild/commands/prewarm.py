@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from imagebuild.commands.options import common_options, json_option, print_data, pull_option, read_entries_of, say
-from imagebuild.errors import BudgetError, UsageError
+from imagebuild.errors import BudgetError, ImagebuildError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +84,8 @@ def prewarm(
     require_room(plans)
     if only_plan:
         return
-    say(*(f"warning: {warning}" for warning in (*warn_of_guests(pools), *warn_of_references(settings, pull_from))))
+    framed = find_framed_teams(workspace.images, entries)
+    say(*(f"warning: {warning}" for warning in (*warn_of_guests(pools, framed), *warn_of_references(settings, pull_from))))
     if only_list:
         print_list(pools, entries, images, prefix, as_json)
         return
@@ -125,6 +127,18 @@ def print_prune_commands(objects: Sequence[NamedDocument], namespace: str) -> No
     from imagebuild.emit.prewarm.pruning import list_prune_commands
 
     print_data("\n".join(list_prune_commands([strip_types(item.document.value) for item in objects], namespace)))
+
+
+def find_framed_teams(images: Path, entries: Sequence[CatalogueEntry]) -> set[str]:
+    """The teams with an image whose team.toml asks for no single stream; a team whose file cannot be read here is one of them."""
+    from imagebuild.config import load_team
+
+    found = {entry.team for entry in entries}
+    for team in tuple(found):
+        with contextlib.suppress(ImagebuildError):
+            if load_team(images, team).table.layer.single_stream:
+                found.discard(team)
+    return found
 
 
 def print_list(pools: Sequence[Pool], entries: Sequence[CatalogueEntry], images: dict[str, NodeImage], prefix: str, as_json: bool) -> None:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from imagebuild import annotations as names
+from imagebuild.base.model import Base
 from imagebuild.engine.image import DerivedImage, derive_attested_index, derive_image
 from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import RemoteError, UsageError
 from imagebuild.files import scratch_folder, write_atomic
 from imagebuild.layer.model import TeamLayers
+from imagebuild.layer.readers import GUEST_READERS, names_guests
 from imagebuild.oci.copy import CopyPlan, copy_blobs, plan_copy
 from imagebuild.oci.model import Digest, Platform
 from imagebuild.pipeline.bases import open_base_store
@@ -188,6 +190,18 @@ def check_size(workspace: Workspace, plan: Plan, built: BuiltLayers, last: LastI
     require_budget(size)
     if workspace.host and (warning := describe_large_layer(max(layer.size for layer in built.made.layers))):
         workspace.report(f"warning: {plan.team.name}: {warning}")
+    if not plan.recipe.codec.single and (warning := describe_guest_base(plan.base)):
+        workspace.report(f"warning: {plan.team.name}: {warning}")
+
+
+def describe_guest_base(base: Base) -> str:
+    """What a layer of many frames may come to on a base that is made for Kata or Confidential Containers; empty for other bases."""
+    if not names_guests([base.name, *(base.config.container.labels or ())]):  # values are prose, which may speak of other confidences
+        return ""
+    return (
+        f"the base {base.name} tells of Kata or Confidential Containers by its name or a label's. {GUEST_READERS}: set single-stream = "
+        "true in [layer] for them (imagebuild verify --first-frame checks an image)"
+    )
 
 
 def describe_large_layer(size: int) -> str:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from imagebuild.emit.prewarm.pools import Pool
+from imagebuild.layer.readers import GUEST_READERS, names_guests
+from imagebuild.text import name_some
 
-_GUEST = re.compile(r"(?:^|[^a-z])(?:kata|coco|confidential|peer-?pods?|sev-snp|tdx)", re.IGNORECASE)
 
+def warn_of_guests(pools: Sequence[Pool], framed: Collection[str]) -> tuple[str, ...]:
+    """A line for each pool that tells of Kata or Confidential Containers, by its labels, tolerations or name, and has a team of ``framed``.
 
-def warn_of_guests(pools: Sequence[Pool]) -> tuple[str, ...]:
-    """A line for each pool whose labels, tolerations or name tell of Kata or Confidential Containers."""
+    ``framed``: the teams whose layers are many frames.
+    """
     warnings = []
     for pool in pools:
+        teams = sorted(team for team in framed if pool.teams is None or team in pool.teams)
         labels = [text for key, values in pool.labels.items() for text in (key, *values)]
         tolerated = [text for item in pool.tolerations for text in (item.key, item.value)]
-        if any(_GUEST.search(text) for text in (pool.name, *labels, *tolerated)):
+        if teams and names_guests([pool.name, *labels, *tolerated]):
             warnings.append(
-                f"pool {pool.name}: Kata and Confidential Containers pull images inside the guest, where a reader may stop at a layer's "
-                "first frame: set single-stream = true in [layer] of these teams (imagebuild verify --first-frame TEAM checks one)"
+                f"pool {pool.name}: {GUEST_READERS}: set single-stream = true in [layer] of {name_some(teams)} "
+                "(imagebuild verify --first-frame TEAM checks one)"
             )
     return tuple(warnings)
