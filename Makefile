@@ -8,7 +8,7 @@ NEW_ENOUGH := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 
-.PHONY: image debian build unit test lint site bench soak clean parts locks
+.PHONY: image debian build unit test lint site bench soak bases clean parts locks
 .DEFAULT_GOAL := help
 .PHONY: help
 
@@ -21,6 +21,7 @@ help:
 	@echo "make bench              timings, as ratios in one run"
 	@echo "make locks              resolve both lockfiles anew (after a change of pyproject.toml; UPGRADE=1 for newer versions)"
 	@echo "make soak MINUTES=10    attacks of every kind for so long: kills, full disks, registries that lie"
+	@echo "make bases              builds on a stand-in of every kind of base, from a pin to a notebook that runs (as root, with docker)"
 	@echo "make clean              remove .venv and .imagebuild"
 
 # The locks pin every package by hash; where they come from is the business of this machine's pip configuration.
@@ -101,6 +102,10 @@ bench: $(TEST_STAMP) parts
 MINUTES := 5
 soak: $(TEST_STAMP) parts
 	@$(BIN)/python -m bench.soak $(MINUTES) $(SOAK_OPTIONS)
+
+# BASES_OPTIONS="--only kubeflow --step smoke" chooses.
+bases: $(TEST_STAMP) parts
+	@$(BIN)/python -m bench.bases $(BASES_OPTIONS)
 
 clean:
 	rm -rf $(VENV) .imagebuild site

@@ -18,12 +18,12 @@ _EXPLAINED = (
     ("INSTALLER", re.compile(r"\.dist-info/INSTALLER$")),
     ("REQUESTED", re.compile(r"\.dist-info/REQUESTED$")),  # pip marks what was named; a lock names everything
     ("direct_url", re.compile(r"\.dist-info/direct_url\.json$")),
-    ("script", re.compile(r"^usr/local/bin/")),  # the same entry point, another wrapper
+    ("script", re.compile(r"^(?:usr/local|opt/[^/]+)/bin/")),  # the same entry point, another wrapper
     ("image's own", re.compile(r"^etc/imagebuild")),  # constraints for a user's own pip
     ("the run's own", re.compile(r"^((root|tmp|home|var|run|proc|dev|sys)(/|$)|etc/(hosts|resolv\.conf)$)")),
 )
 # Directly in a folder of sys.path: what lies deeper is vendored, as in setuptools.
-_RECORD = re.compile(r"(usr/(?:local/)?lib/python3[^/]*/(?:dist|site)-packages/)([^/]+)-([^/-]+)\.dist-info/RECORD")
+_RECORD = re.compile(r"((?:usr/|usr/local/|opt/[^/]+/)lib/python3[^/]*/(?:dist|site)-packages/)([^/]+)-([^/-]+)\.dist-info/RECORD")
 
 
 @dataclass(frozen=True)

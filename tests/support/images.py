@@ -17,7 +17,7 @@ import zstandard
 
 from imagebuild.base.model import Base
 from imagebuild.base.reading import BaseNames, read_base
-from imagebuild.engine.machinesources import choose_sources, parse_apt_sources
+from imagebuild.engine.machinesources import SUITE, read_machine_sources
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import (
     DOCKER_CONFIG,
@@ -144,27 +144,25 @@ def read_image(store: Any, raw: RawManifest, cache: Path, platform: Platform | N
     return read_base(store, REPOSITORY, raw.digest, platform or Platform(), names, cache=cache, report=lambda _: None)
 
 
-def debian_rootfs(fallback: Path) -> Path:
-    """A minimal Debian 12 with Python as a tar, made once by mmdebstrap (half a minute) and kept in the folder that
+def debian_rootfs(fallback: Path, suite: str = SUITE, packages: str = DEBIAN_PACKAGES) -> Path:
+    """A minimal Debian with Python as a tar, made once by mmdebstrap (half a minute) and kept in the folder that
     IMAGEBUILD_TEST_CACHE names, else in ``fallback``. Skips without mmdebstrap or where an ordinary user may not run it."""
     tool = need("mmdebstrap")
     folder = Path(os.environ.get("IMAGEBUILD_TEST_CACHE") or fallback)
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"debian-{DEBIAN_PACKAGES.replace(',', '-')}.tar"
+    target = folder / f"{'debian' if suite == SUITE else suite}-{packages.replace(',', '-')}.tar"
     with (folder / "debian.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            apt = Path("/etc/apt")
-            files = [apt / "sources.list", *sorted(apt.glob("sources.list.d/*"))]
-            sources = choose_sources(parse_apt_sources(path.read_text(errors="replace") for path in files if path.is_file()))
+            sources = [line.replace(f" {SUITE}", f" {suite}") for line in read_machine_sources()]
             aside = target.with_suffix(".part")
             command = [
                 tool,
                 "--quiet",
                 "--variant=minbase",
-                f"--include={DEBIAN_PACKAGES}",
+                f"--include={packages}",
                 "--format=tar",
-                "bookworm",
+                suite,
                 str(aside),
                 *sources,
             ]
