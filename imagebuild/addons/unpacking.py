@@ -197,6 +197,7 @@ def _find_tar_fault(entry: tarfile.TarInfo, name: str) -> str:
         (_CONTROL.search(name) is not None or "\\" in name, "its name holds a control character or a backslash"),
         (name.startswith("/"), "its path is absolute"),
         (".." in parts, "its path climbs with '..'"),
+        (entry.isreg() and name.endswith("/"), "it is a file, and its path ends as a folder's"),
         ("" in parts or ("." in parts and name != "."), "its path is not in plain form"),
         (any(len(part.encode()) > 255 for part in parts) or len(name.encode()) > 4096, "its path is longer than a system takes"),
         (any(part.startswith(".wh.") for part in parts), "a name beginning with .wh. would delete a file of the image"),

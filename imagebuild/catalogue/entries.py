@@ -233,7 +233,11 @@ def _describe_image(
         base_digest=note(names.BASE_DIGEST, str, ""),
         port=note(names.PORT, _NUMBER.decode, 0),
         python=note(names.PYTHON, str, ""),
-        packages=dict(sorted(note(names.PACKAGES, _PACKAGES.decode, dict[str, str]()).items())),
+        packages={
+            key: version
+            for name in (names.PACKAGES, names.ADDONS)
+            for key, version in sorted(note(name, _PACKAGES.decode, dict[str, str]()).items())
+        },
         owners=note(names.OWNERS, _OWNERS.decode, ()),
         delta_compressed=note(names.DELTA_COMPRESSED, _NUMBER.decode, 0),
         delta_installed=note(names.DELTA_INSTALLED, _NUMBER.decode, 0),

@@ -165,7 +165,7 @@ def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, told: bo
     report_missing_programs(workspace, team, base, made)
     addons = lock_addons(workspace, team, base, options)
     if not told:
-        return render_markdown(tell_changes(workspace, team, before, made))
+        return render_markdown(tell_changes(workspace, team, before, made, [item for item in old if item is not None], addons))
     return "".join([*map(describe_package, made.packages), *(describe_addon(lock.kind, item) for lock in addons for item in lock.addons)])
 
 

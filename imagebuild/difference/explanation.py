@@ -19,6 +19,7 @@ _DERIVED = {
     names.KEY,
     names.LOCK,
     names.PACKAGES,
+    names.ADDONS,
     names.BASE_DIGEST,
     names.QUARTER,
     names.FORMAT,
@@ -105,7 +106,7 @@ def _compare_recipes(before: Recipe, after: Recipe) -> list[Reason]:
     for field in msgspec.structs.fields(Recipe):
         name = field.name
         one, other = old.get(name), new.get(name)
-        if one == other or name in ("packages", "constraints", "annotations", "environment"):
+        if one == other or name in ("packages", "addons", "constraints", "annotations", "environment"):
             continue
         if name == "layers":
             one, other = str(len(before.layers) or 1), str(len(after.layers) or 1)

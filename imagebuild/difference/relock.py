@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from imagebuild.addons.model import AddonLock
 from imagebuild.config import Team
+from imagebuild.difference.addons import find_addon_licences, join_addons
 from imagebuild.errors import ImagebuildError, LockError
 from imagebuild.lock.file.changes import LockChanges, compare_locks
 from imagebuild.lock.file.model import Lock
@@ -15,12 +17,17 @@ from imagebuild.table import format_table
 from imagebuild.workspace import Workspace
 
 
-def tell_changes(workspace: Workspace, team: Team, before: Lock | None, after: Lock) -> LockChanges:
-    """The comparison of two locks of a team, with what this machine's cache knows of the packages: licences, states, wrong RECORDs."""
+def tell_changes(
+    workspace: Workspace, team: Team, before: Lock | None, after: Lock, old: Sequence[AddonLock] = (), new: Sequence[AddonLock] = ()
+) -> LockChanges:
+    """The comparison of two locks of a team, and of its add-ons' locks ``old`` and ``new``, with what this machine's cache knows of the
+    packages: licences, states, wrong RECORDs.
+    """
     from imagebuild.difference.sides import find_kept_licences
 
     licences = find_kept_licences(workspace, before) if before is not None else {}
-    changes = compare_locks(before, after, {**licences, **find_kept_licences(workspace, after)})
+    licences |= {**find_kept_licences(workspace, after), **find_addon_licences(old), **find_addon_licences(new)}
+    changes = compare_locks(join_addons(before, old) if before is not None else None, join_addons(after, new), licences)
     return msgspec.structs.replace(changes, notes=tuple(_list_notes(workspace, team, after)))
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import msgspec
 
 from imagebuild import annotations as names
+from imagebuild.addons.model import AddonLock
 from imagebuild.catalogue.lookup import FoundImage, PreferTag, find_named_image
 from imagebuild.decoding import load_json
+from imagebuild.difference.addons import find_addon_licences, join_addons, read_sibling_locks
 from imagebuild.errors import ImagebuildError, LockError, UsageError
 from imagebuild.lock.file.lockfile import decode_lock, read_lock
 from imagebuild.lock.file.model import Lock, LockedPackage
@@ -17,7 +19,7 @@ from imagebuild.oci.model import Platform
 from imagebuild.pipeline.sizesubject import find_image_lock
 from imagebuild.size.image import measure_image
 from imagebuild.size.measurement import NO_PACKAGE
-from imagebuild.supply.referrers import BOM_TYPE, read_companions
+from imagebuild.supply.referrers import BOM_TYPE, read_companions, read_image_addons, read_image_recipe
 from imagebuild.workspace import Workspace
 
 _NO_DIGEST = "sha256:" + "0" * 64
@@ -57,15 +59,17 @@ def read_side(
 
 def _read_file(workspace: Workspace, path: Path) -> Side:
     found = path if path.is_file() else workspace.root / path
+    addons: tuple[AddonLock, ...] = ()
     if re.fullmatch(r"pylock\.[^.]+\.toml", found.name):
         lock = read_lock(found)
+        addons = read_sibling_locks(found, lock.team)
     else:
         try:
             lock = decode_lock(found.read_bytes(), str(path))
         except OSError as error:
             raise LockError(f"{path} cannot be read: {error.strerror}", "name a lock file, a team, or an image") from None
-    licences = find_kept_licences(workspace, lock)
-    return Side(str(path), lock, base=lock.base, base_digest=lock.base_digest, licences=licences)
+    licences = {**find_kept_licences(workspace, lock), **find_addon_licences(addons)}
+    return Side(str(path), join_addons(lock, addons), base=lock.base, base_digest=lock.base_digest, licences=licences)
 
 
 def read_image_side(workspace: Workspace, image: FoundImage, base: str = "") -> Side:
@@ -76,9 +80,11 @@ def read_image_side(workspace: Workspace, image: FoundImage, base: str = "") -> 
     below, below_digest = notes.get(names.BASE, "") or notes.get(names.BASE_NAME, ""), notes.get(names.BASE_DIGEST, "")
     if lock is not None:
         stored, unpacked = (notes.get(key, "") for key in (names.DELTA_COMPRESSED, names.DELTA_INSTALLED))
+        recipe = read_image_recipe(image.store, image.repository, image.digest)
+        addons = read_image_addons(image.store, image.repository, image.digest, recipe)
         return Side(
             name,
-            lock,
+            join_addons(lock, addons),
             compressed=int(stored) if stored.isdecimal() else -1,
             installed=int(unpacked) if unpacked.isdecimal() else -1,
             licences=read_licences(image),

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from imagebuild.check.finding import Finding, Status
+from imagebuild.check.smoke.extensions import check_extensions, has_extensions
 from imagebuild.check.smoke.optional import ImportFailure, InstalledPackage, judge_failures
 from imagebuild.check.smoke.pod import Pod, Run, start_pod
 from imagebuild.check.smoke.rpackages import check_r_packages, has_r_packages
@@ -257,6 +258,7 @@ RUN_CHECKS = (
     RunCheck("imports", check_imports, packages=True),
     RunCheck("bytecode", check_bytecode, packages=True),
     RunCheck("read-only files", check_writable_folders, packages=True),
+    RunCheck("VS Code extensions", check_extensions, packages=True, applies=has_extensions),
     RunCheck("R packages", check_r_packages, packages=True, applies=has_r_packages),
 )
 

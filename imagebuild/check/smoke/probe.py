@@ -1,6 +1,6 @@
 """Questions that only a process inside the container can answer. This file's text is what ``python3 -c`` runs there.
 
-It stands alone: the standard library of Python 3.8 or newer, nothing of ours. ``main`` takes a question's name and its argument
+It stands alone: the standard library of Python 3.8 or newer, nothing of ours. It has more than 400 lines because it is sent as one text. ``main`` takes a question's name and its argument
 as JSON, and answers with one JSON document on standard output; what imported packages print goes to standard error.
 Every question ends by itself: an alarm kills the process when its time is over.
 """
@@ -338,6 +338,50 @@ def attach_r_packages(names: list[str], seconds: float) -> dict[str, Any]:
     return answer
 
 
+def find_extensions(names: list[str]) -> dict[str, Any]:
+    """VS Code extensions in the folder that the running code-server scans; ``broken``: those whose main file is not there."""
+    answer: dict[str, Any] = {"folder": "", "versions": {}, "writable": [], "broken": {}}
+    root = _find_code_server()
+    if not root:
+        return answer
+    answer["folder"] = root + "/lib/vscode/extensions"
+    for entry in os.scandir(answer["folder"]):
+        try:
+            with open(entry.path + "/package.json", encoding="utf-8-sig") as stream:  # noqa: PTH123
+                package = json.load(stream)
+            name = (package["publisher"] + "." + package["name"]).lower()
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if name not in names:
+            continue
+        answer["versions"][name] = str(package.get("version"))
+        if os.access(entry.path, os.W_OK) or os.access(entry.path + "/package.json", os.W_OK):
+            answer["writable"].append(name)
+        main = package.get("main")
+        files = [entry.path + "/" + main + end for end in ("", ".js", ".cjs", "/index.js")] if isinstance(main, str) else []
+        if files and not any(map(os.path.exists, files)):
+            answer["broken"][name] = "its main file " + str(main) + " is not there"
+    return answer
+
+
+def _find_code_server() -> str:
+    """The folder of the code-server that runs here, by what its processes were started with."""
+    for number in os.listdir("/proc"):  # noqa: PTH208
+        try:
+            with open("/proc/" + number + "/cmdline", "rb") as stream:  # noqa: PTH123
+                words = [os.fsdecode(word) for word in stream.read().split(b"\0")[:3]]
+            place = os.readlink("/proc/" + number + "/cwd")  # noqa: PTH115
+        except (OSError, ValueError):
+            continue
+        for word in words:
+            folder = os.path.realpath(os.path.join(place, word)) if word and not word.startswith("-") else ""  # noqa: PTH118
+            while len(folder) > 1:
+                if os.path.exists(folder + "/lib/vscode/product.json"):  # noqa: PTH110
+                    return folder
+                folder = os.path.dirname(folder)  # noqa: PTH120
+    return ""
+
+
 QUESTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "server": ask_server,
     "home": try_home,
@@ -345,6 +389,7 @@ QUESTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "imports": try_imports,
     "pip": run_pip_check,
     "r": attach_r_packages,
+    "vscode": find_extensions,
 }
 
 

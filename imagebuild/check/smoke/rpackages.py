@@ -7,24 +7,18 @@ from imagebuild.check.smoke.pod import Pod
 from imagebuild.check.smoke.subject import SmokeSubject
 from imagebuild.text import count_things, first_lines
 
-_PREFIX = "r:"
 _EACH = 30  # seconds to start R and attach one package
 _SHOWN = 5  # of a list of culprits
 
 
-def list_r_packages(subject: SmokeSubject) -> dict[str, str]:
-    """Name -> version of the R packages that were added; "" where the image does not say."""
-    return {name.removeprefix(_PREFIX): version for name, version in sorted(subject.addons.items()) if name.startswith(_PREFIX)}
-
-
 def has_r_packages(subject: SmokeSubject) -> bool:
     """Whether R packages were added."""
-    return bool(list_r_packages(subject))
+    return bool(subject.list_addons("r"))
 
 
 def check_r_packages(subject: SmokeSubject, pod: Pod) -> Finding:
     """``library(x)`` works for every R package that was added, in the version that was asked for, and the user cannot change it."""
-    wanted = list_r_packages(subject)
+    wanted = subject.list_addons("r")
     answer = pod.ask("r", 60 + _EACH * len(wanted), names=list(wanted), seconds=_EACH)
     if answer["missing"]:
         return Finding("failed", "the image has no Rscript on its PATH")

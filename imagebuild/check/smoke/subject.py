@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from imagebuild import annotations as names
+from imagebuild.addons.model import ADDON_KINDS, name_addon
 from imagebuild.check.smoke.listing import LayerListing, read_archive
 from imagebuild.check.smoke.pod import LABEL, remove_container
 from imagebuild.decoding import Converter, make_decoder
@@ -46,6 +47,11 @@ class SmokeSubject(msgspec.Struct, frozen=True):
     lock: Lock | None  # the team's, when it is this image's
     addons: dict[str, str] = {}  # r:data.table -> version; "" for one that the team did not ask for itself
     ignore: tuple[str, ...] = ()  # patterns of modules that need not import: the team's [smoke] ignore
+
+    def list_addons(self, kind: str) -> dict[str, str]:
+        """Name -> version of the add-ons of one kind; "" where the image does not say the version."""
+        prefix = name_addon(kind, "")
+        return {name.removeprefix(prefix): version for name, version in sorted(self.addons.items()) if name.startswith(prefix)}
 
 
 # --- finding out what the image is ---------------------------------------------------------------------------------------
@@ -197,7 +203,6 @@ def _find_lock(workspace: Workspace, notes: Mapping[str, str]) -> Lock | None:
 def _find_addons(workspace: Workspace, notes: Mapping[str, str]) -> dict[str, str]:
     """Those that the image says it was asked for; with all others of the team's locks where these have the same versions of them."""
     from imagebuild.addons.lockfile import read_addon_lock
-    from imagebuild.addons.model import ADDON_KINDS, name_addon
 
     try:
         asked = _ADDONS.decode(notes.get(names.ADDONS, "{}"))

@@ -83,7 +83,8 @@ def describe_tag(offer: Offer) -> dict[str, Any]:
     entry = offer.entry
     software = [{"name": "Python", "version": f"v{'.'.join(entry.python.split('.')[:2])}"}] if entry.python else []
     software += [{"name": f"kept as {name}", "version": ""} for name in entry.kept]  # the dashboard shows no display name of a tag
-    packages = [{"name": name, "version": version} for name, version in entry.packages.items()]
+    packages = [{"name": name, "version": version} for name, version in entry.packages.items() if ":" not in name]
+    software += [{"name": name, "version": version} for name, version in entry.packages.items() if ":" in name]  # add-ons
     notes = {
         f"{_PREFIX}notebook-software": json.dumps(software),
         f"{_PREFIX}notebook-python-dependencies": json.dumps(packages),
