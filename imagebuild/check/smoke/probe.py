@@ -1,8 +1,8 @@
 """Questions that only a process inside the container can answer. This file's text is what ``python3 -c`` runs there.
 
-It stands alone: the standard library of Python 3.8 or newer, nothing of ours. It has more than 400 lines because it is sent as one text. ``main`` takes a question's name and its argument
-as JSON, and answers with one JSON document on standard output; what imported packages print goes to standard error.
-Every question ends by itself: an alarm kills the process when its time is over.
+It stands alone: the standard library of Python 3.8 or newer, nothing of ours. It has more than 400 lines because it is sent as one text.
+``main`` takes a question's name and its argument as JSON, and answers with one JSON document on standard output; what imported packages
+print goes to standard error. Every question ends by itself: an alarm kills the process when its time is over.
 """
 
 from __future__ import annotations
