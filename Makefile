@@ -8,12 +8,13 @@ NEW_ENOUGH := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 
-.PHONY: image debian build unit test lint site bench soak bases clean parts locks
+.PHONY: image debian build tool-image unit test lint site bench soak bases clean parts locks
 .DEFAULT_GOAL := help
 .PHONY: help
 
 help:
 	@echo "make image TEAM=cosml   build, check and push a team's image (OPTIONS=... for more)"
+	@echo "make tool-image         build imagebuild's own image, for jobs on Kubernetes (OPTIONS=... as for image)"
 	@echo "make unit               unit tests but the slow ones, on all cores"
 	@echo "make test               lint, types, all unit tests and the integration tests"
 	@echo "make lint               ruff, mypy, deptry (declared dependencies) and vulture (dead code) alone"
@@ -69,6 +70,9 @@ debian:
 
 build: $(STAMP)
 	@$(BIN)/imagebuild image $(TEAM) $(OPTIONS)
+
+tool-image: $(STAMP) parts
+	@scripts/tool-image.sh $(OPTIONS)
 
 lint: $(TEST_STAMP)
 	@$(BIN)/ruff check .

@@ -176,8 +176,14 @@ class Bench:
         cutoff = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.stamp))
         lock = msgspec.structs.replace(read_lock(HERE / "heavy" / "lockfiles" / "pylock.heavy.toml"), cutoff=cutoff)
         self.locks = {"same": lock, "changed": change_package(lock, self.cache, f"bench{self.stamp}")}
-        for name, compression in (("same", "zstd"), ("changed", "zstd"), ("gzip", "gzip")):
-            self._write_checkout(name, self.locks.get(name, lock), compression)
+        for name, changed, layer in (
+            ("same", "same", 'compression = "zstd"'),
+            ("changed", "changed", 'compression = "zstd"'),
+            ("gzip", "same", 'compression = "gzip"'),
+            ("split", "same", "split = true"),
+            ("split-changed", "changed", "split = true"),
+        ):
+            self._write_checkout(name, self.locks[changed], layer)
         self.wheels = self.folder / "wheels"
         self.wheels.mkdir()
         self.tools = self.folder / "tools"
@@ -199,8 +205,8 @@ class Bench:
         digest = self.store.put_manifest(BASE_REPOSITORY, raw, "1")
         return f"{self.registry.host}/{BASE_REPOSITORY}@{digest}", len(manifest.layers)
 
-    def _write_checkout(self, name: str, lock: Lock, compression: str) -> None:
-        """A folder as a team has it, on the base in the registry."""
+    def _write_checkout(self, name: str, lock: Lock, layer: str) -> None:
+        """A folder as a team has it, on the base in the registry; ``layer``: a line of ``[layer]``."""
         folder = self.folder / name
         shutil.copytree(HERE / "heavy", folder)
         repository, digest = self.base.split("@")
@@ -208,7 +214,7 @@ class Bench:
             f'[base.starter]\nreference = "{repository}"\ntag = "1"\ndigest = "{digest}"\nkind = "jupyter"\n'
         )
         with (folder / "images/heavy/team.toml").open("a") as team:
-            team.write(f'\n[layer]\ncompression = "{compression}"\n')
+            team.write(f"\n[layer]\n{layer}\n")
         write_lock(folder / "lockfiles" / "pylock.heavy.toml", lock)
 
     def add_row(self, name: str, *, ours: bool = False, same: bool = True) -> Row:
@@ -271,27 +277,30 @@ class Bench:
         return seconds
 
 
+def make_uv_peer(bench: Bench, *, bytecode: bool) -> Peer:
+    """The quickest Dockerfiles that people write: uv with its cache, and zstd."""
+    name = "RUN uv pip install --compile-bytecode, zstd" if bytecode else "RUN uv pip install without bytecode, zstd"
+    text = "FROM BASE\n" + _UV_RUN.replace("OPTIONS", "--compile-bytecode" if bytecode else "")
+    return Peer(bench.add_row(name, same=bytecode), "uv" if bytecode else "uv-bare", text, "zstd")
+
+
+def prune_builds(bench: Bench) -> None:
+    """Remove the build cache of this benchmark, and nobody else's."""
+    for mark in (MARK, str(bench.stamp)):
+        subprocess.run(["docker", "buildx", "prune", "--force", "--filter", f"description~={mark}"], capture_output=True, check=False)
+
+
 def run_all(bench: Bench) -> list[tuple[str, float]]:
     """Every measurement, ours between the others; the pulls are returned, the rest is in ``bench.rows``."""
     direct = bench.add_row("imagebuild, direct engine (zstd)", ours=True)
     direct_gzip = bench.add_row("imagebuild, direct engine (gzip)", ours=True)
     docker = bench.add_row("imagebuild, docker engine (zstd, reproducible)", ours=True)
     from_base = "FROM BASE\n"
-    uv_zstd = Peer(
-        bench.add_row("RUN uv pip install --compile-bytecode, zstd"),
-        "uv",
-        from_base + _UV_RUN.replace("OPTIONS", "--compile-bytecode"),
-        "zstd",
-    )
+    uv_zstd = make_uv_peer(bench, bytecode=True)
     stages = Peer(bench.add_row("builder stage + COPY --link, uv, bytecode, zstd"), "stages", _STAGES, "zstd")
     pip_zstd = Peer(bench.add_row("RUN pip install, zstd"), "pip-zstd", from_base + _PIP, "zstd")
     pip_gzip = Peer(bench.add_row("RUN pip install, gzip"), "pip-gzip", from_base + _PIP, "gzip")
-    bare = Peer(
-        bench.add_row("RUN uv pip install without bytecode, zstd", same=False),
-        "uv-bare",
-        from_base + _UV_RUN.replace("OPTIONS", ""),
-        "zstd",
-    )
+    bare = make_uv_peer(bench, bytecode=False)
     bench.link_wheels(bench.locks["same"])
     print("preparing: uv's cache, the build contexts, and what is read of the base (not timed)", file=sys.stderr, flush=True)
     bench.buildx(bare, "", cache=False)
@@ -426,10 +435,7 @@ def main() -> None:
         try:
             pulls = run_all(bench)
         finally:
-            for mark in (MARK, str(bench.stamp)):  # the build cache of this benchmark, and nobody else's
-                subprocess.run(
-                    ["docker", "buildx", "prune", "--force", "--filter", f"description~={mark}"], capture_output=True, check=False
-                )
+            prune_builds(bench)
     for folder in (storage, bench.folder):
         shutil.rmtree(folder)
     print_tables(bench, pulls, bench.rows[0])

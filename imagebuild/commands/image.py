@@ -178,7 +178,8 @@ def describe_result(result: Mapping[str, Any]) -> str:
     lines = [f"{result['image']}:{result['tag']}", f"  digest    {result['digest']}", f"  base      {result['base']}"]
     if result["built"]:
         size = f"{format_size(result['compressed'])} stored, {format_size(result['installed'])} unpacked"
-        lines.append(f"  layer     {size}, {result['packages']} packages; budget {result['budget']}")
+        parts = f" in {result['layers']} layers" if "layers" in result else ""
+        lines.append(f"  layer     {size}, {result['packages']} packages{parts}; budget {result['budget']}")
         if result["sparse"]:
             lines.append("  sparse    the base's layers are not in this folder; add --copy-base for a complete copy")
     if "attested" in result:

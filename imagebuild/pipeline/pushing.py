@@ -317,5 +317,6 @@ def run_plan(workspace: Workspace, plan: Plan, options: BuildOptions) -> dict[st
         "compressed": image.compressed,
         "installed": image.installed,
         "packages": len(plan.lock.packages),
+        **({"layers": len(image.layers)} if plan.recipe.layers else {}),
         "sparse": sparse,
     }
