@@ -45,7 +45,7 @@ def fail(error: BaseException) -> Task:
 
 
 def test_results_come_in_the_order_of_the_tasks() -> None:
-    results, lines, ended = run({"slow": give("a", 0.3), "quick": give({"b": [1, None]})})
+    results, lines, ended = run({"slow": give("a", 1.5), "quick": give({"b": [1, None]})})
     assert list(results.items()) == [("slow", "a"), ("quick", {"b": [1, None]})]
     assert sorted(lines) == ["line of a", "line of {'b': [1, None]}"]
     assert ended == ["quick", "slow"]
