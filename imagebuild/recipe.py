@@ -20,6 +20,7 @@ from imagebuild.layer.splitting import divide_packages
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.file.replacement import find_replaced
 from imagebuild.servers import PORT
+from imagebuild.tagforms import image_tag
 from imagebuild.wheel.slim import RULES
 
 RECIPE_FORMAT = 1
@@ -63,7 +64,7 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def tag(self) -> str:
         """``2026q4-3f9c1a7b2d4e``."""
-        return f"{self.quarter}-{self.key[7:19]}"
+        return image_tag(self.quarter, self.key)
 
     @property
     def labels(self) -> dict[str, str]:

@@ -20,9 +20,9 @@ from typing import Any
 
 import zstandard
 
-from imagebuild.catalogue.tagforms import IMAGE_TAG
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest
+from imagebuild.tagforms import IMAGE_TAG
 from tests.support import images
 from tests.support.servers.index import SlowIndex, publish
 from tests.support.servers.registry import Registry, run_registry

@@ -26,6 +26,7 @@ from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_manifest
 from imagebuild.oci.model import Descriptor, Digest, ImageConfig, Manifest, Platform, RawManifest
 from imagebuild.oci.place import Place
+from imagebuild.permissions import choose_mode
 
 ARTIFACT_TYPE = "application/vnd.imagebuild.base.v1"
 BLOB_TYPE = "application/vnd.imagebuild.base.v1.tar+zstd"
@@ -123,7 +124,7 @@ def pack_base(folder: Path, out: Path) -> Descriptor:
     with out.open("wb") as output, compressor.stream_writer(output) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
         for path in paths:
             entry = tarfile.TarInfo(path.relative_to(folder).as_posix())
-            entry.size, entry.mode = path.stat().st_size, 0o755 if path.stat().st_mode & 0o100 else 0o644
+            entry.size, entry.mode = path.stat().st_size, choose_mode(bool(path.stat().st_mode & 0o100))
             with path.open("rb") as content:
                 tar.addfile(entry, content)
     with out.open("rb") as written:
@@ -148,7 +149,7 @@ def _unpack(stream: BinaryIO, folder: Path) -> None:
                 assert content is not None  # it is a regular file
                 with target.open("wb") as output:
                     shutil.copyfileobj(content, output, 1 << 20)
-                target.chmod(0o755 if entry.mode & 0o100 else 0o644)
+                target.chmod(choose_mode(bool(entry.mode & 0o100)))
     except (tarfile.TarError, EOFError, OSError, zstandard.ZstdError) as error:
         raise IntegrityError(f"it cannot be unpacked: {error}", _HINT) from None
 

@@ -17,6 +17,7 @@ from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.files import replacing
 from imagebuild.oci.model import Digest
+from imagebuild.permissions import choose_mode
 
 FORMAT = 1
 NAME = "bundle.json"
@@ -119,7 +120,7 @@ class Bundle:
             if not file.link:
                 with path.open("xb") as copy:
                     self._copy_verified(f"{top}/{name}", copy)
-                path.chmod(0o755 if file.executable else 0o644)
+                path.chmod(choose_mode(file.executable))
         for name, file in files.items():
             if file.link:
                 (target / name).symlink_to(file.link)

@@ -20,6 +20,7 @@ from imagebuild.lock.inputs.localpackage import list_tree
 from imagebuild.lock.inputs.requirements import list_files
 from imagebuild.oci.model import Digest
 from imagebuild.oci.store import Store
+from imagebuild.permissions import choose_mode
 from imagebuild.recipe import Recipe
 from imagebuild.text import format_size
 
@@ -40,7 +41,7 @@ class Packing:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-        target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+        target.chmod(choose_mode(os.access(source, os.X_OK)))
         self.files[name] = describe_file(target)
 
     def add_link(self, name: str, target: str) -> None:

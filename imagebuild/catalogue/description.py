@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry
-from imagebuild.catalogue.tagforms import show_text
+from imagebuild.errors import make_printable
 from imagebuild.oci.referrers import list_referrers
 from imagebuild.oci.store import Store
 from imagebuild.supply.referrers import BOM_TYPE, LOCK_TYPE, RECIPE_TYPE, STATEMENT_TYPE
@@ -71,4 +71,4 @@ def render_description(found: Mapping[str, Any]) -> str:
     for purpose, text in found["start"].items():
         lines += ["", f"{purpose}:", *(f"  {line}" for line in text.splitlines())]
     lines += ["", "Build it again, in the team's repository:", *(f"  {line}" for line in found["rebuild"])]
-    return "\n".join(map(show_text, lines))
+    return "\n".join(map(make_printable, lines))

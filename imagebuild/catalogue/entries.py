@@ -13,13 +13,13 @@ import msgspec
 
 from imagebuild import annotations as names
 from imagebuild.catalogue.manifests import ManifestReader
-from imagebuild.catalogue.tagforms import is_companion, is_pinned_tag, name_kept, parse_retired
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.oci.model import Digest, Index, Manifest, RawManifest, Reference
 from imagebuild.oci.store import Store
 from imagebuild.oci.tags import PLACEHOLDER
 from imagebuild.servers import Kind
+from imagebuild.tagforms import is_companion, is_pinned_tag, name_kept, parse_retired
 
 _NUMBER = make_decoder(int)
 _PACKAGES = make_decoder(dict[str, str])

@@ -8,8 +8,8 @@ import msgspec
 
 from imagebuild.catalogue.entries import CatalogueListing
 from imagebuild.catalogue.retention import OLDER_THAN, list_candidates
-from imagebuild.catalogue.tagforms import count_quarters
 from imagebuild.config import BudgetRules
+from imagebuild.tagforms import count_quarters
 
 NEARLY_FULL = 0.9  # of a limit: one more quarter at the growth of the last ones may be refused
 

@@ -8,9 +8,9 @@ after it was set.
 from __future__ import annotations
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
-from imagebuild.catalogue.tagforms import kept_tag
 from imagebuild.errors import RemoteError, UsageError
 from imagebuild.oci.store import Store
+from imagebuild.tagforms import kept_tag
 
 
 def keep_image(store: Store, listing: CatalogueListing, entry: CatalogueEntry, name: str) -> bool:

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
-from imagebuild.catalogue.tagforms import ATTESTED, IMAGE_TAG, count_quarters, is_pinned_tag
 from imagebuild.catalogue.usage import Usage, explain_users
 from imagebuild.errors import UsageError
 from imagebuild.oci.model import Digest, Manifest
 from imagebuild.oci.store import Store
 from imagebuild.oci.tags import resolve_tag
+from imagebuild.tagforms import ATTESTED, IMAGE_TAG, count_quarters, is_pinned_tag
 
 OLDER_THAN = 4  # quarters: what the command takes when nothing is said
 

@@ -16,7 +16,6 @@ import msgspec
 
 from imagebuild.catalogue.entries import CatalogueListing, read_catalogue
 from imagebuild.catalogue.retention import RetirementPlan, find_attested, list_identities
-from imagebuild.catalogue.tagforms import parse_retired, retired_tag
 from imagebuild.catalogue.usage import ImageUser, Usage, explain_users
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import RemoteError, UsageError
@@ -25,6 +24,7 @@ from imagebuild.oci.model import Digest, Index, Manifest, RawManifest
 from imagebuild.oci.referrers import Artifact, attach_artifacts, list_referrers, read_artifact, referrers_tag
 from imagebuild.oci.store import Store
 from imagebuild.oci.tags import PLACEHOLDER, drop_tag, resolve_tag
+from imagebuild.tagforms import parse_retired, retired_tag
 
 MARKER_TYPE = "application/vnd.imagebuild.retired.v1+json"
 _DEPTH = 3  # signatures of an SBOM of an image

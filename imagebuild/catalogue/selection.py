@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing
-from imagebuild.catalogue.tagforms import is_pinned_tag, name_kept
 from imagebuild.errors import UsageError
+from imagebuild.tagforms import is_pinned_tag, name_kept
 from imagebuild.text import suggest
 
 _SHORTEST = 12  # hex digits that stand for a digest

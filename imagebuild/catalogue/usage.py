@@ -21,8 +21,8 @@ import msgspec
 
 from imagebuild.catalogue.clusterdump import HINT, read_dump, walk_texts
 from imagebuild.catalogue.clusterkinds import OFFERING
-from imagebuild.catalogue.tagforms import IMAGE_TAG
 from imagebuild.errors import ConfigurationError
+from imagebuild.tagforms import IMAGE_TAG
 from imagebuild.text import name_some
 
 MAX_AGE = timedelta(days=1)

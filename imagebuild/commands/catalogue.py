@@ -12,7 +12,7 @@ from imagebuild.commands.cataloguepages import render_page, write_pages
 from imagebuild.commands.formoptions import FormChoices, form_options, print_form
 from imagebuild.commands.options import common_options, json_option, print_data, pull_option, read_entries_of
 from imagebuild.emit.forms.formats import FORMS
-from imagebuild.errors import IntegrityError, UsageError
+from imagebuild.errors import IntegrityError, UsageError, make_printable
 from imagebuild.text import count_things
 
 if TYPE_CHECKING:
@@ -81,7 +81,6 @@ def catalogue(
 
 def print_table(listing: CatalogueListing) -> None:
     """One line an image; the current one of each team is marked."""
-    from imagebuild.catalogue.tagforms import show_text
     from imagebuild.text import format_size
 
     for entry in listing.entries:
@@ -91,7 +90,7 @@ def print_table(listing: CatalogueListing) -> None:
         line = (
             f"{mark} {entry.team:<16} {entry.tag:<22} {entry.status:<8}  {entry.created[:10]}  {size:>10}  on {entry.base}  {entry.title}"
         )
-        print_data(show_text(line.rstrip() + names))
+        print_data(make_printable(line.rstrip() + names))
     click.echo(f"{len(listing.entries)} images, {listing.foreign} foreign tags left out", err=True)
 
 

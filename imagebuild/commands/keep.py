@@ -23,7 +23,7 @@ def keep(workspace: Workspace, ref: str, name: str, everything: bool) -> None:
     """Give an image a permanent NAME: the tag keep-NAME beside its own. The tag never moves, and such an image is never retired."""
     from imagebuild.catalogue.pinnedtags import keep_image
     from imagebuild.catalogue.selection import find_entry
-    from imagebuild.catalogue.tagforms import kept_tag
+    from imagebuild.tagforms import kept_tag
 
     kept_tag(name)  # before the registry is asked for anything
     listing = read_entries_of(workspace, everything=everything)

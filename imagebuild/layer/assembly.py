@@ -32,6 +32,7 @@ from imagebuild.layer.tar.frame import MEDIA_TYPES, FrameWriter, check_codec, co
 from imagebuild.layer.tar.header import END_OF_ARCHIVE, count_padding, encode_header
 from imagebuild.lock.file.model import LockedPackage
 from imagebuild.oci.compression import open_decompressed
+from imagebuild.permissions import FILE_MODE, FOLDER_MODE, PROGRAM_MODE, ROOT
 from imagebuild.wheel.sizes import classify_path
 
 NO_WHITEOUTS: Mapping[str, str] = {}
@@ -197,9 +198,9 @@ def encode_prelude(
             raise BuildError(
                 f"{package} needs a folder at {folder}, which is {kind} in the base", "choose another base, or leave the package out"
             )
-        mode, uid, gid = (entry.mode, entry.uid, entry.gid) if entry is not None else (0o755, 0, 0)
+        mode, uid, gid = (entry.mode, entry.uid, entry.gid) if entry is not None else (FOLDER_MODE, *ROOT)
         headers.append(encode_header(folder, mode=mode, uid=uid, gid=gid, mtime=mtime, folder=True))
-    headers += [encode_header(name_whiteout(path), mode=0o644, mtime=mtime) for path in sorted(whiteouts)]
+    headers += [encode_header(name_whiteout(path), mode=FILE_MODE, mtime=mtime) for path in sorted(whiteouts)]
     return b"".join(headers)
 
 
@@ -318,7 +319,7 @@ def _check_extra(item: ExtraFile, folders: FolderResolver, forbidden: Sequence[s
     parts = item.path.split("/")[1:]
     if not item.path.startswith("/") or not parts or any(part in ("", ".", "..") or part.startswith(".wh.") for part in parts):
         raise BuildError(f"not a path for a file of a layer: {item.path!r}", "it must be absolute and plain")
-    if item.mode & ~0o755:
+    if item.mode & ~PROGRAM_MODE:
         raise BuildError(f"{item.path}: mode {item.mode:o} is not allowed in a layer", "use 644 or 755")
     parent = item.path.rpartition("/")[0] or "/"
     if folders.resolve(parent) != parent:

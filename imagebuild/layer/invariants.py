@@ -25,6 +25,7 @@ from imagebuild.layer.removal import ReducedTree, is_emptied
 from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, read_ahead
 from imagebuild.layer.tar.reading import ForwardFile, HashingReader, RawTarInfo, is_decompression_error, iterate_entries
 from imagebuild.oci.compression import open_decompressed
+from imagebuild.permissions import FOLDER_MODE, ROOT
 from imagebuild.text import first_lines
 
 _SHOWN = 20
@@ -313,7 +314,7 @@ def _find_base_faults(entry: tarfile.TarInfo, path: str, folders: FolderResolver
     below = folders.get(path)
     if entry.isdir():
         if below is None:
-            if (mode, entry.uid, entry.gid) != (0o755, 0, 0):
+            if (mode, entry.uid, entry.gid) != (FOLDER_MODE, *ROOT):
                 rule = "writable" if mode & 0o1002 == 0o002 else "mode" if mode & 0o6000 else "folder"
                 yield Fault(rule, f"{path}: a new folder with mode {mode:o}, owner {entry.uid}:{entry.gid}")
         elif below.type != "dir":

@@ -46,6 +46,7 @@ from imagebuild.layer.model import LAYER_MTIME, Codec, FileFact, Member
 from imagebuild.layer.placement import FolderResolver, Placement
 from imagebuild.layer.tar.frame import FrameWriter
 from imagebuild.layer.tar.header import count_entry, count_padding, encode_header
+from imagebuild.permissions import FILE_MODE, PROGRAM_MODE, choose_mode
 from imagebuild.wheel.archive import Content, WheelArchive
 from imagebuild.wheel.record import Promise, render_record
 from imagebuild.wheel.scripts import render_script, rewrite_script
@@ -89,12 +90,12 @@ class Collector(WheelDestination):
     def write_script(self, name: str, module: str, attr: str, section: ScriptSection) -> RecordEntry:
         """An entry point's script; console and graphical ones are the same here."""
         data = render_script(self._interpreter.path, module, attr)
-        return self._add(f"{section} script {name}", "scripts", name, len(data), 0o755, lambda: [data])
+        return self._add(f"{section} script {name}", "scripts", name, len(data), PROGRAM_MODE, lambda: [data])
 
     def write_file(self, scheme: Scheme, path: str | os.PathLike[str], stream: BinaryIO, is_executable: bool) -> RecordEntry:
         """A file of the wheel (a :class:`Content`), or metadata that this installer adds."""
         name = os.fspath(path)
-        mode = 0o755 if is_executable else 0o644
+        mode = choose_mode(is_executable)
         if not isinstance(stream, Content):
             data = stream.read()
             return self._add(name, scheme, name, len(data), mode, lambda: [data])
@@ -279,7 +280,7 @@ def _write(store: Path, request: MemberRequest, rules: MemberRules, collector: C
                 facts.append(_write_entry(frame, entry, rules.mtime))
             rows += [(entry.row, entry.sha256, entry.size) for entry in listed]
             record = render_record([*rows, (collector.record_row, "", None)])
-            last = _Entry(collector.record_path, collector.record_row, len(record), 0o644, "metadata", lambda: [record])
+            last = _Entry(collector.record_path, collector.record_row, len(record), FILE_MODE, "metadata", lambda: [record])
             facts.append(_write_entry(frame, last, rules.mtime))
             frame.finish()
         repaired = _count_faults(collector)
@@ -331,7 +332,7 @@ def _compile(
         spool.write(data)
         final = locate_bytecode(path, interpreter.cache_tag)
         row = locate_bytecode(entries[path].row, interpreter.cache_tag)
-        compiled[final] = _Entry(final, row, len(data), 0o644, "bytecode", _open_slice(spool, offset, len(data)))
+        compiled[final] = _Entry(final, row, len(data), FILE_MODE, "bytecode", _open_slice(spool, offset, len(data)))
         offset += len(data)
     return compiled
 

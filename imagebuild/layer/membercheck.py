@@ -20,6 +20,7 @@ from imagebuild.layer.model import FileFact
 from imagebuild.layer.placement import Placement
 from imagebuild.layer.tar.header import BLOCK, count_padding, encode_header
 from imagebuild.oci.compression import CHUNK
+from imagebuild.permissions import FILE_MODE, PROGRAM_MODE
 from imagebuild.wheel.archive import WheelArchive
 from imagebuild.wheel.record import decode_hash
 
@@ -43,7 +44,7 @@ def check_facts(files: Sequence[FileFact]) -> None:
             raise refuse(f"it lists {fact.path!r}, which is not a path of a layer")
         if fact.path in seen:
             raise refuse(f"it lists {fact.path} twice")
-        if fact.mode not in (0o644, 0o755) or fact.size < 0 or not _HASH.fullmatch(fact.sha256):
+        if fact.mode not in (FILE_MODE, PROGRAM_MODE) or fact.size < 0 or not _HASH.fullmatch(fact.sha256):
             raise refuse(f"it lists {fact.path} with mode {fact.mode:o}, {fact.size} bytes and hash {fact.sha256[:64]!r}")
         if (fact.kind == "bytecode") is not (fact.path.endswith(".pyc") and ".dist-info/" not in fact.path):
             raise refuse(f"it lists {fact.path} as {fact.kind[:20]!r}")

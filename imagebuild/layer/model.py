@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from imagebuild.permissions import FILE_MODE
+
 LAYER_MTIME = 315532800  # 1980-01-01, the earliest a zip can say: the time of every entry, in every layer
 LAYER_FORMAT = 1  # part of every member's and image's key: raise it whenever the bytes of a layer would change
 
@@ -46,7 +48,7 @@ class ExtraFile(msgspec.Struct, frozen=True):
 
     path: str
     data: bytes
-    mode: int = 0o644
+    mode: int = FILE_MODE
 
 
 class LayerFile(msgspec.Struct, frozen=True, omit_defaults=True):

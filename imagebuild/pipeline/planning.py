@@ -12,7 +12,6 @@ from imagebuild import annotations as names
 from imagebuild.addons.model import AddonLock
 from imagebuild.base.inventory import require_python
 from imagebuild.base.model import Base
-from imagebuild.catalogue.tagforms import retired_tag
 from imagebuild.config import Team, load_team
 from imagebuild.dockerfile import (
     ADDONS_FILE,
@@ -36,6 +35,7 @@ from imagebuild.pipeline.bases import do_nothing, open_base
 from imagebuild.pipeline.lockoptions import LockOptions
 from imagebuild.pipeline.lockuse import lock_team, prefetch_wheels, read_team_lock
 from imagebuild.recipe import REMOVAL_FILE, ImageOptions, Recipe, make_recipe
+from imagebuild.tagforms import retired_tag
 from imagebuild.workspace import Workspace
 
 

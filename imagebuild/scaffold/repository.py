@@ -16,6 +16,7 @@ import msgspec
 from imagebuild import __version__
 from imagebuild.errors import UsageError
 from imagebuild.files import explain_os_error, write_atomic
+from imagebuild.permissions import choose_mode
 
 _TEMPLATE = Path(__file__).parent / "template"
 _ORIGINALS = ".scaffold"
@@ -126,4 +127,4 @@ def _read_template(source: str) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    write_atomic(path, data, mode=0o755 if path.suffix == ".sh" else 0o644)
+    write_atomic(path, data, mode=choose_mode(path.suffix == ".sh"))

@@ -11,10 +11,10 @@ import msgspec
 from kubernetes_validate import utils
 
 from imagebuild.catalogue.entries import CatalogueEntry, CatalogueListing, Status
-from imagebuild.catalogue.tagforms import name_kept
 from imagebuild.emit.prewarm.pools import Pool, PoolNotebook, Toleration
 from imagebuild.oci.model import Digest
 from imagebuild.servers import Kind
+from imagebuild.tagforms import name_kept
 
 # It reads half a megabyte of schemas for each object; here once for all.
 utils.schema_contents = functools.cache(utils.schema_contents)

@@ -11,17 +11,18 @@ from unittest.mock import Mock
 import pytest
 
 from imagebuild import annotations as names
+from imagebuild.catalogue.description import describe_entry, render_description
 from imagebuild.catalogue.entries import read_catalogue
 from imagebuild.catalogue.lookup import find_named_image
 from imagebuild.catalogue.pinnedtags import keep_image
 from imagebuild.catalogue.presence import check_presence
 from imagebuild.catalogue.selection import find_entry
-from imagebuild.catalogue.tagforms import count_quarters, is_companion, kept_tag, show_text
 from imagebuild.commands.options import parse_moment
 from imagebuild.emit.snippets import list_snippets
 from imagebuild.errors import RemoteError, UsageError
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_INDEX, Digest, RawManifest
+from imagebuild.tagforms import count_quarters, is_companion, kept_tag
 from imagebuild.workspace import Workspace
 from tests.support.fleet import make_fleet, push_fleet, push_image
 
@@ -186,5 +187,8 @@ def test_size_and_diff_know_names_for_good_too(store: LayoutStore, tmp_path: Pat
         find_named_image(workspace, "papers")
 
 
-def test_what_an_image_says_of_itself_does_not_reach_the_terminal_as_commands() -> None:
-    assert show_text("a\x1b[2Jb\rc\u202ed é") == "a\ufffd[2Jb\ufffdc\ufffdd é"
+def test_what_an_image_says_of_itself_does_not_reach_the_terminal_as_commands(store: LayoutStore) -> None:
+    described = describe_entry(store, find_entry(read_catalogue(store), "churn"), reference="", snippets=(), what="churn")
+    text = render_description({**described, "title": "a\x1b[2Jb\rc\u202ed é"})
+    assert "a\\x1b[2Jb\\rc\\u202ed é" in text
+    assert all(line.isprintable() for line in text.split("\n"))

@@ -54,7 +54,9 @@ def find_offenders(source: str) -> list[str]:
     found = []
     for node in list_nodes(source):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "msgspec":
-            found += [f"line {node.lineno}: from msgspec import {alias.name}" for alias in node.names if alias.name not in {"Struct", "UnsetType"}]
+            found += [
+                f"line {node.lineno}: from msgspec import {alias.name}" for alias in node.names if alias.name not in {"Struct", "UnsetType"}
+            ]
         elif isinstance(node, ast.Import | ast.ImportFrom):
             hidden = [alias.name for alias in node.names if alias.asname and (alias.name in MAKERS or alias.name.startswith("msgspec"))]
             found += [f"line {node.lineno}: {name} by another name" for name in hidden]

@@ -15,11 +15,11 @@ from tests.support.sources import ROOT, list_nodes, read_sources
 
 # Rooms on one line do not import each other.
 LAYERS = (
-    ("annotations", "decoding", "errors", "http", "payload", "servers", "table", "text"),
+    ("annotations", "decoding", "errors", "http", "payload", "permissions", "servers", "table", "text"),
     ("children", "files", "jobs", "progress"),
     ("sealed", "toml"),
     ("oci", "wheel"),
-    ("base", "lock.index", "workspace"),
+    ("base", "lock.index", "tagforms", "workspace"),
     ("lock.file",),
     ("addons",),
     ("layer", "lock.inputs"),

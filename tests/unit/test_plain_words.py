@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.sources import PACKAGE, ROOT, list_nodes, read_sources
+from tests.support.sources import ROOT, list_nodes, read_sources
 
 IDIOMS = {
     r"\b(?:address|URL|override|one|version) that is none\b": "an invalid ...",
@@ -92,11 +92,3 @@ def test_the_check_finds_an_idiom(source: str) -> None:
 def test_plain_sentences_pass() -> None:
     for text in ("it is no longer there", "there is no such wheel", "how their nodes are told apart", "the index gives no sha256"):
         assert not find_idioms(text)
-
-
-def test_the_files_that_contributing_names_are_there() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    table = text.partition("| rule | file in `imagebuild/` |")[2].partition("\n\n")[0]
-    named = re.findall(r"`([a-z/_]+\.py)`", table)
-    assert len(named) >= 16
-    assert [name for name in named if not (PACKAGE / name).is_file()] == []

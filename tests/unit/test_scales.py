@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from imagebuild.base.layers import choose_keeping
-from imagebuild.catalogue.tagforms import count_quarters
 from imagebuild.commands.options import print_error
 from imagebuild.config import Budget, BudgetRules, LayerOptions, parse_size
 from imagebuild.emit.prewarm.capacity import NodeImage, NodeLayer, plan_pool
@@ -35,6 +34,7 @@ from imagebuild.size.budget import LastImage, compute_limits, require_budget, re
 from imagebuild.size.model import Limit, PackageSize, SizeReport
 from imagebuild.supply.policy import AuditRules, Ignored, find_ignored
 from imagebuild.supply.severity import Severity, compute_base_score, grade_score
+from imagebuild.tagforms import count_quarters
 from imagebuild.text import format_size, suggest
 from tests.support.builders import make_base, make_lock
 

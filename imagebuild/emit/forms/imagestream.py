@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry
-from imagebuild.catalogue.tagforms import IMAGE_TAG
 from imagebuild.emit.forms.offers import Offer, SpawnerForm, list_offers
 from imagebuild.emit.forms.wording import clip
 from imagebuild.emit.manifest.merging import EditedFile, append_items, drop_key, get_list, get_mapping, merge_items, set_value
@@ -18,6 +17,7 @@ from imagebuild.emit.manifest.schemas import IMAGE_STREAM, check_shape
 from imagebuild.emit.manifest.yaml import Document, convert_value, render_documents
 from imagebuild.emit.prewarm.pools import Pool
 from imagebuild.errors import ConfigurationError
+from imagebuild.tagforms import IMAGE_TAG
 
 _PREFIX = "opendatahub.io/"
 _OUTDATED = f"{_PREFIX}image-tag-outdated"

@@ -8,10 +8,10 @@ from typing import Literal
 import msgspec
 
 from imagebuild.catalogue.entries import CatalogueEntry, find_reference
-from imagebuild.catalogue.tagforms import kept_tag
 from imagebuild.emit.forms.wording import clip
 from imagebuild.errors import UsageError
 from imagebuild.oci.model import Reference
+from imagebuild.tagforms import kept_tag
 from imagebuild.text import suggest
 
 Standing = Literal["current", "kept", "previous", "retired"]

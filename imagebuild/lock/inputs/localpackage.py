@@ -31,6 +31,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from imagebuild.decoding import load_toml, make_decoder
 from imagebuild.errors import ConfigurationError, LockError
 from imagebuild.files import exclusive, explain_os_error, read_regular, replacing, write_atomic
+from imagebuild.permissions import choose_mode
 from imagebuild.wheel.record import encode_hash
 
 _FORMAT = 1  # of the repacked wheel: raise it when the same tree would give other bytes
@@ -279,7 +280,7 @@ def _copy_tree(folder: Path, target: Path) -> None:
             path.symlink_to(entry.link)
             continue
         shutil.copyfile(folder / entry.path, path)
-        path.chmod(0o755 if entry.executable else 0o644)
+        path.chmod(choose_mode(entry.executable))
 
 
 def _run_backend(label: str, source: Path, system: BuildSystem, epoch: int, scratch: Path, tools: BuildTools | None) -> Path:
@@ -374,6 +375,6 @@ def repack_wheel(data: bytes, label: str) -> bytes:
             content, executable = files[name]
             entry = zipfile.ZipInfo(name, _TIMESTAMP)
             entry.create_system = 3
-            entry.external_attr = (stat.S_IFREG | (0o755 if executable else 0o644)) << 16
+            entry.external_attr = (stat.S_IFREG | choose_mode(executable)) << 16
             archive.writestr(entry, content)
     return buffer.getvalue()

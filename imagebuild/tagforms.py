@@ -1,4 +1,8 @@
-"""What the tags of a team's repository say: ``2026q4-3f9c1a7b2d4e`` an image, ``keep-churn-q3`` a name for good, others nothing of ours."""
+"""How the tags of a team's repository are formed, and what a tag says.
+
+``2026q4-3f9c1a7b2d4e`` is an image, ``keep-churn-q3`` a name for good; ``retired-`` stands before the tag of an image that will be removed;
+others are nothing of ours.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,11 @@ _KEPT = re.compile(r"keep-([a-z0-9]+(?:-[a-z0-9]+)*)")
 _QUARTER = re.compile(r"([0-9]{4})q([1-4])")
 _RETIRED = "retired-"
 ATTESTED = "-attested"  # docker's attestations beside an image (pipeline.attested_tag)
+
+
+def image_tag(quarter: str, key: str) -> str:
+    """The tag of an image: its quarter and twelve digits of its recipe's key (``sha256:`` and 64 digits)."""
+    return f"{quarter}-{key.removeprefix('sha256:')[:12]}"
 
 
 def kept_tag(name: str) -> str:
@@ -58,8 +67,3 @@ def count_quarters(quarter: str) -> int | None:
     """Quarters since the year 0, to compare by; None for what is not a quarter."""
     match = _QUARTER.fullmatch(quarter)
     return int(match[1]) * 4 + int(match[2]) - 1 if match else None
-
-
-def show_text(text: str) -> str:
-    """``text`` for a terminal: what an image says of itself must not move its cursor or colour it."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
