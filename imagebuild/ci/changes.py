@@ -6,6 +6,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from imagebuild.addons.model import ADDON_KINDS
+
 _EVERYBODY = ("images/indexes.toml",)
 _CATALOGUE = "images/catalogue.toml"
 
@@ -13,7 +15,7 @@ _CATALOGUE = "images/catalogue.toml"
 def choose_changed_teams(paths: Iterable[str], teams: Mapping[str, str], before: bytes | None, after: bytes | None) -> tuple[str, ...]:
     """The teams (name -> base) whose image may be another one, sorted.
 
-    A team's folder and lock are its own. A base's table in the catalogue (``before`` and ``after`` are the file's bytes) and its inventory
+    A team's folder and locks are its own. A base's table in the catalogue (``before`` and ``after`` are the file's bytes) and its inventory
     are of the teams on that base; other tables of the catalogue, and the shared indexes, are everybody's.
     """
     chosen: set[str] = set()
@@ -27,10 +29,14 @@ def choose_changed_teams(paths: Iterable[str], teams: Mapping[str, str], before:
         elif parts[:2] == ["lockfiles", "bases"] and path.endswith(".json"):
             chosen.update(team for team, base in teams.items() if base == parts[-1].removesuffix(".json"))
         elif parts[0] == "lockfiles" and len(parts) == 2:
-            chosen.update(team for team in teams if parts[1] == f"pylock.{team}.toml")
+            chosen.update(team for team in teams if parts[1] in _list_locks(team))
         elif parts[0] == "images" and len(parts) > 2:
             chosen.update({parts[1]} & teams.keys())
     return tuple(sorted(chosen))
+
+
+def _list_locks(team: str) -> tuple[str, ...]:
+    return (f"pylock.{team}.toml", *(f"{kind}.{team}.toml" for kind in ADDON_KINDS))
 
 
 def find_changed_bases(before: bytes | None, after: bytes | None) -> frozenset[str] | None:

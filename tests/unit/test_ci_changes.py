@@ -41,6 +41,7 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
         (["lockfiles/bases/tiny.json"], "blue green"),
         (["images/indexes.toml"], "blue green red"),
         (["images/pools.toml"], ""),  # what nodes keep, and no image
+        (["lockfiles/r.red.toml", "lockfiles/vscode.blue.toml", "lockfiles/s.green.toml"], "blue red"),
         (["images/gone/team.toml", "lockfiles/pylock.gone.toml"], ""),
     ],
 )

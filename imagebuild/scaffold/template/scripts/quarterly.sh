@@ -6,7 +6,7 @@
 #                                         the cutoff of the lock that is there when that is later: nothing goes back to older versions
 #
 # Run it in a clean checkout with git and a virtual environment (make .venv/.installed). It changes images/catalogue.toml and
-# lockfiles/pylock.TEAM.toml, and commits them on the branch images/TEAM-QUARTER; it pushes nothing. The report is
+# the locks of TEAM, and commits them on the branch images/TEAM-QUARTER; it pushes nothing. The report is
 # .imagebuild/quarterly/TEAM.md, the patch beside it TEAM.patch. When nothing changed there is no branch and no patch.
 #
 # IMAGEBUILD            the program (default .venv/bin/imagebuild)
@@ -46,6 +46,9 @@ imagebuild lock "$team" --check --offline
 
 changed=(images/catalogue.toml "lockfiles/pylock.$team.toml")
 [[ ! -d lockfiles/bases ]] || changed+=(lockfiles/bases)
+for lock in "lockfiles/r.$team.toml" "lockfiles/vscode.$team.toml"; do # of add-ons: there, or removed because the team has none any more
+    if [[ -e $lock ]] || git ls-files --error-unmatch -- "$lock" >/dev/null 2>&1; then changed+=("$lock"); fi
+done
 git add -- "${changed[@]}"
 out=.imagebuild/quarterly
 mkdir -p "$out"
