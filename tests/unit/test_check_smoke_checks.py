@@ -438,6 +438,24 @@ def test_imports_without_bytecode_are_told(tmp_path: Path) -> None:
     assert not (tmp_path / "__pycache__" / "bb.cpython-311.pyc").exists()
 
 
+def test_folders_that_others_share_are_not_these_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a conda base, whose ``bin`` and ``share`` belong to the notebook's user."""
+    site = tmp_path / "lib" / "site-packages"
+    install(site, "Base.Kit", base_kit__dot__py="")
+    install(site, "mine", mine__slash____init____dot__py="")
+    for name, paths in (
+        ("Base.Kit", "../../bin/kit,,\n../../share/jupyter/lab/kit.json,,\n"),
+        ("mine", "../../bin/mine,,\n../../share/mine/x,,\n"),
+    ):
+        with (site / f"{name}-1.0.dist-info" / "RECORD").open("a") as record:
+            record.write(paths)
+    monkeypatch.syspath_prepend(site)
+    shared = inside.list_shared_folders(["mine"])
+    assert {str(tmp_path / path) for path in ("bin", "share", "share/jupyter", "share/jupyter/lab", "lib/site-packages")} <= shared
+    assert not shared & {str(tmp_path / "share/mine"), str(site / "mine"), str(site / "mine-1.0.dist-info")}
+    assert str(site / "Base.Kit-1.0.dist-info") not in inside.list_shared_folders(["mine", "base-kit"])
+
+
 BLACKD = """
 try:
     from aiohttp_not_here import web

@@ -14,6 +14,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -133,6 +134,24 @@ def list_modules(files: Iterable[str]) -> list[str]:
     return walk(tree, "")
 
 
+def list_shared_folders(names: list[str]) -> set[str]:
+    """Folders that are not of these distributions alone: of ``sys.path``, and what holds files of others, at any depth.
+
+    Whose they are is the base's affair: on a conda base the user often owns ``bin`` and ``share``.
+    """
+    shared = set(sys.path)
+    for distribution in importlib.metadata.distributions():
+        name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
+        if name in names:
+            continue
+        for folder in {os.path.dirname(str(path)) for path in distribution.files or ()}:  # noqa: PTH120
+            above = os.path.normpath(str(distribution.locate_file(folder)))
+            while above not in shared:
+                shared.add(above)
+                above = os.path.dirname(above)  # noqa: PTH120
+    return shared
+
+
 def try_imports(names: list[str], seconds: float) -> dict[str, Any]:
     """Import the top-level modules of the named distributions, and look at their files.
 
@@ -156,7 +175,7 @@ def try_imports(names: list[str], seconds: float) -> dict[str, Any]:
         located = [os.path.normpath(str(distribution.locate_file(path))) for path in paths]
         files += located
         sources += [path for path in located if path.endswith(".py")]
-    folders = {os.path.dirname(path) for path in files} - set(sys.path)  # noqa: PTH120 - site-packages itself is the base's affair
+    folders = {os.path.dirname(path) for path in files} - list_shared_folders(names)  # noqa: PTH120
     writable = sorted(path for path in (*files, *folders) if os.path.exists(path) and os.access(path, os.W_OK))  # noqa: PTH110
     result = {"modules": len(modules), "versions": versions, "writable": len(writable), "first_writable": writable[:3]}
     result.update(_import_all(modules, frozenset(sources), seconds))
