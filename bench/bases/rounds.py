@@ -106,9 +106,9 @@ class Round:
         """Both engines' layers, path by path."""
         self.checkout.run("verify", "--twin", TEAM, "--registry", self.target).succeeded()
 
-    def smoke(self) -> None:
-        """As Kubernetes starts notebooks."""
-        self.checkout.run("smoke", TEAM, "--registry", self.target).succeeded()
+    def smoke(self, *runs: str) -> None:
+        """As Kubernetes starts notebooks: in these runs of smoke, or in its usual ones."""
+        self.checkout.run("smoke", TEAM, "--registry", self.target, *(word for run in runs for word in ("--run", run))).succeeded()
 
     @cached_property
     def trees(self) -> Path:
