@@ -49,3 +49,21 @@ def read_elf_file(path: Path) -> ElfFile | None:
     """The same of a file on this disk."""
     with path.open("rb") as stream:
         return read_elf(stream)
+
+
+def read_needed_versions(stream: BinaryIO) -> tuple[str, ...]:
+    """The versions of symbols that an ELF file needs of its libraries (``GLIBC_2.34``), sorted; none of one that cannot be read."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.gnuversions import GNUVerNeedSection
+
+    found: set[str] = set()
+    try:
+        elf: Any = ELFFile(stream)
+        for section in elf.iter_sections():
+            if isinstance(section, GNUVerNeedSection):
+                for _library, versions in section.iter_versions():
+                    found.update(str(version.name) for version in versions)
+    except (ELFError, ValueError, KeyError, AttributeError, UnicodeDecodeError, OverflowError, MemoryError):
+        return ()
+    return tuple(sorted(found))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from imagebuild.addons.rlang.fetching import fetch_r
 from imagebuild.addons.rlang.licence import read_r_licence
 from imagebuild.addons.rlang.sourcepackage import RSourceOrder, repack_archive
 from imagebuild.addons.unpacking import hash_tree
-from imagebuild.base.elf import read_elf
+from imagebuild.base.elf import read_elf, read_needed_versions
 from imagebuild.base.model import Base, OperatingSystem, RFacts, RPackage, SystemInventory
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, LockError, RemoteError
 from imagebuild.lock.index.routing import PackageIndex
@@ -206,6 +208,25 @@ def test_a_binary_for_another_r_or_machine_is_refused_in_one_sentence(shop: Shop
     shop.cran.add("fit", "1.0", make_binary("fit", "1.0", **options))
     with pytest.raises(LockError, match=rf"fit 1\.0 of package index 'cran'.*{message}"):
         shop.lock("fit")
+
+
+def test_a_binary_for_a_newer_glibc_is_refused(shop: Shop) -> None:
+    """A real shared object of this machine: its symbols' versions decide."""
+    core = Path(str(importlib.util.find_spec("msgspec._core").origin))  # type: ignore[union-attr]
+    with core.open("rb") as stream:
+        versions = [item for item in read_needed_versions(stream) if re.fullmatch(r"GLIBC_2\.[0-9.]+", item)]
+    assert versions
+    objects = {"libs/fit.so": core.read_bytes()}
+    shop.cran.add("fit", "1.0", make_binary("fit", "1.0", objects=objects))
+    inventory = shop.base.inventory
+    for libc, message in (("glibc 2.1", r"libs/fit\.so needs glibc 2\.[0-9.]+, and base scipy has glibc 2\.1"), ("glibc 2.99", "")):
+        interpreter = msgspec.structs.replace(shop.base.interpreter, libc=libc)
+        base = msgspec.structs.replace(shop.base, inventory=msgspec.structs.replace(inventory, interpreter=interpreter))
+        if message:
+            with pytest.raises(LockError, match=message):
+                shop.lock("fit", base=base)
+        else:
+            shop.lock("fit", base=base, system=("libpthread",))  # what else it needs is not of this test
 
 
 def test_source_is_built_with_what_it_needs_and_locked_as_what_came_out(shop: Shop) -> None:

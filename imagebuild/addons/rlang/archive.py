@@ -13,7 +13,7 @@ import msgspec
 
 from imagebuild.addons.rlang.control import Description, read_description, read_stanzas
 from imagebuild.addons.unpacking import ArchiveFile, hash_files, open_archive, read_file
-from imagebuild.base.elf import ElfFile, read_elf
+from imagebuild.base.elf import ElfFile, read_elf, read_needed_versions
 from imagebuild.base.libraries import has_library, list_library_folders
 from imagebuild.base.model import Base, RFacts
 from imagebuild.errors import IntegrityError, LockError
@@ -23,6 +23,8 @@ _DESCRIPTION_LIMIT = 1 << 20  # bytes
 _MACHINES = {"amd64": (64, "EM_X86_64"), "arm64": (64, "EM_AARCH64"), "ppc64le": (64, "EM_PPC64"), "s390x": (64, "EM_S390")}
 _SHARED_OBJECT = re.compile(r".*\.so(?:\.[0-9.]+)?")
 _ORIGIN = re.compile(r"\$(?:ORIGIN|\{ORIGIN\})")
+_GLIBC = re.compile(r"GLIBC_([0-9]{1,4}(?:\.[0-9]{1,4}){1,3})")
+_BASE_GLIBC = re.compile(r"glibc ([0-9]{1,4}(?:\.[0-9]{1,4}){1,3})")
 _HINT = "report it to the repository's operators, or ask for another version"
 
 
@@ -31,6 +33,7 @@ class SharedObject(msgspec.Struct, frozen=True):
 
     path: str  # relative to the package's folder: libs/data.table.so
     elf: ElfFile
+    glibc: tuple[int, ...] = ()  # the newest version of glibc that it needs
 
 
 class Contents(msgspec.Struct, frozen=True):
@@ -84,14 +87,23 @@ def _read_description(files: list[ArchiveFile], label: str) -> Description:
 def _read_objects(files: list[ArchiveFile], label: str) -> Iterator[SharedObject]:
     for file in files:
         if _SHARED_OBJECT.fullmatch(posixpath.basename(file.path)):
-            elf = read_elf(io.BytesIO(b"".join(file.open())))
+            data = io.BytesIO(b"".join(file.open()))
+            elf = read_elf(data)
             if elf is None:
                 raise IntegrityError(f"{label}: {file.path} is not a shared object that can be read", _HINT)
-            yield SharedObject(file.path, elf)
+            found = (_GLIBC.fullmatch(name) for name in read_needed_versions(data))
+            yield SharedObject(file.path, elf, max((_parse_numbers(match[1]) for match in found if match), default=()))
+
+
+def _parse_numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
 
 
 def check_built(contents: Contents, facts: RFacts, base: Base, label: str) -> None:
-    """LockError for a binary that is built for another R minor version, platform or machine than the base has. ``label``: who gave it."""
+    """LockError for a binary that is built for another R minor version, platform, machine or glibc than the base has.
+
+    ``label``: who gave it.
+    """
     found = contents.description
     if found.built_minor != facts.minor:
         raise LockError(
@@ -110,6 +122,18 @@ def check_built(contents: Contents, facts: RFacts, base: Base, label: str) -> No
                 f"{found.name} {found.version} of {label}: {item.path} is for another machine than base {base.name}",
                 "use a repository with binaries for that platform",
             )
+    _check_glibc(contents, base, label)
+
+
+def _check_glibc(contents: Contents, base: Base, label: str) -> None:
+    own = _BASE_GLIBC.fullmatch(base.interpreter.libc)
+    newest = max(contents.objects, key=lambda item: item.glibc, default=None)
+    if own is not None and newest is not None and newest.glibc > _parse_numbers(own[1]):
+        found, needed = contents.description, ".".join(map(str, newest.glibc))
+        raise LockError(
+            f"{found.name} {found.version} of {label}: {newest.path} needs glibc {needed}, and base {base.name} has {own[0]}",
+            "use a repository with binaries for the base's distribution",
+        )
 
 
 def find_missing_libraries(contents: Contents, facts: RFacts, base: Base, folder: str) -> list[str]:

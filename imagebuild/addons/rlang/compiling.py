@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -34,7 +35,13 @@ _CODENAMES = {
 def compile_r_lock(request: AddonRequest) -> AddonLock:
     """Resolve, fetch, build and check; LockError, as one sentence, for what does not fit."""
     facts = require_r(request.base)
-    repositories = RoutedRepositories(request.indexes, facts, request.cache, lambda index: _open_snapshot(index, request))
+    with contextlib.closing(
+        RoutedRepositories(request.indexes, facts, request.cache, lambda index: _open_snapshot(index, request))
+    ) as repositories:
+        return _compile(request, facts, repositories)
+
+
+def _compile(request: AddonRequest, facts: RFacts, repositories: RoutedRepositories) -> AddonLock:
     existing = {item.name: item.version for item in request.existing.addons} if request.existing is not None else {}
     closure = compute_closure(
         join_wishes(parse_wish(wish.text, wish.where) for wish in request.wishes),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from imagebuild.addons.archives import archive_path, download_archive, find_archive, hash_archive, keep_archive, refuse_offline
@@ -62,16 +63,21 @@ def _fetch_file(addon: Addon, filename: str, sha256: str, request: FetchRequest)
     target = archive_path(request.cache, sha256, filename)
     if target.is_file() and hash_archive(target) == sha256:
         return target
+    with contextlib.ExitStack() as stack:
+        return _fetch_from(_list_urls(addon, request, stack), addon, filename, sha256, request.cache)
+
+
+def _fetch_from(urls: Iterable[tuple[Repository, str]], addon: Addon, filename: str, sha256: str, cache: Path) -> Path:
     wrong: ImagebuildError | None = None
-    for repository, url in _list_urls(addon, request):
+    for repository, url in urls:
         if url.startswith("file:"):
-            kept = keep_archive(path_of(url), request.cache, filename) if path_of(url).is_file() else None
+            kept = keep_archive(path_of(url), cache, filename) if path_of(url).is_file() else None
             if kept is not None and kept[1] == sha256:
                 return kept[0]
             wrong = _refuse(addon, filename, repository) if kept is not None else wrong
             continue
         try:
-            return download_archive(repository.client, url, filename, request.cache, sha256=sha256, name=addon.name)
+            return download_archive(repository.client, url, filename, cache, sha256=sha256, name=addon.name)
         except LockError:
             continue
         except IntegrityError as error:
@@ -81,16 +87,17 @@ def _fetch_file(addon: Addon, filename: str, sha256: str, request: FetchRequest)
     raise LockError(f"{filename} is no longer on package index {addon.index!r}", "lock again, or get the file back onto the index")
 
 
-def _list_urls(addon: Addon, request: FetchRequest) -> Iterator[tuple[Repository, str]]:
+def _list_urls(addon: Addon, request: FetchRequest, stack: contextlib.ExitStack) -> Iterator[tuple[Repository, str]]:
+    """Where the file may be; the repositories are closed with ``stack``."""
     index = find_index(addon.name, addon.index, request.indexes, INDEX_KIND)
     facts = require_r(request.base)
-    for address in dict.fromkeys((index.address, find_snapshot(index, request.lock.cutoff))):
-        repository = Repository(index, address, facts, request.cache)
+    addresses = dict.fromkeys((index.address, find_snapshot(index, request.lock.cutoff)))
+    repositories = [stack.enter_context(contextlib.closing(Repository(index, address, facts, request.cache))) for address in addresses]
+    for repository in repositories:
         for place in (locate_file(addon.name, addon.version), locate_archived(addon.name, addon.version)):
-            yield repository, address + place
-    repository = Repository(index, index.address, facts, request.cache)
-    if place := repository.locate_current(addon.name):
-        yield repository, index.address + place
+            yield repository, repository.address + place
+    if place := repositories[0].locate_current(addon.name):
+        yield repositories[0], repositories[0].address + place
 
 
 def _refuse(addon: Addon, filename: str, repository: Repository) -> IntegrityError:

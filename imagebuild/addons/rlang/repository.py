@@ -79,10 +79,14 @@ class Repository:
     """One repository. ``address`` ends in a slash."""
 
     def __init__(self, index: PackageIndex, address: str, facts: RFacts, cache: Path) -> None:
-        self.index, self._address, self._cache = index, address, cache
+        self.index, self.address, self._cache = index, address, cache
         self.client = IndexClient(index, agent=make_agent(facts))
         self._stanzas: dict[str, dict[str, str]] | None = None
         self._archived: dict[tuple[str, str], Description | None] = {}
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self.client.close()
 
     @property
     def label(self) -> str:
@@ -128,7 +132,7 @@ class Repository:
 
     def fetch(self, place: str, filename: str, md5: str = "") -> Path | None:
         """The file at ``place`` below the repository's URL, in the cache by its SHA-256; None where there is none."""
-        url = self._address + place
+        url = self.address + place
         if url.startswith("file:"):
             path = path_of(url)
             kept = keep_archive(path, self._cache, filename)[0] if path.is_file() else None
@@ -201,7 +205,7 @@ class Repository:
 
     def _read_text(self) -> bytes:
         for name in ("PACKAGES.gz", "PACKAGES"):
-            url = f"{self._address}{_FOLDER}/{name}"
+            url = f"{self.address}{_FOLDER}/{name}"
             if url.startswith("file:"):
                 if path_of(url).is_file():
                     return read_regular(path_of(url), PAGE_LIMIT, f"{name} of {self.label}")
@@ -224,6 +228,11 @@ class RoutedRepositories:
         """``snapshot`` gives the URL of an index."""
         self._indexes, self._facts, self._cache, self._snapshot = indexes, facts, cache, snapshot
         self._open: dict[str, Repository] = {}
+
+    def close(self) -> None:
+        """Let go of connections."""
+        for repository in self._open.values():
+            repository.close()
 
     def get(self, name: str) -> Repository:
         """The repository of a package."""
