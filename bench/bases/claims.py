@@ -77,12 +77,15 @@ def keep_debian(one: Round) -> None:
 
 
 def keep_constraints(one: Round) -> None:
-    """``pip install --user`` in a notebook holds to the base's own constraints and to the image's."""
+    """``pip install --user`` in a notebook holds to the constraints of base and image; a lock against the base's is warned of."""
     docker = need_docker()
     locked = read_lock(one.lockfile(TEAM)).packages[0].name
     tag = one.checkout.image(TEAM, "--registry", one.target)["tag"]
     image = f"{one.target}/{TEAM}:{tag}"
     with serve_house() as url:
+        one.write_team("gadget==2.0\n", "gadgets", _house_table(url, "gadget"))
+        done = one.checkout.run("lock", "gadgets").succeeded()
+        assert f"constraints for pip ({NGC_CONSTRAINTS}) that do not allow gadget 2.0" in done.err, done.err
         pip = f"python3 -m pip install --user --quiet --index-url {url}"
         script = (
             f"test -r {NGC_CONSTRAINTS}; {pip} gadget && python3 -c 'import importlib.metadata as m; print(m.version(\"gadget\"))'; "

@@ -30,6 +30,7 @@ _STANDARD_LIBRARY = re.compile(rb"/lib(?:64)?/python3(?:\.[0-9]+)?t?/(.+)")
 _LIBRARY = re.compile(rb"(?:lib[^/]*|ld[^/]*)\.so[^/]*|ld-musl-[^/]*")
 _LIBRARY_FOLDER = re.compile(rb"(?:.*/)?lib(?:64)?(?:/[^/]*-linux-[^/]*)?")
 _METADATA_FILES = frozenset({b"METADATA", b"RECORD", b"INSTALLER", b"direct_url.json", b"PKG-INFO", b"requires.txt"})
+_CONSTRAINTS = frozenset({b"constraint.txt", b"constraints.txt", b"pip-constraint.txt", b"pip-constraints.txt"})  # for pip, by a base
 _SINGLE_FILES = frozenset({b"/etc/passwd", b"/etc/group", b"/etc/ld.so.conf"})
 _OMITTED = re.compile(rb"(?:^|/)(?:%s)(?:/|$)" % "|".join(sorted(OMITTED_FOLDERS)).encode())
 
@@ -49,6 +50,8 @@ def choose_keeping(path: bytes, size: int) -> str:
         if is_system_database(path) or is_r_text(path, size) or (folder.endswith(b".dist-info/sboms") and name.endswith(b".json")):
             return "text"
         if size <= TEXT_LIMIT and is_vscode_text(path):
+            return "text"
+        if name in _CONSTRAINTS and size <= TEXT_LIMIT:
             return "text"
         if name.endswith(b".list") and folder == b"/var/lib/dpkg/info":
             return "owned"

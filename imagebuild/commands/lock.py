@@ -154,7 +154,7 @@ def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, told: bo
     """Lock one team: its section of the report, or, with ``told``, a line for each package."""
     from imagebuild.difference.relock import tell_changes
     from imagebuild.lock.file.changes import render_markdown
-    from imagebuild.pipeline import find_team_lock, lock_team, open_base, report_missing_programs
+    from imagebuild.pipeline import find_team_lock, lock_team, open_base, warn_of_lock
     from imagebuild.pipeline.addons import check_upgrades, find_addon_lock, lock_addons
 
     before = find_team_lock(workspace, team)
@@ -162,7 +162,7 @@ def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, told: bo
     check_upgrades(team, old, options)
     base = open_base(workspace, team.table.base, team.platform)
     made = lock_team(workspace, team, base, options)
-    report_missing_programs(workspace, team, base, made)
+    warn_of_lock(workspace, team, base, made)
     addons = lock_addons(workspace, team, base, options)
     if not told:
         return render_markdown(tell_changes(workspace, team, before, made, [item for item in old if item is not None], addons))

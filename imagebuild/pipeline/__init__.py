@@ -18,8 +18,8 @@ from imagebuild.pipeline.lockuse import (
     find_team_lock,
     lock_team,
     read_team_lock,
-    report_missing_programs,
     resolve_team,
+    warn_of_lock,
 )
 from imagebuild.pipeline.planning import Plan, choose_engine, find_image, plan_image, plan_twins
 from imagebuild.pipeline.pushing import BuildOptions, attested_tag, derive_team_image, run_plan
@@ -47,7 +47,7 @@ __all__ = [
     "prepare_bake",
     "prepare_context",
     "read_team_lock",
-    "report_missing_programs",
     "resolve_team",
     "run_plan",
+    "warn_of_lock",
 ]

@@ -115,11 +115,15 @@ def lock_team(workspace: Workspace, team: Team, base: Base, options: LockOptions
     return lock
 
 
-def report_missing_programs(workspace: Workspace, team: Team, base: Base, lock: Lock) -> None:
-    """Warn of programs that locked packages need and neither the base nor the team's system packages bring."""
+def warn_of_lock(workspace: Workspace, team: Team, base: Base, lock: Lock) -> None:
+    """Warn of programs that locked packages need and nothing brings, and of versions that the base's constraints for pip do not allow."""
+    from imagebuild.lock.baseconstraints import find_disallowed
     from imagebuild.lock.programs import find_missing_programs
 
-    for line in find_missing_programs(base, [item.name for item in lock.packages], team.table.system.packages):
+    lines = find_missing_programs(base, [item.name for item in lock.packages], team.table.system.packages)
+    if "PIP_CONSTRAINT" not in team.table.env:
+        lines += find_disallowed(base, {item.name: item.version for item in lock.packages})
+    for line in lines:
         workspace.report(f"warning: {team.name}: {line}")
 
 

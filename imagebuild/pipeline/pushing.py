@@ -20,7 +20,7 @@ from imagebuild.oci.copy import CopyPlan, copy_blobs, plan_copy
 from imagebuild.oci.model import Digest, Platform
 from imagebuild.pipeline.bases import open_base_store
 from imagebuild.pipeline.building import adapt_context, build_direct_layers, build_docker_layer, prepare_context
-from imagebuild.pipeline.lockuse import report_missing_programs
+from imagebuild.pipeline.lockuse import warn_of_lock
 from imagebuild.pipeline.mounting import mount_team_layers
 from imagebuild.pipeline.planning import Plan, bring_back, find_image, write_recipe
 from imagebuild.pipeline.sharing import NO_CACHE, CacheTable, build_shared_layers, open_members
@@ -87,7 +87,7 @@ class BuiltLayers(msgspec.Struct, frozen=True):
 
 def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tuple[DerivedImage, Digest, bool, dict[str, Any]]:
     """Build with the recipe's engine, check, push: image, digest, whether the base's layers were left out, and what was reused."""
-    report_missing_programs(workspace, plan.team, plan.base, plan.lock)
+    warn_of_lock(workspace, plan.team, plan.base, plan.lock)
     last = find_last_image(workspace, plan)
     require_prediction(predict_size(workspace, plan, last))
     copying = BaseCopy(workspace, plan, options)

@@ -57,6 +57,8 @@ class NoStore:
         ("/lib/ld-musl-x86_64.so.1", 9, "spool"),
         ("/opt/conda/pkgs/zlib-1/lib/libz.so.1", 9, ""),
         ("/opt/app-root/pyvenv.cfg", 9, "text"),
+        ("/etc/pip/constraint.txt", 9, "text"),
+        ("/etc/pip/constraint.txt", 33 << 20, ""),
         ("/etc/passwd", 9, "text"),
         ("/etc/shadow", 9, ""),
     ],
