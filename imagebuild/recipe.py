@@ -16,7 +16,7 @@ from imagebuild import annotations as names
 from imagebuild.addons.model import AddonLock, PlacedArchive, name_addon, place_addons
 from imagebuild.base.model import Base
 from imagebuild.layer.model import LAYER_FORMAT, Codec, ExtraFile
-from imagebuild.layer.splitting import divide_packages
+from imagebuild.layer.splitting import Share, divide_packages
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.file.replacement import find_replaced
 from imagebuild.servers import PORT
@@ -114,8 +114,10 @@ def make_recipe(base: Base, lock: Lock, lock_digest: str, options: ImageOptions,
         inherited = environment.get("PIP_CONSTRAINT", base.config.container.environment.get("PIP_CONSTRAINT", ""))
         environment["PIP_CONSTRAINT"] = f"{inherited} {CONSTRAINTS_PATH}".strip()
     replaced = frozenset(find_replaced(base, lock))
-    below = len(base.manifest.layers)
-    layers = divide_packages(lock.packages, below=below, deletes=bool(replaced), extra=bool(constraints)) if options.split else ()
+    layers: tuple[tuple[str, ...], ...] = ()
+    if options.split:
+        below = len(base.manifest.layers)
+        layers = divide_packages(list_shares(lock, addons), below=below, deletes=bool(replaced), extra=bool(constraints))
     return Recipe(
         format=RECIPE_FORMAT,
         layer_format=LAYER_FORMAT,
@@ -142,6 +144,12 @@ def make_recipe(base: Base, lock: Lock, lock_digest: str, options: ImageOptions,
         layers=layers,
         addons=place_addons(addons),
     )
+
+
+def list_shares(lock: Lock, addons: Sequence[AddonLock] = ()) -> list[Share]:
+    """All that goes into the team's layers, with what decides into which."""
+    shares = [Share(item.name, item.size, item.upload_time) for item in lock.packages]
+    return [*shares, *(Share(name_addon(one.kind, item.name), item.size, item.released) for one in addons for item in one.addons)]
 
 
 def make_annotations(base: Base, lock: Lock, lock_digest: str, options: ImageOptions) -> dict[str, str]:

@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,9 +17,8 @@ from imagebuild.layer.assembly import build_layers
 from imagebuild.layer.invariants import TarEntries, check_layers
 from imagebuild.layer.model import Codec, ExtraFile, TeamLayers
 from imagebuild.layer.removal import Removal
-from imagebuild.layer.splitting import LARGE_WHEEL, MOST_LAYERS, divide_packages
-from imagebuild.lock.file.model import LockedPackage
-from tests.support.builders import lock_wheel, make_host_base, make_package, make_wheel
+from imagebuild.layer.splitting import LARGE_ARCHIVE, MOST_LAYERS, Share, divide_packages
+from tests.support.builders import lock_wheel, make_host_base, make_wheel
 from tests.support.runtimes import HostRuntime
 from tests.support.trees import SITE, USUAL, MemoryTree, file, folder
 from tests.unit.test_layer_assembly import read
@@ -28,8 +26,8 @@ from tests.unit.test_layer_assembly import read
 MIB = 1 << 20
 
 
-def package(name: str, uploaded: str = "", mib: float = 1) -> LockedPackage:
-    return msgspec.structs.replace(make_package(name), upload_time=uploaded, size=int(mib * MIB))
+def package(name: str, uploaded: str = "", mib: float = 1) -> Share:
+    return Share(name, int(mib * MIB), uploaded)
 
 
 def test_large_wheels_lie_alone_and_small_ones_by_the_quarter_of_their_upload() -> None:
@@ -81,7 +79,7 @@ def test_each_package_has_one_layer_and_an_image_never_too_many(
     assert sorted(name for group in groups for name in group) == sorted(item.name for item in packages)
     assert len(groups) <= max(1, MOST_LAYERS - below)
     if below + len(packages) + 6 <= MOST_LAYERS:
-        alone = [group for group in groups if any(item.size > LARGE_WHEEL for item in packages if item.name in group)]
+        alone = [group for group in groups if any(item.size > LARGE_ARCHIVE for item in packages if item.name in group)]
         assert all(len(group) == 1 for group in alone)
     assert divide_packages(packages[::-1], below=below, deletes=deletes, extra=extra) == groups
 

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from imagebuild import annotations as names
+from imagebuild.addons.model import Addon, AddonLock
 from imagebuild.base.model import Base, Distribution
 from imagebuild.dockerfile import render_dockerfile, render_requirements
 from imagebuild.layer.model import Codec
@@ -81,6 +82,10 @@ def test_a_recipe_says_which_layer_has_which_package() -> None:
     assert (single.layers, names.LAYERS in single.labels, b"layers" in single.encode()) == ((), False, False)
     assert split.labels[names.LAYERS] == str(len(split.layers))
     assert sorted(name for group in split.layers for name in group) == ["local", "pandas"]
+    addon = Addon("data.table", "1.0", "d.tar.gz", "1" * 64, 40 << 20, 1, "/usr/lib/R/library/data.table", "binary", released="2020-01-01")
+    addons = AddonLock("r", lock.team, lock.base, lock.cutoff, {}, {}, (addon,))
+    options = ImageOptions("direct", Codec(), {}, False, "", "", (), split=True)
+    assert make_recipe(base, lock, "sha256:" + "1" * 64, options, [addons]).layers[0] == ("r:data.table",)
     # The Dockerfile makes one layer of the same files, and does not say otherwise.
     assert names.LAYERS not in render_dockerfile(split, base)
     assert "pandas" in render_requirements(lock)
