@@ -16,8 +16,8 @@ from imagebuild.dockerfile import ADDONS_FOLDER
 from imagebuild.errors import UsageError
 from imagebuild.files import explain_os_error, scratch_folder, write_atomic
 from imagebuild.lock.index.tables import FILE_NAME
-from imagebuild.lock.inputs.localpackage import list_tree
 from imagebuild.lock.inputs.requirements import list_files
+from imagebuild.lock.inputs.sourcetree import list_tree
 from imagebuild.oci.model import Digest
 from imagebuild.oci.store import Store
 from imagebuild.permissions import choose_mode

@@ -9,7 +9,8 @@ import pytest
 
 from imagebuild.errors import LockError
 from imagebuild.lock.index.routing import PackageIndex
-from imagebuild.lock.inputs.localpackage import BuildTools, build_local_wheel, hash_tree
+from imagebuild.lock.inputs.localpackage import BuildTools, build_local_wheel
+from imagebuild.lock.inputs.sourcetree import hash_tree
 from imagebuild.lock.wheels.buildtools import make_build_tools
 from tests.support.servers.index import FakeIndex, make_index
 from tests.support.tools import ignore, need_index

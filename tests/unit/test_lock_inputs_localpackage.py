@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagebuild.errors import ConfigurationError, LockError
-from imagebuild.lock.inputs.localpackage import build_local_wheel, hash_tree
+from imagebuild.lock.inputs.localpackage import build_local_wheel
+from imagebuild.lock.inputs.sourcetree import hash_tree
 
 CUTOFF = "2026-10-01T00:00:00Z"
 FLIT = (

@@ -10,9 +10,9 @@ from imagebuild.base.model import Base
 from imagebuild.errors import ConfigurationError, LockError
 from imagebuild.lock.file.model import Lock
 from imagebuild.lock.inputs.hashes import check_hashes, join_hashes
-from imagebuild.lock.inputs.localpackage import hash_tree
 from imagebuild.lock.inputs.requirements import list_files, read_requirements
 from imagebuild.lock.inputs.resolverules import NO_RULES, ResolveRules
+from imagebuild.lock.inputs.sourcetree import hash_tree
 
 
 def check_lock_fresh(

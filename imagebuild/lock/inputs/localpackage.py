@@ -11,7 +11,6 @@ import csv
 import hashlib
 import importlib.metadata
 import io
-import os
 import re
 import shutil
 import stat
@@ -19,9 +18,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -31,15 +29,11 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from imagebuild.decoding import load_toml, make_decoder
 from imagebuild.errors import ConfigurationError, LockError
 from imagebuild.files import exclusive, explain_os_error, read_regular, replacing, write_atomic
+from imagebuild.lock.inputs.sourcetree import hash_file, hash_tree, list_tree
 from imagebuild.permissions import choose_mode
 from imagebuild.wheel.record import encode_hash
 
 _FORMAT = 1  # of the repacked wheel: raise it when the same tree would give other bytes
-_LEFT_OUT = (
-    "__pycache__", "*.pyc", "*.pyo", ".git", ".hg", ".svn", "*.egg-info", ".venv", ".tox", ".nox", ".mypy_cache", ".pytest_cache",
-    ".ruff_cache", ".ipynb_checkpoints", ".DS_Store", "*~", ".*.swp", ".*.swo", "#*#", ".#*",
-)  # fmt: skip
-_LEFT_OUT_ON_TOP = ("build", "dist", "venv")  # deeper down they may be modules
 _BACKENDS = {
     "flit_core.buildapi": "flit-core",
     "hatchling.build": "hatchling",
@@ -63,65 +57,6 @@ class LocalWheel(msgspec.Struct, frozen=True):
     version: str
     tree: str  # sha256 of the source tree
     url: str = ""  # the address
-
-
-class TreeEntry(msgspec.Struct, frozen=True):
-    """One file or symlink of a source tree; ``path`` is relative, with slashes."""
-
-    path: str
-    executable: bool
-    link: str = ""
-
-
-def list_tree(folder: Path) -> tuple[TreeEntry, ...]:
-    """What of a source tree counts, sorted by path. Links that leave the tree, are absolute or dangle are refused."""
-    if not folder.is_dir():
-        raise ConfigurationError(f"no package folder at {folder}", "correct the path, or create the package")
-    entries = sorted(_walk(folder, folder.resolve(), PurePosixPath()), key=lambda entry: entry.path.encode("utf-8", "surrogateescape"))
-    return tuple(entries)
-
-
-def _walk(folder: Path, root: Path, prefix: PurePosixPath) -> Iterator[TreeEntry]:
-    with os.scandir(folder) as found:
-        items = list(found)
-    for item in items:
-        path = prefix / item.name
-        if _is_left_out(item.name, top=not prefix.parts):
-            continue
-        if item.is_symlink():
-            target = os.readlink(item.path)  # noqa: PTH115  # Path.readlink would normalise it
-            real = Path(item.path).resolve()
-            if PurePosixPath(target).is_absolute() or not real.is_relative_to(root) or not real.exists():
-                raise LockError(
-                    f"{folder / item.name} is a link to {target}, which is not in the package", "replace the link by the file itself"
-                )
-            yield TreeEntry(str(path), False, target)
-        elif item.is_dir(follow_symlinks=False):
-            yield from _walk(Path(item.path), root, path)
-        elif item.is_file(follow_symlinks=False):
-            yield TreeEntry(str(path), bool(item.stat(follow_symlinks=False).st_mode & stat.S_IXUSR))
-        else:
-            raise LockError(f"{folder / item.name} is neither file, folder nor link", "remove it from the package")
-
-
-def _is_left_out(name: str, *, top: bool) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in _LEFT_OUT) or (top and name in _LEFT_OUT_ON_TOP)
-
-
-def hash_tree(folder: Path) -> str:
-    """SHA-256 (hex) over the sorted relative paths, executable bits and contents of what :func:`list_tree` lists."""
-    digest = hashlib.sha256()
-    for entry in list_tree(folder):
-        kind = b"l" if entry.link else b"x" if entry.executable else b"f"
-        content = hashlib.sha256(os.fsencode(entry.link)).digest() if entry.link else _hash_file(folder / entry.path)
-        path = os.fsencode(entry.path)
-        digest.update(len(path).to_bytes(8, "big") + path + kind + content)
-    return digest.hexdigest()
-
-
-def _hash_file(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
 
 
 BuildTools = Callable[[str, Sequence[str], Path], Path]  # (whose, build requirements, an empty folder) -> a Python that has them
@@ -188,7 +123,7 @@ def _recall(note: Path) -> LocalWheel | None:
     with contextlib.suppress(FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
         found = _NOTE.decode(note.read_bytes())
         path = note.parent / found.filename
-        if path.is_file() and _hash_file(path).hex() == found.sha256:
+        if path.is_file() and hash_file(path).hex() == found.sha256:
             return LocalWheel(path, found.filename, found.sha256, found.size, found.name, found.version, found.tree)
     return None
 
@@ -268,7 +203,7 @@ def _build(folder: Path, tree: str, system: BuildSystem, epoch: int, home: Path,
         target = home / built.name
         with replacing(target) as stream:
             stream.write(repack_wheel(built.read_bytes(), folder.name))
-    return LocalWheel(target, target.name, _hash_file(target).hex(), target.stat().st_size, distribution, version, tree)
+    return LocalWheel(target, target.name, hash_file(target).hex(), target.stat().st_size, distribution, version, tree)
 
 
 def _copy_tree(folder: Path, target: Path) -> None:
