@@ -138,7 +138,7 @@ class Runner:
         functions = {"hashFiles": lambda *patterns: hash_files(self.folder / workspace, patterns)}
         self.unsaved.clear()
         environment = {key: substitute(str(value), contexts) for key, value in job.get("env", {}).items()}
-        with _container(self.image, self.folder, self.folder / temporary) as container:
+        with _run_job_container(self.image, self.folder, self.folder / temporary) as container:
             for step in job["steps"]:
                 assert step.keys() <= _STEP_KEYS, step.keys() - _STEP_KEYS
                 here = {**contexts, "steps": outputs, "env": environment}
@@ -260,7 +260,7 @@ def run_step(script: str, env: Mapping[str, str], container: str, folder: Path, 
     temporary = workspace.parent
     (folder / temporary / "script.sh").write_text(script + "\n")
     known = {
-        **_hand_over(os.environ),
+        **hand_over_pip(os.environ),
         "CI": "true",
         "GITHUB_ACTIONS": "true",
         "GITHUB_WORKSPACE": f"{JOB}/{workspace.name}",
@@ -310,11 +310,11 @@ def _own(folder: Path, uid: int = UID) -> None:
 
 
 @contextlib.contextmanager
-def _container(image: str, folder: Path, job: Path) -> Iterator[str]:
-    """A new one, on this machine's network, with the engine's socket and what reaches the package index here."""
+def run_container(image: str, mounts: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A new container of this machine's Docker, on this machine's network; its id. It ends with the block."""
     docker = need_docker()
-    mounts = [f"{folder}:{HOME}", f"{job}:{JOB}", "/var/run/docker.sock:/var/run/docker.sock", *_list_pip_files()]
     options = [word for mount in mounts for word in ("--volume", mount)]
+    options += [word for key, value in (environment or {}).items() for word in ("--env", f"{key}={value}")]
     command = [docker, "run", "--detach", "--rm", "--init", "--privileged", "--network=host", *options, image, "sleep", "3600"]
     container = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     try:
@@ -323,17 +323,22 @@ def _container(image: str, folder: Path, job: Path) -> Iterator[str]:
         subprocess.run([docker, "rm", "--force", container], check=False, capture_output=True)
 
 
-def _hand_over(environment: Mapping[str, str]) -> dict[str, str]:
+def _run_job_container(image: str, folder: Path, job: Path) -> contextlib.AbstractContextManager[str]:
+    """One for a job, with the engine's socket and what reaches the package index here."""
+    return run_container(image, [f"{folder}:{HOME}", f"{job}:{JOB}", "/var/run/docker.sock:/var/run/docker.sock", *list_pip_files()])
+
+
+def hand_over_pip(environment: Mapping[str, str]) -> dict[str, str]:
     """How this machine reaches its package index: pip's settings, proxies, certificates."""
     wanted = re.compile(r"PIP_\w+|(?:https?|no|all)_proxy|SSL_CERT_(?:FILE|DIR)|REQUESTS_CA_BUNDLE", re.IGNORECASE)
     return {key: value for key, value in environment.items() if wanted.fullmatch(key)}
 
 
-def _list_pip_files() -> list[str]:
+def list_pip_files() -> list[str]:
     """Mounts of pip's configuration files here, and of the local paths that these and its environment name."""
     shown = subprocess.run([sys.executable, "-m", "pip", "config", "debug"], check=True, capture_output=True, text=True).stdout
     files = {Path(path) for path in re.findall(r"^ *(/.+), exists: True$", shown, re.MULTILINE)}
-    texts = [path.read_text() for path in files] + list(_hand_over(os.environ).values())
+    texts = [path.read_text() for path in files] + list(hand_over_pip(os.environ).values())
     words = {word.removeprefix("file://") for text in texts for word in re.split(r"[\s'\"=]+", text) if re.match(r"(?:file:/)?/", word)}
     places = {Path(word) for word in words if Path(word).exists() and len(Path(word).parts) > 2}
     places = {path.parent if path.name == "simple" else path for path in places}  # links of an index lead beside it
@@ -367,7 +372,7 @@ def make_image(fallback: Path) -> str:
         ]
     )
     subprocess.run([docker, "import", str(tar), f"{name}-plain"], check=True, capture_output=True)
-    with _container(f"{name}-plain", folder, folder) as container:
+    with _run_job_container(f"{name}-plain", folder, folder) as container:
         subprocess.run([docker, "exec", container, "bash", "-ec", script], check=True)
         subprocess.run([docker, "commit", container, name], check=True, capture_output=True)
     subprocess.run([docker, "rmi", f"{name}-plain"], check=False, capture_output=True)

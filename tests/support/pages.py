@@ -95,7 +95,8 @@ def run_page(
             words = ["imagebuild", "image", words[2].removeprefix("TEAM=")]
         assert Path(words[0]).name == "imagebuild", item.command
         done = checkout.run(*words[1:])
-        errors = [line for line in done.err.splitlines() if line.startswith(("error: ", "hint: "))]
+        lines = done.err.splitlines()
+        errors = lines[next((number for number, line in enumerate(lines) if line.startswith("error: ")), len(lines)) :]
         shown = [line for line in item.lines if not re.match(r"\S+: resolving against ", line)]
         if words[1] == "keep":  # its last line is progress
             shown = shown[:1]
