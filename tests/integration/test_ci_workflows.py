@@ -21,7 +21,7 @@ from tests.support.actions import JobRun, Runner, load_workflow, make_event, mak
 from tests.support.servers.index import SlowIndex, publish
 from tests.support.servers.registry import Registry, run_registry
 from tests.support.tools import need, need_docker
-from tests.support.workspaces import PROJECT, Checkout, build_program, run_tool
+from tests.support.workspaces import PROJECT, Checkout, run_tool
 from tests.support.worlds import BASE_REPOSITORY, SmallBase, push_small_base
 
 pytestmark = pytest.mark.integration
@@ -116,16 +116,15 @@ def clone(base: SmallBase, image: str, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def own(base: SmallBase, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def own(base: SmallBase, image: str, program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A repository as ``imagebuild init`` makes it, with the program as a wheel in it."""
     made = tmp_path_factory.mktemp("own")
     checkout = Checkout(made / "checkout", made / "cache")
     checkout.root.mkdir()
     checkout.run("init").succeeded()
-    wheel = build_program(tmp_path_factory.mktemp("sources"))
     (checkout.root / "wheels").mkdir()
-    shutil.copy2(wheel, checkout.root / "wheels")
-    checkout.write("imagebuild.txt", f"./wheels/{wheel.name}\n")
+    shutil.copy2(program, checkout.root / "wheels")
+    checkout.write("imagebuild.txt", f"./wheels/{program.name}\n")
     with make_site(checkout, base, image, made / "work") as site:
         yield site
 

@@ -13,7 +13,7 @@ import pytest
 
 from imagebuild import __version__
 from tests.support.tools import need
-from tests.support.workspaces import PROJECT, Built, LayoutImage, build_program
+from tests.support.workspaces import PROJECT, Built, LayoutImage
 
 pytestmark = pytest.mark.integration
 
@@ -27,25 +27,20 @@ def run(command: list[str], folder: Path, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_program(tmp_path_factory.mktemp("sources"))
-
-
-@pytest.fixture(scope="module")
-def tools(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tools(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of programs of an environment that has the wheel and what it asks for, as requirements.lock pins it."""
     folder = tmp_path_factory.mktemp("environment")
     run([sys.executable, "-m", "venv", str(folder)], folder)
     python = str(folder / "bin" / "python")
-    install = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps"]
+    install = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-compile", "--no-deps"]
     run([*install, "--require-hashes", "-r", str(PROJECT / "requirements.lock")], folder)
-    run([*install, str(wheel)], folder)
+    run([*install, str(program)], folder)
     run([python, "-m", "pip", "check"], folder)
     return folder / "bin"
 
 
-def test_the_wheel_has_every_file_of_the_program(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
+def test_the_wheel_has_every_file_of_the_program(program: Path) -> None:
+    with zipfile.ZipFile(program) as archive:
         packed = {name for name in archive.namelist() if name.startswith("imagebuild/")}
     listed = run([need("git"), "ls-files", "-z", "imagebuild"], PROJECT).split("\0")
     tracked = {name for name in listed if name and (PROJECT / name).is_file()}

@@ -211,6 +211,12 @@ def build_program(folder: Path) -> Path:
     return found
 
 
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program's wheel."""
+    return build_program(tmp_path_factory.mktemp("program"))
+
+
 def _share_downloads(cache: Path, store: Path, *, back: bool) -> None:
     for name in _SHARED_CACHE:
         source, target = (cache / name, store / name) if back else (store / name, cache / name)

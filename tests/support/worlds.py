@@ -6,6 +6,8 @@ A :class:`World` has one team on a base of about 30 MB; its index and its regist
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import os
 import re
 import shutil
@@ -42,6 +44,7 @@ _LEFT_OUT = re.compile(r".*/(?:test|tests|idlelib|tkinter|lib2to3|pydoc_data|ens
 # --- the base -------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def make_small_layer(rootfs: Path) -> bytes:
     """Of a Debian root file system what its Python needs, and one installed distribution, ``basekit 1.5``."""
     found = []
@@ -208,9 +211,15 @@ class World(ProjectFolder):
         return sorted(path.name for path in (self.cache / "wheels").rglob("*.whl")) if self.cache.is_dir() else []
 
 
+_READ: dict[Digest, Path] = {}  # base -> the cache in which this session has read it
+
+
 def push_read_base(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> SmallBase:
-    """The base, pushed, and read once into a cache that worlds copy."""
+    """The base, pushed, and read once in a session into a cache that worlds copy."""
     folder = tmp_path_factory.mktemp("base")
     found = push_small_base(images.debian_rootfs(tmp_path_factory.getbasetemp() / "rootfs"), folder, registry)
-    World(folder / "reader", found, NOBODY_LISTENS, warm=False).run("base", "inspect", "tiny", "--cache-dir", str(found.cache)).succeeded()
-    return found
+    if found.digest not in _READ:
+        reader = World(folder / "reader", found, NOBODY_LISTENS, warm=False)
+        reader.run("base", "inspect", "tiny", "--cache-dir", str(found.cache)).succeeded()
+        _READ[found.digest] = found.cache
+    return dataclasses.replace(found, cache=_READ[found.digest])
