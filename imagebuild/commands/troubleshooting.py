@@ -71,7 +71,7 @@ AREAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Building": (("engine", "pipeline"), ("the docker engine is asked for, and there is no docker client",)),
     "Checks": (("check", "supply"), ("IMAGE failed COUNT of ALL checks",)),
     "Catalogue, forms and pre-warm": (
-        ("catalogue", "emit"),
+        ("catalogue", "emit", "tagforms"),
         ("there is no team image to offer in a form", "TEXT is neither a team here nor an image of a registry", "FILE is too old"),
     ),
     "Bundles and CI": (("bundle", "ci"), ()),
