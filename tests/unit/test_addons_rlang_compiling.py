@@ -293,6 +293,19 @@ def test_locked_files_are_found_again_wherever_the_repository_put_them(dated: Sh
         dated.fetch(lock, "ab", offline=True)
 
 
+def test_what_is_locked_and_kept_is_not_fetched_again(shop: Shop) -> None:
+    path = shop.cran.add("ab", "1.0", make_binary("ab", "1.0"))
+    shop.cran.add("cd", "1.0", make_source("cd", "1.0"))
+    lock = shop.lock("ab", "cd")
+    shop.cran.add("ab", "1.0", make_binary("ab", "1.0", License="MIT"))  # built anew
+    shop.cran.requests.clear()
+    assert shop.lock("ab", "cd", existing=lock) == lock
+    assert [where for where, _agent in shop.cran.requests] == ["src/contrib/PACKAGES.gz"]
+    changed = msgspec.structs.replace(lock, against={**lock.against, "R": "4.2.1"})
+    for other in (shop.lock("ab", "cd"), shop.lock("ab", "cd", existing=changed)):  # --upgrade, and a base with another R
+        assert other.addons[0].sha256 == hashlib.sha256(shop.cran.files[path]).hexdigest() != lock.addons[0].sha256
+
+
 def test_an_older_version_comes_from_the_archive_and_says_itself_what_it_needs(shop: Shop) -> None:
     shop.cran.add("ab", "1.0", make_binary("ab", "1.0", Imports="cd"), older=True)
     shop.cran.add("ab", "2.0", make_binary("ab", "2.0"))

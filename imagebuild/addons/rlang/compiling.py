@@ -6,7 +6,7 @@ import contextlib
 import re
 from pathlib import Path
 
-from imagebuild.addons.archives import hash_archive
+from imagebuild.addons.archives import archive_path, hash_archive
 from imagebuild.addons.model import Addon, AddonLock, AddonRequest, SourceOf
 from imagebuild.addons.rlang.archive import Contents, check_built, check_libraries, read_contents
 from imagebuild.addons.rlang.closure import Chosen, Closure, compute_closure
@@ -107,12 +107,15 @@ class _Compilation:
         self._builds = RSourceBuilds(request.cache, str(request.base.inventory.digest), request.build, request.report)
         self._made: dict[str, Path] = {}
         self._needs: dict[str, set[str]] = {}
+        before = request.existing
+        same = before is not None and {before.against.get(VERSION), before.against.get(PLATFORM)} == {facts.version, facts.platform}
+        self._before = {item.name: item for item in before.addons} if before is not None and same else {}
 
     def make_addon(self, item: Chosen) -> Addon:
         """The archive of a package, checked, as an add-on."""
         name, version = item.description.name, item.description.version
         repository = self._repositories.get(name)
-        fetched = repository.fetch_archive(item.description)
+        fetched = self._find_kept(item, repository) or repository.fetch_archive(item.description)
         contents = read_contents(fetched, name, version)
         self._needs[name] = set(item.needs).union(*(self._needs[need] for need in item.needs))
         path, source = fetched, None
@@ -123,6 +126,15 @@ class _Compilation:
         self._made[name] = path
         self._check(contents, repository)
         return self._describe(item, contents, path, source, repository)
+
+    def _find_kept(self, item: Chosen, repository: Repository) -> Path | None:
+        """The file that this version is locked with, if it is in the cache: a repository builds binaries anew, and the lock stays."""
+        before = self._before.get(item.description.name)
+        if before is None or (before.version, before.index) != (item.description.version, repository.index.name):
+            return None
+        file = before.source or before
+        path = archive_path(self._request.cache, file.sha256, file.filename)
+        return path if path.is_file() and hash_archive(path) == file.sha256 else None
 
     def _check(self, contents: Contents, repository: Repository) -> None:
         base, facts = self._request.base, self._facts
