@@ -36,7 +36,7 @@ _HINT = "it is not used, and the base is read; whoever may push to that cache wr
 
 
 def name_tag(digest: Digest) -> str:
-    """Where the artifact of the base ``digest`` is."""
+    """The tag of the artifact of the base ``digest``."""
     return f"base-{digest.hex[:32]}-{CACHE_FORMAT}"
 
 
@@ -48,12 +48,12 @@ class SharedBases:
         self._sources, self._target, self._report = tuple(sources), target, report
 
     def recall(self, pinned: Digest, platform: Platform) -> CachedBase | None:
-        """One that was taken before."""
+        """The base from the cache of those that were taken before; None when it was not."""
         known = read_pin(self._folder, pinned, platform) if self._sources else None
         return load_base(self._folder, *known) if known else None
 
     def take(self, raw: RawManifest, config_data: bytes, pinned: Digest, platform: Platform) -> CachedBase | None:
-        """That of the image with this manifest and config, checked as far as that goes without its layers."""
+        """The base of this manifest and config from the first place that has it, checked as far as possible without layers; else None."""
         for place in self._sources:
             try:
                 with hold_base(self._folder, raw.digest):
@@ -100,7 +100,7 @@ class SharedBases:
         return cached
 
     def give(self, cached: CachedBase) -> None:
-        """Give the target what was read here, if it lacks it."""
+        """Push what was read here to the target, if the target lacks it."""
         place = self._target
         if place is None or cached.folder.parent == self._folder:
             return

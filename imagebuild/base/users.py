@@ -1,4 +1,4 @@
-"""Who a base's image runs as, by its own passwd and group."""
+"""The user that a base's image runs as, by its own ``/etc/passwd`` and ``/etc/group``."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def find_commit(team: str, cutoff: str) -> str:
 
 
 def render_description(found: Mapping[str, Any]) -> str:
-    """For people."""
+    """The values of :func:`describe_entry` as text: a line a fact, then a part for each purpose, with lines to copy."""
     names = f", kept as {', '.join(found['kept'])}" if found["kept"] else ""
     after = f", followed by {found['successor']}" if found["successor"] else ""
     python = f", Python {found['python']}" if found["python"] else ""

@@ -36,17 +36,17 @@ class FoundImage(msgspec.Struct, frozen=True):
 
     @property
     def digest(self) -> Digest:
-        """Of the platform's manifest."""
+        """The digest of the platform's manifest."""
         return self.raw.digest
 
     @property
     def config(self) -> ImageConfig:
-        """Parsed for reading."""
+        """The image's configuration, parsed."""
         return ImageConfig.parse(self.config_data)
 
     @property
-    def notes(self) -> dict[str, str]:
-        """Annotations, and the labels that no annotation repeats."""
+    def annotations(self) -> dict[str, str]:
+        """The manifest's annotations, and the labels of the configuration that no annotation repeats."""
         return {**(self.config.container.labels or {}), **self.manifest.annotations}
 
 

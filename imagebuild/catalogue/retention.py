@@ -57,7 +57,7 @@ def plan_retirement(store: Store, listing: CatalogueListing, usage: Usage, *, to
 
 
 def list_candidates(listing: CatalogueListing, today: str, older_than: int) -> list[CatalogueEntry]:
-    """The images that would go if no cluster used them, without asking the registry; none where ``today`` is no quarter."""
+    """The images that would go if no cluster used them, without asking the registry; none where ``today`` is not a quarter."""
     now = count_quarters(today)
     return [entry for entry, reason in _judge_old(listing, Usage(), now, older_than) if not reason] if now is not None else []
 

@@ -99,7 +99,10 @@ def retire_images(
 
 
 def undo_retirement(store: Store, retired: Sequence[RetiredImage], name: str) -> RetiredImage:
-    """Bring the image back that had the tag ``name`` (``TAG``, ``TEAM:TAG`` or ``retired-TAG``). UsageError: none, or several teams'."""
+    """Bring the image back that had the tag ``name`` (``TAG``, ``TEAM:TAG`` or ``retired-TAG``).
+
+    UsageError when no image had it, or images of several teams.
+    """
     team, colon, tag = name.rpartition(":")
     tag = parse_retired(tag) or tag
     found = [item for item in retired if item.tag == tag and (not colon or item.team == team)]

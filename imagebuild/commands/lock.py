@@ -112,7 +112,7 @@ def lock(
             return export_team_lock(workspace, team, export)
         if compare:
             return show_comparison(workspace, team, options)
-        return lock_one(workspace, team, options, told=report is None)
+        return lock_one(workspace, team, options, listed=report is None)
 
     run_teams(workspace, chosen, work, report, output)
 
@@ -150,8 +150,8 @@ def show_comparison(workspace: Workspace, team: Team, options: LockOptions) -> s
     return render_resolvers(team.name, compare_resolvers(workspace, team, options, find_team_lock(workspace, team))) + "\n"
 
 
-def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, told: bool) -> str:
-    """Lock one team: its section of the report, or, with ``told``, a line for each package."""
+def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, listed: bool) -> str:
+    """Lock one team: its section of the report, or, with ``listed``, a line for each package."""
     from imagebuild.difference.relock import tell_changes
     from imagebuild.lock.file.changes import render_markdown
     from imagebuild.pipeline import find_team_lock, lock_team, open_base, warn_of_lock
@@ -164,7 +164,7 @@ def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, told: bo
     made = lock_team(workspace, team, base, options)
     warn_of_lock(workspace, team, base, made)
     addons = lock_addons(workspace, team, base, options)
-    if not told:
+    if not listed:
         return render_markdown(tell_changes(workspace, team, before, made, [item for item in old if item is not None], addons))
     return "".join([*map(describe_package, made.packages), *(describe_addon(lock.kind, item) for lock in addons for item in lock.addons)])
 

@@ -53,20 +53,20 @@ def explain_recipe(recipe: Recipe, lock: Lock, last: FoundImage | None, last_rec
     """Compare the planned recipe with that of the last image, as far as that is known."""
     if last is None:
         return Explanation(recipe.team, recipe.tag, "", "", (Reason("image", "", recipe.tag, ("nothing was pushed before",)),), True, False)
-    tag = last.notes.get(names.VERSION, last.name)
+    tag = last.annotations.get(names.VERSION, last.name)
     reasons = _compare_packages(recipe, lock, last, last_recipe, last_lock)
     if last_recipe is not None:
         reasons += _compare_recipes(last_recipe, recipe)
     else:
-        reasons += _compare_mappings("label", {k: last.notes.get(k, "") for k in recipe.annotations}, recipe.annotations)
-        old = last.notes.get(names.BASE_DIGEST, "")
+        reasons += _compare_mappings("label", {k: last.annotations.get(k, "") for k in recipe.annotations}, recipe.annotations)
+        old = last.annotations.get(names.BASE_DIGEST, "")
         new = recipe.annotations.get(names.BASE_DIGEST, "")
         reasons += [Reason("base", old, new)] if old != new else []
     return Explanation(recipe.team, recipe.tag, tag, str(last.digest), tuple(reasons), last_recipe is not None, tag == recipe.tag)
 
 
 def _compare_packages(recipe: Recipe, lock: Lock, last: FoundImage, last_recipe: Recipe | None, last_lock: Lock | None) -> list[Reason]:
-    old, new = last.notes.get(names.LOCK, ""), recipe.annotations.get(names.LOCK, "")
+    old, new = last.annotations.get(names.LOCK, ""), recipe.annotations.get(names.LOCK, "")
     if last_lock is None:
         if last_recipe is not None and last_recipe.packages != recipe.packages:
             return [Reason("packages", old, new, _compare_files(last_recipe, recipe))]
@@ -85,7 +85,7 @@ def _compare_packages(recipe: Recipe, lock: Lock, last: FoundImage, last_recipe:
 
 
 def list_package_changes(changes: LockChanges) -> tuple[str, ...]:
-    """A line a package."""
+    """One line for each package that was added, removed or changed."""
     lines = []
     for item in changes.packages:
         versions = " > ".join(side.version for side in (item.before, item.after) if side is not None)
@@ -156,7 +156,7 @@ def _show(value: Any) -> str:
 
 
 def format_explanation(item: Explanation) -> str:
-    """For a terminal."""
+    """The explanation as text: the tag, and a line for each input that changed."""
     if item.pushed:
         lines = [f"{item.team}: {item.tag} is the team's last image, {item.last_digest[:19]}: nothing changed"]
     elif not item.last:

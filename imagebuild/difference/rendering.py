@@ -57,7 +57,7 @@ def describe_licence(item: PackageChange) -> str:
 
 
 def format_text(difference: Difference) -> str:
-    """For a terminal."""
+    """The difference as text: totals as columns, then one line a package."""
     before, after = difference.before, difference.after
     lines = [f"{before.name} > {after.name}"]
     if difference.is_empty:
@@ -95,7 +95,7 @@ def format_markdown(difference: Difference) -> str:
 
 
 def render_difference_page(difference: Difference, *, back: str = "") -> bytes:
-    """HTML 5 in UTF-8: no script, no request. ``back``: the address of the catalogue's page that leads here."""
+    """HTML 5 in UTF-8: no script, no request. ``back``: the URL of the catalogue's page that leads here."""
     title = f"{difference.before.name} to {difference.after.name}"
     totals = "".join(
         f"<tr><th scope=row>{what}</th><td class=mono>{escape(one or '-')}</td><td class=mono>{escape(other or '-')}</td>"

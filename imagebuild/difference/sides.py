@@ -74,12 +74,12 @@ def _read_file(workspace: Workspace, path: Path) -> Side:
 
 def read_image_side(workspace: Workspace, image: FoundImage, base: str = "") -> Side:
     """One image; its layers are read only where it travels without a lock."""
-    notes = image.notes
+    annotations = image.annotations
     lock = find_image_lock(workspace, image)
     name = image.name
-    below, below_digest = notes.get(names.BASE, "") or notes.get(names.BASE_NAME, ""), notes.get(names.BASE_DIGEST, "")
+    below, below_digest = annotations.get(names.BASE, "") or annotations.get(names.BASE_NAME, ""), annotations.get(names.BASE_DIGEST, "")
     if lock is not None:
-        stored, unpacked = (notes.get(key, "") for key in (names.DELTA_COMPRESSED, names.DELTA_INSTALLED))
+        stored, unpacked = (annotations.get(key, "") for key in (names.DELTA_COMPRESSED, names.DELTA_INSTALLED))
         recipe = read_image_recipe(image.store, image.repository, image.digest)
         addons = read_image_addons(image.store, image.repository, image.digest, recipe)
         return Side(
@@ -109,15 +109,15 @@ def read_image_side(workspace: Workspace, image: FoundImage, base: str = "") -> 
         if item.name != NO_PACKAGE
     ]
     made = Lock(
-        team=notes.get(names.TEAM, name),
+        team=annotations.get(names.TEAM, name),
         base=below or report.base,
         base_digest=below_digest,
         base_fingerprint=_NO_DIGEST,
-        python=notes.get(names.PYTHON, ""),
+        python=annotations.get(names.PYTHON, ""),
         platform=str(image.config.platform),
         inputs={},
         resolver="",
-        cutoff=notes.get(names.CREATED, "") or "1970-01-01T00:00:00Z",
+        cutoff=annotations.get(names.CREATED, "") or "1970-01-01T00:00:00Z",
         packages=tuple(sorted(packages, key=lambda item: item.name)),
     )
     return Side(

@@ -26,7 +26,7 @@ _ALWAYS = ("delta_compressed", "delta_installed", "size")
 
 
 class LinkedPages(msgspec.Struct, frozen=True):
-    """Addresses of pages beside this one, relative to it: of an image's size by its digest, of a difference by "OLDER NEWER"."""
+    """URLs of pages beside this one, relative to it: of an image's size by its digest, of a difference by "OLDER NEWER"."""
 
     size: dict[str, str] = {}
     diff: dict[str, str] = {}

@@ -147,7 +147,7 @@ def build_layer_with_docker(
         _require_pushing(client, options.builder)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-docker-") as folder:
-        result, told = Path(folder) / "image", Path(folder) / "told.json"
+        result, metadata = Path(folder) / "image", Path(folder) / "metadata.json"
         store, repository = (push.store, push.repository) if push else (LayoutStore(result), "image")
         system = f" and {len(recipe.system)} system packages" if recipe.system else ""
         report(f"{recipe.team}: {options.where} installs {len(recipe.packages)} wheels{system}")
@@ -158,12 +158,12 @@ def build_layer_with_docker(
             "build_contexts": inputs.contexts,
             "secrets": list(inputs.secrets),
             "platforms": [recipe.platform],
-            "metadata_file": told,
+            "metadata_file": metadata,
             "output": {**_choose_output(result, push), **inputs.output},
             **options.arguments(),
         }
         run_build(client, arguments, options.builder)
-        image = _find_image(store, repository, _read_digest(told))
+        image = _find_image(store, repository, _read_digest(metadata))
         layer, statements = _take_layer(image, base, recipe.codec, out, recipe.addons), _read_statements(image)
     if layer.newest > created_epoch(recipe.created):
         report(f"{recipe.team}: {options.where} cannot rewrite timestamps: another build of this lock will have another diff_id")
@@ -200,10 +200,10 @@ def _require_pushing(client: DockerClient, builder: str | None) -> None:
         )
 
 
-def _read_digest(told: Path) -> Digest:
+def _read_digest(metadata: Path) -> Digest:
     """The digest of the image or index that the builder says it made (buildx build --metadata-file)."""
     try:
-        return Digest(str(msgspec.json.decode(told.read_bytes()).get("containerimage.digest")))
+        return Digest(str(msgspec.json.decode(metadata.read_bytes()).get("containerimage.digest")))
     except (OSError, msgspec.DecodeError, ImagebuildError):
         raise BuildError(
             "the builder did not say what it built", "use buildx 0.8 or newer; docker buildx version says which it is"
@@ -250,9 +250,9 @@ def explain_failed_build(lines: list[str], builder: str | None, shown: int = _SH
         if "No module named pip" in text:
             return BuildError("the base has no pip, which the Dockerfile installs with", 'use engine = "direct", or a base with pip')
         output = [_shorten(match[1]) for line in lines if (match := _OUTPUT.fullmatch(line)) and match[1].strip()]
-        told = next((line for line in output if re.match(r"E: |ERROR: ", line)), (output or ended)[-1])
+        reason = next((line for line in output if re.match(r"E: |ERROR: ", line)), (output or ended)[-1])
         hint = "the Dockerfile and its context are kept under .imagebuild/builds; build it by hand to look closer"
-        return BuildError(f"the build's RUN failed: {told.removeprefix('ERROR: ').removeprefix('E: ')}", hint, tuple(output[-shown:]))
+        return BuildError(f"the build's RUN failed: {reason.removeprefix('ERROR: ').removeprefix('E: ')}", hint, tuple(output[-shown:]))
     if "buildkit-syft-scanner" in low:
         return RemoteError(
             "docker makes its SBOM with an image (docker/buildkit-syft-scanner) that the builder cannot fetch",

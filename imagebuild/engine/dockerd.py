@@ -122,13 +122,13 @@ def explain_engine_error(error: Exception, doing: str) -> BuildError:
     return BuildError(f"docker failed while {doing}: {' '.join(text.split())[:300]}", "see the engine's own log")
 
 
-def find_base(workspace: Workspace, notes: dict[str, str]) -> BaseSource | None:
+def find_base(workspace: Workspace, annotations: dict[str, str]) -> BaseSource | None:
     """Where the base named by annotations (or labels) is; None when they name none.
 
     The catalogue's entry of that name decides the place, so that a mirror serves here as it does for a build.
     """
-    digest = notes.get(names.BASE_DIGEST, "")
-    name = notes.get(names.BASE_NAME, "")
+    digest = annotations.get(names.BASE_DIGEST, "")
+    name = annotations.get(names.BASE_NAME, "")
     if not digest or not name:
         return None
     if name.startswith("layout:"):
@@ -139,7 +139,7 @@ def find_base(workspace: Workspace, notes: dict[str, str]) -> BaseSource | None:
         catalogue = load_catalogue(workspace.images / "catalogue.toml")
     except ConfigurationError:  # smoke runs outside a checkout, too
         return BaseSource(workspace.registry_store(place.registry), place.repository, Digest(digest))
-    entry = catalogue.bases.get(notes.get(names.BASE, ""))
+    entry = catalogue.bases.get(annotations.get(names.BASE, ""))
     if entry is not None and not entry.build and entry.annotation_name == name:
         place = entry.located(catalogue.mirrors)
     return BaseSource(workspace.registry_store(place.registry), place.repository, Digest(digest))

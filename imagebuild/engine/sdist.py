@@ -69,8 +69,8 @@ def build_source_wheel(
 
 def _explain_failure(order: SourceOrder, base: Base, error: BuildError) -> BuildError:
     # Compilers, linkers and Python say "error:"; what pip says after it is that something failed.
-    told = [line.strip() for line in error.details if re.search(r"\b[Ee]rror: ", line) and not line.startswith(("ERROR: ", "note: "))]
-    reason = told[0] if told else error.message.removeprefix("the build's RUN failed: ")
+    errors = [line.strip() for line in error.details if re.search(r"\b[Ee]rror: ", line) and not line.startswith(("ERROR: ", "note: "))]
+    reason = errors[0] if errors else error.message.removeprefix("the build's RUN failed: ")
     return BuildError(
         f"{order.name} {order.version} cannot be built in base {base.name}: {reason}",
         "compilers and headers are Debian packages: [source] system in team.toml; Python ones: [source] requires",

@@ -16,7 +16,7 @@ from imagebuild.lock.inputs.hashes import AllowedHashes, join_hashes
 from imagebuild.lock.inputs.localpackage import BuildTools, LocalWheel, build_local_wheel
 from imagebuild.lock.inputs.requirements import DirectRequirement, read_requirements
 from imagebuild.lock.inputs.resolverules import NO_RULES, ResolveRules
-from imagebuild.lock.resolve.baserequirements import Edge, find_broken_edges
+from imagebuild.lock.resolve.baserequirements import BaseRequirement, find_broken_requirements
 from imagebuild.lock.resolve.kernelmarkers import depends_on_kernel, refuse_kernel
 from imagebuild.lock.resolve.resolution import (
     check_against_base,
@@ -72,7 +72,7 @@ class LockInputs(msgspec.Struct, frozen=True):
     replaced: frozenset[str]
     standing: tuple[Distribution, ...]  # of the base: those that are not replaced
     held: dict[str, Distribution]  # the first of each name
-    ignored: frozenset[Edge]  # needs that the base itself does not meet
+    ignored: frozenset[BaseRequirement]  # needs that the base itself does not meet
     addressed: dict[str, LocalWheel]
     local: dict[str, LocalWheel]
     hashes: dict[str, AllowedHashes]
@@ -96,7 +96,7 @@ def read_inputs(request: LockRequest) -> LockInputs:
     held: dict[str, Distribution] = {}
     for distribution in standing:
         held.setdefault(distribution.name, distribution)
-    broken = find_broken_edges(base.inventory.distributions, environment)
+    broken = find_broken_requirements(base.inventory.distributions, environment)
     for line in broken.lines:
         report(f"base {base.name} contradicts itself: {line}")
     tools = make_build_tools(lambda: request.indexes, request.cutoff, request.cache, report)

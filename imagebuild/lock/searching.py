@@ -20,7 +20,7 @@ from imagebuild.lock.index.pages import ProjectFile
 from imagebuild.lock.index.upstream import Upstream
 from imagebuild.lock.inputs.requirements import REQUIREMENTS, DirectRequirement, applies
 from imagebuild.lock.request import RESOLVERS, LockInputs, LockRequest
-from imagebuild.lock.resolve.baserequirements import list_edge_constraints, list_edge_owners
+from imagebuild.lock.resolve.baserequirements import list_base_constraints, list_requiring
 from imagebuild.lock.resolve.blocking import Block, find_blocks
 from imagebuild.lock.resolve.candidates import Choice
 from imagebuild.lock.resolve.explaining import ResolutionFacts, explain_blocks, explain_unresolved
@@ -50,8 +50,8 @@ def search(
     """The resolver's answer. What of the base stands in the way of the newest versions is searched for meanwhile, and reported at once."""
     base, environment = request.base, request.environment
     constraints = [f"{name}=={stub}" for name, stub in sorted(_list_stub_versions(inputs).items())]
-    edges = list_edge_constraints(inputs.standing, environment, inputs.held, inputs.ignored)
-    constraints += [str(item) for line in edges for item in request.rules.rewrite(Requirement(line))]
+    standing = list_base_constraints(inputs.standing, environment, inputs.held, inputs.ignored)
+    constraints += [str(item) for line in standing for item in request.rules.rewrite(Requirement(line))]
     constraints += [str(item.requirement) for item in inputs.limits]
     try:
         scratch = Path(stack.enter_context(make_scratch(request.cache))).resolve()
@@ -75,7 +75,7 @@ def search(
             "the resolver cannot reach imagebuild on this machine's own loopback interface (127.0.0.1)",
             "bring the interface up (ip link set lo up) and allow local connections, then run it again",
         )
-    owners = list_edge_owners(inputs.standing, environment, inputs.ignored)
+    owners = list_requiring(inputs.standing, environment, inputs.ignored)
     known = ResolutionFacts(base, inputs.held, owners, inputs.direct, index, inputs.limits, request.protect, watch.blocks)
     if outcome is not None:
         raise explain_unresolved(outcome, known)

@@ -100,14 +100,14 @@ def _list_images(workspace: Workspace, team: str) -> Iterator[tuple[str, dict[st
 def _find_images(workspace: Workspace, team: Team, lock: Lock) -> tuple[Comparison | None, LastImage | None]:
     """The team's image of this lock, and its newest of another one; the catalogue is read newest first and no further than needed."""
     wanted, built, last = lock_digest(lock), None, None
-    for tag, notes in _list_images(workspace, team.name):
-        stored, unpacked = notes.get(names.DELTA_COMPRESSED, ""), notes.get(names.DELTA_INSTALLED, "")
-        told = stored.isdecimal() and unpacked.isdecimal()
-        if notes.get(names.LOCK) == wanted:
-            if built is None and told:
+    for tag, noted in _list_images(workspace, team.name):
+        stored, unpacked = noted.get(names.DELTA_COMPRESSED, ""), noted.get(names.DELTA_INSTALLED, "")
+        known = stored.isdecimal() and unpacked.isdecimal()
+        if noted.get(names.LOCK) == wanted:
+            if built is None and known:
                 built = Comparison(f"{team.name}:{tag}", int(stored), int(unpacked))
         elif last is None:
-            last = LastImage(tag, int(stored) if told else None, int(unpacked) if told else None)
+            last = LastImage(tag, int(stored) if known else None, int(unpacked) if known else None)
         if built and last:
             break
     return built, last
@@ -131,8 +131,8 @@ def measure_found(workspace: Workspace, image: FoundImage, *, base: str = "") ->
 
 def find_image_lock(workspace: Workspace, image: FoundImage) -> Lock | None:
     """The lock an image was built from: this checkout's when it is the one, else what travels with the image."""
-    wanted = image.notes.get(names.LOCK, "")
-    team = image.notes.get(names.TEAM, "")
+    wanted = image.annotations.get(names.LOCK, "")
+    team = image.annotations.get(names.TEAM, "")
     if not wanted or not team or "/" in team:
         return None
     path = workspace.lockfile(team)

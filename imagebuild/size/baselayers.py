@@ -55,41 +55,41 @@ def find_base_layers(workspace: Workspace, image: FoundImage, asked: str = "") -
                 "leave --base out to see which base the image names",
             )
         return BaseLayers(asked, "--base", common, str(base.digest), base.manifest)
-    told: list[str] = []
+    notes: list[str] = []
     own = image.manifest.annotations
-    found = _find_noted(workspace, image, own, "annotation", told)
+    found = _find_noted(workspace, image, own, "annotation", notes)
     if found is None and names.FORMAT in own and image.manifest.layers:  # ours: the base and the team's layers
         name = f"{own.get(names.BASE_NAME, '')}@{own.get(names.BASE_DIGEST, '')}"
         count = len(image.manifest.layers)
-        return BaseLayers(name, "annotation", count - names.count_team_layers(own, count), notes=tuple(told))
+        return BaseLayers(name, "annotation", count - names.count_team_layers(own, count), notes=tuple(notes))
     if found is None:
         # Labels are inherited: what they say may be true of the base, and not of this image. So the one with more layers counts.
         labels: list[str] = []
         noted = _find_noted(workspace, image, image.config.container.labels or {}, "label", labels)
         known = _find_known(workspace, image)
         found = max((item for item in (known, noted) if item is not None), key=lambda item: item.layers, default=None)
-        told += labels if found is None else []
+        notes += labels if found is None else []
     if found is not None:
-        return msgspec.structs.replace(found, notes=tuple(told))
-    told.append("no base is known: all its layers are counted; name it with --base")
-    return BaseLayers("(none known)", "nothing", 0, notes=tuple(told))
+        return msgspec.structs.replace(found, notes=tuple(notes))
+    notes.append("no base is known: all its layers are counted; name it with --base")
+    return BaseLayers("(none known)", "nothing", 0, notes=tuple(notes))
 
 
-def _find_noted(workspace: Workspace, image: FoundImage, notes: Mapping[str, str], how: str, told: list[str]) -> BaseLayers | None:
-    """The base that annotations or labels name, if it is there and its layers are the image's lowest; else ``told`` gets the reason."""
-    name = f"{notes.get(names.BASE_NAME, '')}@{notes.get(names.BASE_DIGEST, '')}"
+def _find_noted(workspace: Workspace, image: FoundImage, annotations: Mapping[str, str], how: str, notes: list[str]) -> BaseLayers | None:
+    """The base that annotations or labels name, if it is there and its layers are the image's lowest; else ``notes`` gets the reason."""
+    name = f"{annotations.get(names.BASE_NAME, '')}@{annotations.get(names.BASE_DIGEST, '')}"
     try:
-        source = find_base(workspace, dict(notes))
+        source = find_base(workspace, dict(annotations))
         if source is None:
             return None
         base = read_image(source.store, source.repository, str(source.digest), name, image.config.platform)
     except ImagebuildError as error:
-        told.append(f"the base that the image names, {name}, cannot be read: {error.message}")
+        notes.append(f"the base that the image names, {name}, cannot be read: {error.message}")
         return None
     common = count_common_contents(image, base.manifest, base.config)
     if common == len(base.manifest.layers):
         return BaseLayers(name, how, common, str(base.digest), base.manifest)
-    told.append(f"the image names {name} as its base, but has other lower layers")
+    notes.append(f"the image names {name} as its base, but has other lower layers")
     return None
 
 

@@ -8,7 +8,7 @@ from importlib import resources
 
 
 def render_document(title: str, body: Iterable[str], *, back: str = "") -> bytes:
-    """HTML 5 in UTF-8. ``title`` is text; ``body`` is markup, of which empty parts are left out; ``back`` is the catalogue's address."""
+    """HTML 5 in UTF-8. ``title`` is text; ``body`` is markup, of which empty parts are left out; ``back`` is a link's URL."""
     style = (resources.files("imagebuild") / "size" / "page.css").read_text(encoding="utf-8")
     parts = [
         "<!doctype html>",

@@ -143,7 +143,7 @@ def _find_askers(image: FoundImage, owned: Mapping[str, _Owned], lock: Lock | No
     """Who asked for each package: the lock's word, else the image's own annotations and the METADATA files."""
     if lock is not None:
         return {item.name: item.via for item in lock.packages}
-    direct = set(_read_json(image.notes.get(names.PACKAGES, "{}")))
+    direct = set(_read_json(image.annotations.get(names.PACKAGES, "{}")))
     askers: dict[str, list[str]] = defaultdict(list)
     for name, item in owned.items():
         for needed in item.needs:

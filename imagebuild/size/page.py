@@ -28,7 +28,7 @@ KIND_TEXTS = {
 
 
 def render_size_page(report: SizeReport, *, back: str = "") -> bytes:
-    """HTML 5 in UTF-8. ``back``: the address of the catalogue's page that leads here."""
+    """HTML 5 in UTF-8. ``back``: the URL of the catalogue's page that leads here."""
     notes = "".join(f"<p class=note>{escape(note)}</p>" for note in report.notes)
     return render_document(
         f"{report.subject}: {format_size(report.installed)} added",

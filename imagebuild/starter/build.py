@@ -185,7 +185,7 @@ def build_starter(
 
 def _derive(root: Base, lock: Lock, made: TeamLayers) -> DerivedImage:
     """Config and manifest of Debian with the starter's layer on it."""
-    notes = {
+    annotations = {
         names.CREATED: lock.cutoff,
         names.TITLE: "Starter: JupyterLab on Debian",
         names.BASE_NAME: root.reference,
@@ -200,6 +200,6 @@ def _derive(root: Base, lock: Lock, made: TeamLayers) -> DerivedImage:
         created=lock.cutoff,
         created_by=f"imagebuild base build starter ({len(lock.packages)} wheels)",
         environment={},
-        labels=notes,
-        annotations=notes,
+        labels=annotations,
+        annotations=annotations,
     )

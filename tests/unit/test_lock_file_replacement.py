@@ -16,7 +16,7 @@ from imagebuild.lock.file.replacement import (
     match_protected,
     suggest_replacement,
 )
-from imagebuild.lock.resolve.baserequirements import find_broken_edges, list_edge_constraints, list_edge_owners
+from imagebuild.lock.resolve.baserequirements import find_broken_requirements, list_base_constraints, list_requiring
 from tests.support.builders import make_base, make_lock, make_package
 from tests.support.trees import SITE
 
@@ -84,7 +84,7 @@ def test_a_lock_under_another_replace_is_stale() -> None:
         check_replaced(CUDA, make_lock(CUDA), ["pandas"], PROTECTED)
 
 
-def test_broken_edges_are_listed_and_constrain_nothing() -> None:
+def test_broken_requirements_are_listed_and_constrain_nothing() -> None:
     base = (
         held("mlflow", "2.1", "pandas<2.1", "gone>=1", "odd @ file:///x", "not a requirement"),
         held("pandas", "2.1.4"),
@@ -93,7 +93,7 @@ def test_broken_edges_are_listed_and_constrain_nothing() -> None:
         held("dpkgish", "1.0-2ubuntu1"),
         held("needs-it", "1", "dpkgish>=1"),
     )
-    broken = find_broken_edges(base, {})
+    broken = find_broken_requirements(base, {})
     assert broken.lines == (
         "first 1 needs lib<1, and there is none",
         "first 1 needs mended<9, and there is none",
@@ -103,5 +103,5 @@ def test_broken_edges_are_listed_and_constrain_nothing() -> None:
         "second 1 needs mended>1, and there is none",
     )
     present = {item.name for item in base} - {"pandas"}  # as if pandas were to be replaced
-    assert list_edge_constraints(base, {}, present, broken.ignored) == ("gone>=1", "mended<9", "mended>1")
-    assert set(list_edge_owners(base, {}, broken.ignored)) == {"gone", "mended", "dpkgish"}
+    assert list_base_constraints(base, {}, present, broken.ignored) == ("gone>=1", "mended<9", "mended>1")
+    assert set(list_requiring(base, {}, broken.ignored)) == {"gone", "mended", "dpkgish"}

@@ -19,7 +19,7 @@ from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.upstream import Upstream
 from imagebuild.lock.inputs.hashes import AllowedHashes
 from imagebuild.lock.inputs.localpackage import LocalWheel
-from imagebuild.lock.resolve.baserequirements import list_edge_constraints, list_edge_owners
+from imagebuild.lock.resolve.baserequirements import list_base_constraints, list_requiring
 from imagebuild.lock.resolve.candidates import Choice, describe_tags, select_wheels
 from imagebuild.lock.resolve.routedindex import RoutedIndex
 from imagebuild.lock.resolve.stubs import build_stub, build_stubs
@@ -77,9 +77,9 @@ def test_stubs_leave_out_odd_versions() -> None:
 
 
 def test_what_the_base_needs_and_lacks_is_a_constraint() -> None:
-    assert list_edge_constraints([TORCH], ENVIRONMENT, {"torch", "numpy"}) == ("sympy==1.13.1",)
-    assert list_edge_constraints([TORCH], ENVIRONMENT, {"torch"}) == ("numpy<3", "sympy==1.13.1")
-    assert list_edge_owners([TORCH], ENVIRONMENT)["sympy"] == ("torch 2.5.1+cu121 (needs sympy==1.13.1)",)
+    assert list_base_constraints([TORCH], ENVIRONMENT, {"torch", "numpy"}) == ("sympy==1.13.1",)
+    assert list_base_constraints([TORCH], ENVIRONMENT, {"torch"}) == ("numpy<3", "sympy==1.13.1")
+    assert list_requiring([TORCH], ENVIRONMENT)["sympy"] == ("torch 2.5.1+cu121 (needs sympy==1.13.1)",)
 
 
 def test_the_best_wheel_of_each_version() -> None:

@@ -132,9 +132,9 @@ def check_pip(subject: SmokeSubject, pod: Pod) -> Finding:
     if ours or not (theirs or waived):
         found = ours or ["pip check failed without any output"]
         return Finding("failed", f"{len(found)} broken requirement{'s' * (len(found) != 1)}", first_lines(found, _SHOWN))
-    told = [f"{len(theirs)} complaints about the base"] if theirs else []
-    told += [f"{len(waived)} that [resolve] of team.toml asked for"] if waived else []
-    return Finding("passed", f"nothing broken by what was added; {', '.join(told)}", first_lines([*theirs, *waived], _SHOWN))
+    remarks = [f"{len(theirs)} complaints about the base"] if theirs else []
+    remarks += [f"{len(waived)} that [resolve] of team.toml asked for"] if waived else []
+    return Finding("passed", f"nothing broken by what was added; {', '.join(remarks)}", first_lines([*theirs, *waived], _SHOWN))
 
 
 def find_waived(lines: Sequence[str], lock: Lock) -> list[str]:
@@ -184,12 +184,14 @@ def check_imports(subject: SmokeSubject, pod: Pod) -> Finding:
         subject.ignore,
         subject.lock.exclude if subject.lock is not None else (),
     )
-    told = [*found.optional, *(f"{module}: left out by [smoke] ignore" for module in found.ignored)]
+    remarks = [*found.optional, *(f"{module}: left out by [smoke] ignore" for module in found.ignored)]
     if found.failed:
         text = f"{len(found.failed)} of {answer['modules']} modules do not import"
-        return Finding("failed", text, (*first_lines(found.failed, _SHOWN), *first_lines(told, _SHOWN)))
+        return Finding("failed", text, (*first_lines(found.failed, _SHOWN), *first_lines(remarks, _SHOWN)))
     text = f"{answer['modules']} modules of {len(answer['versions'])} packages"
-    return Finding("passed", f"{text}; {len(told)} of them do not import and need not" if told else text, first_lines(told, _SHOWN))
+    return Finding(
+        "passed", f"{text}; {len(remarks)} of them do not import and need not" if remarks else text, first_lines(remarks, _SHOWN)
+    )
 
 
 def check_bytecode(subject: SmokeSubject, pod: Pod) -> Finding:

@@ -60,10 +60,12 @@ def check_recipe(evidence: Evidence) -> Finding:
     """The key, the tag and the annotations are those of the recipe that travels with the image."""
     if evidence.recipe is None:
         return Finding("skipped", "no recipe that its annotation names travels with it" if evidence.ours else "made by another builder")
-    notes = evidence.image.notes
+    annotations = evidence.image.annotations
     labels = evidence.image.config.container.labels or {}
     culprits = [
-        f"annotation {name} is {notes.get(name, '')[:80]!r}" for name, value in evidence.recipe.labels.items() if notes.get(name) != value
+        f"annotation {name} is {annotations.get(name, '')[:80]!r}"
+        for name, value in evidence.recipe.labels.items()
+        if annotations.get(name) != value
     ]
     culprits += [
         f"label {name} is {labels.get(name, '')[:80]!r}" for name, value in evidence.recipe.labels.items() if labels.get(name) != value
@@ -146,7 +148,7 @@ def check_provenance(evidence: Evidence) -> Finding:
     """A provenance statement names this image as its subject and the recipe's key."""
     if not evidence.statements:
         return Finding("skipped", "no provenance travels with it")
-    key = evidence.image.notes.get(names.KEY, "")
+    key = evidence.image.annotations.get(names.KEY, "")
     for document in evidence.statements:
         subjects = document.get("subject") if isinstance(document.get("subject"), list) else []
         digests = {str((item.get("digest") or {}).get("sha256", "")) for item in subjects or [] if isinstance(item, dict)}

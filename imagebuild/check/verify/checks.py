@@ -39,7 +39,7 @@ def check_layers(evidence: Evidence) -> Finding:
     if evidence.common < len(base.layers):
         culprits.append(f"layer {evidence.common + 1} of the base is not in the image")
     added = len(image.manifest.layers) - evidence.common
-    name = image.notes.get(names.BASE_NAME, "")
+    name = image.annotations.get(names.BASE_NAME, "")
     if not evidence.ours and not culprits:
         return Finding("skipped", f"made by another builder: {added} layers over {name}")
     wanted = names.count_team_layers(image.manifest.annotations, len(image.manifest.layers))
@@ -60,11 +60,11 @@ def check_layers(evidence: Evidence) -> Finding:
 def check_digests(evidence: Evidence) -> Finding:
     """What each added layer unpacks to is what the config promises; sizes are those annotated."""
     culprits = [f"unpacks to {found}, and the config promises {promised}" for promised, found in evidence.diff_ids if promised != found]
-    noted = evidence.image.notes.get(names.DELTA_COMPRESSED, "")
+    noted = evidence.image.annotations.get(names.DELTA_COMPRESSED, "")
     if noted and noted != str(evidence.facts.size):
         culprits.append(f"{evidence.facts.size} bytes as stored, annotated are {noted}")
     installed = sum(item.size for item in evidence.facts.files.values())
-    noted = evidence.image.notes.get(names.DELTA_INSTALLED, "")
+    noted = evidence.image.annotations.get(names.DELTA_INSTALLED, "")
     if noted and noted != str(installed):
         culprits.append(f"{installed} bytes of files, annotated are {noted}")
     return judge_culprits(
@@ -102,15 +102,15 @@ def check_privileges(evidence: Evidence) -> Finding:
     culprits = evidence.faults("mode")
     known = {line.partition(": ")[0] for line in culprits}
     owners = evidence.system.owners if evidence.system is not None else {}
-    told = []
+    listed = []
     for path, which in evidence.facts.privileged.items():
         if which == CAPABILITY and path in owners:
-            told.append(f"{path}: {which}, of the Debian package {owners[path]}")
+            listed.append(f"{path}: {which}, of the Debian package {owners[path]}")
         elif path not in known:
             culprits.append(f"{path}: {which}")
-    if culprits or not told:
+    if culprits or not listed:
         return judge_culprits(culprits, "none", "{count} files with such a bit")
-    return Finding("passed", f"none but {len(told)} of Debian packages", tuple(sorted(told)[:SHOWN]))
+    return Finding("passed", f"none but {len(listed)} of Debian packages", tuple(sorted(listed)[:SHOWN]))
 
 
 def check_writable(evidence: Evidence) -> Finding:
@@ -192,7 +192,7 @@ def check_secrets(evidence: Evidence) -> Finding:
     published = {item.name: item.index != "local" for item in evidence.lock.packages} if evidence.lock is not None else None
     wrong = {fault.partition(": ")[0] for fault in evidence.records.faults}
     culprits: list[str] = []
-    told: list[str] = []
+    listed: list[str] = []
     folders = {
         f"{item.folder}/": name_addon(lock.kind, item.name) for lock in evidence.addons for item in lock.addons if item.index != "local"
     }
@@ -204,13 +204,13 @@ def check_secrets(evidence: Evidence) -> Finding:
             bool(addon) or published.get(owner, False) if published is not None else bool(owner) and ("/test/" in path or "/tests/" in path)
         )
         if known and path not in wrong:
-            told.append(f"{line} (published in {owner})")
+            listed.append(f"{line} (published in {owner})")
         else:
             culprits.append(line)
     if culprits:
         return judge_culprits(culprits, "", "{count} files look like credentials")
     searched = len(evidence.facts.files) - evidence.facts.unread
-    return Finding("passed", f"none in {searched} text files; {evidence.facts.unread} binaries not searched", tuple(sorted(told)[:SHOWN]))
+    return Finding("passed", f"none in {searched} text files; {evidence.facts.unread} binaries not searched", tuple(sorted(listed)[:SHOWN]))
 
 
 def check_startup_files(evidence: Evidence) -> Finding:

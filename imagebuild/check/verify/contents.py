@@ -32,7 +32,7 @@ def list_image_packages(workspace: Workspace, image: FoundImage) -> tuple[tuple[
             image.repository,
             image.digest,
             image.config.platform,
-            BaseNames(image.notes.get(names.BASE, "") or "image", "jupyter", image.name, image.store.registry_host),
+            BaseNames(image.annotations.get(names.BASE, "") or "image", "jupyter", image.name, image.store.registry_host),
             cache=workspace.cache,
             report=workspace.report,
         )

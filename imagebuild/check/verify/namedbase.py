@@ -35,7 +35,7 @@ def read_named_base(workspace: Workspace, image: FoundImage) -> NamedBase:
     from imagebuild.engine.dockerd import find_base
 
     try:
-        source = find_base(workspace, image.notes)
+        source = find_base(workspace, image.annotations)
         if source is None:
             return NamedBase("the image does not say what its base is")
         workspace.prepare()
@@ -45,9 +45,9 @@ def read_named_base(workspace: Workspace, image: FoundImage) -> NamedBase:
             source.digest,
             image.config.platform,
             BaseNames(
-                image.notes.get(names.BASE, "") or "base",
-                image.notes.get(names.KIND, "jupyter"),
-                image.notes[names.BASE_NAME],
+                image.annotations.get(names.BASE, "") or "base",
+                image.annotations.get(names.KIND, "jupyter"),
+                image.annotations[names.BASE_NAME],
                 source.store.registry_host,
             ),
             cache=workspace.cache,

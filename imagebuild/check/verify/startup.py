@@ -39,16 +39,16 @@ def judge_startup_files(files: Mapping[str, bytes], python: str, allowed: Collec
     """
     version = tuple(int(part) for part in re.findall(r"\d+", python)[:2])
     culprits: list[str] = []
-    told: list[str] = []
+    listed: list[str] = []
     for path, data in files.items():
         named = path.rpartition("/")[2] in allowed
         starts = path.removesuffix(".pth") + ".start" in files
         found = _read_start(data, version) if path.endswith(".start") else _read_pth(data, version, starts)
         for harmless, line in found:
-            (told if named or harmless else culprits).append(f"{path}: {line}")
+            (listed if named or harmless else culprits).append(f"{path}: {line}")
     if culprits:
         return judge_culprits(culprits, "", "{count} lines")
-    return Finding("passed", f"{len(files)} such files, none with unexpected code", tuple(sorted(told)[:SHOWN]))
+    return Finding("passed", f"{len(files)} such files, none with unexpected code", tuple(sorted(listed)[:SHOWN]))
 
 
 def _read_pth(data: bytes, version: tuple[int, ...], starts: bool) -> Iterator[tuple[bool, str]]:

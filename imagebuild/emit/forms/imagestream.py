@@ -57,7 +57,7 @@ def render_image_streams(
 def describe_stream(offers: Sequence[Offer], pools: Sequence[Pool], namespace: str, order: int) -> dict[str, Any]:
     """One team's stream. ``offers``: the team's, the current one first."""
     entry = offers[0].entry
-    notes = {
+    annotations = {
         f"{_PREFIX}notebook-image-name": clip(entry.title, 80) or entry.team,
         f"{_PREFIX}notebook-image-desc": clip(entry.description, 400) or f"The environment of {entry.team}",
         f"{_PREFIX}notebook-image-url": f"https://{offers[0].reference.name}",
@@ -65,11 +65,11 @@ def describe_stream(offers: Sequence[Offer], pools: Sequence[Pool], namespace: s
     }
     devices = sorted({p.notebook.resource for p in pools if p.notebook.gpu and (p.teams is None or entry.team in p.teams)})
     if devices:
-        notes[f"{_PREFIX}recommended-accelerators"] = json.dumps(devices)
+        annotations[f"{_PREFIX}recommended-accelerators"] = json.dumps(devices)
     metadata: dict[str, Any] = {"name": make_name("imagebuild", entry.team)}
     if namespace:
         metadata["namespace"] = namespace
-    metadata |= {"labels": {"app.kubernetes.io/managed-by": "imagebuild", f"{_PREFIX}notebook-image": "true"}, "annotations": notes}
+    metadata |= {"labels": {"app.kubernetes.io/managed-by": "imagebuild", f"{_PREFIX}notebook-image": "true"}, "annotations": annotations}
     return {
         "apiVersion": "image.openshift.io/v1",
         "kind": "ImageStream",
@@ -85,7 +85,7 @@ def describe_tag(offer: Offer) -> dict[str, Any]:
     software += [{"name": f"kept as {name}", "version": ""} for name in entry.kept]  # the dashboard shows no display name of a tag
     packages = [{"name": name, "version": version} for name, version in entry.packages.items() if ":" not in name]
     software += [{"name": name, "version": version} for name, version in entry.packages.items() if ":" in name]  # add-ons
-    notes = {
+    annotations = {
         f"{_PREFIX}notebook-software": json.dumps(software),
         f"{_PREFIX}notebook-python-dependencies": json.dumps(packages),
         f"{_PREFIX}workbench-image-recommended": "true" if offer.standing == "current" else "false",
@@ -97,7 +97,7 @@ def describe_tag(offer: Offer) -> dict[str, Any]:
     }
     return {
         "name": entry.tag,
-        "annotations": notes,
+        "annotations": annotations,
         "from": {"kind": "DockerImage", "name": str(msgspec.structs.replace(offer.reference, tag=""))},
         "referencePolicy": {"type": "Source"},
     }
@@ -132,15 +132,15 @@ def _merge_stream(document: Any, stream: dict[str, Any], where: str) -> None:
     wanted = {tag["name"]: tag for tag in stream["spec"]["tags"]}
     for tag in spec["tags"]:
         if isinstance(tag, dict) and str(tag.get("name")) in wanted:
-            notes = get_mapping(tag, "annotations", where)
+            annotations = get_mapping(tag, "annotations", where)
             for key, value in wanted[str(tag["name"])]["annotations"].items():
-                set_value(notes, key, value)
+                set_value(annotations, key, value)
             if _OUTDATED not in wanted[str(tag["name"])]["annotations"]:
-                drop_key(notes, _OUTDATED)
+                drop_key(annotations, _OUTDATED)
         elif isinstance(tag, dict) and IMAGE_TAG.fullmatch(str(tag.get("name"))):
-            notes = get_mapping(tag, "annotations", where)
-            set_value(notes, f"{_PREFIX}workbench-image-recommended", "false")
-            set_value(notes, _OUTDATED, "true")
+            annotations = get_mapping(tag, "annotations", where)
+            set_value(annotations, f"{_PREFIX}workbench-image-recommended", "false")
+            set_value(annotations, _OUTDATED, "true")
     present = {str(tag.get("name")) for tag in spec["tags"] if isinstance(tag, dict)}
     updated = [{"name": name, "from": tag["from"]} for name, tag in wanted.items() if name in present]
     merge_items(spec, "tags", updated, "name")

@@ -137,17 +137,19 @@ def _describe_notebook(
     entry: CatalogueEntry, reference: Reference, config: ContainerConfig, plan: NotebookPlan, home: str
 ) -> dict[str, Any]:
     server = SERVERS[entry.kind]
-    notes = {"notebooks.kubeflow.org/server-type": server.group}
+    annotations = {"notebooks.kubeflow.org/server-type": server.group}
     if not server.prefixed:  # the gateway takes the prefix away
-        notes |= _REWRITE
+        annotations |= _REWRITE
     if server.root_header and plan.namespace:
-        notes["notebooks.kubeflow.org/http-headers-request-set"] = f'{{"{server.root_header}":"/notebook/{plan.namespace}/{plan.name}/"}}'
+        annotations["notebooks.kubeflow.org/http-headers-request-set"] = (
+            f'{{"{server.root_header}":"/notebook/{plan.namespace}/{plan.name}/"}}'
+        )
     if server.root_header and not plan.namespace:
         raise UsageError("RStudio's page needs to know its own address", "add --namespace")
     metadata: dict[str, Any] = {"name": plan.name}
     if plan.namespace:
         metadata["namespace"] = plan.namespace
-    metadata |= {"labels": {"app": plan.name}, "annotations": notes}
+    metadata |= {"labels": {"app": plan.name}, "annotations": annotations}
     pod = {
         **({"serviceAccountName": plan.service_account} if plan.service_account else {}),
         **({"imagePullSecrets": [{"name": plan.pull_secret}]} if plan.pull_secret else {}),

@@ -17,7 +17,7 @@ ESTIMATED_RATIO = 3  # unpacked over stored, of a layer that was never read
 
 
 class NodeLayer(msgspec.Struct, frozen=True):
-    """One layer on a node. ``unpacked`` is -1 where nobody knows it."""
+    """One layer on a node. ``unpacked`` is -1 where it is not known."""
 
     digest: str
     stored: int

@@ -16,9 +16,10 @@ import msgspec
 from imagebuild.catalogue.entries import CatalogueEntry, find_reference
 from imagebuild.emit.manifest.naming import check_namespace, make_name
 from imagebuild.emit.manifest.yaml import Document, Note, render_documents
-from imagebuild.emit.prewarm.pausepods import PRIORITY_CLASS, READINESS_TAINT, HeldImage, describe_label_selector, describe_pod
+from imagebuild.emit.prewarm.pausepods import PRIORITY_CLASS, READINESS_TAINT, HeldImage, describe_pod
 from imagebuild.emit.prewarm.pools import Pool, PrewarmSettings
 from imagebuild.emit.prewarm.pruning import NAME, label_set
+from imagebuild.emit.prewarm.scheduling import describe_label_selector
 from imagebuild.errors import UsageError
 from imagebuild.text import suggest
 

@@ -10,7 +10,7 @@ from imagebuild.text import name_some
 
 
 def warn_of_guests(pools: Sequence[Pool], framed: Collection[str]) -> tuple[str, ...]:
-    """A line for each pool that tells of Kata or Confidential Containers, by its labels, tolerations or name, and has a team of ``framed``.
+    """A line for each pool that runs Kata or Confidential Containers, by its labels, tolerations or name, and has a team of ``framed``.
 
     ``framed``: the teams whose layers are many frames.
     """

@@ -9,7 +9,8 @@ import msgspec
 
 from imagebuild.emit.manifest.naming import make_name
 from imagebuild.emit.manifest.yaml import Note
-from imagebuild.emit.prewarm.pools import Pool, PrewarmSettings, Toleration
+from imagebuild.emit.prewarm.pools import Pool, PrewarmSettings
+from imagebuild.emit.prewarm.scheduling import describe_selector, describe_tolerations
 from imagebuild.errors import ConfigurationError
 from imagebuild.oci.model import Reference
 
@@ -56,7 +57,7 @@ def describe_pod(pool: Pool, images: Sequence[HeldImage], settings: PrewarmSetti
         "priorityClassName": PRIORITY_CLASS,
         **describe_selector(pool.labels),
     }
-    tolerations = [describe_toleration(toleration) for toleration in pool.tolerations]
+    tolerations = describe_tolerations(pool)
     if settings.readiness_condition:  # the nodes that the images are not on yet are those that must be reached
         tolerations.append({"key": READINESS_TAINT, "operator": "Exists", "effect": "NoSchedule"})
     if tolerations:
@@ -138,33 +139,3 @@ def _hold_by_waiting(images: Sequence[HeldImage], settings: PrewarmSettings) -> 
         ],
         "volumes": [{"name": "hold", "emptyDir": {"sizeLimit": "16Mi"}}],
     }
-
-
-def describe_selector(labels: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    """``nodeSelector`` for labels with one value, node affinity for the others; both must hold."""
-    single, several = split_labels(labels)
-    selector: dict[str, Any] = {}
-    if single:
-        selector["nodeSelector"] = single
-    if several:
-        required = {"nodeSelectorTerms": [{"matchExpressions": several}]}
-        selector["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
-    return selector
-
-
-def describe_label_selector(labels: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    """The same as a LabelSelector (apimachinery meta/v1)."""
-    single, several = split_labels(labels)
-    return {**({"matchLabels": single} if single else {}), **({"matchExpressions": several} if several else {})}
-
-
-def split_labels(labels: dict[str, tuple[str, ...]]) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """(labels with one value, expressions for those with several)."""
-    single = {key: values[0] for key, values in labels.items() if len(values) == 1}
-    return single, [{"key": key, "operator": "In", "values": list(values)} for key, values in labels.items() if len(values) > 1]
-
-
-def describe_toleration(toleration: Toleration) -> dict[str, str]:
-    """A toleration of core/v1, without empty fields."""
-    fields = {"key": toleration.key, "operator": toleration.operator, "value": toleration.value, "effect": toleration.effect}
-    return {name: value for name, value in fields.items() if value}

@@ -1,17 +1,46 @@
-"""What a notebook's pod says to come to a node pool, and what it asks for there."""
+"""What a pod says to come to a node pool (a notebook's, or one that keeps images there), and what a notebook asks for there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from imagebuild.emit.prewarm.pausepods import describe_selector, describe_toleration
-from imagebuild.emit.prewarm.pools import Pool
+from imagebuild.emit.prewarm.pools import Pool, Toleration
 
 
 def describe_tolerations(pool: Pool) -> list[dict[str, str]]:
-    """The pool's taints, tolerated."""
-    return [describe_toleration(toleration) for toleration in pool.tolerations]
+    """Tolerations of core/v1 for the pool's taints."""
+    return [_describe_toleration(toleration) for toleration in pool.tolerations]
+
+
+def _describe_toleration(toleration: Toleration) -> dict[str, str]:
+    """One of them, without empty fields."""
+    fields = {"key": toleration.key, "operator": toleration.operator, "value": toleration.value, "effect": toleration.effect}
+    return {name: value for name, value in fields.items() if value}
+
+
+def describe_selector(labels: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    """``nodeSelector`` for labels with one value, node affinity for the others; both must hold."""
+    single, several = split_labels(labels)
+    selector: dict[str, Any] = {}
+    if single:
+        selector["nodeSelector"] = single
+    if several:
+        required = {"nodeSelectorTerms": [{"matchExpressions": several}]}
+        selector["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+    return selector
+
+
+def describe_label_selector(labels: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    """The same as a LabelSelector (apimachinery meta/v1)."""
+    single, several = split_labels(labels)
+    return {**({"matchLabels": single} if single else {}), **({"matchExpressions": several} if several else {})}
+
+
+def split_labels(labels: dict[str, tuple[str, ...]]) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """(labels with one value, expressions for those with several)."""
+    single = {key: values[0] for key, values in labels.items() if len(values) == 1}
+    return single, [{"key": key, "operator": "In", "values": list(values)} for key, values in labels.items() if len(values) > 1]
 
 
 def describe_node_terms(pool: Pool) -> list[dict[str, Any]]:

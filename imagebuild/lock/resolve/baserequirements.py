@@ -1,6 +1,6 @@
 """What the base's own distributions need: of what the base lacks, or may have replaced, it becomes constraints on the lock.
 
-A locked package can so never break one of the base's. A requirement that the base itself does not meet is listed and constrains nothing.
+A locked package can so never break one of the base's. A requirement that the base itself does not meet is listed, and is not a constraint.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from packaging.utils import canonicalize_name
 from imagebuild.base.model import Distribution
 from imagebuild.lock.resolve.stubs import holds, parse_line, parse_version
 
-Edge = tuple[str, str]  # (who needs, the requirement as ``name<2``), both normalised
+BaseRequirement = tuple[str, str]  # (who needs, the requirement as ``name<2``), both normalised
 
 
-class BrokenEdges(msgspec.Struct, frozen=True):
-    """Needs that the base does not meet."""
+class BrokenRequirements(msgspec.Struct, frozen=True):
+    """Requirements of the base's distributions that the base itself does not meet."""
 
     lines: tuple[str, ...]  # for people, sorted
-    ignored: frozenset[Edge]  # those that must not constrain anything
+    ignored: frozenset[BaseRequirement]  # those that must not constrain anything
 
 
-def _list_edges(distributions: Iterable[Distribution], environment: Mapping[str, str]) -> Iterator[tuple[Distribution, str, Requirement]]:
-    """(who, the normalised name that is needed, how), without extras and addresses."""
+def _list_requirements(
+    distributions: Iterable[Distribution], environment: Mapping[str, str]
+) -> Iterator[tuple[Distribution, str, Requirement]]:
+    """(who needs, the normalised name that is needed, the requirement), without those of extras and those by URL."""
     for distribution in distributions:
         for line in distribution.requires:
             requirement = parse_line(line)
@@ -34,7 +36,7 @@ def _list_edges(distributions: Iterable[Distribution], environment: Mapping[str,
                 yield distribution, canonicalize_name(requirement.name), requirement
 
 
-def find_broken_edges(distributions: Sequence[Distribution], environment: Mapping[str, str]) -> BrokenEdges:
+def find_broken_requirements(distributions: Sequence[Distribution], environment: Mapping[str, str]) -> BrokenRequirements:
     """Needs among a base's distributions that are not met: another version is there, or none, and for none what contradicts itself.
 
     A need of something absent that nothing contradicts still constrains: a package that adds it repairs the base.
@@ -43,9 +45,9 @@ def find_broken_edges(distributions: Sequence[Distribution], environment: Mappin
     for item in distributions:
         present.setdefault(item.name, item)
     lines: set[str] = set()
-    ignored: set[Edge] = set()
+    ignored: set[BaseRequirement] = set()
     absent: dict[str, list[tuple[Distribution, Requirement]]] = {}
-    for who, name, requirement in _list_edges(distributions, environment):
+    for who, name, requirement in _list_requirements(distributions, environment):
         need = f"{name}{requirement.specifier}"
         held = present.get(name)
         if held is None:
@@ -62,27 +64,30 @@ def find_broken_edges(distributions: Sequence[Distribution], environment: Mappin
             together &= requirement.specifier
         if together.is_unsatisfiable():
             ignored |= {(who.name, f"{name}{requirement.specifier}") for who, requirement in needs}
-    return BrokenEdges(tuple(sorted(lines)), frozenset(ignored))
+    return BrokenRequirements(tuple(sorted(lines)), frozenset(ignored))
 
 
-def list_edge_constraints(
-    distributions: Iterable[Distribution], environment: Mapping[str, str], present: Collection[str], ignored: Collection[Edge] = ()
+def list_base_constraints(
+    distributions: Iterable[Distribution],
+    environment: Mapping[str, str],
+    present: Collection[str],
+    ignored: Collection[BaseRequirement] = (),
 ) -> tuple[str, ...]:
     """``name specifier`` for what the base's distributions need and is not among ``present``. Sorted."""
     lines: set[str] = set()
-    for who, name, requirement in _list_edges(distributions, environment):
+    for who, name, requirement in _list_requirements(distributions, environment):
         need = f"{name}{requirement.specifier}"
         if str(requirement.specifier) and name not in present and (who.name, need) not in ignored:
             lines.add(need)
     return tuple(sorted(lines))
 
 
-def list_edge_owners(
-    distributions: Iterable[Distribution], environment: Mapping[str, str], ignored: Collection[Edge] = ()
+def list_requiring(
+    distributions: Iterable[Distribution], environment: Mapping[str, str], ignored: Collection[BaseRequirement] = ()
 ) -> dict[str, tuple[str, ...]]:
     """Needed name -> the base's distributions that need it, each as ``name version (needs name<2)``."""
     owners: dict[str, set[str]] = {}
-    for who, name, requirement in _list_edges(distributions, environment):
+    for who, name, requirement in _list_requirements(distributions, environment):
         need = f"{name}{requirement.specifier}"
         if str(requirement.specifier) and (who.name, need) not in ignored:
             owners.setdefault(name, set()).add(f"{who.name} {who.version} (needs {need})")

@@ -41,7 +41,7 @@ class ResolutionFacts(msgspec.Struct, frozen=True):
 
     base: Base
     held: Mapping[str, Distribution]  # the base's distributions that stand
-    edges: Mapping[str, tuple[str, ...]]  # names that the base's own distributions limit, and who does
+    limits: Mapping[str, tuple[str, ...]]  # names that the base's own distributions limit, and who does
     requirements: Sequence[DirectRequirement]
     candidates: KnownCandidates
     constraints: Sequence[DirectRequirement] = ()  # lines of -c files
@@ -71,9 +71,9 @@ def explain_unresolved(outcome: Outcome, known: ResolutionFacts) -> ImagebuildEr
     if known.blocks:
         return explain_blocks(known)
     for cause in causes:
-        if cause.name in known.edges:
+        if cause.name in known.limits:
             return LockError(
-                f"{_describe_cause(cause, known)}; the base {known.base.name} has {' and '.join(known.edges[cause.name][:3])}",
+                f"{_describe_cause(cause, known)}; the base {known.base.name} has {' and '.join(known.limits[cause.name][:3])}",
                 f"ask for another version in {REQUIREMENTS}, or choose another base",
                 details,
             )
