@@ -21,11 +21,11 @@ SERVING = "serving-engine"  # asks for one exact torch, as vllm does
 
 
 @contextlib.contextmanager
-def serve_house(torch: str = "2.13.0") -> Iterator[str]:
+def serve_house() -> Iterator[str]:
     """A package index with what no public one has: its URL."""
     index = FakeIndex()
     index.metadata = True
-    index.add(SERVING, "1.0", [f"torch=={torch}", "torchvision", "numpy", "filelock", 'nvidia-serving-kernels; extra == "kernels"'])
+    index.add(SERVING, "1.0", ["torch==2.13.0", "torchvision", "numpy", "filelock", 'nvidia-serving-kernels; extra == "kernels"'])
     index.add("gadget", "1.0")
     index.add("gadget", "2.0")
     with index.serve() as url:
@@ -36,10 +36,10 @@ def _house_table(url: str, *names: str) -> str:
     return f'[[index]]\nname = "serving"\nurl = "{url}"\nnames = [{", ".join(map(repr, names))}]\n'
 
 
-def keep_torch(one: Round, wanted: tuple[str, ...] = FRAMEWORK_USERS) -> None:
+def keep_torch(one: Round) -> None:
     """Neither resolver locks a framework, or a library of CUDA, beside the one that the base has."""
     torch = one.item.versions["torch"]
-    for number, name in enumerate(wanted):
+    for number, name in enumerate(FRAMEWORK_USERS):
         one.write_team(f"{name}\n", f"torch{number}")
         for resolver in RESOLVERS:
             one.checkout.run("lock", f"torch{number}", "--resolver", resolver, "--upgrade").succeeded()

@@ -158,14 +158,12 @@ def own(entries: Iterable[Entry], uid: int, gid: int) -> Entries:
     return found
 
 
-def distribution(
-    name: str, version: str, requires: Iterable[str] = (), *, library: str = SITE, body: str = "", extras: Iterable[str] = ()
-) -> Entries:
+def distribution(name: str, version: str, requires: Iterable[str] = (), *, library: str = SITE) -> Entries:
     """A tiny module with the metadata of a large distribution, as pip leaves it."""
     module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
-    needs = "".join([f"Provides-Extra: {item}\n" for item in extras] + [f"Requires-Dist: {line}\n" for line in requires])
+    needs = "".join(f"Requires-Dist: {line}\n" for line in requires)
     files = {
-        f"{module}/__init__.py": body or f"__version__ = {version!r}\n",
+        f"{module}/__init__.py": f"__version__ = {version!r}\n",
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
         f"{info}/INSTALLER": "pip\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",

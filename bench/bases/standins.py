@@ -68,6 +68,7 @@ class StandIn:
     compression: str = "zstd"
     root: Callable[[Parts, Path], bytes] = lambda parts, _folder: parts.debian
     server: bool = True  # whether it has JupyterLab; a team on one that has not asks for it
+    failing: frozenset[str] = frozenset()  # checks of smoke that must fail, as the platform refuses such an image: "CHECK (RUN)"
     versions: Mapping[str, str] = field(default_factory=dict)  # distributions that base inspect must list
 
 
@@ -211,6 +212,7 @@ _NGC = MappingProxyType(
         "WorkingDir": "/workspace",
     }
 )  # fmt: skip
+_AS_ROOT = frozenset({"user (image)", "server (random-uid)"})  # no USER, and a home that only root may enter
 _MANAGED = b"[externally-managed]\nError=To install Python packages system-wide, try apt install python3-xyz.\n"
 
 
@@ -228,6 +230,8 @@ def _ngc(parts: Parts, folder: Path) -> list[Entries]:
         entry("etc/pip"),
         entry(NGC_CONSTRAINTS[1:], f"torch=={NGC_TORCH}\ngadget<2\n".encode()),
         entry("workspace", mode=0o777),
+        entry("etc/jupyter"),
+        entry("etc/jupyter/jupyter_server_config.json", b'{"ServerApp": {"allow_root": true}}\n'),
         entry("opt/nvidia"),
         entry("opt/nvidia/nvidia_entrypoint.sh", b'#!/bin/sh\necho "== PyTorch =="\nexport HOME="${HOME:-/root}"\nexec "$@"\n', mode=0o755),
     ]
@@ -269,7 +273,7 @@ STAND_INS = (
     StandIn("kubeflow", _kubeflow, _KUBEFLOW, "/opt/conda/bin/python3", "conda"),
     StandIn("kubeflow-pytorch", _kubeflow_torch, _KUBEFLOW, "/opt/conda/bin/python3", "conda", versions={"torch": KUBEFLOW_TORCH}),
     StandIn("opendatahub", _opendatahub, _ODH, f"/{_APP}/bin/python3", "venv"),
-    StandIn("ngc", _ngc, _NGC, versions={"torch": NGC_TORCH, "pandas": "1.5.3", "numpy": "1.24.2"}),
+    StandIn("ngc", _ngc, _NGC, failing=_AS_ROOT, versions={"torch": NGC_TORCH, "pandas": "1.5.3", "numpy": "1.24.2"}),
     StandIn("schema2", _server, form="v2s2", compression="gzip"),
     StandIn("index", _server, indexed=True, compression="gzip"),
     StandIn("zstd", _server),
