@@ -12,10 +12,10 @@ from imagebuild.catalogue.entries import CatalogueEntry
 from imagebuild.errors import make_printable
 from imagebuild.oci.referrers import list_referrers
 from imagebuild.oci.store import Store
-from imagebuild.supply.referrers import BOM_TYPE, LOCK_TYPE, RECIPE_TYPE, STATEMENT_TYPE
+from imagebuild.supply.referrers import ADDONS_TYPE, BOM_TYPE, LOCK_TYPE, RECIPE_TYPE, STATEMENT_TYPE
 from imagebuild.text import format_size
 
-_KNOWN = {LOCK_TYPE: "lock", RECIPE_TYPE: "recipe", BOM_TYPE: "SBOM", STATEMENT_TYPE: "provenance"}
+_KNOWN = {LOCK_TYPE: "lock", ADDONS_TYPE: "lock of add-ons", RECIPE_TYPE: "recipe", BOM_TYPE: "SBOM", STATEMENT_TYPE: "provenance"}
 
 
 def describe_entry(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -111,13 +112,36 @@ def test_extensions_are_locked_with_what_they_need_and_lie_in_the_layer(world: C
     assert (again["tag"], again["built"]) == (made["tag"], False)
 
 
-def test_both_engines_leave_the_same_tree(world: Callable[..., World]) -> None:
-    from tests.support.tools import need_docker
-
-    need_docker()
-    team = world("acme.tool==1.2.0")
+def test_what_is_downstream_of_the_lock_knows_the_extensions(world: Callable[..., World], tmp_path: Path) -> None:
+    team = world("acme.tool==1.1.0", settings='[budget.packages]\n"vscode:acme.tool" = "1 MiB"\n')
+    assert "| vscode:acme.tool | directly | new: 1.1.0 |" in team.run("lock", "blue", "--report", "-").succeeded().out
+    first = team.run("image", "blue", "--json").succeeded().result
+    team.edit("images/blue/team.toml", "acme.tool==1.1.0", "acme.tool==1.2.0")
     team.run("lock", "blue").succeeded()
-    assert "both engines build the same layer" in team.run("verify", "--twin", "blue", timeout=300).succeeded().out
+    assert "vscode:acme.tool 1.1.0 > 1.2.0 upgraded, asked for" in team.run("explain", "blue").succeeded().out
+    size = team.run("size", "blue").succeeded().out
+    assert re.search(r"vscode:acme.helper 0.5.0 .* vscode:acme.tool", size), size
+    assert "vscode:acme.tool" in size
+
+    bundle = tmp_path / "bundle"
+    team.run("bundle", "blue", "-o", str(bundle)).succeeded()
+    assert (bundle / "wheels" / "addons" / "acme.tool-1.2.0@linux-x64.vsix").is_file()
+    shutil.rmtree(team.cache / "addons")
+    second = team.run("image", "--offline", "--bundle", str(bundle), "--json").succeeded().result
+    assert second["tag"] != first["tag"]
+
+    checked = team.run("verify", f"blue:{second['tag']}", "--rebuild").succeeded().out
+    assert "1 packages, and 3 add-ons of 9 files, as locked" in checked, checked
+    assert "the same, bit for bit" in checked
+    changed = team.run("diff", f"blue:{first['tag']}", f"blue:{second['tag']}").succeeded().out
+    assert re.search(r"upgraded +vscode:acme.tool +1.1.0 > 1.2.0 +asked for", changed), changed
+    assert re.search(r"added +vscode:acme.extra +2.0.0", changed), changed
+    document = json.loads(team.run("catalogue", "--format", "json").succeeded().out)
+    (entry,) = [item for item in document["entries"] if item["tag"] == second["tag"]]
+    assert entry["packages"] == {"alpha": "1.0", "vscode:acme.tool": "1.2.0"}
+    team.forget_image()
+    team.edit("images/blue/team.toml", '"1 MiB"', '"100 B"')
+    team.run("image", "blue").failed(5, r"vscode:acme.tool [0-9.]+ (B|KiB) unpacked of 100 B allowed")
 
 
 def test_a_gallery_that_lies_is_refused(world: Callable[..., World], gallery: FakeGallery) -> None:
