@@ -25,6 +25,7 @@ from imagebuild.lock.wheels.fetching import fetch_wheels
 from imagebuild.oci.encoding import encode_json, encode_manifest
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import OCI_CONFIG, Descriptor, Digest, Platform
+from imagebuild.progress import step
 from imagebuild.recipe import created_epoch
 from imagebuild.starter import rootfs
 from imagebuild.starter.debian import LOCKFILE, PACKAGES, make_debian
@@ -82,13 +83,15 @@ def _put_root(
     with make_debian(cache, epoch, report) as debian, tempfile.TemporaryDirectory(prefix="imagebuild-starter-") as folder:
         clean, blob = Path(folder, "clean.tar"), Path(folder, "layer")
         meanwhile()
-        raw = debian.wait()
-        with raw.open("rb") as source, clean.open("wb") as target:
-            rootfs.clean_tar(source, target, epoch)
-        raw.unlink()
-        with blob.open("wb") as target:
-            layer, diff_id = rootfs.compress_layer(clean, target, _CODEC)
-        layout.put_blob(ROOT_REPOSITORY, layer, blob)
+        with step("base starter: waiting for Debian"):
+            raw = debian.wait()
+        with step("base starter: packing Debian"):
+            with raw.open("rb") as source, clean.open("wb") as target:
+                rootfs.clean_tar(source, target, epoch)
+            raw.unlink()
+            with blob.open("wb") as target:
+                layer, diff_id = rootfs.compress_layer(clean, target, _CODEC)
+            layout.put_blob(ROOT_REPOSITORY, layer, blob)
     config = _root_config(diff_id, created, platform)
     descriptor = Descriptor.of(OCI_CONFIG, config)
     layout.put_blob(ROOT_REPOSITORY, descriptor, config)
