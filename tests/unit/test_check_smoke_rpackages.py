@@ -1,0 +1,95 @@
+"""smoke's look at R packages: what is asked inside, with a script in R's place, and what is made of the answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from imagebuild.check.smoke.pod import Pod
+from imagebuild.check.smoke.probe import attach_r_packages
+from imagebuild.check.smoke.rpackages import check_r_packages, has_r_packages
+from tests.unit.test_check_smoke_checks import make_subject
+
+# R's answers: a version and a folder; an error with R's last words; an end without an answer; no end.
+RSCRIPT = """\
+#!/bin/sh
+case "$3" in
+good) echo "chatty package"; printf '\\n@1.15.4@%s\\n' /proc;;
+open) printf '\\n@1.0@%s\\n' {open};;
+bad) echo "Error in library(name) :" >&2; echo "  there is no package called 'bad'" >&2; echo "Execution halted" >&2; exit 1;;
+mute) ;;
+slow) sleep 30;;
+esac
+"""
+
+
+def test_each_package_is_attached_in_an_r_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "Rscript"
+    program.write_text(RSCRIPT.format(open=tmp_path))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr("os.access", lambda path, _mode: str(path) in (str(tmp_path), str(program)))
+    answer = attach_r_packages(["good", "open", "bad", "mute", "slow"], 0.5)
+    assert answer == {
+        "missing": False,
+        "versions": {"good": "1.15.4", "open": "1.0"},
+        "writable": ["open"],
+        "failed": {
+            "bad": "Error in library(name) : there is no package called 'bad'",
+            "mute": "exit code 0",
+            "slow": "no end after 0.5 s",
+        },
+    }
+
+
+def test_an_image_without_r_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    answer = attach_r_packages(["good"], 1)
+    assert answer == {"missing": True, "failed": {}, "versions": {}, "writable": []}
+    found = ask(answer, **{"r:good": "1.0"})
+    assert (found.status, found.text) == ("failed", "the image has no Rscript on its PATH")
+
+
+class FakePod(msgspec.Struct):
+    """A container that gives one answer."""
+
+    answer: dict[str, Any]
+    asked: list[str] = []
+
+    def ask(self, question: str, seconds: int, /, **arguments: Any) -> dict[str, Any]:
+        assert question == "r"
+        assert seconds > arguments["seconds"] * len(arguments["names"])
+        self.asked += arguments["names"]
+        return self.answer
+
+
+def ask(answer: dict[str, Any], **addons: str) -> Any:
+    return check_r_packages(make_subject(addons=addons), cast("Pod", FakePod(answer)))
+
+
+WELL = {"missing": False, "failed": {}, "versions": {"Rcpp": "1.0.9", "data.table": "1.15.4"}, "writable": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "details"),
+    [
+        ({}, ()),
+        ({"failed": {"Rcpp": "no end after 30 s"}, "versions": {"data.table": "1.15.4"}}, ("Rcpp: no end after 30 s",)),
+        ({"versions": {"Rcpp": "9.9", "data.table": "1.14.8"}}, ("data.table 1.14.8, asked for 1.15.4",)),  # what Rcpp's is, nobody said
+        ({"writable": ["Rcpp"]}, ("Rcpp: the user may write to it",)),
+    ],
+)
+def test_every_package_has_to_be_as_locked(changes: dict[str, Any], details: tuple[str, ...]) -> None:
+    found = ask({**WELL, **changes}, **{"r:data.table": "1.15.4", "r:Rcpp": "", "vscode:a.b": "1"})
+    assert found.details == details
+    assert found.status == ("failed" if details else "passed")
+    assert found.text == ("1 of 2 R packages cannot be used as locked" if details else "2 R packages attached")
+
+
+def test_only_an_image_with_r_packages_is_asked() -> None:
+    assert has_r_packages(make_subject(addons={"r:Rcpp": ""}))
+    assert not has_r_packages(make_subject(addons={"vscode:a.b": "1"}))
+    assert not has_r_packages(make_subject())
