@@ -76,6 +76,6 @@ def _read_time(text: str) -> datetime | None:
     """An RFC 3339 time in UTC; None for none, or an invalid one."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # a moment of the year 1 in a zone may have none in UTC
         return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -52,6 +52,7 @@ def test_what_is_deleted_and_what_is_the_team_s_own_has_a_layer_of_its_own() -> 
     assert divide_packages(packages, below=1, deletes=True, extra=True) == ((), ("six",), ())
     assert divide_packages([], below=1) == ()
     assert divide_packages([], below=1, extra=True) == ((),)
+    assert divide_packages([package("six", "0001-01-01T00:00:00+14:00"), package("click", "soon")], below=1) == (("click", "six"),)
 
 
 def test_one_new_release_changes_no_other_group() -> None:
