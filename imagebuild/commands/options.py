@@ -197,6 +197,7 @@ builder_option = click.option("--builder", metavar="NAME", help="The buildx buil
 
 
 def choose_teams(workspace: Workspace, teams: tuple[str, ...], everyone: bool) -> tuple[str, ...]:
+    """``teams``, or with ``everyone`` all teams of the workspace; UsageError for both and for neither."""
     from imagebuild.config import list_teams
 
     if everyone == bool(teams):

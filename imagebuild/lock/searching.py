@@ -185,6 +185,7 @@ def _resolve_build_requires(
 
 
 def make_sources(request: LockRequest, upstreams: Mapping[str, Upstream], choice: Choice) -> SourceWheels | None:
+    """The wheels of source archives that ``[source]`` of team.toml allows; None where it names none or nothing can build them."""
     if not request.source.packages or request.build_source is None:
         return None
     existing = request.existing

@@ -144,5 +144,6 @@ def is_stall(error: BaseException) -> bool:
 
 
 def never_connected(error: BaseException) -> bool:
+    """Whether the request failed before there was a connection, so that the server has seen nothing of it."""
     inner = error.args[0] if error.args else None
     return isinstance(getattr(inner, "reason", None), urllib3.exceptions.NewConnectionError)

@@ -72,6 +72,7 @@ class _CountedFile(io.FileIO):
 
 @contextlib.contextmanager
 def open_body(body: bytes | Path | None) -> Iterator[bytes | BinaryIO | None]:
+    """A body as requests takes it: a file as an open stream of known length."""
     # requests would send an empty file chunked, which some registries refuse.
     if isinstance(body, Path) and body.stat().st_size:
         with _CountedFile(body) as stream:
@@ -107,6 +108,7 @@ def read_digest(response: requests.Response) -> Digest | None:
 
 @contextlib.contextmanager
 def closing_on_failure(response: requests.Response) -> Iterator[None]:
+    """Close ``response`` when the block raises; otherwise it stays open."""
     try:
         yield
     except BaseException:
@@ -137,6 +139,7 @@ def read_body(response: requests.Response, limit: int, deadline: float) -> bytes
 
 
 def is_loopback(host: str) -> bool:
+    """Whether ``host`` (``HOST[:PORT]``) is this machine by its name: ``localhost``, 127.0.0.0/8 or ::1."""
     name = urlsplit(f"//{host}").hostname or ""
     if name == "localhost":
         return True

@@ -184,7 +184,7 @@ def lie_about_the_size(image: HandMade) -> None:
         (leak_a_token, ["secrets"], "/etc/app.ini: a GitHub token"),
         (leak_a_key, ["secrets"], "/etc/app.pem: a private key"),
         (leave_a_netrc, ["secrets"], "/etc/.netrc: a file for credentials"),
-        (leave_an_index_password, ["secrets"], "/etc/pip.conf: an address with a password"),
+        (leave_an_index_password, ["secrets"], "/etc/pip.conf: a URL with a password"),
         (overwrite_a_base_file, ["files of the base"], "/etc/passwd: overwrites a file of the base"),
         (delete_a_base_file, ["files of the base"], ".wh.__init__.py: a whiteout that nothing declared"),
         (set_the_user_bit, ["setuid"], "/usr/bin/su: setuid"),

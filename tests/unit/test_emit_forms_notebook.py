@@ -110,7 +110,7 @@ def test_no_namespace_is_left_to_kubectl() -> None:
     claim, notebook = render(namespace="", home_size="1Gi")
     assert "namespace" not in claim["metadata"]
     assert "namespace" not in notebook["metadata"]
-    with pytest.raises(UsageError, match="its own address"):
+    with pytest.raises(UsageError, match="its own URL"):
         render(namespace="", entry=make_image("stats", kind="rstudio"))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.sources import ROOT, list_nodes, read_sources
+from tests.support.sources import ROOT, list_nodes, parse_source, read_sources
 
 IDIOMS = {
     r"\b(?:address|URL|override|one|version) that is none\b": "an invalid ...",
@@ -65,6 +65,18 @@ def test_no_text_of_the_program_has_an_idiom() -> None:
         for fault in find_idioms(text)
     ]
     assert found == []
+
+
+def test_every_public_function_and_class_of_a_module_has_a_docstring() -> None:
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    public = [
+        (f"{name}: {node.name}", node)
+        for name, source in read_sources().items()
+        for node in parse_source(source).body
+        if isinstance(node, kinds) and not node.name.startswith("_")
+    ]
+    assert len(public) > 1000
+    assert [name for name, node in public if not ast.get_docstring(node)] == []
 
 
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]

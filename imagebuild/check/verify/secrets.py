@@ -66,7 +66,7 @@ def is_settings(path: str) -> bool:
 def find_setting(data: bytes) -> str:
     """What a settings file gives away, or empty: a password in a URL, a token."""
     if _URL_LOGIN.search(data):
-        return "an address with a password"
+        return "a URL with a password"
     return "a password or token" if _SETTING.search(data) else ""
 
 

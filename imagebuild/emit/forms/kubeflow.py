@@ -103,6 +103,7 @@ def warn_of_names(offers: Sequence[Offer], form: Mapping[str, Any]) -> tuple[str
 
 
 def describe_group(server: str, group: Sequence[Offer]) -> tuple[str, ...]:
+    """Comment lines: the images of one kind of server, by team."""
     if not group:
         return (f"{server}: no team has one",)
     return (f"{server}:", *(f"  {offer.entry.team}: {offer.title}" for offer in group))
@@ -137,6 +138,7 @@ def describe_rest(pools: Sequence[Pool]) -> dict[str, Any]:
 
 
 def list_vendors(pools: Sequence[Pool]) -> list[dict[str, str]]:
+    """``gpus.vendors`` of the form: NVIDIA's GPUs, and what else the pools' notebooks ask for (MIG slices)."""
     devices = sorted({GPU, *(pool.notebook.resource for pool in pools if pool.notebook.gpu)})
     return [{"limitsKey": name, "uiName": _name_device(name)} for name in devices]
 
@@ -146,10 +148,12 @@ def _name_device(resource: str) -> str:
 
 
 def list_affinities(pools: Sequence[Pool]) -> list[dict[str, Any]]:
+    """``affinityConfig.options`` of the form: one a pool."""
     return [{"configKey": pool.name, "displayName": _label_pool(pool), "affinity": describe_affinity(pool)} for pool in pools]
 
 
 def list_tolerations(pools: Sequence[Pool]) -> list[dict[str, Any]]:
+    """``tolerationGroup.options`` of the form: one for each pool whose nodes have taints."""
     return [
         {"groupKey": pool.name, "displayName": _label_pool(pool), "tolerations": describe_tolerations(pool)}
         for pool in pools

@@ -145,7 +145,7 @@ def _describe_notebook(
             f'{{"{server.root_header}":"/notebook/{plan.namespace}/{plan.name}/"}}'
         )
     if server.root_header and not plan.namespace:
-        raise UsageError("RStudio's page needs to know its own address", "add --namespace")
+        raise UsageError("RStudio's page needs to know its own URL", "add --namespace")
     metadata: dict[str, Any] = {"name": plan.name}
     if plan.namespace:
         metadata["namespace"] = plan.namespace

@@ -96,5 +96,6 @@ def read_wheel_file(stream: BinaryIO, filename: str) -> WheelMetadata:
 
 
 def read_content_range(text: str) -> tuple[int, int, int] | None:
+    """First byte, last byte and length of the whole, of a Content-Range header (RFC 9110 section 14.4); None for any other form."""
     match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", text.strip())
     return (int(match[1]), int(match[2]), int(match[3])) if match else None
