@@ -108,7 +108,7 @@ def hash_addon_inputs(team: Team, kind: AddonKind) -> dict[str, str]:
     folder = team.requirements.parent
     asked = [[wish.text for wish in team.list_wishes(kind)], sorted(team.list_replaced(kind))]
     found = {f"images/{team.name}/team.toml [{kind}]": hashlib.sha256(msgspec.json.encode(asked)).hexdigest()}
-    for path in team.list_archives(kind):
+    for path in filter(Path.is_file, team.list_archives(kind)):
         found[f"images/{team.name}/{path.relative_to(folder).as_posix()}"] = _hash_file(path)
     return found
 

@@ -6,6 +6,7 @@ A gallery has one newest build of each that fits, so this is a closure, not a se
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import deque
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from imagebuild.lock.index.routing import LOCAL_NAME, normalize_pattern
 from imagebuild.text import name_some
 
 INDEX_KIND = "openvsx"
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,200}\.vsix")
 _MOST = 500  # extensions in one lock: a closure that goes on is a gallery's mischief
 
 
@@ -114,6 +116,8 @@ class _Compilation:
                 f"{wanted.via} asks for {name} {wanted.version}, and the base {self._request.base.name} has {held.version}",
                 f'leave the version out, or let it be replaced: replace = ["{name_addon("vscode", name)}"] in team.toml',
             )
+        if not held.builtin and name not in self._satisfied:
+            self._request.report(f"note: {name} {held.version} is in the base, in {held.folder}, which a volume may hide")
         self._satisfied[name] = held.version
         return True
 
@@ -125,6 +129,8 @@ class _Compilation:
         found: dict[str, _Found] = {}
         others: dict[str, tuple[Path, str]] = {}
         for path in self._request.files:
+            if not _FILE_NAME.fullmatch(path.name) or not path.is_file():
+                raise ConfigurationError(f"{path.name!r} in extensions/ is not a file with a plain name", "rename it: own-tool-1.0.0.vsix")
             kept, sha256 = keep_archive(path, self._request.cache, path.name)
             extension = read_vsix(kept, path.name)
             if extension.platform not in platforms:

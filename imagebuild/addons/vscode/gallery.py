@@ -20,6 +20,7 @@ from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, RemoteError
 from imagebuild.files import scratch_folder
 from imagebuild.lock.index.client import Body, Elsewhere, IndexClient
+from imagebuild.lock.index.redirects import find_origin
 from imagebuild.lock.index.routing import PackageIndex
 
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
@@ -113,8 +114,8 @@ class Gallery:
         if answer is None:
             return None
         url = urljoin(self.index.address, answer.files.get("download", ""))
-        if not is_extension_version(answer.version) or not answer.files.get("download"):
-            raise self._explain(asked, "sent an answer without version or download")
+        if not is_extension_version(answer.version) or find_origin(url) is None or not answer.files.get("download"):
+            raise self._explain(asked, "sent an answer without a version, or without an http(s) address of the file")
         versions = [text for text in answer.all_versions if parse_version(text) is not None]
         return GalleryBuild(
             name=asked.lower(),

@@ -11,7 +11,7 @@ import msgspec
 
 from imagebuild.addons.unpacking import hash_files, open_archive, read_file
 from imagebuild.decoding import make_decoder
-from imagebuild.errors import BuildError, IntegrityError
+from imagebuild.errors import BuildError, IntegrityError, make_printable
 
 STRIP = "extension/"
 UNIVERSAL = "universal"
@@ -79,7 +79,7 @@ def read_vsix(path: Path, label: str) -> Extension:
         platform,
         package.extension_dependencies,
         package.extension_pack,
-        licence[:200],
+        make_printable(licence[:200]),
         installed,
         tree,
     )
