@@ -64,9 +64,9 @@ def build_r_package(
         )
     except BuildError as error:
         told = [line.strip() for line in error.details if _ERROR.search(line)]
+        reason = told[0] if told else error.message.removeprefix("the build's RUN failed: ")
         raise BuildError(
-            f"{order.name} {order.version} cannot be built in base {base.name}: "
-            f"{told[0] if told else error.message.removeprefix('the build' + chr(39) + 's RUN failed: ')}",
+            f"{order.name} {order.version} cannot be built in base {base.name}: {reason}",
             "compilers and headers are Debian packages: [source] system in team.toml; or use a repository that has binaries",
             error.details[-_SHOWN_LINES:],
         ) from None
