@@ -173,13 +173,14 @@ def use_bundle(
 
 def describe_result(result: Mapping[str, Any]) -> str:
     """What was done for one team, in a few lines."""
-    from imagebuild.text import format_size
+    from imagebuild.text import count_things, format_size
 
     lines = [f"{result['image']}:{result['tag']}", f"  digest    {result['digest']}", f"  base      {result['base']}"]
     if result["built"]:
         size = f"{format_size(result['compressed'])} stored, {format_size(result['installed'])} unpacked"
         parts = f" in {result['layers']} layers" if "layers" in result else ""
-        lines.append(f"  layer     {size}, {result['packages']} packages{parts}; budget {result['budget']}")
+        addons = f", {count_things(result['addons'], 'add-on')}" if "addons" in result else ""
+        lines.append(f"  layer     {size}, {result['packages']} packages{addons}{parts}; budget {result['budget']}")
         if result["sparse"]:
             lines.append("  sparse    the base's layers are not in this folder; add --copy-base for a complete copy")
     if "attested" in result:

@@ -317,6 +317,7 @@ def run_plan(workspace: Workspace, plan: Plan, options: BuildOptions) -> dict[st
         "compressed": image.compressed,
         "installed": image.installed,
         "packages": len(plan.lock.packages),
+        **({"addons": len(plan.recipe.addons)} if plan.recipe.addons else {}),
         **({"layers": len(image.layers)} if plan.recipe.layers else {}),
         "sparse": sparse,
     }
