@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import importlib.util
 import os
@@ -70,11 +69,6 @@ def watch_values(patch: pytest.MonkeyPatch, faults: list[str]) -> None:
         return str(value)
 
     patch.setattr(msgspec.Struct, "__format__", formatted)
-
-
-def pytest_collection_finish() -> None:
-    """What collection made lives to the end: the garbage collector need not look at it again and again."""
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
