@@ -8,6 +8,8 @@ often have it) hands its group and the bit on to what is made in it: the bit is 
 nothing be imported once it has begun to install, codecs neither, so sources that are not UTF-8 would get no bytecode:
 all codecs are there from the start.
 
+Scripts are those of pip 26 whatever pip the base has, so that both engines write the same bytes.
+
 FILE is JSON: ``files`` are deleted before pip starts, so that it finds none of what it is to replace; ``folders`` (deepest
 first) are deleted afterwards where they are empty, and keep their mode and owner where they are not.
 
@@ -16,6 +18,7 @@ A script that another package owns must not be written: its entry point was take
 """
 
 import base64
+import contextlib
 import csv
 import encodings
 import encodings.aliases
@@ -29,6 +32,24 @@ import sys
 import sysconfig
 from pathlib import Path
 from typing import Dict, Iterable, List, Set  # noqa: UP035 - for Python 3.8
+
+# distlib's form of imagebuild.wheel.scripts' template, which cannot be imported here.
+SCRIPT = """\
+import sys
+from %(module)s import %(import_name)s
+if __name__ == '__main__':
+    sys.argv[0] = sys.argv[0].removesuffix('.exe')
+    sys.exit(%(func)s())
+"""
+
+
+def choose_script_template() -> None:
+    """Have pip before 26 write an entry point's script as later ones do."""
+    if not hasattr(str, "removesuffix"):  # Python 3.8
+        return
+    with contextlib.suppress(ImportError):  # a pip without distlib has the later form
+        scripts = importlib.import_module("pip._vendor.distlib.scripts")
+        scripts.ScriptMaker.script_template = SCRIPT
 
 
 def find_setgid_folders(roots: Iterable[str]) -> Dict[Path, int]:  # noqa: UP006
@@ -83,6 +104,7 @@ def main() -> None:
     sys.path.pop(0)  # the folder with the wheels
     for name in set(encodings.aliases.aliases.values()):
         encodings.search_function(name)
+    choose_script_template()
     folders = find_setgid_folders(roots)
     for name in removal["files"]:
         Path(name).unlink()
