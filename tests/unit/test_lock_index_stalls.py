@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import time
@@ -86,3 +87,4 @@ def test_a_body_that_trickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t
         with pytest.raises(RemoteError, match="takes requests and does not answer in time"):
             fetch(server.host, tmp_path)
         assert time.monotonic() - started < 10
+    gc.collect()  # a connection that is left open is a ResourceWarning, which fails the test

@@ -21,6 +21,7 @@ from imagebuild.http.retry import INDEX, PASSING, STALLED, TIMEOUTS, Patience, c
 from imagebuild.lock.index.credentials import find_credentials, find_netrc_entry
 from imagebuild.lock.index.redirects import Origin, find_location, find_origin, is_downgrade, resolve_location
 from imagebuild.lock.index.routing import PackageIndex
+from imagebuild.oci.session import closing_on_failure
 
 ATTEMPTS = INDEX.attempts
 PAGE_LIMIT = 64 << 20
@@ -150,7 +151,8 @@ class IndexClient:
                     answer.close()
                     continue
                 if body:
-                    self._read_whole(answer, limit, what)
+                    with closing_on_failure(answer):
+                        self._read_whole(answer, limit, what)
                 self._patience.restore()
                 return answer
             except requests.exceptions.SSLError:
