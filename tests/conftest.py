@@ -48,7 +48,7 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 # What Hypothesis makes up must not look like one by chance: fields of a repr are ASCII words, and what follows is a value.
-_REPR = re.compile(r"\b[A-Z]\w*\([a-z_]{2,}=|\b[a-z_]{2,}=\(['\"(A-Z0-9]|<[\w.]+ object at 0x|\bStruct\b")
+_REPR = re.compile(r"\b[A-Z]\w*\([a-z_]+=|\b[a-z_]{2,}=\(['\"(A-Z0-9]|<[\w.]+ object at 0x|\bStruct\b")
 
 
 def find_repr(text: str) -> str:
