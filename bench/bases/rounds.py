@@ -17,7 +17,7 @@ from bench.requirementsets.trees import compare, read_installed
 from imagebuild.lock.file.lockfile import read_lock
 from imagebuild.lock.index.routing import PackageIndex
 from tests.support.servers.registry import Registry
-from tests.support.tools import need_root
+from tests.support.tools import need_docker, need_root
 from tests.support.workspaces import Checkout, LayoutImage, run_tool, skopeo_copy
 
 TEAM = "blue"
@@ -110,6 +110,7 @@ class Round:
         """As Kubernetes starts notebooks, in these runs of smoke or its usual ones: what fails is what the platform refuses of the base."""
         chosen = [word for run in runs for word in ("--run", run)]
         done = self.checkout.run("smoke", TEAM, "--json", "--registry", self.target, *chosen)
+        run_tool(need_docker(), "rmi", "--force", json.loads(done.out)["image"])  # it stays where it was pulled
         rows = [row for row in json.loads(done.out)["rows"] if row["status"] == "failed"]
         failed = {f"{row['check']} ({row['run']})": (row["text"], row["details"]) for row in rows}
         assert failed.keys() == self.item.failing, failed
