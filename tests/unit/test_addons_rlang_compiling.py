@@ -418,6 +418,7 @@ def break_description(shop: Shop) -> None:
     shop.cran.files["src/contrib/ab_1.0.tar.gz"] = pack({"ab/NAMESPACE": ""})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "kind", "message"),
     [

@@ -30,6 +30,7 @@ def read_all(data: bytes) -> list[tuple[Any, ...]]:
     return found
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(

@@ -410,6 +410,7 @@ def ask(site: Path, question: str, /, **arguments: Any) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_imports_go_on_after_a_module_that_fails_or_kills(tmp_path: Path) -> None:
     install(tmp_path, "aa", aa__dot__py="import os\nos.abort()\n")
     install(tmp_path, "bb", bb__dot__py='print("noise")\nraise RuntimeError("seeded\\nmore")\n')
@@ -429,6 +430,7 @@ def test_imports_go_on_after_a_module_that_fails_or_kills(tmp_path: Path) -> Non
     assert answer["writable"] > 0  # our own temporary folder
 
 
+@pytest.mark.slow
 def test_imports_without_bytecode_are_told(tmp_path: Path) -> None:
     install(tmp_path, "aa", aa__dot__py="x = 1\n")
     install(tmp_path, "bb", bb__dot__py="x = 1\n")
@@ -438,6 +440,7 @@ def test_imports_without_bytecode_are_told(tmp_path: Path) -> None:
     assert not (tmp_path / "__pycache__" / "bb.cpython-311.pyc").exists()
 
 
+@pytest.mark.slow
 def test_folders_that_others_share_are_not_these_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a conda base, whose ``bin`` and ``share`` belong to the notebook's user."""
     site = tmp_path / "lib" / "site-packages"
@@ -464,6 +467,7 @@ except ImportError as ie:
 """
 
 
+@pytest.mark.slow
 def test_the_module_behind_a_failed_import_is_found_whatever_the_package_says(tmp_path: Path) -> None:
     install(tmp_path, "plain", plain__dot__py="import not_here.below\n")
     install(tmp_path, "black", black__dot__py="x = 1\n", blackd__dot__py=BLACKD)
@@ -478,6 +482,7 @@ def test_the_module_behind_a_failed_import_is_found_whatever_the_package_says(tm
     assert answer["environment"] == {key: value for key, value in default_environment().items() if key != "extra"}
 
 
+@pytest.mark.slow
 def test_an_import_without_end_is_bounded(tmp_path: Path) -> None:
     install(tmp_path, "aa", aa__dot__py="while True:\n    pass\n")
     install(tmp_path, "bb", bb__dot__py="x = 1\n")

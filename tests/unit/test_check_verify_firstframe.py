@@ -47,6 +47,7 @@ def test_frames_without_content_do_not_count(tmp_path: Path) -> None:
     assert read(tmp_path, LAYER, OCI_LAYER_TAR) == (len(LAYER), 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "media_type"), [("zstd", OCI_LAYER_ZSTD), ("gzip", OCI_LAYER_GZIP)])
 def test_a_bomb_is_read_in_pieces(tmp_path: Path, form: str, media_type: str) -> None:
     header = tarfile.TarInfo("zeros")

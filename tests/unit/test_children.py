@@ -54,6 +54,7 @@ def test_what_it_says_and_how_it_ends(tmp_path: Path) -> None:
     assert sorted((tmp_path / "log").read_text().split()) == ["err", "out"]
 
 
+@pytest.mark.slow
 def test_silence_has_an_end(tmp_path: Path) -> None:
     child = start(TREE.format(pids=tmp_path / "pids", then="wait"), tmp_path)
     with pytest.raises(BuildError, match="sh said nothing for 1 seconds"):
@@ -61,13 +62,16 @@ def test_silence_has_an_end(tmp_path: Path) -> None:
     assert wait_until_gone(read_pids(tmp_path / "pids")) == []
 
 
+@pytest.mark.slow
 def test_who_is_heard_may_take_longer(tmp_path: Path) -> None:
     assert start("for i in 1 2 3 4 5 6; do echo $i; sleep 0.3; done", tmp_path).wait(1) == 0
 
 
 def test_what_it_leaves_in_the_background_ends_with_it(tmp_path: Path) -> None:
-    assert start(TREE.format(pids=tmp_path / "pids", then="true"), tmp_path).wait(60) == 0
-    assert wait_until_gone(read_pids(tmp_path / "pids")) == []
+    pids = tmp_path / "pids"
+    then = f"until [ $(wc -l < {pids}) -eq 3 ]; do sleep 0.05; done"
+    assert start(TREE.format(pids=pids, then=then), tmp_path).wait(60) == 0
+    assert wait_until_gone(read_pids(pids)) == []
 
 
 def test_who_watches_may_end_it(tmp_path: Path) -> None:
@@ -97,6 +101,7 @@ def test_a_program_that_is_not_there_leaves_nothing(tmp_path: Path) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+@pytest.mark.slow
 def test_it_ends_when_we_are_killed(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     command = [sys.executable, "-c", PARENT, TREE.format(pids=pids, then="wait"), str(tmp_path / "log")]

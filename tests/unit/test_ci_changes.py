@@ -273,6 +273,7 @@ def test_the_summary_says_how_much_was_there(result: dict[str, Any], line: str) 
     assert bool(line) is ("packages were there" in text)
 
 
+@pytest.mark.slow
 def test_workflows_are_valid_and_zizmor_finds_nothing() -> None:
     files = [str(path) for path in WORKFLOWS]
     assert len(files) == 5

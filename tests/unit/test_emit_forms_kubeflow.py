@@ -115,6 +115,7 @@ def test_the_form_has_the_pools() -> None:
     assert term["matchExpressions"] == [{"key": "nvidia.com/mig.config", "operator": "In", "values": ["all-1g.5gb", "all-2g.10gb"]}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merged", [False, True])
 def test_every_choice_of_the_page_is_a_notebook(merged: bool) -> None:
     """Written whole, and merged into a form with the sections of upstream's own."""

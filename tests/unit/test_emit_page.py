@@ -56,6 +56,7 @@ def make_entry(**changes: object) -> CatalogueEntry:
     return msgspec.structs.replace(entry, **changes)
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_no_text_leaves_the_data_block(text: str) -> None:
     for title in (text, f"</script><script>alert(1)</script>{text}", f"<!--<script>{text}", f"{text}\u2028\u2029&lt;"):

@@ -161,6 +161,7 @@ def test_the_priority_never_pushes_a_notebook_out() -> None:
     assert render([make_pool()], [make_entry()])[2]["spec"]["template"]["spec"]["priorityClassName"] == priority["metadata"]["name"]
 
 
+@pytest.mark.slow
 def test_the_order_of_the_input_does_not_matter() -> None:
     pools = [make_pool("b", ("risk", "cosml")), make_pool("a", None), make_pool("c")]
     pools = [msgspec.structs.replace(pool, teams=None if pool.teams is None else tuple(sorted(pool.teams))) for pool in pools]

@@ -38,6 +38,7 @@ def choose(team: str, **chosen: str) -> dict[str, str]:
     return {"profile": f"imagebuild-{team}", **{f"profile-option-imagebuild-{team}--{name}": value for name, value in chosen.items()}}
 
 
+@pytest.mark.slow
 def test_a_profile_per_team_with_images_and_places(hub: Callable[[dict[str, Any]], Hub]) -> None:
     form = render_profiles(HISTORY, pools=[A100, MIG])
     assert "apps (VS Code), stats (RStudio)" in form.warnings[0]
@@ -63,6 +64,7 @@ def test_a_profile_per_team_with_images_and_places(hub: Callable[[dict[str, Any]
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
 
 
+@pytest.mark.slow
 def test_every_choice_of_the_form_is_a_pod_with_its_image(hub: Callable[[dict[str, Any]], Hub]) -> None:
     values = read_values(render_profiles(HISTORY, pools=[A100, MIG]))
     page = hub(values)

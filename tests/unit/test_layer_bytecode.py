@@ -87,6 +87,7 @@ os.write(1, importlib.util.MAGIC_NUMBER + bytes([len(tag)]) + tag)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "why"),
     [

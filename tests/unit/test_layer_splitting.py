@@ -141,6 +141,7 @@ def test_several_layers_have_together_what_one_has(tmp_path: Path, codec: Codec)
     assert several.size == sum(layer.blob.stat().st_size for layer in several.layers)
 
 
+@pytest.mark.slow
 def test_a_layer_does_not_depend_on_those_beside_it(tmp_path: Path) -> None:
     first = build(tmp_path, ((), ("three",), ("one", "two"), ()))
     second = build(tmp_path, ((), ("three", "two"), ("one",), ()))

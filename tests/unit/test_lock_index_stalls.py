@@ -78,6 +78,7 @@ def test_a_page_that_stalls(tmp_path: Path) -> None:
         assert len(server.asked) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trickling", ["page", "file"])
 def test_a_body_that_trickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trickling: str) -> None:
     monkeypatch.setattr(pace, "WINDOW", 0.5)

@@ -194,6 +194,7 @@ entries = st.fixed_dictionaries({}, optional={"auth": logins | json_values, "use
 hosts = st.dictionaries(st.sampled_from(["h.example", "other.example"]), entries | json_values, max_size=2)
 
 
+@pytest.mark.slow
 @given(st.fixed_dictionaries({}, optional={"auths": hosts | json_values, "HttpHeaders": json_values, "credHelpers": json_values}))
 def test_any_document_is_read_as_docker_reads_it_or_refused(document: dict[str, Any]) -> None:
     expected = judge(document)

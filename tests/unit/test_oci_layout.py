@@ -297,6 +297,7 @@ def write_tags(folder: Path, name: str, count: int) -> None:
         store.put_manifest("team/x", make_manifest(f"{name} {number}"), "latest")
 
 
+@pytest.mark.slow
 def test_two_processes_lose_nothing(tmp_path: Path) -> None:
     folder, count = tmp_path / "layout", 25
     context = multiprocessing.get_context("spawn")

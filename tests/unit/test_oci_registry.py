@@ -734,6 +734,7 @@ def test_a_listing_has_one_limit_in_entries_and_one_in_pages() -> None:
             list(open_store(server.host, listing=ListingLimits(pages=7)).list_tags("a/b"))
 
 
+@pytest.mark.slow
 def test_a_page_that_comes_a_byte_at_a_time_is_given_up() -> None:
     body = b'{"tags": ["a"' + b" " * 4000 + b"]}"
     with serve(lambda _: Answer(200, {}, body, pace=0.02)) as server:
@@ -744,6 +745,7 @@ def test_a_page_that_comes_a_byte_at_a_time_is_given_up() -> None:
         assert [line for line in server.lines if "tags" in line] == ["GET /v2/a/b/tags/list"]
 
 
+@pytest.mark.slow
 def test_slow_pages_are_counted_together() -> None:
     def script(asked: Asked) -> Answer:
         time.sleep(0.2)

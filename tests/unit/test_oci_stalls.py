@@ -63,6 +63,7 @@ def test_a_body_that_stalls() -> None:
         assert len(server.asked) == 2
 
 
+@pytest.mark.slow
 def test_a_blob_that_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "WINDOW", 0.5)
     with serve(in_turn(Answer(200, {}, BLOB, pace=0.05))) as server:

@@ -110,6 +110,7 @@ def strip_codes(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_that_is_taken_away_again() -> None:
     code, shown, data = run_on_terminal("2")
     assert (code, data) == (0, "the data\n")
@@ -121,6 +122,7 @@ def test_a_terminal_gets_a_bar_that_is_taken_away_again() -> None:
     assert lines[:2] == ["something first", "fetching 8 of 9 wheels, 79.5 MiB"]
 
 
+@pytest.mark.slow
 def test_a_narrow_terminal_gets_the_numbers_on_one_line() -> None:
     _, shown, _ = run_on_terminal("2", columns=30)
     drawn = [part for part in re.split(r"[\r\n]+", strip_codes(shown)) if " of 80.0 MiB" in part]
@@ -128,6 +130,7 @@ def test_a_narrow_terminal_gets_the_numbers_on_one_line() -> None:
     assert max(map(len, drawn)) <= 30
 
 
+@pytest.mark.slow
 def test_no_color_is_kept_to() -> None:
     _, shown, _ = run_on_terminal("2", NO_COLOR="1")
     assert "━" in shown
@@ -137,6 +140,7 @@ def test_no_color_is_kept_to() -> None:
     assert "error: it broke\r\nhint: mend it\r\n" in shown
 
 
+@pytest.mark.slow
 def test_errors_are_red_and_hints_dim_on_a_terminal_alone() -> None:
     code, shown, _ = run_on_terminal("0.5")
     assert code != 0
@@ -152,12 +156,14 @@ def test_an_interrupt_gives_the_cursor_back() -> None:
     assert "interrupted; nothing half-written was kept" in shown[shown.rindex(SHOW_CURSOR) :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [True, False])
 def test_quiet_is_quiet(terminal: bool) -> None:
     shown = run_on_terminal("1", "--quiet")[1] if terminal else run_in_pipe("1", "--quiet").stderr
     assert shown.strip() == "False"
 
 
+@pytest.mark.slow
 def test_json_is_unaffected() -> None:
     assert run_on_terminal("1", "--json")[2] == '{"json": true}\n'
     assert run_in_pipe("1", "--json").stdout == '{"json": true}\n'
@@ -167,6 +173,7 @@ def test_nothing_to_do_loads_nothing_to_draw_with() -> None:
     assert run_on_terminal("0")[1].strip() == "False"
 
 
+@pytest.mark.slow
 def test_elsewhere_there_are_plain_lines_and_no_long_silence(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(display, "SILENCE", 0.3)
     monkeypatch.setattr(display, "_WORTH_A_SUMMARY", 0.5)

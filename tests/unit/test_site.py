@@ -35,12 +35,14 @@ def test_the_home_page_links_to_every_page() -> None:
     assert links == {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
 
 
+@pytest.mark.slow
 def test_anchors_are_those_that_debug_prints(site: Path) -> None:
     identities = set(re.findall(r'\bid="([^"]+)"', (site / "troubleshooting.html").read_text("utf-8")))
     headings = {heading for area, (_, messages) in AREAS.items() for heading in (area, *messages)}
     assert {make_anchor(heading) for heading in headings} - identities == set()
 
 
+@pytest.mark.slow
 def test_a_page_loads_nothing_from_other_hosts(site: Path) -> None:
     for page in site.glob("*.html"):
         loaded = re.findall(r'<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)="([^"]+)"', page.read_text("utf-8"))

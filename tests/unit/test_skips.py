@@ -38,6 +38,7 @@ def test_a_skip_is_a_failure_when_asked_for(pytester: pytest.Pytester) -> None:
     check_three(pytester.runpytest_inprocess(*OPTIONS))
 
 
+@pytest.mark.slow
 def test_skips_of_other_processes_count_too(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(**TESTS)

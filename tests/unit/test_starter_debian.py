@@ -94,6 +94,7 @@ def test_one_that_does_not_fit_is_not_taken(project: Path, runs: Counter, spoil:
     assert runs() == 2
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_the_one_under_way(project: Path, runs: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DELAY", "1")
     early = subprocess.Popen([sys.executable, "-m", "imagebuild.starter.debian", "cosml"], env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -155,6 +156,7 @@ def test_only_teams_on_the_starter_base_need_it(tmp_path: Path, catalogue: str, 
     assert debian.needs_starter(tmp_path, ["../nobody"]) is False
 
 
+@pytest.mark.slow
 def test_beforehand_it_says_that_it_still_goes_on(
     project: Path, runs: Counter, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

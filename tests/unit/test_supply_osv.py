@@ -246,9 +246,11 @@ def test_a_mirror_that_is_busy_is_asked_again(tmp_path: Path) -> None:
 
 
 def test_a_mirror_that_serves_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    naps: list[float] = []
+
     def fetch(answer: Answer) -> Path:
         with serve(lambda _: answer) as server:
-            return fetch_dataset(f"http://{server.host}", tmp_path, lambda _: None)
+            return fetch_dataset(f"http://{server.host}", tmp_path, lambda _: None, sleep=naps.append)
 
     with pytest.raises(RemoteError, match="HTTP 404"):
         fetch(Answer(404))
@@ -256,6 +258,7 @@ def test_a_mirror_that_serves_something_else(tmp_path: Path, monkeypatch: pytest
         fetch(Answer(200, {}, b"<html>"))
     with pytest.raises(RemoteError, match="cannot be fetched"):
         fetch(Answer(reset=True))
+    assert len(naps) > 1
     with pytest.raises(ConfigurationError, match="not the URL"):
         fetch_dataset("file:///etc", tmp_path, lambda _: None)
     monkeypatch.setattr("imagebuild.supply.osvdata.ARCHIVE_LIMIT", 3)

@@ -137,6 +137,7 @@ def test_an_adapted_wheel_has_neither_file_nor_row_and_is_the_same_each_time(tmp
         assert set(rows) == set(archive.namelist())
 
 
+@pytest.mark.slow
 def test_pip_takes_a_wrong_record_over_and_an_adapted_wheel_has_a_true_one(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path, modes={"demo/__init__.py": 0o100755}, record=b"demo/__init__.py,sha256=wrong,7\ndemo/ghost.c,,\n")
     write_adapted_wheel(wheel, tmp_path / "a" / wheel.name, LAYOUT)
