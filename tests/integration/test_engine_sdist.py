@@ -168,7 +168,7 @@ def test_two_builds_give_the_same_wheel(team: Team, tmp_path: Path) -> None:
 
 def test_on_another_machine_it_is_built_again_from_the_locked_archive(team: Team, tmp_path: Path) -> None:
     path = team.forget_wheel()
-    (note,) = (team.checkout.cache / "source").glob("*.json")
+    (note,) = (team.checkout.cache / "source").glob("[0-9a-f]*.json")
     note.unlink()
     fork = team.checkout.fork(tmp_path)
     fork.edit("images/sums/team.toml", 'base = "starter"', 'base = "starter"\ndisplay-name = "again"')
@@ -185,7 +185,7 @@ def test_an_archive_that_was_replaced_is_refused(team: Team, tmp_path: Path) -> 
     kept = team.checkout.cache / "wheels" / package.source.sha256 / package.source.filename
     original = kept.read_bytes()
     kept.unlink()
-    (note,) = (team.checkout.cache / "source").glob("*.json")
+    (note,) = (team.checkout.cache / "source").glob("[0-9a-f]*.json")
     note.unlink()
     team.index.add_file("fast-sum", "fast_sum-1.0.tar.gz", make_archive(**{"fast_sum.py": "import os\n"}))
     fork = team.checkout.fork(tmp_path)
