@@ -229,6 +229,7 @@ def test_a_binary_for_a_newer_glibc_is_refused(shop: Shop) -> None:
             shop.lock("fit", base=base, system=("libpthread",))  # what else it needs is not of this test
 
 
+@pytest.mark.slow
 def test_source_is_built_with_what_it_needs_and_locked_as_what_came_out(shop: Shop) -> None:
     source = make_source("top", "1.0", Imports="mid", published="2024-03-27 13:40:02 UTC")
     shop.cran.add("top", "1.0", source)
@@ -293,6 +294,7 @@ def test_locked_files_are_found_again_wherever_the_repository_put_them(dated: Sh
         dated.fetch(lock, "ab", offline=True)
 
 
+@pytest.mark.slow
 def test_what_is_locked_and_kept_is_not_fetched_again(shop: Shop) -> None:
     path = shop.cran.add("ab", "1.0", make_binary("ab", "1.0"))
     shop.cran.add("cd", "1.0", make_source("cd", "1.0"))

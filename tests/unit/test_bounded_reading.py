@@ -104,6 +104,7 @@ YAML_FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", YAML_FILES)
 def test_yaml_is_refused_at_once(name: str) -> None:
     started = time.process_time()

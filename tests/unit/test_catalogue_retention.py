@@ -202,6 +202,7 @@ def test_what_comes_into_use_in_its_grace_is_not_removed(store: LayoutStore, tmp
     assert store.head_manifest("churn", f"retired-{entry.tag}") is None
 
 
+@pytest.mark.slow
 def test_what_an_index_of_others_lists_is_not_removed(store: LayoutStore) -> None:
     entry = find_entry(read_catalogue(store), "churn@2025q1")
     retire(store)
@@ -212,6 +213,7 @@ def test_what_an_index_of_others_lists_is_not_removed(store: LayoutStore) -> Non
     assert remove(store, at=NOW + 2 * GRACE).images == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["config", "attested"])
 def test_a_retired_image_is_known_by_its_other_digests_too(store: LayoutStore, tmp_path: Path, how: str) -> None:
     entry = find_entry(read_catalogue(store), "churn@2025q1")
@@ -230,6 +232,7 @@ def test_a_retired_image_is_known_by_its_other_digests_too(store: LayoutStore, t
     assert find_entry(read_catalogue(store), "churn@2025q1").digest == entry.digest
 
 
+@pytest.mark.slow
 def test_what_was_built_again_in_its_grace_stays(store: LayoutStore) -> None:
     entry = find_entry(read_catalogue(store), "churn@2025q1")
     raw = store.get_manifest("churn", entry.digest)
@@ -241,6 +244,7 @@ def test_what_was_built_again_in_its_grace_stays(store: LayoutStore) -> None:
     assert store.head_manifest("churn", f"retired-{entry.tag}") is None
 
 
+@pytest.mark.slow
 def test_what_was_built_again_since_the_plan_stays(store: LayoutStore) -> None:
     entry = find_entry(read_catalogue(store), "churn@2025q1")
     retire(store)
@@ -299,6 +303,7 @@ def find_tagged(store: LayoutStore) -> set[Digest]:
     return {descriptor.id for descriptor in found if descriptor is not None}
 
 
+@pytest.mark.slow
 def test_a_registry_that_cannot_take_a_tag_away_has_the_manifest_all_the_time(store: LayoutStore) -> None:
     before = {entry.digest for entry in read_catalogue(store).entries}
     entry = find_entry(read_catalogue(store), "churn@2025q1")
@@ -313,6 +318,7 @@ def test_a_registry_that_cannot_take_a_tag_away_has_the_manifest_all_the_time(st
     assert all(before <= tagged for tagged in old.tagged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", range(1, 12))
 def test_a_run_that_is_killed_loses_nothing_and_the_next_finishes_it(store: LayoutStore, killed: int) -> None:
     listing = read_catalogue(store)
@@ -387,6 +393,7 @@ def test_where_only_untagged_manifests_can_be_deleted_the_tag_goes_first(store: 
     assert not [tag for tag in store.list_tags("churn") if tag.startswith("retired-")]
 
 
+@pytest.mark.slow
 def test_removing_takes_along_what_belongs_to_the_image_and_nothing_else(store: LayoutStore) -> None:
     listing = read_catalogue(store)
     entry, other = find_entry(listing, "churn@2025q1"), find_entry(listing, "churn")
@@ -419,6 +426,7 @@ def test_what_was_kept_in_between_stays(store: LayoutStore) -> None:
     assert any("changed since" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_stopped_removal_is_finished_by_the_next(store: LayoutStore, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = find_entry(read_catalogue(store), "churn@2025q1")
     attach(store, entry, "lock")
@@ -449,6 +457,7 @@ def test_a_layout_forgets_the_image_and_keeps_the_blobs_of_others(store: LayoutS
     assert store.has_blob("churn", Descriptor("", entry.digest, 0).id) is True
 
 
+@pytest.mark.slow
 def test_a_layout_is_swept_of_what_nothing_names_any_more(store: LayoutStore) -> None:
     entry, other = find_entry(read_catalogue(store), "churn@2025q1"), find_entry(read_catalogue(store), "churn")
     attach(store, entry, "lock")

@@ -527,6 +527,7 @@ def serve(**pages: tuple[int, str, bytes]) -> Iterator[str]:
             thread.join()
 
 
+@pytest.mark.slow
 def test_a_server_must_answer_in_its_own_way() -> None:
     pages = {
         "api": (200, "", b'{"version": "2"}'),

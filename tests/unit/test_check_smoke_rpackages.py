@@ -26,6 +26,7 @@ esac
 """
 
 
+@pytest.mark.slow
 def test_each_package_is_attached_in_an_r_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "Rscript"
     program.write_text(RSCRIPT.format(open=tmp_path))

@@ -136,6 +136,7 @@ def test_a_hidden_value_whose_image_is_gone_says_so_whatever_it_redirected_to() 
     )
 
 
+@pytest.mark.slow
 def test_a_team_that_left_for_another_server_leaves_no_value_that_cannot_start() -> None:
     """Its images of the kind before are gone from the registry: hidden, told of, and with Danger where there is a redirect."""
     first, second, other = make_image("cosml", "2026q1"), make_image("cosml", "2026q2"), make_image("risk", "2026q2")
@@ -220,6 +221,7 @@ def test_a_kind_by_hand_keeps_what_is_its_own() -> None:
     assert [value["id"] for value in images["values"]] == ["scipy", *(name(entry) for entry in HISTORY[:3])]
 
 
+@pytest.mark.slow
 def test_namespaces_by_team() -> None:
     text = render_workspace_kinds(HISTORY, team_label="example.com/team").text
     kind = read(text)["jupyterlab"]

@@ -51,6 +51,7 @@ def copy_kind() -> Kind:
     return copy.deepcopy(read_quarters()[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("definition", list_definitions())
 def test_what_is_written_is_taken_the_first_time_and_the_next(definition: Kind) -> None:
     before, later = read_quarters()

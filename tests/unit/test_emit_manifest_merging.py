@@ -135,6 +135,7 @@ def _comments_of_others(sections: list[Any], dashes: int, gone: set[str]) -> lis
 ITEMS = st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=5)  # a comment above, on the line, nested
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(ITEMS, st.sampled_from([0, 2]), st.data())
 def test_comments_go_with_items_that_are_arranged(items: list[tuple[bool, bool, bool]], dashes: int, data: st.DataObject) -> None:

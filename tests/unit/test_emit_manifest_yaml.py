@@ -34,6 +34,7 @@ def test_any_value_survives_both_versions(documents: list[tuple[list[str], dict[
     assert list(YAML(typ="safe", pure=True).load_all(text)) == expected
 
 
+@pytest.mark.slow
 @given(st.lists(TEXT, min_size=1, max_size=3), TEXT)
 def test_a_comment_never_becomes_content(comment: list[str], inner: str) -> None:
     value = {"a": Note(tuple(comment), {"b": Note((inner,), ["x", {"c": "d", "e": Note((inner, inner), "f")}])}), "g": Note((inner,), 1)}

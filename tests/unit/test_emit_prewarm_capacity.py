@@ -95,6 +95,7 @@ images = st.lists(st.tuples(st.sampled_from("uvwxyz"), st.lists(layers, max_size
 )
 
 
+@pytest.mark.slow
 @given(images, images, st.integers(0, 80), st.booleans())
 def test_what_is_left_after_the_drops_fits(current: list[NodeImage], before: list[NodeImage], disk: int, surge: bool) -> None:
     pool = make_pool(disk, surge=surge)

@@ -34,6 +34,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["kubeflow", "workspacekind", "kubespawner", "imagestream"])
 def test_every_form_with_the_pools_and_again_in_place(checkout: Checkout, form: str, tmp_path: Path) -> None:
     text = checkout.run("catalogue", "--format", form, *PULL).succeeded().out

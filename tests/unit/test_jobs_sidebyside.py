@@ -77,6 +77,7 @@ def test_an_error_of_a_narrower_class_keeps_its_exit_code() -> None:
     assert (results["one"].message, results["one"].exit_code) == ("refused", RemoteError.exit_code)
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_gives_its_slots_back() -> None:
     def die(jobs: Jobs, _say: Callable[[str], object]) -> None:
         with jobs.slot():
@@ -93,6 +94,7 @@ def test_one_that_is_killed_gives_its_slots_back() -> None:
     assert (results["alive"], results["later"]) == (5, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_never_more_at_work_than_there_are_slots(tmp_path: Path, jobs: int) -> None:
     def task(mine: Jobs, _say: Callable[[str], object]) -> int:

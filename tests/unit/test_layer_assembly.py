@@ -163,6 +163,7 @@ def test_a_path_that_two_bring_is_its_owners(tmp_path: Path, owner: str, pattern
     assert build(tmp_path, [one, two], files={pattern: owner}, out=tmp_path / "again").digest == layer.digest
 
 
+@pytest.mark.slow
 def test_of_three_that_bring_a_path_those_with_the_owners_file_keep_their_row(tmp_path: Path) -> None:
     """Whoever comes first by name: what counts is whose content it is."""
     one = make_wheel(tmp_path, "one", files={"ns/__init__.py": b"x = 1\n"})

@@ -47,6 +47,7 @@ def test_pycs_are_unchecked_hash_pycs_that_name_their_final_path() -> None:
         assert code.co_filename == path
 
 
+@pytest.mark.slow
 def test_a_wheels_bytes_do_not_depend_on_what_the_child_compiled_before() -> None:
     wheels = [SOURCES[start : start + 5] for start in range(0, 40, 5)]
     alone = [compile_all(wheel) for wheel in wheels]

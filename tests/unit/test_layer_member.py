@@ -256,6 +256,7 @@ def make_set(target: Path, count: int = 12) -> list[MemberRequest]:
     return requests
 
 
+@pytest.mark.slow
 def test_order_and_number_of_workers_never_show(tmp_path: Path) -> None:
     requests = make_set(tmp_path / "wheels")
     seen = []

@@ -136,6 +136,7 @@ def test_pip_settings_merge_as_pip_does() -> None:
     assert parse_pip_settings("download.index-url='https://d.example'\n") == {}
 
 
+@pytest.mark.slow
 def test_the_default_index_is_pips_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.example/simple")
     assert default_index().address == "https://mirror.example/simple/"

@@ -63,6 +63,7 @@ def test_one_stall_is_forgiven(tmp_path: Path) -> None:
         assert fetch(server.host, tmp_path) == WHEEL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stalled", [Answer(stall=1), Answer(body=WHEEL, sent=1000, stall=1)])
 def test_a_second_one_is_final(tmp_path: Path, stalled: Answer) -> None:
     with serve(answer_files(stalled)) as server:
@@ -71,6 +72,7 @@ def test_a_second_one_is_final(tmp_path: Path, stalled: Answer) -> None:
         assert len([asked for asked in server.asked if asked.path.endswith(".whl")]) == 2
 
 
+@pytest.mark.slow
 def test_a_page_that_stalls(tmp_path: Path) -> None:
     with serve(lambda _: Answer(stall=1)) as server:
         with pytest.raises(RemoteError, match="takes requests and does not answer in time"):

@@ -139,6 +139,7 @@ def test_same_tree_same_bytes(tmp_path: Path) -> None:
         assert b"Generator: imagebuild" in archive.read("my_tools-1.0.dist-info/WHEEL")
 
 
+@pytest.mark.slow
 def test_the_cache_is_used_and_mended(tmp_path: Path) -> None:
     folder = make_package(tmp_path / "p")
     wheel = build_local_wheel(folder, tmp_path / "cache", CUTOFF)
@@ -160,6 +161,7 @@ def test_the_wheel_installs(tmp_path: Path) -> None:
         source.validate_record()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["hatchling", "setuptools"])
 def test_other_backends(tmp_path: Path, backend: str) -> None:
     build = FLIT.replace("flit_core.buildapi", {"hatchling": "hatchling.build", "setuptools": "setuptools.build_meta"}[backend]).replace(
@@ -204,6 +206,7 @@ def test_broken_projects(tmp_path: Path) -> None:
         build_local_wheel(tmp_path / "none", tmp_path / "cache", CUTOFF)
 
 
+@pytest.mark.slow
 def test_a_wheel_that_is_not_pure_is_refused(tmp_path: Path) -> None:
     folder = make_package(tmp_path / "p", FLIT.replace("flit_core.buildapi", "setuptools.build_meta").replace("flit_core", "setuptools"))
     (folder / "setup.py").write_text(

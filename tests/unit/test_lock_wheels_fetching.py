@@ -166,6 +166,7 @@ def test_local_wheels_are_checked(tmp_path: Path) -> None:
         fetch_wheels(make_lock(msgspec.structs.replace(package, sha256="b" * 64)), (), tmp_path / "cache", {"mine": path}, ignore)
 
 
+@pytest.mark.slow
 def test_two_at_once(fake: FakeIndex, indexes: tuple[PackageIndex, ...], tmp_path: Path) -> None:
     lock = all_of(fake)
     with ThreadPoolExecutor(4) as pool:

@@ -26,6 +26,7 @@ tags = st.just("") | st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatc
 digests = st.none() | st.binary(max_size=3).map(Digest.of)
 
 
+@pytest.mark.slow
 @given(hosts, repositories, tags, digests)
 def test_a_reference_comes_back_from_its_text(host: str, repository: str, tag: str, digest: Digest | None) -> None:
     reference = Reference(host, repository, tag, digest)

@@ -39,6 +39,7 @@ def test_one_stall_is_forgiven() -> None:
         assert open_store(server.host).get_manifest("a/b", "1") is not None
 
 
+@pytest.mark.slow
 def test_a_second_one_in_a_row_is_final() -> None:
     with serve(in_turn(Answer(stall=1))) as server:
         started = time.monotonic()
@@ -48,6 +49,7 @@ def test_a_second_one_in_a_row_is_final() -> None:
         assert time.monotonic() - started < 10 * STALL
 
 
+@pytest.mark.slow
 def test_what_other_requests_waited_counts() -> None:
     with serve(in_turn(Answer(stall=1), FOUND, Answer(stall=1), FOUND)) as server:
         store = open_store(server.host)
@@ -56,6 +58,7 @@ def test_what_other_requests_waited_counts() -> None:
             store.get_manifest("a/b", "2")
 
 
+@pytest.mark.slow
 def test_a_body_that_stalls() -> None:
     with serve(in_turn(Answer(200, {}, BLOB, sent=1000, stall=1))) as server:
         with pytest.raises(RemoteError, match="no answer in time"), open_store(server.host).open_blob("a/b", BLOB_AT) as stream:
@@ -73,6 +76,7 @@ def test_a_blob_that_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
         assert time.monotonic() - started < 10
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_slow_itself_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "WINDOW", 0.2)
     with serve(in_turn(Answer(200, {}, BLOB))) as server, open_store(server.host).open_blob("a/b", BLOB_AT) as stream:
@@ -81,6 +85,7 @@ def test_a_reader_that_is_slow_itself_is_waited_for(monkeypatch: pytest.MonkeyPa
         assert first + stream.read() == BLOB
 
 
+@pytest.mark.slow
 def test_an_upload_that_is_not_taken(tmp_path: Path) -> None:
     source = tmp_path / "blob"
     source.write_bytes(BLOB)

@@ -149,6 +149,7 @@ def test_errors_are_red_and_hints_dim_on_a_terminal_alone() -> None:
     assert "error: it broke\nhint: mend it\n" in run_in_pipe("0.5").stderr
 
 
+@pytest.mark.slow
 def test_an_interrupt_gives_the_cursor_back() -> None:
     code, shown, _ = run_on_terminal("60", interrupt=1)
     assert code == 130

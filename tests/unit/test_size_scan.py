@@ -135,6 +135,7 @@ def test_what_a_higher_layer_hides_is_still_pulled(workspace: Workspace) -> None
     assert "still pulled" in format_size_report(report)
 
 
+@pytest.mark.slow
 def test_a_layer_that_unpacks_to_very_much_takes_little_memory(workspace: Workspace) -> None:
     import tracemalloc
 

@@ -181,6 +181,7 @@ def test_the_same_image_has_the_same_companions(base: Base, lock: Lock, wheels: 
     assert json.loads(other[BOM_TYPE])["serialNumber"] != json.loads(first[BOM_TYPE])["serialNumber"]
 
 
+@pytest.mark.slow
 def test_the_order_of_hashes_changes_nothing(tmp_path: Path) -> None:
     """Sets are behind the library's lists: two processes with other hash seeds write the same bytes."""
     code = """
