@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from imagebuild.addons.rlang.facts import require_r
 from imagebuild.addons.rlang.sourcepackage import RSourceOrder
 from imagebuild.base.model import Base
-from imagebuild.engine.insidebase import CONTEXT, WORK, render_stages, run_inside
-from imagebuild.engine.options import DockerOptions
-from imagebuild.errors import BuildError
+from imagebuild.engine.insidebase import CONTEXT, WORK, BuildPlace, Product, build_file, render_stages
 
 _MADE = "/packages"
-_SHOWN_LINES = 12  # of a build that failed
 _ERROR = re.compile(r"^ERROR: |: error: |(?:fatal|undefined).*: |^Error in |: command not found|: not found$")
+_PRODUCT = Product(
+    "*.tar.gz",
+    "archives",
+    lambda line: _ERROR.search(line) is not None,
+    "compilers and headers are Debian packages: [source] system in team.toml; or use a repository that has binaries",
+)
 
 
 def render_r_dockerfile(base: Base, order: RSourceOrder, system: tuple[str, ...]) -> str:
@@ -43,34 +45,6 @@ def render_r_dockerfile(base: Base, order: RSourceOrder, system: tuple[str, ...]
     return render_stages(base, system, steps, _MADE)
 
 
-def build_r_package(
-    order: RSourceOrder,
-    out: Path,
-    *,
-    base: Base,
-    layout: Path,
-    system: tuple[str, ...] = (),
-    secrets: Mapping[str, Path] | None = None,
-    options: DockerOptions,
-) -> Path:
-    """Build ``order`` inside ``base``; the binary archive, in the folder ``out``.
-
-    BuildError with R's or the compiler's words; ConfigurationError when docker, its engine, buildx or the builder is missing.
-    """
-    dockerfile = render_r_dockerfile(base, order, system)
-    try:
-        made = run_inside(
-            dockerfile, order.archive, order.requires, out, base=base, layout=layout, network=bool(system), secrets=secrets, options=options
-        )
-    except BuildError as error:
-        told = [line.strip() for line in error.details if _ERROR.search(line)]
-        reason = told[0] if told else error.message.removeprefix("the build's RUN failed: ")
-        raise BuildError(
-            f"{order.name} {order.version} cannot be built in base {base.name}: {reason}",
-            "compilers and headers are Debian packages: [source] system in team.toml; or use a repository that has binaries",
-            error.details[-_SHOWN_LINES:],
-        ) from None
-    found = sorted(made.glob("*.tar.gz"))
-    if len(found) != 1:
-        raise BuildError(f"{order.name} {order.version}: its build made {len(found)} archives, not one", "ask for another version")
-    return found[0]
+def build_r_package(order: RSourceOrder, out: Path, place: BuildPlace) -> Path:
+    """Build ``order``; the binary archive, in the folder ``out``. Errors: see :func:`build_file`."""
+    return build_file(render_r_dockerfile(place.base, order, place.system), order, out, place, _PRODUCT)

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 
 from imagebuild.base.model import Base
-from imagebuild.engine.insidebase import CONTEXT, WORK, render_stages, run_inside
-from imagebuild.engine.options import DockerOptions
-from imagebuild.errors import BuildError
+from imagebuild.engine.insidebase import CONTEXT, WORK, BuildPlace, Product, build_file, render_stages
 from imagebuild.lock.wheels.sdist import SourceOrder
 
-_SHOWN_LINES = 12  # of a build that failed
+_PRODUCT = Product(
+    "*.whl",
+    "wheels",
+    # Compilers, linkers and Python say "error:"; what pip says after it is that something failed.
+    lambda line: re.search(r"\b[Ee]rror: ", line) is not None and not line.startswith(("ERROR: ", "note: ")),
+    "compilers and headers are Debian packages: [source] system in team.toml; Python ones: [source] requires",
+)
 
 
 def render_source_dockerfile(base: Base, archive: str, epoch: int, system: tuple[str, ...]) -> str:
@@ -40,39 +43,6 @@ def render_source_dockerfile(base: Base, archive: str, epoch: int, system: tuple
     return render_stages(base, system, steps, "/wheels")
 
 
-def build_source_wheel(
-    order: SourceOrder,
-    out: Path,
-    *,
-    base: Base,
-    layout: Path,
-    system: tuple[str, ...] = (),
-    secrets: Mapping[str, Path] | None = None,
-    options: DockerOptions,
-) -> Path:
-    """Build ``order`` inside ``base``; the wheel, in the folder ``out``.
-
-    BuildError with the compiler's last words; ConfigurationError when docker, its engine, buildx or the builder is missing.
-    """
-    dockerfile = render_source_dockerfile(base, order.archive.name, order.epoch, system)
-    try:
-        result = run_inside(
-            dockerfile, order.archive, order.requires, out, base=base, layout=layout, network=bool(system), secrets=secrets, options=options
-        )
-    except BuildError as error:
-        raise _explain_failure(order, base, error) from None
-    wheels = sorted(result.glob("*.whl"))
-    if len(wheels) != 1:
-        raise BuildError(f"{order.name} {order.version}: its build made {len(wheels)} wheels, not one", "ask for another version")
-    return wheels[0]
-
-
-def _explain_failure(order: SourceOrder, base: Base, error: BuildError) -> BuildError:
-    # Compilers, linkers and Python say "error:"; what pip says after it is that something failed.
-    errors = [line.strip() for line in error.details if re.search(r"\b[Ee]rror: ", line) and not line.startswith(("ERROR: ", "note: "))]
-    reason = errors[0] if errors else error.message.removeprefix("the build's RUN failed: ")
-    return BuildError(
-        f"{order.name} {order.version} cannot be built in base {base.name}: {reason}",
-        "compilers and headers are Debian packages: [source] system in team.toml; Python ones: [source] requires",
-        error.details[-_SHOWN_LINES:],
-    )
+def build_source_wheel(order: SourceOrder, out: Path, place: BuildPlace) -> Path:
+    """Build ``order``; the wheel, in the folder ``out``. Errors: see :func:`build_file`."""
+    return build_file(render_source_dockerfile(place.base, order.archive.name, order.epoch, place.system), order, out, place, _PRODUCT)

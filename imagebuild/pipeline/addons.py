@@ -18,7 +18,7 @@ from imagebuild.errors import LockError, UsageError
 from imagebuild.files import exclusive, explain_os_error
 from imagebuild.lock.index.routing import LOCAL_NAME
 from imagebuild.pipeline.lockoptions import LockOptions
-from imagebuild.pipeline.rbuilds import make_r_builder
+from imagebuild.pipeline.sdists import make_r_builder
 from imagebuild.text import count_things
 from imagebuild.workspace import Workspace
 
@@ -88,7 +88,7 @@ def resolve_addons(
             existing=existing,
             replace=team.list_replaced(kind),
             system=team.table.system.packages,
-            build=make_r_builder(workspace, team, base, DockerOptions(options.builder, options.network)) if kind == "r" else None,
+            build=make_r_builder(workspace, team, base, options.docker) if kind == "r" else None,
         )
     )
 

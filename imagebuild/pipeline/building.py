@@ -51,7 +51,7 @@ def fetch_team_wheels(
     packages = tuple(item for item in plan.lock.packages if wanted is None or item.name in wanted)
     lock = msgspec.structs.replace(plan.lock, packages=packages)
     local = build_local_wheels(workspace, plan.team, lock) if any(item.index == LOCAL_NAME for item in packages) else {}
-    build = make_source_builder(workspace, plan.team, plan.base, builder=builder, network=network)
+    build = make_source_builder(workspace, plan.team, plan.base, DockerOptions(builder, network))
     return fetch_wheels(
         lock,
         plan.team.indexes,

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from imagebuild.engine.options import DockerOptions
+
 
 class LockOptions(msgspec.Struct, frozen=True):
     """How to lock."""
@@ -19,6 +21,11 @@ class LockOptions(msgspec.Struct, frozen=True):
     network: str | None = None
     seconds: float = 120  # how long a resolver may look
     upgrade_addons: frozenset[str] = frozenset()  # and these: r:data.table, vscode:ms-python.python
+
+    @property
+    def docker(self) -> DockerOptions:
+        """What is built from source is built so."""
+        return DockerOptions(self.builder, self.network)
 
     def find_cutoff(self, cooldown: int) -> str:
         """The cutoff of a team that waits so many days; one that was asked for stays as it is."""

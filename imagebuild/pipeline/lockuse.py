@@ -83,7 +83,7 @@ def resolve_team(workspace: Workspace, team: Team, base: Base, before: Lock | No
         source=team.source,
         replace=team.replace,
         protect=team.protect,
-        build_source=make_source_builder(workspace, team, base, builder=options.builder, network=options.network),
+        build_source=make_source_builder(workspace, team, base, options.docker),
         rules=team.rules,
         seconds=options.seconds,
     )

@@ -1,9 +1,10 @@
-"""Wheels built from source archives inside a base, by the docker engine."""
+"""Wheels and R packages built from source archives inside a base, by the docker engine."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,35 +15,49 @@ from imagebuild.files import scratch_folder
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
+    from imagebuild.addons.rlang.sourcepackage import BuildRPackage, RSourceOrder
+    from imagebuild.engine.insidebase import BuildPlace
     from imagebuild.lock.file.model import LockedPackage
     from imagebuild.lock.index.upstream import Upstream
     from imagebuild.lock.wheels.sdist import BuildSource, SourceOrder
 
 
-def make_source_builder(
-    workspace: Workspace, team: Team, base: Base, *, builder: str | None = None, network: str | None = None
-) -> BuildSource:
+def make_source_builder(workspace: Workspace, team: Team, base: Base, options: DockerOptions) -> BuildSource:
     """What builds a source archive inside ``base``: the docker engine, which is looked for when something is to be built."""
     if team.source.packages:  # the resolver's requests are answered in threads, and no thread is to load these
         for name in ("imagebuild.engine.aptsources", "imagebuild.engine.sdist"):
             importlib.import_module(name)
 
     def build(order: SourceOrder, folder: Path) -> Path:
-        from imagebuild.engine.aptsources import prepare_apt_secrets
         from imagebuild.engine.sdist import build_source_wheel
 
-        with scratch_folder(workspace.cache) as secrets:
-            return build_source_wheel(
-                order,
-                folder,
-                base=base,
-                layout=workspace.layout.folder,
-                system=team.source.system,
-                secrets=prepare_apt_secrets(base, secrets) if team.source.system else None,
-                options=DockerOptions(builder, network),
-            )
+        with _open_place(workspace, team, base, options) as place:
+            return build_source_wheel(order, folder, place)
 
     return build
+
+
+def make_r_builder(workspace: Workspace, team: Team, base: Base, options: DockerOptions) -> BuildRPackage:
+    """The same for the source archive of an R package."""
+
+    def build(order: RSourceOrder, folder: Path) -> Path:
+        from imagebuild.engine.rpackage import build_r_package
+
+        with _open_place(workspace, team, base, options) as place:
+            return build_r_package(order, folder, place)
+
+    return build
+
+
+@contextlib.contextmanager
+def _open_place(workspace: Workspace, team: Team, base: Base, options: DockerOptions) -> Iterator[BuildPlace]:
+    """The base with the team's ``[source] system``; apt's secrets go with the block."""
+    from imagebuild.engine.aptsources import prepare_apt_secrets
+    from imagebuild.engine.insidebase import BuildPlace
+
+    system = team.source.system
+    with scratch_folder(workspace.cache) as secrets:
+        yield BuildPlace(base, workspace.layout.folder, options, system, prepare_apt_secrets(base, secrets) if system else {})
 
 
 def remake_wheel(

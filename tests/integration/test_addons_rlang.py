@@ -22,6 +22,7 @@ from imagebuild.addons.model import AddonLock
 from imagebuild.addons.rlang.sourcepackage import RSourceOrder, repack_archive
 from imagebuild.config import load_team
 from imagebuild.engine.aptsources import prepare_apt_secrets
+from imagebuild.engine.insidebase import BuildPlace
 from imagebuild.engine.options import DockerOptions
 from imagebuild.engine.rpackage import build_r_package
 from imagebuild.pipeline import open_base
@@ -202,15 +203,8 @@ def test_binaries_and_source_are_locked_and_built_the_same_again(team: Team, tmp
     source = archive_path(team.checkout.cache, made.source.sha256, made.source.filename)
     others = [archive_path(team.checkout.cache, item.sha256, item.filename) for item in team.lock.addons if item.form == "binary"]
     order = RSourceOrder("fastsum", "1.0", source, tuple(others), 1735787045)
-    again = build_r_package(
-        order,
-        tmp_path,
-        base=base,
-        layout=team.checkout.layout,
-        system=settings.source.system,
-        secrets=prepare_apt_secrets(base, tmp_path),
-        options=DockerOptions(),
-    )
+    place = BuildPlace(base, team.checkout.layout, DockerOptions(), settings.source.system, prepare_apt_secrets(base, tmp_path))
+    again = build_r_package(order, tmp_path, place)
     assert hashlib.sha256(repack_archive(again, "fastsum")).hexdigest() == made.sha256
 
 

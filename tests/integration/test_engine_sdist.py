@@ -14,6 +14,7 @@ import pytest
 from imagebuild import pipeline
 from imagebuild.config import load_team
 from imagebuild.engine.aptsources import prepare_apt_secrets
+from imagebuild.engine.insidebase import BuildPlace
 from imagebuild.engine.options import DockerOptions
 from imagebuild.engine.sdist import build_source_wheel
 from imagebuild.lock.file.lockfile import read_lock
@@ -159,9 +160,8 @@ def test_two_builds_give_the_same_wheel(team: Team, tmp_path: Path) -> None:
     for number in range(2):
         (folder := tmp_path / str(number)).mkdir()
         secrets = prepare_apt_secrets(base, folder / "secrets")
-        system = found.source.system
-        fresh = DockerOptions(cache=False)
-        wheel = build_source_wheel(order, folder, base=base, layout=workspace.layout.folder, system=system, secrets=secrets, options=fresh)
+        place = BuildPlace(base, workspace.layout.folder, DockerOptions(cache=False), found.source.system, secrets)
+        wheel = build_source_wheel(order, folder, place)
         made.append(repack_wheel(wheel.read_bytes(), "fast-sum"))
     assert made[0] == made[1]
 

@@ -10,7 +10,8 @@ import pytest
 
 from imagebuild.addons.rlang.sourcepackage import RSourceOrder
 from imagebuild.base.model import Base
-from imagebuild.engine import rpackage
+from imagebuild.engine import insidebase, rpackage
+from imagebuild.engine.insidebase import BuildPlace
 from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import BuildError
 from tests.support.builders import make_base
@@ -52,17 +53,17 @@ def test_a_build_that_fails_says_what_r_or_the_compiler_said(
     def fail(*_arguments: Any, **_options: Any) -> Path:
         raise BuildError("the build's RUN failed: the last line", "hint", lines)
 
-    monkeypatch.setattr(rpackage, "run_inside", fail)
+    monkeypatch.setattr(insidebase, "_run_inside", fail)
     with pytest.raises(BuildError, match=r"^fast\.sum 1\.0 cannot be built in base scipy: ") as caught:
-        rpackage.build_r_package(ORDER, tmp_path, base=make_r_base(), layout=tmp_path, options=DockerOptions())
+        rpackage.build_r_package(ORDER, tmp_path, BuildPlace(make_r_base(), tmp_path, DockerOptions()))
     assert reason in caught.value.message
     assert caught.value.details == lines
 
 
 def test_a_build_makes_one_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(rpackage, "run_inside", lambda *_arguments, **_options: tmp_path)
+    monkeypatch.setattr(insidebase, "_run_inside", lambda *_arguments, **_options: tmp_path)
     with pytest.raises(BuildError, match="its build made 0 archives, not one"):
-        rpackage.build_r_package(ORDER, tmp_path, base=make_r_base(), layout=tmp_path, options=DockerOptions())
+        rpackage.build_r_package(ORDER, tmp_path, BuildPlace(make_r_base(), tmp_path, DockerOptions()))
     (tmp_path / "fast.sum_1.0_R_x86_64-pc-linux-gnu.tar.gz").write_bytes(b"")
-    found = rpackage.build_r_package(ORDER, tmp_path, base=make_r_base(), layout=tmp_path, options=DockerOptions())
+    found = rpackage.build_r_package(ORDER, tmp_path, BuildPlace(make_r_base(), tmp_path, DockerOptions()))
     assert found.parent == tmp_path
