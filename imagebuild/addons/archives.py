@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imagebuild.addons.model import Addon
 from imagebuild.errors import ImagebuildError, IntegrityError, LockError, RemoteError
-from imagebuild.files import replacing
+from imagebuild.files import hash_file, replacing
 from imagebuild.lock.index.bodies import Bodies
 from imagebuild.lock.index.client import IndexClient
 from imagebuild.lock.index.pages import ProjectFile
@@ -19,18 +19,12 @@ def archive_path(cache: Path, sha256: str, filename: str) -> Path:
     return cache / "addons" / sha256 / filename
 
 
-def hash_archive(path: Path) -> str:
-    """SHA-256 in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def find_archive(addon: Addon, cache: Path) -> Path | None:
     """The archive that is kept, whole; None where there is none. A damaged one is removed."""
     path = archive_path(cache, addon.sha256, addon.filename)
     if not path.is_file():
         return None
-    if path.stat().st_size == addon.size and hash_archive(path) == addon.sha256:
+    if path.stat().st_size == addon.size and hash_file(path) == addon.sha256:
         return path
     path.unlink(missing_ok=True)
     return None
@@ -38,9 +32,9 @@ def find_archive(addon: Addon, cache: Path) -> Path | None:
 
 def keep_archive(source: Path, cache: Path, filename: str) -> tuple[Path, str]:
     """A copy in the cache, by the hash of its bytes: its path there, and the hash."""
-    sha256 = hash_archive(source)
+    sha256 = hash_file(source)
     target = archive_path(cache, sha256, filename)
-    if not target.is_file() or hash_archive(target) != sha256:
+    if not target.is_file() or hash_file(target) != sha256:
         digest = hashlib.sha256()
         with source.open("rb") as stream, replacing(target) as copy:
             while piece := stream.read(1 << 20):
@@ -73,7 +67,7 @@ def download_archive(client: IndexClient, url: str, filename: str, cache: Path, 
     IntegrityError for other bytes, LockError for a file that is gone, RemoteError for an index that fails.
     """
     target = archive_path(cache, sha256, filename)
-    if not target.is_file() or hash_archive(target) != sha256:
+    if not target.is_file() or hash_file(target) != sha256:
         Bodies(client).download(ProjectFile(filename, url, sha256=sha256, size=size), target, package=name or filename)
     return target
 

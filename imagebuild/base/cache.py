@@ -7,7 +7,6 @@ whole. ``cache/bases/pins/`` remembers which manifest an index gave for a platfo
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,7 +19,7 @@ from imagebuild.base.inventory import decode_inventory, encode_inventory
 from imagebuild.base.model import Inventory
 from imagebuild.base.runtime import Launch
 from imagebuild.errors import ConfigurationError, IntegrityError
-from imagebuild.files import exclusive, fsync_directory, fsync_tree, write_atomic
+from imagebuild.files import exclusive, fsync_directory, fsync_tree, hash_file, write_atomic
 from imagebuild.oci.model import Digest, Manifest, Platform, RawManifest
 from imagebuild.sealed import SealedCache
 
@@ -40,17 +39,12 @@ class _Facts(msgspec.Struct, frozen=True):
 _FACTS = SealedCache(_Facts)
 
 
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def write_documents(folder: Path, raw: RawManifest, config_data: bytes, inventory: Inventory, launch: Launch | None) -> None:
     """Beside ``tree.sqlite``, which is there: the documents, and last the facts that make the folder count."""
     (folder / "manifest.json").write_bytes(raw.data)
     (folder / "config.json").write_bytes(config_data)
     (folder / "inventory.json").write_bytes(encode_inventory(inventory))
-    facts = _Facts(CACHE_FORMAT, _hash_file(folder / "inventory.json"), _hash_file(folder / "tree.sqlite"), launch)
+    facts = _Facts(CACHE_FORMAT, hash_file(folder / "inventory.json"), hash_file(folder / "tree.sqlite"), launch)
     (folder / "facts.json").write_bytes(_FACTS.encode(facts))
 
 
@@ -74,7 +68,7 @@ def load_base(bases: Path, digest: Digest, media_type: str) -> CachedBase | None
     folder = bases / digest.hex
     try:
         facts = _FACTS.read(folder / "facts.json")
-        if facts is None or facts.format != CACHE_FORMAT or _hash_file(folder / "tree.sqlite") != facts.tree:
+        if facts is None or facts.format != CACHE_FORMAT or hash_file(folder / "tree.sqlite") != facts.tree:
             return None
         if facts.launch is not None and not (folder / "rootfs" / facts.launch.executable).is_file():
             return None
@@ -85,7 +79,7 @@ def load_base(bases: Path, digest: Digest, media_type: str) -> CachedBase | None
         config_data = (folder / "config.json").read_bytes()
         if not isinstance(manifest, Manifest) or Digest.of(config_data) != manifest.config.digest:
             return None
-        if _hash_file(folder / "inventory.json") != facts.inventory:
+        if hash_file(folder / "inventory.json") != facts.inventory:
             return None
         inventory = decode_inventory((folder / "inventory.json").read_bytes())
         if inventory.interpreter is not None and facts.launch is None and runtime.runs_here(inventory.platform):

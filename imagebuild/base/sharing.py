@@ -7,7 +7,6 @@ is a tar of what the cache keeps. The interpreter in it runs on this machine: wh
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import tarfile
@@ -21,7 +20,7 @@ from imagebuild.base.cache import CACHE_FORMAT, CachedBase, hold_base, load_base
 from imagebuild.base.model import compute_fingerprint
 from imagebuild.base.tree import SqliteTree
 from imagebuild.errors import ImagebuildError, IntegrityError, RemoteError
-from imagebuild.files import scratch_folder
+from imagebuild.files import hash_file, scratch_folder
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_manifest
 from imagebuild.oci.model import Descriptor, Digest, ImageConfig, Manifest, Platform, RawManifest
@@ -127,8 +126,7 @@ def pack_base(folder: Path, out: Path) -> Descriptor:
             entry.size, entry.mode = path.stat().st_size, choose_mode(bool(path.stat().st_mode & 0o100))
             with path.open("rb") as content:
                 tar.addfile(entry, content)
-    with out.open("rb") as written:
-        return Descriptor(BLOB_TYPE, Digest(f"sha256:{hashlib.file_digest(written, 'sha256').hexdigest()}"), out.stat().st_size)
+    return Descriptor(BLOB_TYPE, Digest(f"sha256:{hash_file(out)}"), out.stat().st_size)
 
 
 def _unpack(stream: BinaryIO, folder: Path) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
-from imagebuild.files import replacing
+from imagebuild.files import hash_file, replacing
 from imagebuild.oci.model import Digest
 from imagebuild.permissions import choose_mode
 
@@ -65,10 +65,8 @@ _MANIFEST = make_decoder(BundleManifest)
 
 def describe_file(path: Path) -> BundledFile:
     """The entry of a file on this disk."""
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     status = path.stat()
-    return BundledFile(digest, status.st_size, bool(status.st_mode & 0o100))
+    return BundledFile(hash_file(path), status.st_size, bool(status.st_mode & 0o100))
 
 
 class Bundle:

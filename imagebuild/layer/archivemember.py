@@ -16,9 +16,9 @@ from imagebuild.addons.model import PlacedArchive
 from imagebuild.addons.unpacking import ArchiveFile, open_archive
 from imagebuild.base.model import Base
 from imagebuild.errors import BuildError, IntegrityError
-from imagebuild.files import exclusive, explain_os_error, replacing, sweep_temporaries
+from imagebuild.files import exclusive, explain_os_error, hash_file, replacing, sweep_temporaries
 from imagebuild.jobs.slots import Slot
-from imagebuild.layer.memberstore import MemberIndex, MemberRequest, hash_file, load_member, name_blob, save_index
+from imagebuild.layer.memberstore import MemberIndex, MemberRequest, load_member, name_blob, save_index
 from imagebuild.layer.model import LAYER_FORMAT, Codec, FileFact, Member
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within, normalise_path
 from imagebuild.layer.tar.frame import FrameWriter, describe_compressor

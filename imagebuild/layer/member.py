@@ -35,7 +35,7 @@ from imagebuild.layer.memberstore import (
     MemberRequest,
     MemberRules,
     compute_key,
-    hash_file,
+    hash_wheel,
     load_member,
     locate_note,
     name_blob,
@@ -194,7 +194,7 @@ def make_member(
 ) -> tuple[Member, bool] | None:
     """The member, and whether it was built now, holding a ``slot``; None where another is building it and ``wait`` is false."""
     label = request.filename or request.wheel.name
-    sha256 = request.sha256 or hash_file(request.wheel)
+    sha256 = request.sha256 or hash_wheel(request.wheel)
     with WheelArchive(request.wheel, python=rules.interpreter.version, filename=label) as archive:
         collector = collect_wheel(archive, request, rules, label)
         rows = ((entry.row, entry.path) for entry in collector.entries.values())
@@ -214,7 +214,7 @@ def make_member(
                 if member is not None:
                     return member, False
                 sweep_temporaries(store)
-                if request.sha256 and hash_file(request.wheel) != request.sha256:
+                if request.sha256 and hash_wheel(request.wheel) != request.sha256:
                     raise IntegrityError(
                         f"{label} is not the file that was locked: its sha256 differs", f"remove {request.wheel}; it is fetched again"
                     )

@@ -12,7 +12,7 @@ import msgspec
 from imagebuild import __version__
 from imagebuild.base.model import Interpreter
 from imagebuild.errors import BuildError
-from imagebuild.files import write_atomic
+from imagebuild.files import hash_file, write_atomic
 from imagebuild.layer.model import LAYER_FORMAT, Codec, FileFact, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.frame import describe_compressor
@@ -145,7 +145,7 @@ def save_index(store: Path, index: MemberIndex) -> None:
 
 def is_intact(member: Member) -> bool:
     """Whether the cached bytes are those of the index."""
-    return member.blob.is_file() and hash_file(member.blob) == member.sha256
+    return member.blob.is_file() and hash_wheel(member.blob) == member.sha256
 
 
 def drop_member(member: Member) -> None:
@@ -153,10 +153,9 @@ def drop_member(member: Member) -> None:
     member.blob.with_name("index.json").unlink(missing_ok=True)
 
 
-def hash_file(path: Path) -> str:
+def hash_wheel(path: Path) -> str:
     """SHA-256 of a file in hex; BuildError when there is none."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hash_file(path)
     except FileNotFoundError:
         raise BuildError(f"there is no such wheel: {path}", "fetch the lock's wheels first") from None

@@ -15,7 +15,7 @@ from imagebuild.base.model import Base
 from imagebuild.config import Team
 from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import LockError, UsageError
-from imagebuild.files import exclusive, explain_os_error
+from imagebuild.files import exclusive, explain_os_error, hash_file
 from imagebuild.lock.index.routing import LOCAL_NAME
 from imagebuild.pipeline.lockoptions import LockOptions
 from imagebuild.pipeline.sdists import make_r_builder
@@ -109,13 +109,8 @@ def hash_addon_inputs(team: Team, kind: AddonKind) -> dict[str, str]:
     asked = [[wish.text for wish in team.list_wishes(kind)], sorted(team.list_replaced(kind))]
     found = {f"images/{team.name}/team.toml [{kind}]": hashlib.sha256(msgspec.json.encode(asked)).hexdigest()}
     for path in filter(Path.is_file, team.list_archives(kind)):
-        found[f"images/{team.name}/{path.relative_to(folder).as_posix()}"] = _hash_file(path)
+        found[f"images/{team.name}/{path.relative_to(folder).as_posix()}"] = hash_file(path)
     return found
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def find_addon_lock(workspace: Workspace, team: Team, kind: AddonKind) -> AddonLock | None:

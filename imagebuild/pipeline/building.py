@@ -15,9 +15,8 @@ import msgspec
 from imagebuild.dockerfile import ADDONS_FOLDER, render_requirements
 from imagebuild.engine.options import BuildContext, DockerOptions
 from imagebuild.errors import ConfigurationError
-from imagebuild.files import scratch_folder, write_atomic
+from imagebuild.files import hash_file, scratch_folder, write_atomic
 from imagebuild.layer.archivemember import ArchiveRequest
-from imagebuild.layer.memberstore import hash_file
 from imagebuild.layer.model import LAYER_MTIME, TeamLayers
 from imagebuild.layer.removal import find_removal
 from imagebuild.lock.index.routing import LOCAL_NAME

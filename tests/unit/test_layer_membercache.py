@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagebuild.errors import RemoteError
+from imagebuild.files import hash_file
 from imagebuild.layer.membercache import ARTIFACT_TYPE, DOCUMENTS, SharedMembers, compute_shared_key, encode_artifact
 from imagebuild.layer.members import MemberSources, build_members
-from imagebuild.layer.memberstore import MemberRequest, MemberRules, hash_file
+from imagebuild.layer.memberstore import MemberRequest, MemberRules
 from imagebuild.layer.model import LAYER_MTIME, Codec, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.header import count_entry, count_padding, encode_header

@@ -6,7 +6,7 @@ import contextlib
 import re
 from pathlib import Path
 
-from imagebuild.addons.archives import archive_path, hash_archive
+from imagebuild.addons.archives import archive_path
 from imagebuild.addons.model import Addon, AddonLock, AddonRequest, SourceOf
 from imagebuild.addons.rlang.archive import Contents, check_built, check_libraries, read_contents
 from imagebuild.addons.rlang.closure import Chosen, Closure, compute_closure
@@ -17,6 +17,7 @@ from imagebuild.addons.rlang.sourcepackage import RSourceBuilds
 from imagebuild.addons.rlang.wishes import join_wishes, parse_wish
 from imagebuild.base.model import Base, RFacts
 from imagebuild.errors import LockError
+from imagebuild.files import hash_file
 from imagebuild.lock.index.routing import PackageIndex
 
 _DISTRIBUTION = re.compile(r".*/__linux__/([a-z0-9.-]+)/.*")
@@ -120,7 +121,7 @@ class _Compilation:
         self._needs[name] = set(item.needs).union(*(self._needs[need] for need in item.needs))
         path, source = fetched, None
         if not contents.is_binary:
-            source = SourceOf(fetched.name, hash_archive(fetched), fetched.stat().st_size)
+            source = SourceOf(fetched.name, hash_file(fetched), fetched.stat().st_size)
             path = self._builds.make(contents.description, fetched, [self._made[need] for need in sorted(self._needs[name])])
             contents = read_contents(path, name, version)
         self._made[name] = path
@@ -134,7 +135,7 @@ class _Compilation:
             return None
         file = before.source or before
         path = archive_path(self._request.cache, file.sha256, file.filename)
-        return path if path.is_file() and hash_archive(path) == file.sha256 else None
+        return path if path.is_file() and hash_file(path) == file.sha256 else None
 
     def _check(self, contents: Contents, repository: Repository) -> None:
         base, facts = self._request.base, self._facts
@@ -149,7 +150,7 @@ class _Compilation:
             name=found.name,
             version=found.version,
             filename=path.name,
-            sha256=hash_archive(path),
+            sha256=hash_file(path),
             size=path.stat().st_size,
             installed=contents.installed,
             folder=f"{self._request.base.tree.resolve(self._facts.library)}/{found.name}",

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from imagebuild.addons.archives import archive_path, download_archive, find_archive, hash_archive, keep_archive, refuse_offline
+from imagebuild.addons.archives import archive_path, download_archive, find_archive, keep_archive, refuse_offline
 from imagebuild.addons.model import Addon, AddonLock, AddonRequest, FetchRequest
 from imagebuild.addons.rlang.archive import read_archive_description
 from imagebuild.addons.rlang.compiling import compile_r_lock
@@ -16,6 +16,7 @@ from imagebuild.addons.rlang.sourcepackage import RSourceBuilds
 from imagebuild.addons.routing import find_index
 from imagebuild.base.model import Base
 from imagebuild.errors import ImagebuildError, IntegrityError, LockError
+from imagebuild.files import hash_file
 from imagebuild.lock.index.bodies import path_of
 
 
@@ -32,7 +33,7 @@ def fetch_r(addon: Addon, request: FetchRequest) -> Path:
     requires = [fetch_r(item, request) for item in list_required(addon, request)]
     builds = RSourceBuilds(request.cache, str(request.base.inventory.digest), request.build, request.report)
     made = builds.make(read_archive_description(source, addon.name), source, requires)
-    if (found := hash_archive(made)) != addon.sha256:
+    if (found := hash_file(made)) != addon.sha256:
         raise IntegrityError(
             f"{addon.name}: the package built from {source.name} is not the locked one",
             "the base or the Debian packages it is built with changed since: lock again",
@@ -61,7 +62,7 @@ def _fetch_file(addon: Addon, filename: str, sha256: str, request: FetchRequest)
     IntegrityError when no place has the right ones.
     """
     target = archive_path(request.cache, sha256, filename)
-    if target.is_file() and hash_archive(target) == sha256:
+    if target.is_file() and hash_file(target) == sha256:
         return target
     with contextlib.ExitStack() as stack:
         return _fetch_from(_list_urls(addon, request, stack), addon, filename, sha256, request.cache)

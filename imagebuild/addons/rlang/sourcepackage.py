@@ -16,12 +16,12 @@ from pathlib import Path
 
 import msgspec
 
-from imagebuild.addons.archives import archive_path, hash_archive
+from imagebuild.addons.archives import archive_path
 from imagebuild.addons.rlang.control import Description
 from imagebuild.addons.unpacking import ArchiveFile, open_archive
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import BuildError
-from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_atomic
+from imagebuild.files import exclusive, explain_os_error, hash_file, scratch_folder, write_atomic
 
 _FORMAT = 1  # of a build: raise it when the same order would give other bytes
 _OLDEST = 315532800  # 1980-01-01
@@ -64,7 +64,7 @@ class RSourceBuilds:
     def make(self, description: Description, archive: Path, requires: Sequence[Path]) -> Path:
         """The binary archive that ``archive`` gives, in the cache. ``requires``: the binary archives it is built with."""
         name, version = description.name, description.version
-        hashes = [hash_archive(path) for path in (archive, *sorted(requires))]
+        hashes = [hash_file(path) for path in (archive, *sorted(requires))]
         epoch = compute_epoch(description)
         key = hashlib.sha256(msgspec.json.encode([_FORMAT, hashes, self._base_digest, epoch])).hexdigest()
         note = self._cache / "source" / f"r-{key}.json"
@@ -91,7 +91,7 @@ class RSourceBuilds:
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
             found = _NOTE.decode(note.read_bytes())
             path = archive_path(self._cache, found.sha256, found.filename)
-            if hash_archive(path) == found.sha256:
+            if hash_file(path) == found.sha256:
                 return path
         return None
 

@@ -28,8 +28,8 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from imagebuild.decoding import load_toml, make_decoder
 from imagebuild.errors import ConfigurationError, LockError
-from imagebuild.files import exclusive, explain_os_error, read_regular, replacing, write_atomic
-from imagebuild.lock.inputs.sourcetree import hash_file, hash_tree, list_tree
+from imagebuild.files import exclusive, explain_os_error, hash_file, read_regular, replacing, write_atomic
+from imagebuild.lock.inputs.sourcetree import hash_tree, list_tree
 from imagebuild.permissions import choose_mode
 from imagebuild.wheel.record import encode_hash
 
@@ -123,7 +123,7 @@ def _recall(note: Path) -> LocalWheel | None:
     with contextlib.suppress(FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
         found = _NOTE.decode(note.read_bytes())
         path = note.parent / found.filename
-        if path.is_file() and hash_file(path).hex() == found.sha256:
+        if path.is_file() and hash_file(path) == found.sha256:
             return LocalWheel(path, found.filename, found.sha256, found.size, found.name, found.version, found.tree)
     return None
 
@@ -203,7 +203,7 @@ def _build(folder: Path, tree: str, system: BuildSystem, epoch: int, home: Path,
         target = home / built.name
         with replacing(target) as stream:
             stream.write(repack_wheel(built.read_bytes(), folder.name))
-    return LocalWheel(target, target.name, hash_file(target).hex(), target.stat().st_size, distribution, version, tree)
+    return LocalWheel(target, target.name, hash_file(target), target.stat().st_size, distribution, version, tree)
 
 
 def _copy_tree(folder: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from imagebuild.errors import ConfigurationError, LockError
+from imagebuild.files import hash_file
 
 _LEFT_OUT = (
     "__pycache__", "*.pyc", "*.pyo", ".git", ".hg", ".svn", "*.egg-info", ".venv", ".tox", ".nox", ".mypy_cache", ".pytest_cache",
@@ -68,13 +69,7 @@ def hash_tree(folder: Path) -> str:
     digest = hashlib.sha256()
     for entry in list_tree(folder):
         kind = b"l" if entry.link else b"x" if entry.executable else b"f"
-        content = hashlib.sha256(os.fsencode(entry.link)).digest() if entry.link else hash_file(folder / entry.path)
+        content = hashlib.sha256(os.fsencode(entry.link)).digest() if entry.link else bytes.fromhex(hash_file(folder / entry.path))
         path = os.fsencode(entry.path)
         digest.update(len(path).to_bytes(8, "big") + path + kind + content)
     return digest.hexdigest()
-
-
-def hash_file(path: Path) -> bytes:
-    """SHA-256 of a file's content, 32 bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from imagebuild.errors import IntegrityError, LockError, RemoteError
-from imagebuild.files import exclusive, explain_os_error, sweep_temporaries
+from imagebuild.files import exclusive, explain_os_error, hash_file, sweep_temporaries
 from imagebuild.lock.file.model import BuildWheel, Lock, LockedPackage
 from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.lock.index.pages import ProjectFile
@@ -73,7 +72,7 @@ def find_wheel(package: LockedPackage, cache: Path) -> Path | None:
     try:
         if not path.is_file():
             return None
-        if path.stat().st_size == package.size and _hash_file(path) == package.sha256:
+        if path.stat().st_size == package.size and hash_file(path) == package.sha256:
             return path
         path.unlink()
     except OSError as error:
@@ -85,7 +84,7 @@ def _check_local(package: LockedPackage, local_wheels: Mapping[str, Path]) -> Pa
     path = local_wheels.get(package.name)
     if path is None:
         raise LockError(f"{package.name} is locked as a package of the team, and its source tree is missing", "lock again")
-    found = _hash_file(path)
+    found = hash_file(path)
     if found != package.sha256 or path.name != package.filename:
         raise IntegrityError(
             f"{package.name}: the wheel built from its source tree is not the locked one",
@@ -97,12 +96,7 @@ def _check_local(package: LockedPackage, local_wheels: Mapping[str, Path]) -> Pa
 
 def is_cached(path: Path, sha256: str) -> bool:
     """Whether a file of the cache is there and what it was: hashed again, since disks rot."""
-    return path.is_file() and _hash_file(path) == sha256
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return path.is_file() and hash_file(path) == sha256
 
 
 def _fetch(
