@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 
@@ -100,25 +100,14 @@ class FetchRequest(msgspec.Struct, frozen=True):
     build: Callable[..., Path] | None = None
 
 
-class AddonRules(Protocol):
+class AddonRules(msgspec.Struct, frozen=True):
     """What one kind of add-ons can do; the pipeline has one of them for each kind."""
 
-    @property
-    def title(self) -> str:
-        """``R package``, ``VS Code extension``."""
-
-    @property
-    def index_kind(self) -> str:
-        """The kind of [[index]] it comes from."""
-
-    def describe_base(self, base: Base) -> dict[str, str]:
-        """All of the base that a lock may rely on; ConfigurationError when add-ons of this kind cannot be used there."""
-
-    def compile_lock(self, request: AddonRequest) -> AddonLock:
-        """The lock; writes nothing but the cache."""
-
-    def fetch(self, addon: Addon, request: FetchRequest) -> Path:
-        """The archive on this disk, its hash compared with the lock's."""
+    title: str  # R package, VS Code extension
+    index_kind: str  # of the [[index]] tables it comes from
+    describe_base: Callable[[Base], dict[str, str]]  # all that a lock may rely on; ConfigurationError where the kind cannot be used
+    compile_lock: Callable[[AddonRequest], AddonLock]  # writes nothing but the cache
+    fetch: Callable[[Addon, FetchRequest], Path]  # the archive on this disk, its hash compared with the lock's
 
 
 class PlacedArchive(msgspec.Struct, frozen=True):

@@ -26,12 +26,12 @@ from imagebuild.workspace import Workspace
 def find_rules(kind: AddonKind) -> AddonRules:
     """The rules of a kind."""
     if kind == "vscode":
-        from imagebuild.addons.vscode.fetching import VSCodeRules
+        from imagebuild.addons.vscode.fetching import RULES as VSCODE
 
-        return VSCodeRules()
-    from imagebuild.addons.rlang.fetching import RRules
+        return VSCODE
+    from imagebuild.addons.rlang.fetching import RULES as R
 
-    return RRules()
+    return R
 
 
 # --- locks

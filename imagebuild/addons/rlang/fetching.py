@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from imagebuild.addons.archives import archive_path, download_archive, find_archive, keep_archive, refuse_offline
-from imagebuild.addons.model import Addon, AddonLock, AddonRequest, FetchRequest
+from imagebuild.addons.model import Addon, AddonRules, FetchRequest
 from imagebuild.addons.rlang.archive import read_archive_description
 from imagebuild.addons.rlang.compiling import compile_r_lock
 from imagebuild.addons.rlang.facts import describe_r, require_r
 from imagebuild.addons.rlang.repository import INDEX_KIND, Repository, find_snapshot, locate_archived, locate_file
 from imagebuild.addons.rlang.sourcepackage import RSourceBuilds
 from imagebuild.addons.routing import find_index
-from imagebuild.base.model import Base
 from imagebuild.errors import ImagebuildError, IntegrityError, LockError
 from imagebuild.files import hash_file
 from imagebuild.lock.index.bodies import path_of
@@ -108,20 +107,4 @@ def _refuse(addon: Addon, filename: str, repository: Repository) -> IntegrityErr
     )
 
 
-class RRules:
-    """What the pipeline asks of R packages (:class:`imagebuild.addons.model.AddonRules`)."""
-
-    title = "R package"
-    index_kind = INDEX_KIND
-
-    def describe_base(self, base: Base) -> dict[str, str]:
-        """See :func:`imagebuild.addons.rlang.facts.describe_r`."""
-        return describe_r(base)
-
-    def compile_lock(self, request: AddonRequest) -> AddonLock:
-        """See :func:`imagebuild.addons.rlang.compiling.compile_r_lock`."""
-        return compile_r_lock(request)
-
-    def fetch(self, addon: Addon, request: FetchRequest) -> Path:
-        """See :func:`fetch_r`."""
-        return fetch_r(addon, request)
+RULES = AddonRules("R package", INDEX_KIND, describe_r, compile_r_lock, fetch_r)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from imagebuild.addons.archives import find_archive, find_team_archive, refuse_offline
-from imagebuild.addons.model import Addon, AddonLock, AddonRequest, FetchRequest
+from imagebuild.addons.model import Addon, AddonRules, FetchRequest
 from imagebuild.addons.routing import find_index
 from imagebuild.addons.vscode.compiling import INDEX_KIND, compile_vscode_lock
 from imagebuild.addons.vscode.facts import describe_vscode
 from imagebuild.addons.vscode.gallery import Gallery
 from imagebuild.addons.vscode.manifest import UNIVERSAL
-from imagebuild.base.model import Base
 from imagebuild.errors import IntegrityError, LockError
 from imagebuild.lock.index.routing import LOCAL_NAME
 
@@ -48,20 +47,4 @@ def fetch_extension(addon: Addon, request: FetchRequest) -> Path:
     return path
 
 
-class VSCodeRules:
-    """What the pipeline asks of extensions (:class:`imagebuild.addons.model.AddonRules`)."""
-
-    title = "VS Code extension"
-    index_kind = INDEX_KIND
-
-    def describe_base(self, base: Base) -> dict[str, str]:
-        """See :func:`imagebuild.addons.vscode.facts.describe_vscode`."""
-        return describe_vscode(base)
-
-    def compile_lock(self, request: AddonRequest) -> AddonLock:
-        """See :func:`imagebuild.addons.vscode.compiling.compile_vscode_lock`."""
-        return compile_vscode_lock(request)
-
-    def fetch(self, addon: Addon, request: FetchRequest) -> Path:
-        """See :func:`fetch_extension`."""
-        return fetch_extension(addon, request)
+RULES = AddonRules("VS Code extension", INDEX_KIND, describe_vscode, compile_vscode_lock, fetch_extension)
