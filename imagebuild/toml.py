@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -17,6 +18,8 @@ from imagebuild.text import suggest
 T = TypeVar("T")
 
 _LONGEST_NAME = 100
+_LINE = 100  # characters of an array on one line
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LARGEST = 1 << 20  # bytes of a file that people write
 # What moves a terminal's cursor, ends a line to one reader and not to another, or turns the order of what is read: Unicode's Cc, Zl, Zp
 # and Bidi_Control. The tab and the line feed stay.
@@ -128,6 +131,19 @@ def _find_table(raw: dict[str, Any], kind: type[Any]) -> str:
             except msgspec.ValidationError:
                 return _name_table(field.encode_name, item, number, "")
     return ""
+
+
+def format_list(key: str, values: Sequence[str]) -> str:
+    """An array of strings: on one line when it is short, one value a line when it isn't, so that diffs stay small."""
+    flat = f"{key} = [{', '.join(quote_text(value) for value in values)}]"
+    if len(flat) <= _LINE:
+        return flat
+    return "\n".join([f"{key} = [", *(f"    {quote_text(value)}," for value in values), "]"])
+
+
+def format_key(key: str) -> str:
+    """A key as it stands in a table, quoted where it has to be (TOML 1.0, Keys)."""
+    return key if _BARE_KEY.fullmatch(key) else quote_text(key)
 
 
 def quote_text(text: str) -> str:

@@ -13,13 +13,11 @@ from imagebuild.decoding import Converter, load_toml
 from imagebuild.errors import ConfigurationError, LockError
 from imagebuild.files import read_regular, sweep_writes, write_atomic
 from imagebuild.lock.index.routing import LOCAL_NAME
-from imagebuild.toml import quote_text
+from imagebuild.toml import format_key, format_list, quote_text
 
 _LARGEST = 16 << 20  # bytes of a lock
 _HEX = re.compile(r"[0-9a-f]{64}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_LINE = 100  # characters of an array on one line
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -43,7 +41,7 @@ def format_addon_lock(lock: AddonLock) -> str:
         f"# The {lock.kind} add-ons of {lock.team} on base {lock.base}. Made by imagebuild from the team's folder: change that, not this.",
         f"format = {lock.format}",
         *(f"{key} = {quote_text(getattr(lock, key))}" for key in ("kind", "team", "base", "cutoff")),
-        _format_list("satisfied", lock.satisfied),
+        format_list("satisfied", lock.satisfied),
         "",
         "[against]",
         *_format_table(lock.against),
@@ -61,7 +59,7 @@ def _format_addon(item: Addon) -> Iterable[str]:
         if isinstance(value, dict):
             yield f"{key} = {{ " + ", ".join(f"{name} = {_format_value(part)}" for name, part in value.items()) + " }"
         elif isinstance(value, list | tuple):
-            yield _format_list(key, tuple(value))
+            yield format_list(key, tuple(value))
         else:
             yield f"{key} = {_format_value(value)}"
 
@@ -70,14 +68,9 @@ def _format_value(value: str | int) -> str:
     return str(value) if isinstance(value, int) else quote_text(value)
 
 
-def _format_list(key: str, values: tuple[str, ...]) -> str:
-    flat = f"{key} = [{', '.join(quote_text(value) for value in values)}]"
-    return flat if len(flat) <= _LINE else "\n".join([f"{key} = [", *(f"    {quote_text(value)}," for value in values), "]"])
-
-
 def _format_table(table: dict[str, str]) -> Iterable[str]:
     for key in sorted(table):
-        yield f"{key if _BARE_KEY.fullmatch(key) else quote_text(key)} = {quote_text(table[key])}"
+        yield f"{format_key(key)} = {quote_text(table[key])}"
 
 
 def read_addon_lock(path: Path) -> AddonLock:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cyclonedx.model.component import Component
     from cyclonedx.model.dependency import Dependency
     from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
+    from packageurl import PackageURL
 
 REPAIRED = "dev.imagebuild:record-repaired"  # how many rows of the wheel's RECORD were wrong
 ORIGIN = "dev.imagebuild:origin"  # base | added
@@ -136,8 +137,6 @@ def _describe_image(name: str, tag: str, digest: Digest, platform: str) -> Compo
 
 
 def _describe_package(item: Package, repaired: int) -> Component:
-    from cyclonedx.model import HashAlgorithm, HashType, Property
-    from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
 
     # Of the team's own packages no public index has the name: a scanner must not look them up there.
@@ -151,34 +150,38 @@ def _describe_package(item: Package, repaired: int) -> Component:
         INSTALLER: item.installer,
         REPAIRED: str(repaired or ""),
     }
-    return Component(
-        name=item.name,
-        version=item.version,
-        type=ComponentType.LIBRARY,
-        bom_ref=str(purl),
-        purl=purl,
-        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=item.sha256)] if item.sha256 else [],
-        licenses=_describe_licence(item.licence),
-        properties=[Property(name=name, value=value) for name, value in notes.items() if value],
-        components=[_describe_bundled(part, str(purl)) for part in item.bundled.components],
-    )
+    return _make_library(purl, item.name, item.version, item.sha256, item.licence, notes, item.bundled.components)
 
 
 def _describe_addon(lock: AddonLock, item: Addon) -> Component:
+    purl = make_addon_purl(lock.kind, item)
+    notes = {ORIGIN: "added", ADDON: lock.kind, INDEX: item.index, LOCATION: item.folder, DIRECT: "true" if is_direct(lock, item) else ""}
+    return _make_library(purl, item.name, item.version, item.sha256, read_addon_licence(item), notes)
+
+
+def _make_library(
+    purl: PackageURL,
+    name: str,
+    version: str,
+    sha256: str,
+    licence: Licence,
+    notes: Mapping[str, str],
+    bundled: Sequence[BundledComponent] = (),
+) -> Component:
+    """``sha256`` is empty where there is no archive; empty ``notes`` are left out."""
     from cyclonedx.model import HashAlgorithm, HashType, Property
     from cyclonedx.model.component import Component, ComponentType
 
-    purl = make_addon_purl(lock.kind, item)
-    notes = {ORIGIN: "added", ADDON: lock.kind, INDEX: item.index, LOCATION: item.folder, DIRECT: "true" if is_direct(lock, item) else ""}
     return Component(
-        name=item.name,
-        version=item.version,
+        name=name,
+        version=version,
         type=ComponentType.LIBRARY,
         bom_ref=str(purl),
         purl=purl,
-        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=item.sha256)],
-        licenses=_describe_licence(read_addon_licence(item)),
-        properties=[Property(name=name, value=value) for name, value in notes.items() if value],
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256)] if sha256 else [],
+        licenses=_describe_licence(licence),
+        properties=[Property(name=key, value=value) for key, value in notes.items() if value],
+        components=[_describe_bundled(part, str(purl)) for part in bundled],
     )
 
 

@@ -20,14 +20,13 @@ from imagebuild.files import read_regular, sweep_writes, write_atomic
 from imagebuild.lock.file.model import LOCK_FORMAT, BuildWheel, Lock, LockedPackage, SourceArchive
 from imagebuild.lock.index.routing import URL_NAME
 from imagebuild.oci.model import Digest
-from imagebuild.toml import quote_text
+from imagebuild.toml import format_key, format_list, quote_text
 
 LOCK_VERSION = "1.0"
 _LARGEST = 16 << 20  # bytes
 CREATED_BY = "imagebuild"
 _HEX = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"pylock\.([^.]+)\.toml")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _LATER = ("exclude", "override", "rewritten")  # written where they say something: older locks keep their digest
 _BUILD_TEXTS = ("name", "version", "filename", "sha256", "index")
@@ -80,11 +79,11 @@ def format_lock(lock: Lock) -> str:
         f"platform = {quote_text(lock.platform)}",
         f"resolver = {quote_text(lock.resolver)}",
         f"cutoff = {quote_text(lock.cutoff)}",
-        _format_list("satisfied", lock.satisfied),
-        *(_format_list(key, getattr(lock, key)) for key in _LATER if getattr(lock, key)),
+        format_list("satisfied", lock.satisfied),
+        *(format_list(key, getattr(lock, key)) for key in _LATER if getattr(lock, key)),
         "",
         "[tool.imagebuild.inputs]",
-        *(f"{_format_key(key)} = {quote_text(lock.inputs[key])}" for key in sorted(lock.inputs)),
+        *(f"{format_key(key)} = {quote_text(lock.inputs[key])}" for key in sorted(lock.inputs)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -116,7 +115,7 @@ def _format_package(package: LockedPackage) -> list[str]:
             f"hashes = {{ sha256 = {quote_text(source.sha256)} }}",
         ]
     lines += [*wheel, "[packages.tool.imagebuild]", f"index = {quote_text(package.index)}", f"installed-size = {package.installed_size}"]
-    lines.append(_format_list("via", package.via))
+    lines.append(format_list("via", package.via))
     if package.yanked:
         lines.append(f"yanked = {quote_text(package.yanked)}")
     if package.tree:
@@ -125,18 +124,6 @@ def _format_package(package: LockedPackage) -> list[str]:
         lines += ["[[packages.tool.imagebuild.build-requires]]", *(f"{key} = {quote_text(getattr(item, key))}" for key in _BUILD_TEXTS)]
         lines.append(f"size = {item.size}")
     return lines
-
-
-def _format_list(key: str, values: tuple[str, ...]) -> str:
-    """One line when it is short, one value a line when it isn't: diffs stay small."""
-    flat = f"{key} = [{', '.join(quote_text(value) for value in values)}]"
-    if len(flat) <= 100:
-        return flat
-    return "\n".join([f"{key} = [", *(f"    {quote_text(value)}," for value in values), "]"])
-
-
-def _format_key(key: str) -> str:
-    return key if _BARE_KEY.fullmatch(key) else quote_text(key)
 
 
 def read_lock(path: Path) -> Lock:
