@@ -8,8 +8,16 @@ import struct
 import tarfile
 from collections.abc import Mapping, Sequence
 
+from imagebuild.base.model import RFacts, RPackage
+
+OWN, SITE = "/usr/lib/R/library", "/usr/lib/R/site-library"  # libraries of Debian's R
 BUILT = "R 4.2.2; x86_64-pc-linux-gnu; 2024-05-01 10:00:00 UTC; unix"
 BUILT_ANYWHERE = "R 4.2.2; ; 2024-05-01 10:00:00 UTC; unix"
+
+
+def make_facts(*packages: RPackage) -> RFacts:
+    """Debian's R 4.2.2 with these packages."""
+    return RFacts("/usr/bin/R", "/usr/lib/R", "4.2.2", "x86_64-pc-linux-gnu", (SITE, OWN), SITE, packages)
 
 
 def render_description(name: str, version: str, **fields: str) -> str:

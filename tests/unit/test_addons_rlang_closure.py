@@ -12,8 +12,9 @@ from imagebuild.addons.rlang.closure import Closure, compute_closure
 from imagebuild.addons.rlang.control import Description, Need, is_package_name, parse_needs, read_description, read_stanzas, unpack_text
 from imagebuild.addons.rlang.versions import OPERATORS, Bound, parse_version
 from imagebuild.addons.rlang.wishes import PackageWish, join_wishes, parse_wish
-from imagebuild.base.model import RFacts, RPackage
+from imagebuild.base.model import RPackage
 from imagebuild.errors import ConfigurationError, LockError
+from tests.support.rpackages import OWN, make_facts
 
 PACKAGES = """\
 Package: data.table
@@ -197,19 +198,10 @@ class Shelf:
         return compute_closure(asked, self, FACTS, "rbase", kept=kept or {}, replace=frozenset(replace))
 
 
-OWN, SITE = "/usr/lib/R/library", "/usr/lib/R/site-library"
-FACTS = RFacts(
-    "/usr/bin/R",
-    "/usr/lib/R",
-    "4.2.2",
-    "x86_64-pc-linux-gnu",
-    (SITE, OWN),
-    SITE,
-    (
-        RPackage("MASS", "7.3-58", OWN, "4.2.2", "recommended"),
-        RPackage("Rcpp", "1.0.9", OWN, "4.2.2"),
-        RPackage("methods", "4.2.2", OWN, "4.2.2", "base"),
-    ),
+FACTS = make_facts(
+    RPackage("MASS", "7.3-58", OWN, "4.2.2", "recommended"),
+    RPackage("Rcpp", "1.0.9", OWN, "4.2.2"),
+    RPackage("methods", "4.2.2", OWN, "4.2.2", "base"),
 )
 
 

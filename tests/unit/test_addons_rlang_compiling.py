@@ -25,24 +25,27 @@ from imagebuild.addons.rlang.licence import read_r_licence
 from imagebuild.addons.rlang.sourcepackage import RSourceOrder, repack_archive
 from imagebuild.addons.unpacking import hash_tree
 from imagebuild.base.elf import read_elf, read_needed_versions
-from imagebuild.base.model import Base, OperatingSystem, RFacts, RPackage, SystemInventory
+from imagebuild.base.model import Base, OperatingSystem, RPackage, SystemInventory
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, LockError, RemoteError
 from imagebuild.lock.index.routing import PackageIndex
 from tests.support.builders import make_base
-from tests.support.rpackages import BUILT_ANYWHERE, make_binary, make_shared_object, make_source, pack, render_description
+from tests.support.rpackages import (
+    BUILT_ANYWHERE,
+    OWN,
+    SITE,
+    make_binary,
+    make_facts,
+    make_shared_object,
+    make_source,
+    pack,
+    render_description,
+)
 from tests.support.servers.cran import FakeCran
 from tests.support.tools import ignore
 from tests.support.trees import MemoryTree, file, folder
 
-OWN, SITE = "/usr/lib/R/library", "/usr/lib/R/site-library"
-FACTS = RFacts(
-    "/usr/bin/R",
-    "/usr/lib/R",
-    "4.2.2",
-    "x86_64-pc-linux-gnu",
-    (SITE, OWN),
-    SITE,
-    (RPackage("Rcpp", "1.0.9", OWN, "4.2.2"), RPackage("base", "4.2.2", OWN, "4.2.2", "base"), RPackage("old", "1.0", SITE, "4.2.2")),
+FACTS = make_facts(
+    RPackage("Rcpp", "1.0.9", OWN, "4.2.2"), RPackage("base", "4.2.2", OWN, "4.2.2", "base"), RPackage("old", "1.0", SITE, "4.2.2")
 )
 LIBC = "/lib/x86_64-linux-gnu/libc.so.6"
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from imagebuild.lock.index.redirects import Origin, find_location, find_origin, 
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.upstream import Upstream
 from tests.support.servers.index import FakeIndex
-from tests.support.servers.threads import run_server
+from tests.support.servers.threads import serve_gets
 
 EMPTY = Lock("t", "b", "sha256:" + "0" * 64, "sha256:" + "0" * 64, "3.11.2", "linux/amd64", {}, "r", "2026-10-01T00:00:00Z", ())
 BASIC = "Basic " + base64.b64encode(b"joe:x").decode()
@@ -326,14 +325,6 @@ def test_no_redirect_gives_up_encryption(monkeypatch: pytest.MonkeyPatch, page: 
     assert asked == ["https://pypi.corp.example/simple/x/"]
 
 
-@contextlib.contextmanager
-def answering(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """A server on loopback that does what it is told; its address."""
-    handler = type("Handler", (BaseHTTPRequestHandler,), {"do_GET": answer, "log_message": lambda *_: None, "protocol_version": "HTTP/1.1"})
-    with run_server(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as host:
-        yield f"http://{host}"
-
-
 def test_the_body_of_a_redirect_is_not_read_when_it_is_long(tmp_path: Path) -> None:
     """Nothing of a redirect's body counts, and a server that never ends it does not hold us up."""
 
@@ -344,7 +335,7 @@ def test_the_body_of_a_redirect_is_not_read_when_it_is_long(tmp_path: Path) -> N
         handler.end_headers()
         handler.close_connection = True
 
-    with answering(answer) as url, Upstream(PackageIndex("corp", f"{url}/simple/", default=True), tmp_path) as upstream:
+    with serve_gets(answer) as host, Upstream(PackageIndex("corp", f"http://{host}/simple/", default=True), tmp_path) as upstream:
         assert upstream.read_project("x") is None
 
 

@@ -8,11 +8,10 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import BaseHTTPRequestHandler
 
 from imagebuild.lock.index.routing import PackageIndex
-from tests.support.servers.threads import run_server
+from tests.support.servers.threads import serve_gets
 
 _LISTED = ("Package", "Version", "Depends", "Imports", "LinkingTo", "License", "NeedsCompilation", "Built")
 
@@ -54,21 +53,7 @@ class FakeCran:
     @contextlib.contextmanager
     def serve(self) -> Iterator[PackageIndex]:
         """Run it; the index ``cran`` for every name."""
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            timeout = 10
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                fake.answer(self)
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        with run_server(server) as host:
+        with serve_gets(lambda handler: self.answer(handler)) as host:
             yield PackageIndex("cran", f"http://{host}/{self.root}", default=True)
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:

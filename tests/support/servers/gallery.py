@@ -6,11 +6,11 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from imagebuild.addons.vscode.versions import parse_version
-from tests.support.servers.threads import run_server
+from tests.support.servers.threads import serve_gets
 
 RELEASED = "2024-05-01T10:00:00.123456Z"
 
@@ -42,35 +42,20 @@ class FakeGallery:
     @contextlib.contextmanager
     def serve(self) -> Iterator[str]:
         """Run it; its address."""
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            timeout = 10
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                status, headers, body = fake.answer(self.path)
-                self.send_response(status)
-                for key, value in {**headers, "Content-Length": str(len(body))}.items():
-                    self.send_header(key, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # a client that has seen enough
-
-        server = Server(("127.0.0.1", 0), Handler)
-        with run_server(server) as host:
+        with serve_gets(lambda handler: self.answer(handler)) as host:
             self.address = f"http://{host}/"
             yield self.address
 
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        """One GET."""
+        status, headers, body = self._find(handler.path)
+        handler.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(body))}.items():
+            handler.send_header(key, value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    def _find(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body."""
         self.requests.append(path)
         if path in self.moved:

@@ -12,7 +12,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from imagebuild.lock.index.routing import PackageIndex
 from tests.support.builders import encode_wheel, make_wheel
-from tests.support.servers.threads import run_server
+from tests.support.servers.threads import serve_gets
 from tests.support.tools import find_port, wait_for
 
 UPLOADED = "2024-05-01T10:00:00.123456Z"
@@ -102,21 +102,7 @@ class FakeIndex:
     @contextlib.contextmanager
     def serve(self) -> Iterator[str]:
         """Run it; the address of its simple API."""
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            timeout = 10
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                fake.answer(self)
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        with run_server(server) as host:
+        with serve_gets(lambda handler: self.answer(handler)) as host:
             yield f"http://{host}/simple/"
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
