@@ -48,12 +48,6 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """Two for each core: many tests wait for a server or a clock."""
-    return 2 * len(os.sched_getaffinity(0))
-
-
 # What Hypothesis makes up must not look like one by chance: fields of a repr are ASCII words, and what follows is a value.
 _REPR = re.compile(r"\b[A-Z]\w*\([a-z_]+=|\b[a-z_]{2,}=\(['\"(A-Z0-9]|<[\w.]+ object at 0x|\bStruct\b")
 
