@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from imagebuild.addons.model import AddonKind, Wish
+from imagebuild.addons.model import ADDON_KINDS, AddonKind, Wish
 from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.files import read_regular
 from imagebuild.layer.model import Codec
@@ -269,8 +269,7 @@ class Team(msgspec.Struct, frozen=True):
     @property
     def addon_kinds(self) -> tuple[AddonKind, ...]:
         """The kinds of add-ons that the team asks for."""
-        kinds: tuple[AddonKind, ...] = ("r", "vscode")
-        return tuple(kind for kind in kinds if self.list_wishes(kind) or self.list_archives(kind))
+        return tuple(kind for kind in ADDON_KINDS if self.list_wishes(kind) or self.list_archives(kind))
 
     def list_wishes(self, kind: AddonKind) -> tuple[Wish, ...]:
         """The add-ons that team.toml and packages.R.txt ask for."""

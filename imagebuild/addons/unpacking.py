@@ -24,6 +24,7 @@ import msgspec
 from imagebuild.errors import BuildError, IntegrityError
 from imagebuild.files import explain_os_error
 from imagebuild.oci.compression import open_decompressed
+from imagebuild.permissions import choose_mode
 from imagebuild.wheel.zipentries import find_blocked_folder, find_kind_fault, find_name_fault, find_overlap, open_zip
 
 _LARGEST = 4 << 30  # bytes that an archive may unpack to
@@ -123,7 +124,7 @@ def _open_vsix(path: Path, label: str, strip: str) -> Iterator[list[ArchiveFile]
             if why := find_name_fault(info) or find_kind_fault(info):
                 raise _refuse(label, info.filename, why)
             if info.filename.startswith(strip) and not info.filename.endswith("/"):
-                mode = 0o755 if info.external_attr >> 16 & stat.S_IXUSR else 0o644
+                mode = choose_mode(bool(info.external_attr >> 16 & stat.S_IXUSR))
                 files.append(ArchiveFile(info.filename.removeprefix(strip), info.file_size, mode, _open_entry(archive, info, label)))
         yield files
 
@@ -182,7 +183,7 @@ def _list_tar(archive: tarfile.TarFile, label: str, strip: str) -> list[ArchiveF
         if why := _find_tar_fault(entry, name):
             raise _refuse(label, entry.name, why)
         if entry.isreg() and name.startswith(strip):
-            mode = 0o755 if entry.mode & stat.S_IXUSR else 0o644
+            mode = choose_mode(bool(entry.mode & stat.S_IXUSR))
             files.append(ArchiveFile(name.removeprefix(strip), entry.size, mode, _open_member(archive, entry, label)))
     return files
 

@@ -43,8 +43,8 @@ def mount_team_layers(workspace: Workspace, plan: Plan, layers: Sequence[Descrip
                         there.add(item.digest)
                         mounted += item.size
     if mounted:
-        told = f"{len(there)} of {count_things(len(layers), 'layer')} there already"
-        workspace.report(f"{plan.team.name}: {told}, {format_size(mounted)} of them mounted from other teams' images")
+        present = f"{len(there)} of {count_things(len(layers), 'layer')} there already"
+        workspace.report(f"{plan.team.name}: {present}, {format_size(mounted)} of them mounted from other teams' images")
     return frozenset(there)
 
 

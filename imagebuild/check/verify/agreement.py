@@ -26,8 +26,8 @@ def check_lock(evidence: Evidence) -> Finding:
     culprits = _compare(wanted, list_distributions(evidence.facts), "the lock")
     if evidence.base.base is not None and evidence.lock.base_fingerprint != evidence.base.base.inventory.fingerprint:
         culprits.append("the lock was made against another base")
-    wrong, told = _compare_addons(evidence)
-    return judge_culprits([*culprits, *wrong], f"{len(wanted)} packages{told}, as locked", "{count} packages are not as locked")
+    wrong, clause = _compare_addons(evidence)
+    return judge_culprits([*culprits, *wrong], f"{len(wanted)} packages{clause}, as locked", "{count} packages are not as locked")
 
 
 def _compare(wanted: dict[str, str], found: dict[str, str], by: str) -> list[str]:
