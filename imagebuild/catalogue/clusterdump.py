@@ -91,8 +91,8 @@ def _read_json(path: Path, data: bytes, without: frozenset[str], now: datetime, 
     users = _find_hub_users(path, documents)
     if users is not None:
         stopped = any(server.get("stopped") for user in users for server in user["servers"].values())
-        doubt = () if stopped else (f"{path} names no stopped server: was the hub asked with include_stopped_servers?",)
-        return ClusterDump(users, False, doubt), min(changed, _find_newest(users, now) or changed)
+        warnings = () if stopped else (f"{path} names no stopped server: was the hub asked with include_stopped_servers?",)
+        return ClusterDump(users, False, warnings), min(changed, _find_newest(users, now) or changed)
     begin = documents[0] if isinstance(documents[0], dict) and documents[0].get("kind") == BEGIN else None
     if begin is not None and (len(documents) != 3 or documents[-1] != {"kind": END}):
         raise ConfigurationError(f"{path} was cut short, or is several dumps: give one --in-use for each cluster", HINT)
@@ -114,11 +114,11 @@ def _read_json(path: Path, data: bytes, without: frozenset[str], now: datetime, 
     if lacking:
         _refuse_lack(path, [kind.resource for kind in lacking])
     spaces = {about.get("namespace") for item in objects if isinstance(about := item.get("metadata"), dict)} - {None, ""}
-    doubt = (f"{path} holds the objects of one namespace, {spaces.pop()}: was kubectl asked with -A?",) if len(spaces) == 1 else ()
+    warnings = (f"{path} holds the objects of one namespace, {spaces.pop()}: was kubectl asked with -A?",) if len(spaces) == 1 else ()
     newest = _find_newest(objects, now)
     if newest is None:
         raise ConfigurationError(f"{path} does not say when it was made", HINT)
-    return ClusterDump(objects, True, doubt), min(changed, newest)
+    return ClusterDump(objects, True, warnings), min(changed, newest)
 
 
 def _refuse_lack(path: Path, names: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from imagebuild import progress
+from imagebuild.commands.troubleshooting import add_reference
 from imagebuild.progress import print_line
 
 if TYPE_CHECKING:
@@ -124,10 +125,11 @@ _current: Display | None = None
 
 def print_progress(line: str) -> None:
     """One line of progress on stderr, through the display of the command that runs."""
-    if _current is not None:
-        _current.print_line(line)
-    else:
-        print_line(line)
+    for text in add_reference(line):
+        if _current is not None:
+            _current.print_line(text)
+        else:
+            print_line(text)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ import click
 
 from imagebuild import progress
 from imagebuild.commands.display import Display, paused_display, print_progress
+from imagebuild.commands.troubleshooting import PAGE, add_reference, find_anchor, is_debugging
 from imagebuild.errors import ImagebuildError, UsageError, make_printable
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def print_data(text: str | bytes, *, nl: bool = True) -> None:
 def say(*lines: str) -> None:
     """Lines on stderr, as far as it takes them: a full disk behind it must not change the exit code."""
     with contextlib.suppress(OSError), paused_display():
-        for line in lines:
+        for line in itertools.chain.from_iterable(map(add_reference, lines)):
             shown = "\n".join(map(make_printable, line.split("\n")))
             click.echo(_colour(shown), err=True, color=False if os.environ.get("NO_COLOR") else None)
 
@@ -62,14 +64,7 @@ def print_error(error: ImagebuildError) -> None:
         say("".join(traceback.format_exception(error)).rstrip())
     say(f"error: {error.message}", *error.details, *([f"hint: {error.hint}"] if error.hint else []))
     if debug:
-        from imagebuild.commands.troubleshooting import PAGE, find_anchor
-
         say(f"see: {PAGE}#{find_anchor(error)}")
-
-
-def is_debugging() -> bool:
-    """Whether --debug was given: an error may come before the options are parsed."""
-    return "--debug" in sys.argv
 
 
 def explain_exception(error: Exception) -> ImagebuildError:

@@ -1,8 +1,13 @@
-"""Where docs/troubleshooting.md describes an error: under its own heading, or else in the first lines of the area it comes from."""
+"""Where docs/troubleshooting.md describes an error or a warning: under its own heading, or else in the first lines of its part.
+
+An error's part is the area it comes from; all warnings have one part.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 
 from imagebuild.errors import BudgetError, ImagebuildError
 
@@ -77,16 +82,76 @@ AREAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Bundles and CI": (("bundle", "ci"), ()),
     "A defect of imagebuild": ((), ("unexpected ERROR",)),
 }
+# The part of the page about warnings: under the headings below.
+WARNINGS = "Warnings"
+WARNING_HEADINGS = (
+    "package index NAME says that PACKAGE",
+    "package index NAME redirects PACKAGE to HOST",
+    "PACKAGE VERSION is locked, and NEWER is out",
+    "PACKAGE is locked, the newest with a wheel for this base",
+    "PACKAGE is a pre-release that nobody asked for",
+    "PACKAGE has no extra NAME, which LINE asks for",
+    "FILE was yanked",
+    "the program NAME, which BASE lacks",
+    "which base NAME lacks; [system] packages must bring it",
+    "the base NAME has constraints for pip",
+    "[files] PATTERN decides nothing",
+    "the layer takes SIZE as stored",
+    "set single-stream = true in [layer]",
+    "PLACE gives no members",
+    "the member of PACKAGE VERSION in PLACE is refused",
+    "the image is done, but PLACE did not take its members",
+    "PLACE gives no bases",
+    "what PLACE has of the base DIGEST is refused",
+    "PLACE did not take what was read of the base",
+    "pre-warm pods pull with the secret NAME",
+    "notebooks pull with a secret, and [prewarm] names no pull-secret",
+    "the notebook pulls with the secret NAME, and pre-warm pods with none",
+    "--pull-from HOST is not the pull-from of images/pools.toml",
+    "HOST has a port, and the form cuts references at colons",
+    "the form has hideTag: true",
+    "gpus is readOnly in the form",
+    "JupyterHub starts jupyterhub-singleuser",
+    "the chart's pre-pullers NAMES pull all COUNT images",
+    "the registry no longer has an image of TEAM",
+    "TEAM has two images with the newest cutoff",
+    "the budget of TEAM is left out",
+    "FILE names no stopped server",
+    "FILE holds the objects of one namespace, NAME",
+    ".gitignore should have the lines",
+)
 _BY_CLASS = {BudgetError: "Size and budget", ImagebuildError: "A defect of imagebuild"}
 _ROOMS = {room: area for area, (rooms, _) in AREAS.items() for room in rooms}
+_WARNING = re.compile(r"(?:[^\s:]+: )?warning: ")  # of several teams with the team's name
 _NAME = re.compile(r"\b[A-Z]{2,}\b")
 
 
 def find_anchor(error: ImagebuildError) -> str:
     """The anchor of the heading that describes this error: of its area's messages the one with the most words in common, or the area."""
     area = find_area(type(error), error.origin)
-    found = [heading for heading in AREAS[area][1] if make_pattern(heading).search(error.message)]
-    return make_anchor(max(found, key=lambda heading: len(_NAME.sub("", heading)), default=area))
+    return _choose_anchor(error.message, AREAS[area][1], area)
+
+
+def find_warning_anchor(line: str) -> str:
+    """The anchor of the heading that describes this warning, or of all warnings."""
+    return _choose_anchor(line, WARNING_HEADINGS, WARNINGS)
+
+
+def _choose_anchor(message: str, headings: Sequence[str], part: str) -> str:
+    found = [heading for heading in headings if make_pattern(heading).search(message)]
+    return make_anchor(max(found, key=lambda heading: len(_NAME.sub("", heading)), default=part))
+
+
+def is_debugging() -> bool:
+    """Whether --debug was given: an error may come before the options are parsed."""
+    return "--debug" in sys.argv
+
+
+def add_reference(line: str) -> tuple[str, ...]:
+    """The line; with --debug and if it is a warning also where to read on."""
+    if _WARNING.match(line) and is_debugging():
+        return line, f"see: {PAGE}#{find_warning_anchor(line)}"
+    return (line,)
 
 
 def find_area(kind: type[ImagebuildError], module: str) -> str:

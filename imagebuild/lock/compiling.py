@@ -161,7 +161,7 @@ def _judge(request: LockRequest, inputs: LockInputs, answer: _Answer, index: Rou
         if status.status == "quarantined":
             raise LockError(f"{status.describe()}, says package index {candidates.index!r}", "do not install it: ask its index")
         if status.status:
-            request.report(f"warning: {status.describe()}")
+            request.report(f"warning: package index {candidates.index!r} says that {status.describe()}")
         warning = judge_choice(JudgedChoice(pin, candidates, askers[pin.name]), functools.partial(find_holder, pin.name))
         line = lines.get(pin.name)
         if not warning and line is not None and describe_held_back(pin, candidates, line.requirement.specifier, None, request.base.name):

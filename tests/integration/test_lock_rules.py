@@ -184,7 +184,9 @@ def test_a_project_that_is_archived_is_told_and_one_in_quarantine_refused(tmp_pa
         for _ in range(2):  # read, and from what was kept
             lines.clear()
             lock_for(tmp_path, "old\nodd\n", [make_index(url)], lines, explicit_cutoff=False)
-            assert [line for line in lines if line.startswith("warning: ")] == ["warning: old is archived (see new)"]
+            assert [line for line in lines if line.startswith("warning: ")] == [
+                "warning: package index 'default' says that old is archived (see new)"
+            ]
         with pytest.raises(LockError, match="bad is quarantined, says package index 'default'"):
             lock_for(tmp_path, "bad\n", [make_index(url)], lines, explicit_cutoff=False)
 
