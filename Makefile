@@ -8,6 +8,9 @@ NEW_ENOUGH := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 
+# Set, as in many containers, it would have imagebuild compiled again at each start, which then takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: image debian build tool-image unit test lint site bench soak bases clean parts locks
 .DEFAULT_GOAL := help
 .PHONY: help

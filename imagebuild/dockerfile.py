@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from importlib import resources
+from pathlib import Path
 
 from imagebuild import annotations as names
 from imagebuild.base.model import Base, Interpreter
@@ -17,6 +17,7 @@ from imagebuild.recipe import CONSTRAINTS_PATH, REMOVAL_FILE, Recipe, created_ep
 
 ADDONS_FILE = "addons.json"  # of the context, beside the wheels: what is unpacked where
 ADDONS_FOLDER = "addons"  # of the context: the archives
+_PACKAGE = Path(__file__).parent
 _CONTEXT = "/run/imagebuild"  # where the build context with the wheels is mounted, during the RUN only
 
 
@@ -28,17 +29,17 @@ def render_requirements(lock: Lock, hashes: Mapping[str, str] | None = None) -> 
 
 def render_installer() -> str:
     """The program that starts pip in the build: ``install.py`` of the context, beside the wheels."""
-    return (resources.files("imagebuild") / "payload" / "pip_run.py").read_text(encoding="utf-8")
+    return (_PACKAGE / "payload" / "pip_run.py").read_text(encoding="utf-8")
 
 
 def render_slimmer() -> str:
     """What the installer needs beside it when the recipe says ``slim``: ``slim.py`` of the context."""
-    return (resources.files("imagebuild") / "wheel" / "slim.py").read_text(encoding="utf-8")
+    return (_PACKAGE / "wheel" / "slim.py").read_text(encoding="utf-8")
 
 
 def render_unpacker() -> str:
     """The program that unpacks add-ons in the build: ``addons.py`` of the context."""
-    return (resources.files("imagebuild") / "payload" / "addons_run.py").read_text(encoding="utf-8")
+    return (_PACKAGE / "payload" / "addons_run.py").read_text(encoding="utf-8")
 
 
 def render_addons(recipe: Recipe, folders: Mapping[str, str]) -> str:

@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from imagebuild.errors import ConfigurationError
 
+CHUNK = 1 << 20  # bytes read at a time
 TEMPORARY_PREFIX = ".tmp-"
 _SCRATCH_PREFIX = ".tmp-run-"
 _MADE_HERE = re.compile(re.escape(TEMPORARY_PREFIX) + r"[a-z0-9_]{8}")  # as tempfile names them
@@ -79,7 +80,7 @@ def read_regular(path: Path, limit: int, shown: str = "") -> bytes:
 
 def _read_up_to(descriptor: int, count: int) -> bytes:
     parts = []
-    while count and (data := os.read(descriptor, min(count, 1 << 20))):
+    while count and (data := os.read(descriptor, min(count, CHUNK))):
         parts.append(data)
         count -= len(data)
     return b"".join(parts)

@@ -16,12 +16,17 @@ IMAGE_TAG = re.compile(r"([0-9]{4})q([1-4])-[0-9a-f]{12}")
 _KEPT = re.compile(r"keep-([a-z0-9]+(?:-[a-z0-9]+)*)")
 _QUARTER = re.compile(r"([0-9]{4})q([1-4])")
 _RETIRED = "retired-"
-ATTESTED = "-attested"  # docker's attestations beside an image (pipeline.attested_tag)
+ATTESTED = "-attested"  # docker's attestations beside an image
 
 
 def image_tag(quarter: str, key: str) -> str:
     """The tag of an image: its quarter and twelve digits of its recipe's key (``sha256:`` and 64 digits)."""
     return f"{quarter}-{key.removeprefix('sha256:')[:12]}"
+
+
+def attested_tag(tag: str) -> str:
+    """Where the index of an image and its attestations is; the image's own tag and digest are as without them."""
+    return tag + ATTESTED
 
 
 def kept_tag(name: str) -> str:

@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from imagebuild.errors import ImagebuildError, IntegrityError
-from imagebuild.oci.compression import CHUNK
+from imagebuild.files import CHUNK
 
 _BLOCK = 512
 _LONG_LIMIT = 1 << 20  # bytes of one extended header or long name

@@ -7,6 +7,7 @@ import msgspec
 from imagebuild.base.model import INVENTORY_FORMAT, Base, Interpreter, Inventory
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError
+from imagebuild.oci.model import ImageConfig, Platform
 
 _INVENTORY = make_decoder(Inventory)
 
@@ -38,3 +39,9 @@ def require_python(base: Base) -> Interpreter:
             "choose a base with Python, such as jupyter-scipy or codeserver-python; `imagebuild base list` shows them",
         )
     return base.inventory.interpreter
+
+
+def require_platform(config: ImageConfig, platform: Platform, image: str) -> None:
+    """ConfigurationError for an image of another platform; ``image`` is what the message calls it."""
+    if not platform.matches(config.platform):
+        raise ConfigurationError(f"{image} is pinned to an image for {config.platform}, not {platform}", "pin the index of all platforms")

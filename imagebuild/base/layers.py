@@ -16,7 +16,8 @@ from imagebuild.base.systempackages import is_system_database
 from imagebuild.base.tree import TreeWriter
 from imagebuild.base.vscodefacts import TEXT_LIMIT, is_vscode_text
 from imagebuild.errors import IntegrityError
-from imagebuild.oci.compression import CHUNK, open_decompressed
+from imagebuild.files import CHUNK
+from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Store
 

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import posixpath
-import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from imagebuild.base import runtime
-from imagebuild.base.cache import CachedBase, hold_base, load_base, read_pin, store_folder, write_documents, write_pin
-from imagebuild.base.layers import LayerReader
-from imagebuild.base.model import INVENTORY_FORMAT, Base, BaseLayer, Inventory, compute_fingerprint
-from imagebuild.base.rfacts import read_r
-from imagebuild.base.runtime import CutRuntime, Launch
-from imagebuild.base.sharing import SharedBases
-from imagebuild.base.systempackages import read_system_packages
-from imagebuild.base.tree import SqliteTree, TreeWriter
-from imagebuild.base.users import read_user
-from imagebuild.base.vscodefacts import read_vscode
-from imagebuild.errors import ConfigurationError, IntegrityError, RemoteError
+from imagebuild.base.cache import load_base, read_pin, write_pin
+from imagebuild.base.inventory import require_platform
+from imagebuild.base.model import Base
+from imagebuild.base.runtime import CutRuntime
+from imagebuild.base.tree import SqliteTree
+from imagebuild.errors import ConfigurationError
 from imagebuild.files import explain_os_error
-from imagebuild.oci.model import Digest, ImageConfig, Index, Manifest, Platform, RawManifest
+from imagebuild.oci.model import Digest, ImageConfig, Manifest, Platform
 from imagebuild.oci.store import Store
-from imagebuild.progress import step
-from imagebuild.text import format_size
+
+if TYPE_CHECKING:
+    from imagebuild.base.sharing import SharedBases
 
 
 class BaseNames(msgspec.Struct, frozen=True):
@@ -61,7 +56,9 @@ def read_base(
         if cached is None and shared is not None:
             cached = shared.recall(pinned, platform)
         if cached is None:
-            cached = _read_through(store, repository, pinned, platform, bases, report, shared)
+            from imagebuild.base.streaming import read_through
+
+            cached = read_through(store, repository, pinned, platform, bases, report, shared)
             if cached.folder.parent == bases:
                 write_pin(bases, pinned, platform, cached.raw)
         if shared is not None:
@@ -73,7 +70,7 @@ def read_base(
             f"cannot keep what was read of the base {names.name} in {bases}: {error}", "free some disk, or point --cache-dir elsewhere"
         ) from error
     config = ImageConfig.parse(cached.config_data)
-    _check_platform(config, platform, f"{repository}@{pinned}")
+    require_platform(config, platform, f"{repository}@{pinned}")
     manifest = cached.raw.parse()
     assert isinstance(manifest, Manifest)
     return Base(
@@ -90,129 +87,3 @@ def read_base(
         tree=SqliteTree(cached.folder / "tree.sqlite"),
         runtime=CutRuntime(cached.folder, cached.launch) if cached.launch and runtime.runs_here(config.platform) else None,
     )
-
-
-def _read_through(
-    store: Store,
-    repository: str,
-    pinned: Digest,
-    platform: Platform,
-    bases: Path,
-    report: Callable[[str], None],
-    shared: SharedBases | None,
-) -> CachedBase:
-    """Find the platform's manifest and read its image, unless somebody else has meanwhile."""
-    raw = _fetch_manifest(store, repository, pinned)
-    parsed = raw.parse()
-    if isinstance(parsed, Index):
-        raw = _fetch_manifest(store, repository, parsed.select(platform).id)
-        parsed = raw.parse()
-    if not isinstance(parsed, Manifest):
-        raise IntegrityError(f"{repository}@{pinned} is an index of indexes", "pin an image, or an index of images")
-    with hold_base(bases, raw.digest):
-        cached = load_base(bases, raw.digest, raw.media_type)
-        if cached is None:
-            config_data = store.read_blob(repository, parsed.config)
-            _check_platform(ImageConfig.parse(config_data), platform, f"{repository}@{pinned}")
-            if shared is not None and (taken := shared.take(raw, config_data, pinned, platform)) is not None:
-                return taken
-            store_folder(bases, raw.digest, lambda aside: _read_aside(store, repository, raw, config_data, aside, report))
-            cached = load_base(bases, raw.digest, raw.media_type)
-    assert cached is not None
-    return cached
-
-
-def _fetch_manifest(store: Store, repository: str, digest: Digest) -> RawManifest:
-    raw = store.get_manifest(repository, digest)
-    if raw is None:
-        raise RemoteError(
-            f"{store.label} has no {repository}@{digest}",
-            "correct the pin (imagebuild base pin) or the mirror; a base built here is made by imagebuild base build",
-        )
-    return raw
-
-
-def _check_platform(config: ImageConfig, platform: Platform, repository: str) -> None:
-    if not platform.matches(config.platform):
-        raise ConfigurationError(
-            f"{repository} is pinned to an image for {config.platform}, not {platform}", "pin the index of all platforms"
-        )
-
-
-def _read_aside(store: Store, repository: str, raw: RawManifest, config_data: bytes, folder: Path, report: Callable[[str], None]) -> None:
-    """Fill ``folder`` with all that is kept about the image."""
-    manifest = raw.parse()
-    assert isinstance(manifest, Manifest)
-    config = ImageConfig.parse(config_data)
-    if len(config.rootfs.diff_ids) != len(manifest.layers):
-        raise IntegrityError(
-            f"malformed image {raw.digest}: {len(manifest.layers)} layers, but {len(config.rootfs.diff_ids)} diff_ids", "pin another digest"
-        )
-    writer = TreeWriter(folder / "tree.sqlite")
-    reader = LayerReader(writer, folder / "spool")
-    layers = []
-    for number, (descriptor, diff_id) in enumerate(zip(manifest.layers, config.rootfs.diff_ids, strict=True), 1):
-        line = f"reading layer {number} of {len(manifest.layers)} of the base ({format_size(descriptor.size)})"
-        with step(line, descriptor.size, report=report):
-            layers.append(reader.read(store, repository, descriptor, diff_id))
-    writer.finish()
-    tree = SqliteTree(folder / "tree.sqlite")
-    try:
-        inventory, launch = _describe(tree, reader.spool_file, raw.digest, config, tuple(layers), folder, report)
-    finally:
-        tree.close()
-    shutil.rmtree(folder / "spool")
-    write_documents(folder, raw, config_data, inventory, launch)
-
-
-def _describe(
-    tree: SqliteTree,
-    spool: Callable[[int], Path],
-    digest: Digest,
-    config: ImageConfig,
-    layers: tuple[BaseLayer, ...],
-    folder: Path,
-    report: Callable[[str], None],
-) -> tuple[Inventory, Launch | None]:
-    from imagebuild.base.cutout import DEFAULT_PATH, Cutter, find_python
-    from imagebuild.base.distributions import add_path_files, read_distributions
-    from imagebuild.base.interpreter import describe_interpreter, link_packaging
-
-    environment = config.container.environment
-    path = tuple(posixpath.normpath(part) for part in (environment.get("PATH") or DEFAULT_PATH).split(":") if part)
-    python = find_python(tree, path)
-    interpreter, launch = None, None
-    folders: list[str] = []
-    if python is not None:
-        cutter = Cutter(tree, spool, folder)
-        if runtime.runs_here(config.platform):
-            launch = cutter.cut(python)
-            tools = link_packaging(folder / "tools")
-            musl = str(folder / "rootfs" / launch.loader) if "ld-musl" in launch.loader else ""
-            findings = describe_interpreter(CutRuntime(folder, launch), python, tree, "/" + launch.home, tools, environment, musl)
-            shutil.rmtree(tools)
-        else:
-            from imagebuild.base.estimate import estimate_interpreter
-
-            report(f"the base is for {config.platform}: its Python cannot run here, so it is described from its files, without bytecode")
-            findings = estimate_interpreter(tree, cutter, python, config.platform, environment)
-        interpreter, folders = findings.interpreter, add_path_files(tree, findings.folders)
-    conda = interpreter.prefix if interpreter and interpreter.environment == "conda" else ""
-    distributions = read_distributions(tree, folders, conda)
-    user = read_user(tree, config.container.user, environment.get("HOME", ""))
-    inventory = Inventory(
-        format=INVENTORY_FORMAT,
-        digest=str(digest),
-        platform=config.platform,
-        fingerprint=str(compute_fingerprint(interpreter, distributions)),
-        user=user,
-        path=path,
-        interpreter=interpreter,
-        distributions=distributions,
-        layers=layers,
-        shadowed_interpreters=python.shadowed if python else (),
-        system=read_system_packages(tree),
-        r=read_r(tree, path, environment, user.home) or msgspec.UNSET,
-        vscode=read_vscode(tree) or msgspec.UNSET,
-    )
-    return inventory, launch

@@ -12,11 +12,13 @@ import sqlite3
 from collections import deque
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from imagebuild.base.archive import Header
 from imagebuild.base.model import Entry, EntryType
 from imagebuild.errors import BuildError, IntegrityError
+
+if TYPE_CHECKING:
+    from imagebuild.base.archive import Header
 
 _LINK_LIMIT = 40  # as Linux: path_resolution(7)
 _CACHED_FOLDERS = 50_000

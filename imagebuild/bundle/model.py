@@ -15,13 +15,12 @@ import msgspec
 
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
-from imagebuild.files import hash_file, replacing
+from imagebuild.files import CHUNK, hash_file, replacing
 from imagebuild.oci.model import Digest
 from imagebuild.permissions import choose_mode
 
 FORMAT = 1
 NAME = "bundle.json"
-_CHUNK = 1 << 20
 
 
 class BundledFile(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -149,7 +148,7 @@ class Bundle:
 
 def _copy(source: BinaryIO, target: BinaryIO, limit: int) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
-    while size <= limit and (block := source.read(_CHUNK)):
+    while size <= limit and (block := source.read(CHUNK)):
         size += len(block)
         digest.update(block)
         target.write(block)

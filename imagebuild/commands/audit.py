@@ -145,14 +145,15 @@ def _open_dataset(workspace: Workspace, source: Path | str, wanted: Mapping[Ecos
 
 def _list_locked_packages(workspace: Workspace, team: Team) -> Audited:
     """Of a team's lock on its base."""
-    from imagebuild import pipeline
     from imagebuild.lock.index.statuses import recall_statuses
+    from imagebuild.pipeline.building import fetch_team_wheels
+    from imagebuild.pipeline.planning import plan_image
     from imagebuild.supply.addons import list_addon_packages
     from imagebuild.supply.packages import list_packages
     from imagebuild.supply.systempackages import ImageSystem
 
-    plan = pipeline.plan_image(workspace, team.name, cutoff=read_clock(), locked=True)
-    wheels = pipeline.fetch_team_wheels(workspace, plan)
+    plan = plan_image(workspace, team.name, cutoff=read_clock(), locked=True)
+    wheels = fetch_team_wheels(workspace, plan)
     unchecked = tuple(f"{name}: a Debian package, whose version is known when it is built" for name in plan.recipe.system)
     packages = (*list_packages(plan.base, plan.lock, wheels), *list_addon_packages(plan.addons))
     projects = recall_statuses(workspace.cache, team.indexes, plan.lock.packages)

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 @common_options
 def bake(workspace: Workspace, teams: tuple[str, ...], everyone: bool, output: Path, push: bool) -> None:
     """Write a docker-bake.json that `docker buildx bake` builds TEAMS from, on any builder."""
-    from imagebuild import pipeline
     from imagebuild.engine.bake import render_bake
     from imagebuild.files import write_atomic
+    from imagebuild.pipeline.building import prepare_bake
+    from imagebuild.pipeline.planning import plan_image
 
     if push and not workspace.host:
         raise UsageError("--push needs a registry", "add --registry HOST/NAMESPACE")
@@ -37,8 +38,8 @@ def bake(workspace: Workspace, teams: tuple[str, ...], everyone: bool, output: P
     for team in chosen:
         with run.each(team):
             workspace.prepare()
-            plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True, engine="docker")
-            targets.append(pipeline.prepare_bake(workspace, plan))
+            plan = plan_image(workspace, team, cutoff=read_clock(), locked=True, engine="docker")
+            targets.append(prepare_bake(workspace, plan))
     run.finish()  # a file with a team left out is not what was asked for
     write_atomic(output, render_bake(targets, root=workspace.root, results=workspace.state / "bake", push=push).encode())
     print_data(f"{output}: {len(targets)} targets; in {workspace.root}: docker buildx bake -f {output.resolve()}")

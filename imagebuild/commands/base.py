@@ -111,12 +111,12 @@ def tell_upgrade(workspace: Workspace, name: str, tag: str, before: str | None, 
 @common_options
 def base_inspect(workspace: Workspace, name: str, platform: str, as_json: bool) -> None:
     """What is in base NAME: its user, its Python, its packages."""
-    from imagebuild import pipeline
     from imagebuild.base.inventory import encode_inventory
     from imagebuild.oci.model import Platform
+    from imagebuild.pipeline.bases import open_base
     from imagebuild.text import count_things, format_size
 
-    found = pipeline.open_base(workspace, name, Platform.parse(platform)).inventory
+    found = open_base(workspace, name, Platform.parse(platform)).inventory
     if as_json:
         print_data(encode_inventory(found).decode(), nl=False)
         return

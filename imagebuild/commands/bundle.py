@@ -26,14 +26,16 @@ def bundle(
     workspace: Workspace, team: str, output: Path, with_base: bool, engine: str | None, builder: str | None, network: str | None
 ) -> None:
     """Write all that TEAM's build needs into one folder, for image --offline --bundle DIR."""
-    from imagebuild import pipeline
     from imagebuild.bundle.packing import BundleContents, pack_bundle
+    from imagebuild.pipeline.bases import open_base_store
+    from imagebuild.pipeline.building import prepare_context
+    from imagebuild.pipeline.planning import plan_image
     from imagebuild.text import format_size
 
     workspace.prepare()
     with workspace.building(team):
-        plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True, engine=engine or "")
-        folder, wheels = pipeline.prepare_context(workspace, plan, builder=builder, network=network)
+        plan = plan_image(workspace, team, cutoff=read_clock(), locked=True, engine=engine or "")
+        folder, wheels = prepare_context(workspace, plan, builder=builder, network=network)
         contents = BundleContents(
             team=plan.team,
             base=plan.base,
@@ -44,7 +46,7 @@ def bundle(
             built=folder,
             wheels=wheels,
             cache=workspace.cache,
-            layers=pipeline.open_base_store(workspace, plan.base) if with_base or not plan.base.registry else None,
+            layers=open_base_store(workspace, plan.base) if with_base or not plan.base.registry else None,
         )
         digest, manifest = pack_bundle(output, contents, workspace.report)
     size = sum(file.size for file in manifest.files.values())

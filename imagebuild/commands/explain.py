@@ -22,14 +22,14 @@ def explain(workspace: Workspace, team: str, engine: str | None, as_json: bool) 
     """List the inputs that changed since TEAM's last image, which is why its tag differs."""
     import msgspec
 
-    from imagebuild import pipeline
     from imagebuild.catalogue.lookup import find_team_image
     from imagebuild.difference.addons import join_addons
     from imagebuild.difference.explanation import explain_recipe, format_explanation
+    from imagebuild.pipeline.planning import plan_image
     from imagebuild.pipeline.sizesubject import find_image_lock
     from imagebuild.supply.referrers import read_image_addons, read_image_recipe
 
-    plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True, engine=engine)
+    plan = plan_image(workspace, team, cutoff=read_clock(), locked=True, engine=engine)
     last = find_team_image(workspace, team, prefer=lambda _: plan.recipe.tag)
     recipe = read_image_recipe(last.store, last.repository, last.digest) if last else None
     lock = find_image_lock(workspace, last) if last else None

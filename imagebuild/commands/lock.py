@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from imagebuild.addons.model import Addon
     from imagebuild.config import Team
     from imagebuild.lock.file.model import LockedPackage
-    from imagebuild.pipeline import LockOptions
+    from imagebuild.pipeline.lockoptions import LockOptions
     from imagebuild.workspace import Workspace
 
 
@@ -84,9 +84,9 @@ def lock(
     from packaging.utils import canonicalize_name
 
     from imagebuild.config import load_team
-    from imagebuild.pipeline import LockOptions
+    from imagebuild.pipeline.cacheplaces import choose_cache, share_bases
+    from imagebuild.pipeline.lockoptions import LockOptions
     from imagebuild.pipeline.lockuse import check_team_lock, export_team_lock
-    from imagebuild.pipeline.sharing import choose_cache, share_bases
 
     if upgrade and upgrades:
         raise UsageError("--upgrade takes everything, --upgrade-package only what it names", "give one of them")
@@ -121,7 +121,7 @@ def run_teams(workspace: Workspace, chosen: tuple[str, ...], work: Callable[[str
     """Write what ``work`` gives of each team, in their order: at once, or together as the ``report``, with what failed."""
     sections: list[str] = []
     run = TeamRun(chosen)
-    for _, text in run.side_by_side(workspace, work):
+    for _, text in run.side_by_side(workspace, work, ("imagebuild.lock.compiling", "imagebuild.lock.request")):
         if report is None:
             write_text(text, output, "the export")
         else:
@@ -145,7 +145,7 @@ def parse_cutoff(text: str) -> str:
 def show_comparison(workspace: Workspace, team: Team, options: LockOptions) -> str:
     """Both resolvers, from the lock that is there."""
     from imagebuild.difference.relock import compare_resolvers, render_resolvers
-    from imagebuild.pipeline import find_team_lock
+    from imagebuild.pipeline.lockuse import find_team_lock
 
     return render_resolvers(team.name, compare_resolvers(workspace, team, options, find_team_lock(workspace, team))) + "\n"
 
@@ -154,8 +154,9 @@ def lock_one(workspace: Workspace, team: Team, options: LockOptions, *, listed: 
     """Lock one team: its section of the report, or, with ``listed``, a line for each package."""
     from imagebuild.difference.relock import tell_changes
     from imagebuild.lock.file.changes import render_markdown
-    from imagebuild.pipeline import find_team_lock, lock_team, open_base, warn_of_lock
     from imagebuild.pipeline.addons import check_upgrades, find_addon_lock, lock_addons
+    from imagebuild.pipeline.bases import open_base
+    from imagebuild.pipeline.lockuse import find_team_lock, lock_team, warn_of_lock
 
     before = find_team_lock(workspace, team)
     old = [find_addon_lock(workspace, team, kind) for kind in team.addon_kinds]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import itertools
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,15 +223,19 @@ class TeamRun:
             error.message = f"{team}: {error.message}"
             print_error(error)
 
-    def side_by_side(self, workspace: Workspace, work: Callable[[str], Any]) -> Iterator[tuple[str, Any]]:
+    def side_by_side(self, workspace: Workspace, work: Callable[[str], Any], modules: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
         """(team, what ``work`` gives of it) in the teams' order, of those that did not fail; several are worked on at once, as --jobs says.
 
-        ``work`` runs in a process of its own then: what it gives is what JSON can hold, and it prints nothing on stdout.
+        ``work`` runs in a process of its own then: what it gives is what JSON can hold, and it prints nothing on stdout. ``modules``: what
+        ``work`` loads late; where processes follow one another, it is loaded before they are forked.
         """
         if len(self.teams) == 1:
             yield self.teams[0], work(self.teams[0])
             return
         from imagebuild.jobs.sidebyside import run_side_by_side
+
+        for name in modules if len(self.teams) > workspace.jobs.workers else ():
+            importlib.import_module(name)
 
         def begin(team: str, jobs: Jobs, say: Callable[[str], object]) -> Any:
             workspace.jobs = jobs

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @common_options
 def render(workspace: Workspace, team: str) -> None:
     """Print TEAM's Dockerfile."""
-    from imagebuild import pipeline
     from imagebuild.dockerfile import render_dockerfile
+    from imagebuild.pipeline.planning import plan_image
 
-    plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True)
+    plan = plan_image(workspace, team, cutoff=read_clock(), locked=True)
     print_data(render_dockerfile(plan.recipe, plan.base), nl=False)

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 def find_planned_tag(workspace: Workspace, team: str) -> str:
     """The tag that ``image TEAM`` would build now, if the target has it; else empty (also for what is not a team)."""
-    from imagebuild import pipeline
     from imagebuild.config import list_teams
+    from imagebuild.pipeline.planning import plan_image
+    from imagebuild.pipeline.teamimage import find_image
 
     with contextlib.suppress(ImagebuildError):  # a stale lock, say: then the newest image pushed is what there is
         if team in list_teams(workspace.images):
-            plan = pipeline.plan_image(workspace, team, cutoff=read_clock(), locked=True)
-            return plan.recipe.tag if pipeline.find_image(workspace, plan) else ""
+            plan = plan_image(workspace, team, cutoff=read_clock(), locked=True)
+            return plan.recipe.tag if find_image(workspace, plan) else ""
     return ""
 
 

@@ -78,14 +78,15 @@ def verify(
 def _compare_twins(workspace: Workspace, team: str, builder: str | None, as_json: bool) -> None:
     import msgspec
 
-    from imagebuild import pipeline
     from imagebuild.check.verify.twin import require_twins
+    from imagebuild.pipeline.building import build_twins
+    from imagebuild.pipeline.planning import plan_twins
     from imagebuild.text import format_size
 
     workspace.prepare()
     with workspace.building(team):
-        plan = pipeline.plan_twins(workspace, team, cutoff=read_clock())
-        found = pipeline.build_twins(workspace, plan, builder=builder)
+        plan = plan_twins(workspace, team, cutoff=read_clock())
+        found = build_twins(workspace, plan, builder=builder)
     if as_json:
         print_data(msgspec.json.format(msgspec.json.encode(found), indent=2))
     require_twins(found, team)

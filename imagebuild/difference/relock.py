@@ -12,7 +12,9 @@ from imagebuild.difference.addons import find_addon_licences, join_addons
 from imagebuild.errors import ImagebuildError, LockError
 from imagebuild.lock.file.changes import LockChanges, compare_locks
 from imagebuild.lock.file.model import Lock
-from imagebuild.pipeline import LockOptions, open_base, resolve_team
+from imagebuild.pipeline.bases import open_base
+from imagebuild.pipeline.lockoptions import LockOptions
+from imagebuild.pipeline.lockuse import resolve_team
 from imagebuild.table import format_table
 from imagebuild.workspace import Workspace
 

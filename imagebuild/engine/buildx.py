@@ -27,10 +27,10 @@ from imagebuild.base.sites import find_sites
 from imagebuild.dockerfile import docker_reference
 from imagebuild.engine.options import BuildContext, DockerOptions
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, RemoteError
+from imagebuild.files import CHUNK
 from imagebuild.layer.model import Codec
 from imagebuild.layer.reading import ForeignLayer, read_foreign_layer
 from imagebuild.layer.tar.frame import MEDIA_TYPES
-from imagebuild.oci.compression import CHUNK
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Descriptor, Digest, ImageConfig, Index, Manifest
 from imagebuild.oci.store import Store

@@ -6,7 +6,6 @@ Nothing but the archive, the folder, the codec and the formats below decides a m
 from __future__ import annotations
 
 import hashlib
-import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +13,12 @@ import msgspec
 
 from imagebuild.addons.model import PlacedArchive
 from imagebuild.addons.unpacking import ArchiveFile, open_archive
-from imagebuild.base.model import Base
-from imagebuild.errors import BuildError, IntegrityError
+from imagebuild.errors import IntegrityError
 from imagebuild.files import exclusive, explain_os_error, hash_file, replacing, sweep_temporaries
 from imagebuild.jobs.slots import Slot
 from imagebuild.layer.memberstore import MemberIndex, MemberRequest, load_member, name_blob, save_index
 from imagebuild.layer.model import LAYER_FORMAT, Codec, FileFact, Member
-from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within, normalise_path
+from imagebuild.layer.placement import FolderResolver, find_addon_folder
 from imagebuild.layer.tar.frame import FrameWriter, describe_compressor
 from imagebuild.layer.tar.header import count_entry, count_padding, encode_header
 from imagebuild.wheel.sizes import classify_path
@@ -48,26 +46,6 @@ class ArchiveRules(msgspec.Struct, frozen=True):
 def make_archive_members(requests: Sequence[ArchiveRequest], rules: ArchiveRules, slot: Slot) -> list[Member]:
     """The members, from the cache or built, each while it holds a ``slot``."""
     return [_make_member(request, rules, slot) for request in requests]
-
-
-def find_addon_folder(placed: PlacedArchive, folders: FolderResolver, home: str) -> str:
-    """Where the add-on comes to lie, the base's links followed; BuildError for a folder that it may not have."""
-    parent, name = posixpath.split(normalise_path(placed.folder))
-    folder = posixpath.join(folders.resolve(parent), name)
-    for place in forbidden_folders(folders, home):
-        if is_within(folder, place):
-            raise BuildError(
-                f"{placed.package}: it would land in {folder}, and {place} is hidden or emptied when the image runs", "choose another base"
-            )
-    if folders.get(folder) is not None:
-        raise BuildError(f"{placed.package}: the base has {folder} already", "lock again: imagebuild lock TEAM")
-    return folder
-
-
-def find_addon_folders(base: Base, addons: Sequence[PlacedArchive]) -> dict[str, str]:
-    """Where each add-on comes to lie, by the name that accounts have for it."""
-    folders = FolderResolver(base.tree)
-    return {item.package: find_addon_folder(item, folders, base.inventory.user.home) for item in addons}
 
 
 def _make_member(request: ArchiveRequest, rules: ArchiveRules, slot: Slot) -> Member:

@@ -18,11 +18,12 @@ from typing import BinaryIO, cast
 
 from imagebuild.base.model import Base, Tree
 from imagebuild.errors import IntegrityError
+from imagebuild.files import CHUNK
 from imagebuild.layer.dpkg import SystemFiles, is_cleaned
 from imagebuild.layer.model import ExtraFile, TeamLayers
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
 from imagebuild.layer.removal import ReducedTree, is_emptied
-from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, read_ahead
+from imagebuild.layer.tar.flow import BackgroundDigest, read_ahead
 from imagebuild.layer.tar.reading import ForwardFile, HashingReader, RawTarInfo, is_decompression_error, iterate_entries
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.permissions import FOLDER_MODE, ROOT

@@ -14,12 +14,12 @@ from typing import BinaryIO
 
 from imagebuild.base.model import Interpreter
 from imagebuild.errors import IntegrityError
+from imagebuild.files import CHUNK
 from imagebuild.layer.member import collect_wheel
 from imagebuild.layer.memberstore import MemberRequest, MemberRules
 from imagebuild.layer.model import FileFact
 from imagebuild.layer.placement import Placement
 from imagebuild.layer.tar.header import BLOCK, count_padding, encode_header
-from imagebuild.oci.compression import CHUNK
 from imagebuild.permissions import FILE_MODE, PROGRAM_MODE
 from imagebuild.wheel.archive import WheelArchive
 from imagebuild.wheel.record import decode_hash

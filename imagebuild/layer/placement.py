@@ -1,11 +1,13 @@
-"""Where a wheel's file comes to lie in the image, and the places where none may."""
+"""Where a wheel's file or an add-on comes to lie in the image, and the places where none may."""
 
 from __future__ import annotations
 
 import posixpath
 import threading
+from collections.abc import Sequence
 
-from imagebuild.base.model import Entry, Interpreter, Tree
+from imagebuild.addons.model import PlacedArchive
+from imagebuild.base.model import Base, Entry, Interpreter, Tree
 from imagebuild.errors import BuildError
 
 # Mounted over or emptied when a container starts, and writable by anyone while it runs.
@@ -114,3 +116,23 @@ def forbidden_folders(folders: FolderResolver, home: str) -> tuple[str, ...]:
     """Folders no file of a layer may be under: the home, and what is mounted or emptied at run time; links followed too."""
     named = [*_VOLATILE, *([normalise_path(home)] if home.strip("/") else [])]
     return tuple(sorted({*named, *(folders.resolve(folder) for folder in named)}))
+
+
+def find_addon_folder(placed: PlacedArchive, folders: FolderResolver, home: str) -> str:
+    """Where the add-on comes to lie, the base's links followed; BuildError for a folder that it may not have."""
+    parent, name = posixpath.split(normalise_path(placed.folder))
+    folder = posixpath.join(folders.resolve(parent), name)
+    for place in forbidden_folders(folders, home):
+        if is_within(folder, place):
+            raise BuildError(
+                f"{placed.package}: it would land in {folder}, and {place} is hidden or emptied when the image runs", "choose another base"
+            )
+    if folders.get(folder) is not None:
+        raise BuildError(f"{placed.package}: the base has {folder} already", "lock again: imagebuild lock TEAM")
+    return folder
+
+
+def find_addon_folders(base: Base, addons: Sequence[PlacedArchive]) -> dict[str, str]:
+    """Where each add-on comes to lie, by the name that accounts have for it."""
+    folders = FolderResolver(base.tree)
+    return {item.package: find_addon_folder(item, folders, base.inventory.user.home) for item in addons}

@@ -13,10 +13,11 @@ from typing import BinaryIO, cast
 import msgspec
 
 from imagebuild.errors import IntegrityError
+from imagebuild.files import CHUNK
 from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system_files
 from imagebuild.layer.model import Layer, LayerFile, PackageBytes
 from imagebuild.layer.tar.reading import HashingReader, is_decompression_error, iterate_entries
-from imagebuild.oci.compression import CHUNK, open_decompressed
+from imagebuild.oci.compression import open_decompressed
 from imagebuild.wheel.installed import NO_SITES, is_record, parse_info_path
 from imagebuild.wheel.record import decode_hash
 from imagebuild.wheel.sizes import classify_path

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import BinaryIO
 
 from imagebuild.annotations import REF_NAME
-from imagebuild.oci.compression import CHUNK
+from imagebuild.files import CHUNK
 from imagebuild.oci.encoding import describe, encode_index, encode_json
 from imagebuild.oci.model import Descriptor, Manifest, RawManifest, Reference
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from imagebuild import files
 from imagebuild.errors import IntegrityError
-from imagebuild.oci.compression import CHUNK
+from imagebuild.files import CHUNK
 from imagebuild.oci.content import compute_file_digest
 from imagebuild.oci.model import Descriptor, Digest
 from imagebuild.progress import advance

@@ -9,8 +9,7 @@ import zstandard
 from isal import igzip
 
 from imagebuild.errors import IntegrityError
-
-CHUNK = 1 << 20
+from imagebuild.files import CHUNK
 
 
 def open_decompressed(stream: BinaryIO, compression: str) -> BinaryIO:

@@ -12,7 +12,7 @@ import msgspec
 
 from imagebuild.decoding import check_json_depth, make_decoder
 from imagebuild.errors import ConfigurationError, IntegrityError
-from imagebuild.oci.compression import CHUNK
+from imagebuild.files import CHUNK
 from imagebuild.oci.model import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, RawManifest, Reference
 from imagebuild.progress import advance
 

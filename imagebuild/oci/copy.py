@@ -14,8 +14,7 @@ from pathlib import Path
 import msgspec
 
 from imagebuild.errors import RemoteError
-from imagebuild.files import explain_os_error
-from imagebuild.oci.compression import CHUNK
+from imagebuild.files import CHUNK, explain_os_error
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Store
 from imagebuild.progress import step

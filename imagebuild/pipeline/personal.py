@@ -14,7 +14,8 @@ from imagebuild.errors import ImagebuildError, LockError
 from imagebuild.lock.file.model import Lock, LockedPackage
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.inputs.requirements import REQUIREMENTS
-from imagebuild.pipeline import open_base, read_team_lock
+from imagebuild.pipeline.bases import open_base
+from imagebuild.pipeline.lockuse import read_team_lock
 from imagebuild.text import format_size
 from imagebuild.workspace import Workspace
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 
-from imagebuild import annotations as names
 from imagebuild.addons.model import AddonLock
 from imagebuild.base.inventory import require_python
 from imagebuild.base.model import Base
@@ -24,18 +23,14 @@ from imagebuild.dockerfile import (
 )
 from imagebuild.errors import ConfigurationError
 from imagebuild.files import write_atomic
-from imagebuild.layer.archivemember import find_addon_folders
+from imagebuild.layer.placement import find_addon_folders
 from imagebuild.layer.removal import find_removal, render_removal
 from imagebuild.lock.file.model import Lock
-from imagebuild.oci.layout import LayoutStore
-from imagebuild.oci.model import Digest, Manifest
-from imagebuild.oci.tags import resolve_tag
 from imagebuild.pipeline.addons import use_addon_locks
 from imagebuild.pipeline.bases import do_nothing, open_base
 from imagebuild.pipeline.lockoptions import LockOptions
 from imagebuild.pipeline.lockuse import lock_team, prefetch_wheels, read_team_lock
 from imagebuild.recipe import REMOVAL_FILE, ImageOptions, Recipe, make_recipe
-from imagebuild.tagforms import retired_tag
 from imagebuild.workspace import Workspace
 
 
@@ -121,46 +116,6 @@ def plan_twins(workspace: Workspace, team_name: str, *, cutoff: str) -> Plan:
     """The plan that both engines build for a comparison: the docker engine's, which has one layer where the team splits its packages."""
     split = load_team(workspace.images, team_name).table.layer.split
     return plan_image(workspace, team_name, cutoff=cutoff, engine="direct" if split else "docker")
-
-
-def find_image(workspace: Workspace, plan: Plan) -> Digest | None:
-    """The digest the target has under the recipe's tag: one HEAD. Not knowing is an error, never 'absent'.
-
-    A registry takes no manifest without its blobs and serves none that rotted; of a layout folder both are looked at.
-    """
-    return _find_tag(workspace, plan, plan.recipe.tag)
-
-
-def bring_back(workspace: Workspace, plan: Plan) -> Digest | None:
-    """Give the recipe's tag back to its image, where that was retired and is not removed yet; None where it was not.
-
-    ``retired-TAG`` is left for the next ``imagebuild retire``: who may push may not always delete.
-    """
-    target, tag = workspace.target, retired_tag(plan.recipe.tag)
-    digest = _find_tag(workspace, plan, tag)
-    raw = target.get_manifest(plan.repository, digest) if digest is not None else None
-    if raw is None or raw.parse().annotations.get(names.VERSION) != plan.recipe.tag:
-        return None
-    workspace.report(f"{plan.team.name}: {plan.recipe.tag} was retired, and is brought back")
-    return target.put_manifest(plan.repository, raw, plan.recipe.tag)
-
-
-def _find_tag(workspace: Workspace, plan: Plan, tag: str) -> Digest | None:
-    digest = resolve_tag(workspace.target, plan.repository, tag)
-    if digest is None or (workspace.target is workspace.layout and not _is_whole(workspace.layout, plan.repository, digest)):
-        return None
-    return digest
-
-
-def _is_whole(layout: LayoutStore, repository: str, digest: Digest) -> bool:
-    """Whether the folder has what was built here: manifest, config and the team's layers (the base's may lie elsewhere)."""
-    raw = layout.get_manifest(repository, digest)
-    manifest = raw.parse() if raw is not None else None
-    if not isinstance(manifest, Manifest) or not manifest.layers:
-        return False
-    own = manifest.layers[-names.count_team_layers(manifest.annotations, len(manifest.layers)) :]
-    files = [(layout.local_file(item.id), item.size) for item in (manifest.config, *own)]
-    return all(file is not None and file.stat().st_size == size for file, size in files)
 
 
 def write_recipe(workspace: Workspace, plan: Plan) -> Path:

@@ -11,8 +11,7 @@ import msgspec
 from imagebuild import annotations as names
 from imagebuild.base.model import Base
 from imagebuild.engine.image import DerivedImage, derive_attested_index, derive_image
-from imagebuild.engine.options import DockerOptions
-from imagebuild.errors import RemoteError, UsageError
+from imagebuild.errors import RemoteError
 from imagebuild.files import scratch_folder, write_atomic
 from imagebuild.layer.model import TeamLayers
 from imagebuild.layer.readers import GUEST_READERS, names_guests
@@ -20,14 +19,16 @@ from imagebuild.oci.copy import CopyPlan, copy_blobs, plan_copy
 from imagebuild.oci.model import Digest, Platform
 from imagebuild.pipeline.bases import open_base_store
 from imagebuild.pipeline.building import adapt_context, build_direct_layers, build_docker_layer, prepare_context
+from imagebuild.pipeline.buildoptions import BuildOptions
 from imagebuild.pipeline.lockuse import warn_of_lock
 from imagebuild.pipeline.mounting import mount_team_layers
-from imagebuild.pipeline.planning import Plan, bring_back, find_image, write_recipe
-from imagebuild.pipeline.sharing import NO_CACHE, CacheTable, build_shared_layers, open_members
+from imagebuild.pipeline.planning import Plan, write_recipe
+from imagebuild.pipeline.sharing import build_shared_layers, open_members
 from imagebuild.pipeline.sizing import find_last_image, measure_size, predict_size
 from imagebuild.progress import step
 from imagebuild.size.budget import require_budget, require_prediction
 from imagebuild.size.model import encode_size_report
+from imagebuild.tagforms import attested_tag
 from imagebuild.text import format_size
 from imagebuild.workspace import Workspace
 
@@ -38,32 +39,6 @@ if TYPE_CHECKING:
 
 
 LARGE_LAYER = 8 * 10**9  # bytes as stored; over that a push may meet a registry's limit
-
-
-class BuildOptions(msgspec.Struct, frozen=True):
-    """How to build and push; nothing here changes the image."""
-
-    copy_base: bool = False  # copy base layers that the target lacks and cannot mount
-    builder: str | None = None  # of buildx
-    network: str | None = None  # of the docker engine's apt step
-    push: bool = False  # BuildKit pushes the layer (docker engine, a registry)
-    attest: tuple[str, ...] = ()  # docker's attestations, pushed beside the image
-    cache: CacheTable = NO_CACHE  # members from and for a registry (direct engine)
-    companions: bool = True  # lock, recipe, SBOM and provenance, as referrers
-
-    @property
-    def docker(self) -> DockerOptions:
-        """Those of the docker engine."""
-        return DockerOptions(self.builder, self.network, attest=self.attest)
-
-
-def check_options(workspace: Workspace, plan: Plan, options: BuildOptions) -> None:
-    """UsageError for what only the docker engine, or only a registry, can do."""
-    asked = [f"--{name}" for name in ("push", "attest") if getattr(options, name)]
-    if asked and plan.recipe.engine != "docker":
-        raise UsageError(f"{asked[0]} is the docker engine's, and {plan.team.name} is built by the direct engine", "add --engine docker")
-    if options.push and not workspace.host:
-        raise UsageError("--push needs a registry", "add --registry HOST/NAMESPACE")
 
 
 class BuiltLayers(msgspec.Struct, frozen=True):
@@ -272,11 +247,6 @@ def attach_companions(
         ) from error
 
 
-def attested_tag(tag: str) -> str:
-    """Where the index of an image and its attestations is; the image's own tag and digest are as without them."""
-    return f"{tag}-attested"
-
-
 def _push_attested(workspace: Workspace, plan: Plan, image: DerivedImage, statements: Sequence[Statement]) -> None:
     target, repository, tag = workspace.target, plan.repository, plan.recipe.tag
     name = f"{target.image_name(repository)}@{tag}" if workspace.host else f"{repository}@{tag}"
@@ -287,37 +257,3 @@ def _push_attested(workspace: Workspace, plan: Plan, image: DerivedImage, statem
     target.put_manifest(repository, image.manifest)
     target.put_manifest(repository, made.attestation)
     target.put_manifest(repository, made.index, attested_tag(tag))
-
-
-def run_plan(workspace: Workspace, plan: Plan, options: BuildOptions) -> dict[str, Any]:
-    """Build and push unless the target has the tag; what was done, as plain values (sizes in bytes)."""
-    check_options(workspace, plan, options)
-    target = workspace.target
-    budget = plan.team.table.budget
-    result: dict[str, Any] = {
-        "team": plan.team.name,
-        "image": target.image_name(plan.repository),
-        "tag": plan.recipe.tag,
-        "engine": plan.recipe.engine,
-        "base": f"{plan.base.name} {plan.base.pinned}",
-        "budget": f"{budget.compressed} stored, {budget.installed} unpacked",
-    }
-    digest = find_image(workspace, plan) or bring_back(workspace, plan)
-    if digest is not None and (not options.attest or target.head_manifest(plan.repository, attested_tag(plan.recipe.tag)) is not None):
-        write_recipe(workspace, plan)
-        return {**result, "digest": str(digest), "built": False}
-    image, digest, sparse, reused = build_image(workspace, plan, options)
-    if options.attest:
-        result["attested"] = attested_tag(plan.recipe.tag)
-    return {
-        **result,
-        **reused,
-        "digest": str(digest),
-        "built": True,
-        "compressed": image.compressed,
-        "installed": image.installed,
-        "packages": len(plan.lock.packages),
-        **({"addons": len(plan.recipe.addons)} if plan.recipe.addons else {}),
-        **({"layers": len(image.layers)} if plan.recipe.layers else {}),
-        "sparse": sparse,
-    }

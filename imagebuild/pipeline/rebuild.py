@@ -7,7 +7,6 @@ from itertools import zip_longest
 from pathlib import Path
 
 from imagebuild import annotations as names
-from imagebuild import pipeline
 from imagebuild.addons.model import place_addons
 from imagebuild.check.finding import SHOWN, Finding
 from imagebuild.check.verify.evidence import Evidence
@@ -17,6 +16,9 @@ from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import ConfigurationError, ImagebuildError
 from imagebuild.files import scratch_folder
 from imagebuild.layer.model import LAYER_FORMAT, TeamLayers
+from imagebuild.pipeline.building import adapt_context, build_direct_layers, build_docker_layer, prepare_context
+from imagebuild.pipeline.planning import Plan
+from imagebuild.pipeline.pushing import derive_team_image
 from imagebuild.workspace import Workspace
 
 
@@ -39,18 +41,18 @@ def rebuild_image(workspace: Workspace, evidence: Evidence, *, builder: str | No
         return Finding("skipped", f"the source of {', '.join(sorted(local))} is not here: run it in the team's checkout")
     if place_addons(evidence.addons) != recipe.addons:
         return Finding("skipped", "the locks of its add-ons do not travel with the image")
-    plan = pipeline.Plan(team, base, lock, recipe, evidence.image.repository, evidence.addons)
+    plan = Plan(team, base, lock, recipe, evidence.image.repository, evidence.addons)
     try:
-        folder, wheels = pipeline.prepare_context(workspace, plan)
-        pipeline.adapt_context(workspace, plan, folder, wheels, docker=recipe.engine == "docker")
+        folder, wheels = prepare_context(workspace, plan)
+        adapt_context(workspace, plan, folder, wheels, docker=recipe.engine == "docker")
         with scratch_folder(workspace.cache) as scratch:
             if recipe.engine == "docker":
-                layer = pipeline.build_docker_layer(workspace, plan, folder, scratch / "layer", DockerOptions(builder)).layer
+                layer = build_docker_layer(workspace, plan, folder, scratch / "layer", DockerOptions(builder)).layer
                 made = TeamLayers((layer,))
             else:
-                made = pipeline.build_direct_layers(workspace, plan, wheels, scratch / "layer")
+                made = build_direct_layers(workspace, plan, wheels, scratch / "layer")
             noted = evidence.image.manifest.annotations.get(names.SYSTEM)
-            image = pipeline.derive_team_image(plan, made, {} if noted is None else {names.SYSTEM: noted})
+            image = derive_team_image(plan, made, {} if noted is None else {names.SYSTEM: noted})
     except ImagebuildError as error:
         return Finding("failed", f"it cannot be built again: {error.message}", error.details)
     return _compare(evidence, made, image)

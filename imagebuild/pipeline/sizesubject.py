@@ -74,7 +74,7 @@ def list_team_indexes(team: Team) -> tuple[PackageIndex, ...]:
 def _read_local(workspace: Workspace, team: Team, lock: Lock) -> dict[str, WheelShape]:
     """Shapes of the team's own packages, from the wheels that were built of them here."""
     from imagebuild.lock.wheels.fetching import is_cached
-    from imagebuild.pipeline import build_local_wheels
+    from imagebuild.pipeline.lockuse import build_local_wheels
 
     local = (item for item in lock.packages if item.index == LOCAL_NAME)
     wanted = {item.name: item for item in local if recall_shape(workspace.cache, item.sha256) is None}

@@ -28,7 +28,8 @@ from imagebuild.oci.model import OCI_CONFIG, Descriptor, Digest, Platform
 from imagebuild.progress import step
 from imagebuild.recipe import created_epoch
 from imagebuild.starter import rootfs
-from imagebuild.starter.debian import LOCKFILE, PACKAGES, make_debian
+from imagebuild.starter.debian import PACKAGES, make_debian
+from imagebuild.starter.lockfile import LOCKFILE
 from imagebuild.starter.place import REPOSITORY, TAG, find_starter, is_current
 
 ROOT_REPOSITORY = "bases/starter-root"

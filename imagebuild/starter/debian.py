@@ -24,8 +24,8 @@ from imagebuild.children import Child, require_space
 from imagebuild.engine.machinesources import SUITE, read_machine_sources
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError
 from imagebuild.files import exclusive, scratch_folder, write_atomic
+from imagebuild.starter.lockfile import read_cutoff
 
-LOCKFILE = Path(__file__).parent / "pylock.toml"
 PACKAGES = ("ca-certificates", "python3", "tini")
 _FRESH_SECONDS = 3600  # one made beforehand is used for so long: later Debian may have newer packages
 _ROOM = 800 << 20  # bytes of mmdebstrap's own folder, in TMPDIR (727 MiB at its largest, with Debian 12)
@@ -34,13 +34,6 @@ _LEAST_ROOM = 8 << 20
 _BEAT = 8  # seconds
 _SILENCE = 600.0  # seconds; a slow mirror sends the largest package in less
 _DOING = "making the starter base"
-
-
-def read_cutoff() -> str:
-    """The cutoff of the starter's lock, which is what a starter base is known by."""
-    # By its line: to parse the whole lock takes a tenth of a second, and every run asks.
-    found = re.search(r'^cutoff = "([^"]+)"$', LOCKFILE.read_text("utf-8"), re.MULTILINE)
-    return found[1] if found else ""
 
 
 def _find_tool() -> str | None:

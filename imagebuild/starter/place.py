@@ -1,11 +1,11 @@
-"""Where the starter base is in the layout folder. Apart from what builds it, which is heavy to load and needed once."""
+"""Where the starter base is in the layout folder."""
 
 from __future__ import annotations
 
 from imagebuild import annotations as names
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Digest
-from imagebuild.starter.debian import read_cutoff
+from imagebuild.starter.lockfile import read_cutoff
 
 REPOSITORY = "bases/starter"
 TAG = "latest"

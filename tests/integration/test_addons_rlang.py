@@ -25,7 +25,7 @@ from imagebuild.engine.aptsources import prepare_apt_secrets
 from imagebuild.engine.insidebase import BuildPlace
 from imagebuild.engine.options import DockerOptions
 from imagebuild.engine.rpackage import build_r_package
-from imagebuild.pipeline import open_base
+from imagebuild.pipeline.bases import open_base
 from imagebuild.workspace import Workspace
 from tests.support.rpackages import make_binary, pack, render_description
 from tests.support.servers.cran import FakeCran

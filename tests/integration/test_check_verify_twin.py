@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from imagebuild import dockerfile, pipeline
+from imagebuild import dockerfile
 from imagebuild.check.verify.twin import SHOWN, require_twins
 from imagebuild.errors import IntegrityError
 from imagebuild.pipeline import planning
+from imagebuild.pipeline.building import build_twins
+from imagebuild.pipeline.planning import plan_image
 from imagebuild.workspace import Workspace
 from tests.support.builders import make_wheel
 from tests.support.servers.registry import Registry
@@ -58,7 +60,7 @@ def test_what_one_engine_leaves_out_is_found(built: Built, tmp_path: Path, monke
 
     monkeypatch.setattr(planning, "render_dockerfile", render)
     workspace = Workspace(fork.root, fork.cache, quiet=True)
-    report = pipeline.build_twins(workspace, pipeline.plan_image(workspace, "cosml", cutoff="", locked=True, engine="docker"))
+    report = build_twins(workspace, plan_image(workspace, "cosml", cutoff="", locked=True, engine="docker"))
     shipped = sum(name.endswith(".pyc") for name in built.image.read_headers())
     assert report.count > shipped  # and RECORD's rows of them, and their folders
     assert len(report.differences) == SHOWN

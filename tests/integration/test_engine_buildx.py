@@ -18,7 +18,6 @@ import msgspec
 import pytest
 
 from imagebuild import annotations as names
-from imagebuild import pipeline
 from imagebuild.engine import buildx as docker_engine
 from imagebuild.engine.machinesources import choose_sources, parse_apt_sources
 from imagebuild.engine.options import DockerOptions
@@ -26,6 +25,8 @@ from imagebuild.errors import BuildError
 from imagebuild.layer.invariants import check_layers
 from imagebuild.layer.model import TeamLayers
 from imagebuild.layer.reading import ForeignLayer
+from imagebuild.pipeline.building import build_docker_layer, prepare_context
+from imagebuild.pipeline.planning import Plan, plan_image
 from imagebuild.workspace import Workspace
 from tests.support.builders import make_wheel
 from tests.support.servers.buildkit import run_remote_builder
@@ -87,15 +88,15 @@ def fork_unbuilt(checkout: Checkout, folder: Path, team: str = "tiny") -> Checko
     return fork
 
 
-def build_twice(checkout: Checkout, team: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[pipeline.Plan, list[ForeignLayer]]:
+def build_twice(checkout: Checkout, team: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, list[ForeignLayer]]:
     """Two builds of which the second finds nothing of the first in the builder's cache."""
     for name, value in checkout.settings.items():
         monkeypatch.setenv(name, value)
     workspace = Workspace(checkout.root, checkout.cache, quiet=True)
-    plan = pipeline.plan_image(workspace, team, cutoff="", locked=True, engine="docker")
-    context, _ = pipeline.prepare_context(workspace, plan)
+    plan = plan_image(workspace, team, cutoff="", locked=True, engine="docker")
+    context, _ = prepare_context(workspace, plan)
     fresh = DockerOptions(cache=False)
-    layers = [pipeline.build_docker_layer(workspace, plan, context, folder / str(number), fresh).layer for number in range(2)]
+    layers = [build_docker_layer(workspace, plan, context, folder / str(number), fresh).layer for number in range(2)]
     return plan, layers
 
 
@@ -149,9 +150,9 @@ def test_a_builder_that_leaves_timestamps_alone_is_told(
     make_build_inputs = docker_engine.make_build_inputs
     monkeypatch.setattr(docker_engine, "make_build_inputs", forget)
     workspace = Workspace(checkout.root, checkout.cache)
-    plan = pipeline.plan_image(workspace, "tiny", cutoff="", locked=True, engine="docker")
-    context, _ = pipeline.prepare_context(workspace, plan)
-    pipeline.build_docker_layer(workspace, plan, context, tmp_path / "layer", DockerOptions())
+    plan = plan_image(workspace, "tiny", cutoff="", locked=True, engine="docker")
+    context, _ = prepare_context(workspace, plan)
+    build_docker_layer(workspace, plan, context, tmp_path / "layer", DockerOptions())
     told = [line for line in capsys.readouterr().err.splitlines() if "timestamps" in line]
     assert told == ["tiny: docker cannot rewrite timestamps: another build of this lock will have another diff_id"]
 
@@ -437,16 +438,16 @@ def test_no_engine_no_buildx_no_docker(checkout: Checkout, tmp_path: Path) -> No
 def test_a_layer_that_is_not_one_is_refused(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Dockerfile that was changed by hand."""
     workspace = Workspace(checkout.root, checkout.cache, quiet=True)
-    plan = pipeline.plan_image(workspace, "tiny", cutoff="", locked=True, engine="docker")
+    plan = plan_image(workspace, "tiny", cutoff="", locked=True, engine="docker")
     for name, value in checkout.settings.items():
         monkeypatch.setenv(name, value)
-    context, _ = pipeline.prepare_context(workspace, plan)
+    context, _ = prepare_context(workspace, plan)
     file = context / "Dockerfile"
     text = file.read_text()
     try:
         file.write_text(text + "USER root\nRUN --network=none touch /opt/more\n")
         with pytest.raises(BuildError, match="the builder added 2 layers, not one"):
-            pipeline.build_docker_layer(workspace, plan, context, tmp_path / "layer", DockerOptions())
+            build_docker_layer(workspace, plan, context, tmp_path / "layer", DockerOptions())
         assert not (tmp_path / "layer").exists()
     finally:
         file.write_text(text)

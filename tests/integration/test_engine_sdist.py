@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from imagebuild import pipeline
 from imagebuild.config import load_team
 from imagebuild.engine.aptsources import prepare_apt_secrets
 from imagebuild.engine.insidebase import BuildPlace
@@ -21,6 +20,7 @@ from imagebuild.lock.file.lockfile import read_lock
 from imagebuild.lock.file.model import LockedPackage
 from imagebuild.lock.inputs.localpackage import repack_wheel
 from imagebuild.lock.wheels.sdist import SourceOrder
+from imagebuild.pipeline.bases import open_base
 from imagebuild.workspace import Workspace
 from tests.support.servers.index import FakeIndex
 from tests.support.tools import need_docker
@@ -145,7 +145,7 @@ def test_both_engines_install_the_same(team: Team) -> None:
 def test_two_builds_give_the_same_wheel(team: Team, tmp_path: Path) -> None:
     workspace = Workspace(team.checkout.root, team.checkout.cache, quiet=True)
     found = load_team(workspace.images, "sums")
-    base = pipeline.open_base(workspace, "starter", found.platform)
+    base = open_base(workspace, "starter", found.platform)
     package = team.package
     assert package.source is not None
     wheels = team.checkout.cache / "wheels"

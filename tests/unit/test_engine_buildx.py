@@ -37,7 +37,7 @@ from imagebuild.oci.model import (
     Manifest,
     RootFilesystem,
 )
-from imagebuild.pipeline import choose_engine
+from imagebuild.pipeline.planning import choose_engine
 from imagebuild.recipe import ImageOptions, Recipe, make_recipe
 from tests.support.builders import make_base, make_lock, make_package
 from tests.support.trees import SITE, MemoryTree

@@ -13,10 +13,11 @@ import pytest
 from imagebuild.addons.model import PlacedArchive
 from imagebuild.base.model import Base, Entry
 from imagebuild.errors import BuildError, IntegrityError
-from imagebuild.layer.archivemember import ArchiveRequest, find_addon_folders
+from imagebuild.layer.archivemember import ArchiveRequest
 from imagebuild.layer.assembly import build_layers
 from imagebuild.layer.invariants import check_layers
 from imagebuild.layer.model import Codec, Layer
+from imagebuild.layer.placement import find_addon_folders
 from tests.support.builders import make_host_base
 from tests.support.trees import USUAL, MemoryTree, file, folder, link
 from tests.unit.test_layer_assembly import read

@@ -14,6 +14,7 @@ import pytest
 from imagebuild.errors import BuildError, ConfigurationError
 from imagebuild.recipe import created_epoch
 from imagebuild.starter import debian
+from imagebuild.starter.lockfile import read_cutoff
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """#!/bin/sh
@@ -67,7 +68,7 @@ def test_a_run_makes_its_own(tmp_path: Path, runs: Counter) -> None:
 
 
 def test_one_made_beforehand_is_taken_once(project: Path, runs: Counter) -> None:
-    epoch = created_epoch(debian.read_cutoff())
+    epoch = created_epoch(read_cutoff())
     assert debian.main(["cosml"]) == 0
     assert debian.main(["cosml"]) == 0, "the one that is there will do"
     assert runs() == 1
@@ -81,7 +82,7 @@ def test_one_made_beforehand_is_taken_once(project: Path, runs: Counter) -> None
 
 @pytest.mark.parametrize("spoil", ["epoch", "age", "bytes", "note"])
 def test_one_that_does_not_fit_is_not_taken(project: Path, runs: Counter, spoil: str) -> None:
-    epoch, cache = created_epoch(debian.read_cutoff()), project / ".imagebuild" / "cache"
+    epoch, cache = created_epoch(read_cutoff()), project / ".imagebuild" / "cache"
     debian.main(["cosml"])
     if spoil == "age":
         os.utime(cache / "starter-root.json", (time.time() - 3700,) * 2)
@@ -101,7 +102,7 @@ def test_a_run_waits_for_the_one_under_way(project: Path, runs: Counter, monkeyp
     deadline = time.monotonic() + 30
     while not runs() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert read_debian(project / ".imagebuild" / "cache", created_epoch(debian.read_cutoff())).startswith("tar of")
+    assert read_debian(project / ".imagebuild" / "cache", created_epoch(read_cutoff())).startswith("tar of")
     assert early.wait() == 0
     assert runs() == 1
 

@@ -18,8 +18,8 @@ import zstandard
 from imagebuild.check.finding import Finding
 from imagebuild.check.verify.evidence import Evidence
 from imagebuild.errors import IntegrityError
+from imagebuild.files import CHUNK
 from imagebuild.layer.tar.reading import iterate_entries
-from imagebuild.oci.compression import CHUNK
 from imagebuild.oci.model import Descriptor
 from imagebuild.oci.store import Store
 from imagebuild.text import format_size

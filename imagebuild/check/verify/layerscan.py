@@ -17,9 +17,10 @@ from imagebuild.base.model import Entry
 from imagebuild.check.verify.secrets import OVERLAP, find_secret_name, find_secrets, find_setting, is_settings, is_text
 from imagebuild.check.verify.startup import SUFFIXES
 from imagebuild.errors import IntegrityError
+from imagebuild.files import CHUNK
 from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system_files
 from imagebuild.layer.invariants import AddedLayers, Fault, read_tar_entries
-from imagebuild.layer.tar.flow import CHUNK, BackgroundDigest, read_ahead
+from imagebuild.layer.tar.flow import BackgroundDigest, read_ahead
 from imagebuild.layer.tar.reading import is_decompression_error
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.model import Descriptor

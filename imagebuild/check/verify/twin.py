@@ -22,9 +22,10 @@ import msgspec
 
 from imagebuild.base.model import Base, Tree
 from imagebuild.errors import BuildError, IntegrityError
+from imagebuild.files import CHUNK
 from imagebuild.layer.model import Layer, TeamLayers
 from imagebuild.layer.tar.reading import iterate_entries
-from imagebuild.oci.compression import CHUNK, open_decompressed
+from imagebuild.oci.compression import open_decompressed
 from imagebuild.wheel.installed import is_record
 
 SHOWN = 50  # differences listed; all are counted

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, cast
 
-CHUNK = 1 << 20
+from imagebuild.files import CHUNK
+
 _QUEUED = 8
 
 

@@ -263,7 +263,7 @@ def parse_lock(text: str) -> Lock:
         rewritten=ours.texts("rewritten"),
         format=number,
     )
-    if _check_cutoff(lock.cutoff) is None:
+    if not _is_time(lock.cutoff):
         raise _MalformedError("tool.imagebuild.cutoff must be a time like 2026-10-01T00:00:00Z")
     return lock
 
@@ -275,11 +275,11 @@ def _check_digest(reader: _Reader, key: str) -> str:
     return value
 
 
-def _check_cutoff(text: str) -> datetime | None:
+def _is_time(text: str) -> bool:
     try:
-        return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
+        return datetime.fromisoformat(text).strftime(_TIME) == text
     except ValueError:
-        return None
+        return False
 
 
 def _read_package(entry: _Reader) -> LockedPackage:

@@ -9,12 +9,10 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from imagebuild.errors import ImagebuildError, IntegrityError, LockError, RemoteError
-from imagebuild.files import explain_os_error, replacing
+from imagebuild.files import CHUNK, explain_os_error, replacing
 from imagebuild.lock.index.client import ATTEMPTS, CutShortError, IndexClient, compute_pause
 from imagebuild.lock.index.pages import ProjectFile
 from imagebuild.progress import advance
-
-_CHUNK = 1 << 20
 
 
 def wheel_cache_path(cache: Path, sha256: str, filename: str) -> Path:
@@ -86,7 +84,7 @@ class Bodies:
     def _read_blocks(self, file: ProjectFile) -> Iterator[bytes]:
         if file.url.startswith("file:"):
             with self.open_local(file) as stream:
-                while block := stream.read(_CHUNK):
+                while block := stream.read(CHUNK):
                     yield block
             return
         with self.client.send(file.url, {"Accept-Encoding": "identity"}, file.filename) as answer:

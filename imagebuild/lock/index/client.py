@@ -16,6 +16,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from imagebuild import __version__
 from imagebuild.errors import RemoteError
+from imagebuild.files import CHUNK
 from imagebuild.http.pace import Pace
 from imagebuild.http.retry import INDEX, PASSING, STALLED, TIMEOUTS, Patience, compute_wait, parse_retry_after
 from imagebuild.lock.index.credentials import find_credentials, find_netrc_entry
@@ -26,7 +27,6 @@ from imagebuild.oci.session import closing_on_failure
 ATTEMPTS = INDEX.attempts
 PAGE_LIMIT = 64 << 20
 _REDIRECTS = 10  # in one chain
-_CHUNK = 1 << 20
 _SHORT = 64 << 10  # bytes of a redirect's body that are read, so that the connection serves again
 _PIECE = 128 << 10  # of a body: small enough to stop soon where the network is slow
 
@@ -227,7 +227,7 @@ class IndexClient:
             if answer.status_code == 200 and "Range" in answer.request.headers:
                 answer.close()  # the server has no ranges: its whole body is read elsewhere, to disk
                 return
-            for block in _iterate(answer, _CHUNK):
+            for block in _iterate(answer, CHUNK):
                 total += len(block)
                 if total > limit:
                     answer.close()

@@ -28,7 +28,6 @@ from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.wheel.sizes import WheelShape, keep_shape
 
 _ACCEPT = f"{JSON_TYPE}, {HTML_TYPE};q=0.2, text/html;q=0.1"
-_CHUNK = 1 << 20
 
 
 class Upstream:
