@@ -12,8 +12,7 @@ import msgspec
 from imagebuild.addons.model import ADDON_KINDS, AddonKind, Wish
 from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.files import read_regular
-from imagebuild.layer.model import Codec
-from imagebuild.layer.tar.frame import check_codec
+from imagebuild.layer.model import Codec, check_codec
 from imagebuild.lock.file.model import SourceRules
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.tables import IndexTable, check_tables, combine_indexes, list_indexes, load_shared_indexes

@@ -23,12 +23,12 @@ from imagebuild.jobs.slots import ONE, Jobs
 from imagebuild.layer.archivemember import ArchiveRequest, ArchiveRules, make_archive_members
 from imagebuild.layer.members import MemberSources, build_members
 from imagebuild.layer.memberstore import MemberRequest, drop_member, is_intact
-from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, Layer, LayerFile, Member, PackageBytes, TeamLayers
+from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, Layer, LayerFile, Member, PackageBytes, TeamLayers, check_codec
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
 from imagebuild.layer.removal import NOTHING, ReducedTree, Removal, find_whiteouts, name_whiteout
 from imagebuild.layer.sharing import NO_FILES, find_exclusions, find_folder_owners
 from imagebuild.layer.tar.flow import BackgroundDigest, ChunkConsumer, open_chunks, read_ahead
-from imagebuild.layer.tar.frame import MEDIA_TYPES, FrameWriter, check_codec, compress_frame
+from imagebuild.layer.tar.frame import MEDIA_TYPES, FrameWriter, compress_frame
 from imagebuild.layer.tar.header import END_OF_ARCHIVE, count_padding, encode_header
 from imagebuild.lock.file.model import LockedPackage
 from imagebuild.oci.compression import open_decompressed

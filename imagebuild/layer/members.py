@@ -16,9 +16,8 @@ from imagebuild.layer.bytecode import CompilerPool
 from imagebuild.layer.member import make_member
 from imagebuild.layer.membercache import SharedMembers
 from imagebuild.layer.memberstore import MemberRequest, MemberRules, find_member
-from imagebuild.layer.model import LAYER_MTIME, Codec, Member
+from imagebuild.layer.model import LAYER_MTIME, Codec, Member, check_codec
 from imagebuild.layer.placement import FolderResolver
-from imagebuild.layer.tar.frame import check_codec
 from imagebuild.progress import advance, step
 from imagebuild.wheel.record import describe_repair
 

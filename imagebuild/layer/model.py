@@ -6,10 +6,13 @@ from pathlib import Path
 
 import msgspec
 
+from imagebuild.errors import ConfigurationError
 from imagebuild.permissions import FILE_MODE
 
 LAYER_MTIME = 315532800  # 1980-01-01, the earliest a zip can say: the time of every entry, in every layer
 LAYER_FORMAT = 1  # part of every member's and image's key: raise it whenever the bytes of a layer would change
+
+_LEVELS = {"zstd": range(1, 20), "gzip": range(4)}
 
 
 class Codec(msgspec.Struct, frozen=True):
@@ -18,6 +21,15 @@ class Codec(msgspec.Struct, frozen=True):
     name: str = "zstd"  # zstd or gzip
     level: int = 3  # zstd 1..19; gzip by isal 0..3
     single: bool = False
+
+
+def check_codec(codec: Codec) -> None:
+    """ConfigurationError for a codec or level that does not exist."""
+    levels = _LEVELS.get(codec.name)
+    if levels is None:
+        raise ConfigurationError(f"unknown compression {codec.name!r}", "use zstd or gzip")
+    if codec.level not in levels:
+        raise ConfigurationError(f"{codec.name} has no level {codec.level}", f"use {levels.start} to {levels.stop - 1}")
 
 
 class FileFact(msgspec.Struct, frozen=True):

@@ -10,32 +10,21 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from imagebuild.errors import ConfigurationError
-from imagebuild.layer.model import Codec
+import isal
+import zstandard
+from isal import isal_zlib
+
+from imagebuild.layer.model import Codec, check_codec
 from imagebuild.oci.model import OCI_LAYER_GZIP, OCI_LAYER_ZSTD
 
 _PIECE = 256 << 10
-_LEVELS = {"zstd": range(1, 20), "gzip": range(4)}
 MEDIA_TYPES = {"zstd": OCI_LAYER_ZSTD, "gzip": OCI_LAYER_GZIP}
-
-
-def check_codec(codec: Codec) -> None:
-    """ConfigurationError for a codec or level that does not exist."""
-    levels = _LEVELS.get(codec.name)
-    if levels is None:
-        raise ConfigurationError(f"unknown compression {codec.name!r}", "use zstd or gzip")
-    if codec.level not in levels:
-        raise ConfigurationError(f"{codec.name} has no level {codec.level}", f"use {levels.start} to {levels.stop - 1}")
 
 
 def describe_compressor(codec: Codec) -> str:
     """The library whose version decides the compressed bytes."""
     if codec.name == "gzip":
-        import isal
-
         return f"isal {isal.__version__}"
-    import zstandard
-
     return "zstd " + ".".join(str(part) for part in zstandard.ZSTD_VERSION)
 
 
@@ -51,12 +40,8 @@ class FrameWriter:
         self.compressed = 0
         self._compressor: Any
         if codec.name == "gzip":
-            from isal import isal_zlib
-
             self._compressor = isal_zlib.compressobj(codec.level, isal_zlib.DEFLATED, 31)
         else:
-            import zstandard
-
             # The size up front goes into the frame's header and tunes the tables for small frames.
             self._compressor = zstandard.ZstdCompressor(level=codec.level).compressobj(size=total)
 
