@@ -68,7 +68,7 @@ def _run_one(arena: Arena, function: Callable[[Arena, random.Random], str], seed
 
 
 def _try_inputs(arena: Arena, name: str, seed: int) -> tuple[collections.Counter[str], list[str]]:
-    mark = f"batch-{seed}"
+    mark = f"batch-{os.getpid()}-{seed}"
     folder = arena.folder / mark
     output = arena.folder / f"{mark}.json"
     with output.open("wb") as out, (arena.folder / f"{mark}.err").open("wb") as err:

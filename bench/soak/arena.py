@@ -75,7 +75,7 @@ class Arena:
     def make_world(self, *, mirror: str = "", warm: bool = True, name: str = "world", requirements: str = "part0\nalpha\n") -> World:
         """A project of its own, locked."""
         self.count += 1
-        folder = self.folder / f"{self.count:05}"
+        folder = self.folder / f"{os.getpid()}-{self.count:05}"  # its name marks its processes, also beside another campaign
         world = World(folder / name, self.base, self.index_url, mirror=mirror, warm=warm)
         world.write("images/blue/requirements.in", requirements)
         for inner in ("home", "tmp"):
