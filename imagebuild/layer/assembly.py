@@ -2,41 +2,48 @@
 
 A team has one, or several whose files are disjoint. Each has every ancestor of its own files, always with the same metadata, so that it
 does not matter which of them an unpacker or an overlay takes a folder from. The lowest deletes what of the base is replaced.
-
-Reading and hashing the stored bytes, and decompressing and hashing the tar, run side by side, with bounded memory.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from imagebuild.base.model import Base, Entry, Tree
 from imagebuild.errors import BuildError, ConfigurationError, IntegrityError
-from imagebuild.files import CHUNK, explain_os_error, replacing
+from imagebuild.files import explain_os_error, replacing
 from imagebuild.jobs.slots import ONE, Jobs
 from imagebuild.layer.archivemember import ArchiveRequest, ArchiveRules, make_archive_members
 from imagebuild.layer.members import MemberSources, build_members
 from imagebuild.layer.memberstore import MemberRequest, drop_member, is_intact
 from imagebuild.layer.model import LAYER_MTIME, Codec, ExtraFile, Layer, LayerFile, Member, PackageBytes, TeamLayers, check_codec
 from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
+from imagebuild.layer.records import LayerRecord, LayerRecords
 from imagebuild.layer.removal import NOTHING, ReducedTree, Removal, find_whiteouts, name_whiteout
 from imagebuild.layer.sharing import NO_FILES, find_exclusions, find_folder_owners
-from imagebuild.layer.tar.flow import BackgroundDigest, ChunkConsumer, open_chunks, read_ahead
-from imagebuild.layer.tar.frame import MEDIA_TYPES, FrameWriter, compress_frame
+from imagebuild.layer.tar.frame import MEDIA_TYPES, compress_frame
 from imagebuild.layer.tar.header import END_OF_ARCHIVE, count_padding, encode_header
+from imagebuild.layer.writing import read_stored, write_tar
 from imagebuild.lock.file.model import LockedPackage
-from imagebuild.oci.compression import open_decompressed
 from imagebuild.permissions import FILE_MODE, FOLDER_MODE, PROGRAM_MODE, ROOT
 from imagebuild.wheel.sizes import classify_path
 
 NO_WHITEOUTS: Mapping[str, str] = {}
-Inspect = Callable[[int, Iterator[bytes]], None]  # of the layer of that number, lowest 0: its tar
+
+
+class Inspector(Protocol):
+    """Sees every layer of an image, by number, lowest 0."""
+
+    def read(self, number: int, chunks: Iterator[bytes]) -> None:
+        """The tar of a layer, as it is decompressed again from the bytes that are stored; to be read to the end, on a thread of its own."""
+
+    def skip(self, number: int, paths: Mapping[str, bool]) -> None:
+        """A layer that was inspected before. Its paths, and whether each is a folder."""
 
 
 class LayerRules(msgspec.Struct, frozen=True):
@@ -68,7 +75,8 @@ def build_layers(
     jobs: Jobs = ONE,
     sources: MemberSources | None = None,
     strict: bool = False,
-    inspect: Inspect | None = None,
+    inspector: Inspector | None = None,
+    records: LayerRecords | None = None,
     removal: Removal = NOTHING,
     addons: Sequence[ArchiveRequest] = (),
     report: Callable[[str], object] = str,
@@ -76,8 +84,8 @@ def build_layers(
     """The layers that install ``wheels`` and ``addons`` on ``base``, written to ``out`` and, if several, ``out.1`` and so on.
 
     ``groups``: the packages of each (:mod:`imagebuild.layer.splitting`); nothing means one layer for all. ``report`` takes lines of
-    progress. ``inspect`` reads each tar as it is decompressed again from the bytes that are stored, on a thread of its own; it is
-    called anew, from the lowest, when the layers are begun anew, and must read to the end. Not for layers of a single stream.
+    progress. ``inspector`` is called anew, from the lowest, when the layers are begun anew; not for layers of a single stream.
+    ``records``: a layer that was made before, and that the target has, is not made again, and has no file. One that deletes is always made.
 
     Files that two wheels, or a wheel and the base, have in common byte for byte are in the layers once, or not at all; files that differ
     are a BuildError; but of the files in ``removal`` nothing is left: they are replaced, or deleted. ``slim`` leaves kinds of files out
@@ -95,7 +103,7 @@ def build_layers(
     ]
     rules = LayerRules(base, folders, codec, cache, mtime, files, jobs, sources, report)
     assemble = partial(assemble_layer, tree=folders, codec=codec, mtime=mtime, home=base.inventory.user.home)
-    finish = partial(_assemble_groups, groups=groups, extra=extra, out=out, inspect=inspect, assemble=assemble)
+    finish = partial(_assemble_groups, groups=groups, extra=extra, out=out, inspector=inspector, records=records, assemble=assemble)
     members = _prepare_members(requests, addons, rules)
     try:
         with jobs.slot():
@@ -114,6 +122,37 @@ def build_layers(
         return finish(members, whiteouts=_find_whiteouts(members, extra, removal, base))
 
 
+class _Group(msgspec.Struct, frozen=True):
+    """What goes into one layer."""
+
+    members: tuple[Member, ...]  # by name
+    extra: tuple[ExtraFile, ...]
+    whiteouts: Mapping[str, str]  # path -> package
+
+    def list_paths(self) -> dict[str, bool]:
+        """All paths of the layer, and whether each is a folder."""
+        files = {path: member.package for member in self.members for path in (fact.path for fact in member.files)}
+        files.update((item.path, "") for item in self.extra)
+        return {**dict.fromkeys(find_folder_owners(files.items()), True), **dict.fromkeys(files, False)}
+
+
+def _divide(
+    members: Sequence[Member], groups: Sequence[Sequence[str]], extra: Sequence[ExtraFile], whiteouts: Mapping[str, str]
+) -> list[_Group]:
+    """The lowest layer has the deletions, the topmost the extra files, and members that no group names."""
+    homes = {name: number for number, group in enumerate(groups) for name in group}
+    top = max(len(groups) - 1, 0)
+    ordered = sorted(members, key=lambda member: member.package)
+    return [
+        _Group(
+            tuple(member for member in ordered if homes.get(member.package, top) == number),
+            tuple(extra) if number == top else (),
+            whiteouts if number == 0 else NO_WHITEOUTS,
+        )
+        for number in range(top + 1)
+    ]
+
+
 def _assemble_groups(
     members: Sequence[Member],
     *,
@@ -121,22 +160,32 @@ def _assemble_groups(
     extra: Sequence[ExtraFile],
     whiteouts: Mapping[str, str],
     out: Path,
-    inspect: Inspect | None,
+    inspector: Inspector | None,
+    records: LayerRecords | None,
     assemble: Callable[..., Layer],
 ) -> TeamLayers:
-    """A layer for each group: the lowest has the deletions, the topmost the extra files, and members that no group names."""
-    homes = {name: number for number, group in enumerate(groups) for name in group}
-    top = max(len(groups) - 1, 0)
-    layers = [
-        assemble(
-            [member for member in members if homes.get(member.package, top) == number],
-            extra=extra if number == top else (),
-            whiteouts=whiteouts if number == 0 else NO_WHITEOUTS,
+    """A layer for each group, or the record of one that the target has."""
+    parts = _divide(members, groups, extra, whiteouts)
+    replaceable = [item.path for item in extra]
+    keys = ["" if records is None or part.whiteouts else records.compute_key(part.members, part.extra, replaceable) for part in parts]
+    known = records.find(keys) if records is not None else {}
+    layers = []
+    for number, part in enumerate(parts):
+        if records is not None and (record := known.get(keys[number])) is not None:
+            if inspector is not None:
+                inspector.skip(number, part.list_paths())
+            layers.append(_describe_layer(part.members, part.extra, record, records.codec, None))
+            continue
+        layer = assemble(
+            part.members,
+            extra=part.extra,
+            whiteouts=part.whiteouts,
             out=out.with_name(f"{out.name}.{number}") if number else out,
-            inspect=partial(inspect, number) if inspect is not None else None,
+            inspect=partial(inspector.read, number) if inspector is not None else None,
         )
-        for number in range(top + 1)
-    ]
+        layers.append(layer)
+        if records is not None:
+            records.note(keys[number], layer)
     return TeamLayers(tuple(layers))
 
 
@@ -240,7 +289,7 @@ def assemble_layer(
     prelude = encode_prelude(owners.items(), folders, mtime, whiteouts)
     tail = encode_tail(extra, mtime)
     total = len(prelude) + sum(member.uncompressed for member in ordered) + len(tail)
-    stored = _read_stored(compress_frame(prelude, codec), ordered, compress_frame(tail, codec))
+    stored = read_stored(compress_frame(prelude, codec), ordered, compress_frame(tail, codec))
     digest = hashlib.sha256()
     try:
         with replacing(out) as output:
@@ -249,29 +298,29 @@ def assemble_layer(
                 digest.update(data)
                 output.write(data)
 
-            if codec.single:
-                diff_id, count = _write_single(stored, write, codec, total)
-            else:
-                diff_id, count = _write_frames(stored, write, codec, inspect)
+            found = write_tar(stored, write, codec, total, inspect)
             size = output.tell()
     except OSError as error:
         raise explain_os_error(error, "writing the layer") from error
-    if count != total:
-        raise IntegrityError(f"the layer's tar has {count} bytes, its parts announced {total}", "run it again, or clear the cache")
-    packages = _share_bytes(ordered, size if codec.single else None)
-    installed = sum(item.installed for item in packages) + sum(len(item.data) for item in extra)
+    if found.size != total:
+        raise IntegrityError(f"the layer's tar has {found.size} bytes, its parts announced {total}", "run it again, or clear the cache")
+    return _describe_layer(ordered, extra, LayerRecord("sha256:" + digest.hexdigest(), size, "sha256:" + found.sha256, total), codec, out)
+
+
+def _describe_layer(members: Sequence[Member], extra: Sequence[ExtraFile], made: LayerRecord, codec: Codec, blob: Path | None) -> Layer:
+    packages = _share_bytes(members, made.size if codec.single else None)
     return Layer(
-        blob=out,
-        digest="sha256:" + digest.hexdigest(),
-        size=size,
-        diff_id="sha256:" + diff_id,
-        uncompressed=total,
-        installed=installed,
+        blob=blob,
+        digest=made.digest,
+        size=made.size,
+        diff_id=made.diff_id,
+        uncompressed=made.uncompressed,
+        installed=sum(item.installed for item in packages) + sum(len(item.data) for item in extra),
         media_type=MEDIA_TYPES[codec.name],
         packages=packages,
-        files=_list_files(ordered, extra),
-        members={member.package: member.blob for member in ordered},
-        repaired={member.package: member.repaired for member in ordered if member.repaired},
+        files=_list_files(members, extra),
+        members={member.package: member.blob for member in members},
+        repaired={member.package: member.repaired for member in members if member.repaired},
     )
 
 
@@ -329,53 +378,3 @@ def _check_extra(item: ExtraFile, folders: FolderResolver, forbidden: Sequence[s
     entry = folders.get(item.path)
     if entry is not None and entry.type != "file":
         raise BuildError(f"{item.path} is not a file in the base", "put it elsewhere")
-
-
-def _read_stored(prelude: bytes, members: Sequence[Member], tail: bytes) -> Iterator[bytes]:
-    """The layer's stored bytes; IntegrityError after a member whose bytes are not those of its index."""
-    yield prelude
-    for member in members:
-        digest = hashlib.sha256()
-        with member.blob.open("rb", buffering=0) as blob:
-            while chunk := blob.read(CHUNK):
-                digest.update(chunk)
-                yield chunk
-        if digest.hexdigest() != member.sha256:
-            drop_member(member)
-            raise IntegrityError(
-                f"the cached member of {member.package} {member.version} is damaged: {member.blob}", "run again: it is built anew"
-            )
-    yield tail
-
-
-def _write_frames(
-    stored: Iterator[bytes], write: Callable[[bytes], None], codec: Codec, inspect: Callable[[Iterator[bytes]], None] | None
-) -> tuple[str, int]:
-    """Pass the stored bytes on; diff_id (hex) and bytes of tar, found on more threads meanwhile."""
-    digest = BackgroundDigest()
-
-    def decompress(chunks: Iterator[bytes]) -> None:
-        reader = open_decompressed(open_chunks(chunks), codec.name)
-        with digest as feed, ChunkConsumer(inspect) if inspect else contextlib.nullcontext() as show:
-            while data := reader.read(CHUNK):
-                feed(data)
-                if show is not None:
-                    show(data)
-
-    with ChunkConsumer(decompress) as put:
-        for chunk in stored:
-            put(chunk)
-            write(chunk)
-    return digest.sha256, digest.count
-
-
-def _write_single(stored: Iterator[bytes], write: Callable[[bytes], None], codec: Codec, total: int) -> tuple[str, int]:
-    """Compress the tar anew as one stream; diff_id (hex) and bytes of tar."""
-    digest = BackgroundDigest()
-    frame = FrameWriter(write, codec, total)
-    with digest as feed, read_ahead(open_decompressed(open_chunks(stored), codec.name)) as chunks:
-        for data in chunks:
-            feed(data)
-            frame.write(data)
-    frame.finish()
-    return digest.sha256, digest.count

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import stat
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -66,7 +66,7 @@ def check_layers(
         fault
         for layer in team.layers
         for fault in find_faults(
-            layer.blob,
+            layer.file,
             layer.media_type,
             added=added,
             home=base.inventory.user.home,
@@ -94,13 +94,21 @@ class TarEntries:
         """Check the tar in ``chunks``, to its end; with ``number`` 0, the lowest layer, what earlier calls found is forgotten."""
         archive = ForwardFile(chunks, lambda _: None)
         home = self._base.inventory.user.home
-        if number == 0:
-            self._added, self.findings = AddedLayers(self._base.tree, self._whiteouts), []
+        self._begin(number)
         try:
             self.findings += _find_tar_faults(archive, self._added, home, self._replaceable, False, None)
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             self.findings.append(f"the layer cannot be read as a tar: {error}")
             archive.has_content_left()
+
+    def skip(self, number: int, paths: Mapping[str, bool]) -> None:
+        """Add a layer that was checked before, with the same rules: what it brings (path -> whether it is a folder)."""
+        self._begin(number)
+        self.findings += self._added.add(dict(paths))
+
+    def _begin(self, number: int) -> None:
+        if number == 0:
+            self._added, self.findings = AddedLayers(self._base.tree, self._whiteouts), []
 
     def finish(self) -> None:
         """IntegrityError with all findings, if there are any."""

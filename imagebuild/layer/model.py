@@ -83,9 +83,9 @@ class PackageBytes(msgspec.Struct, frozen=True):
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """A finished layer blob on disk."""
+    """A finished layer."""
 
-    blob: Path
+    blob: Path | None  # its file; None for one that was not made again, as the target has it
     digest: str
     size: int  # bytes as stored
     diff_id: str
@@ -96,6 +96,13 @@ class Layer(msgspec.Struct, frozen=True):
     files: tuple[LayerFile, ...] = ()  # no folders, no links
     members: dict[str, Path] = {}  # package -> its member, where the layer was made of members
     repaired: dict[str, int] = {}  # package -> rows of its wheel's RECORD that were wrong
+
+    @property
+    def file(self) -> Path:
+        """``blob`` of a layer that was made; ValueError for one that was not."""
+        if self.blob is None:
+            raise ValueError(f"layer {self.digest} was not made here")
+        return self.blob
 
 
 class TeamLayers(msgspec.Struct, frozen=True):

@@ -91,8 +91,8 @@ class _Judge:
 
     def _name_row(self, path: str) -> str:
         """As RECORD has it: relative to the site-packages folder that it lies in, else to the first."""
-        rows = [posixpath.relpath(path, site) for site in self._sites]
-        return next((row for row in rows if not row.startswith("../")), rows[0])
+        site = next((site for site in self._sites if path.startswith(f"{site}/")), "")
+        return path[len(site) + 1 :] if site else posixpath.relpath(path, self._sites[0])
 
 
 def find_exclusions(

@@ -22,6 +22,7 @@ from imagebuild.layer.removal import find_removal
 from imagebuild.lock.index.routing import LOCAL_NAME
 from imagebuild.pipeline.addons import fetch_addons
 from imagebuild.pipeline.lockuse import build_local_wheels
+from imagebuild.pipeline.mounting import find_present_layers
 from imagebuild.pipeline.planning import Plan, write_recipe
 from imagebuild.pipeline.sdists import make_source_builder, remake_wheel
 from imagebuild.workspace import Workspace
@@ -155,11 +156,12 @@ def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
 
 
 def build_direct_layers(
-    workspace: Workspace, plan: Plan, wheels: Mapping[str, Path], out: Path, sources: MemberSources | None = None
+    workspace: Workspace, plan: Plan, wheels: Mapping[str, Path], out: Path, sources: MemberSources | None = None, *, reuse: bool = False
 ) -> TeamLayers:
-    """The layers by the direct engine, audited."""
+    """The layers by the direct engine, audited; with ``reuse``, a layer that the target has is not made again."""
     from imagebuild.layer.assembly import build_layers
     from imagebuild.layer.invariants import TarEntries, check_layers
+    from imagebuild.layer.records import LayerRecords
     from imagebuild.supply.policy import read_policy
 
     single = plan.recipe.codec.single
@@ -167,6 +169,8 @@ def build_direct_layers(
     removal = find_removal(plan.base, plan.recipe.replaced)
     gone = frozenset(removal.owners)
     audit = TarEntries(plan.base, plan.recipe.extra_files, gone)
+    find_present = partial(find_present_layers, workspace, plan)
+    records = LayerRecords(workspace.cache, plan.base, plan.recipe.codec, LAYER_MTIME, find_present, gone)
     made = build_layers(
         [(wheels[item.name], item) for item in plan.lock.packages],
         base=plan.base,
@@ -181,7 +185,8 @@ def build_direct_layers(
         sources=sources,
         strict=read_policy(workspace.images).policy.strict_record,
         out=out,
-        inspect=None if single else audit.read,
+        inspector=None if single else audit,
+        records=records if reuse and not single else None,
         removal=removal,
         addons=[ArchiveRequest(archives[item.package], item) for item in plan.recipe.addons],
         report=workspace.report,
@@ -190,6 +195,7 @@ def build_direct_layers(
         check_layers(made, base=plan.base, extra=plan.recipe.extra_files, whiteouts=gone)
     else:
         audit.finish()
+    records.keep()
     return made
 
 

@@ -23,7 +23,7 @@ def mount_team_layers(workspace: Workspace, plan: Plan, layers: Sequence[Descrip
     mount that is refused, costs no more than the bytes.
     """
     target, repository = workspace.target, plan.repository
-    if not workspace.host:
+    if not workspace.host or not layers:
         return frozenset()  # a layout folder keeps every blob once
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="mount") as pool:
 
@@ -46,6 +46,20 @@ def mount_team_layers(workspace: Workspace, plan: Plan, layers: Sequence[Descrip
         present = f"{len(there)} of {count_things(len(layers), 'layer')} there already"
         workspace.report(f"{plan.team.name}: {present}, {format_size(mounted)} of them mounted from other teams' images")
     return frozenset(there)
+
+
+def find_present_layers(workspace: Workspace, plan: Plan, layers: Sequence[Descriptor]) -> frozenset[str]:
+    """Digests of those of ``layers`` that need not be made: the team's repository has them, or has them now.
+
+    None in a layout folder, where a blob may have rotted and is compared when it is stored again.
+    """
+    if plan.recipe.layers:
+        return mount_team_layers(workspace, plan, layers)
+    found: set[str] = set()
+    if workspace.host:
+        with contextlib.suppress(RemoteError):  # pushed as usual: then it will tell
+            found.update(item.digest for item in layers if workspace.target.has_blob(plan.repository, item.id))
+    return frozenset(found)
 
 
 def _list_repositories(workspace: Workspace, plan: Plan) -> Iterator[str]:

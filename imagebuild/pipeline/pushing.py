@@ -85,10 +85,11 @@ def push_layers(workspace: Workspace, plan: Plan, image: DerivedImage, made: Tea
     target, repository = workspace.target, plan.repository
     line = f"{plan.team.name}: pushing to {target.image_name(repository)}:{plan.recipe.tag}"
     with step(line, image.compressed, report=workspace.report):
-        there = mount_team_layers(workspace, plan, image.layers) if plan.recipe.layers else frozenset[str]()
-        for descriptor, layer in zip(image.layers, made.layers, strict=True):
+        new = [(descriptor, layer.blob) for descriptor, layer in zip(image.layers, made.layers, strict=True) if layer.blob is not None]
+        there = mount_team_layers(workspace, plan, [item for item, _ in new]) if plan.recipe.layers else frozenset[str]()
+        for descriptor, blob in new:
             if descriptor.digest not in there:
-                target.put_blob(repository, descriptor, layer.blob)
+                target.put_blob(repository, descriptor, blob)
 
 
 class BaseCopy:
@@ -149,7 +150,7 @@ def _build_directly(workspace: Workspace, plan: Plan, options: BuildOptions, out
         folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
         adapt_context(workspace, plan, folder, wheels, docker=False)
         sources = MemberSources(shared)
-        made = build_direct_layers(workspace, plan, wheels, out, sources)
+        made = build_direct_layers(workspace, plan, wheels, out, sources, reuse=True)
         prepared = len(sources.prepared)
     if shared is not None and (line := shared.summarise()):
         workspace.report(f"{plan.team.name}: {line}")

@@ -45,7 +45,7 @@ def build_shared_layers(
 
     expected = {item.name: wheel_cache_path(workspace.cache, item.sha256, item.filename) for item in plan.lock.packages}
     sources = MemberSources(members, provide)
-    made = build_direct_layers(workspace, plan, expected, out, sources)
+    made = build_direct_layers(workspace, plan, expected, out, sources, reuse=True)
     documents = {name: path for name, blob in made.members.items() if (path := blob.with_name(DOCUMENTS)).is_file()}
     lacking = [item.name for item in plan.lock.packages if item.name not in present and item.name not in documents]
     if lacking:

@@ -182,7 +182,7 @@ def build_starter(
             )
             image = _derive(root, lock, made)
             for descriptor, layer in zip(image.layers, made.layers, strict=True):
-                layout.put_blob(REPOSITORY, descriptor, layer.blob)
+                layout.put_blob(REPOSITORY, descriptor, layer.file)
         layout.put_blob(REPOSITORY, image.config_descriptor, image.config)
         return layout.put_manifest(REPOSITORY, image.manifest, TAG)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from email.message import Message
@@ -19,6 +20,7 @@ from imagebuild.supply.bundled import Bundled, read_tree_bundled, read_wheel_bun
 from imagebuild.supply.licences import Licence, read_licence
 
 _METADATA_LIMIT = 16 << 20
+_NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")  # how a requirement begins (PEP 508)
 
 Origin = Literal["base", "added"]
 
@@ -114,6 +116,9 @@ def list_required(lines: Iterable[str], present: Iterable[str], markers: Mapping
     known = frozenset(present)
     found: set[str] = set()
     for line in lines:
+        name = _NAME.match(line)
+        if name is not None and canonicalize_name(name[1]) not in known:
+            continue  # most are: parsing them all takes longer than all the rest
         try:
             wanted = Requirement(line)
         except InvalidRequirement:

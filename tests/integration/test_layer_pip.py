@@ -72,7 +72,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def read_layer(layer: Layer) -> dict[str, tuple[tarfile.TarInfo, bytes]]:
     found = {}
-    with layer.blob.open("rb") as stored, open_decompressed(stored, layer.media_type.rpartition("+")[2]) as plain:  # noqa: SIM117
+    with layer.file.open("rb") as stored, open_decompressed(stored, layer.media_type.rpartition("+")[2]) as plain:  # noqa: SIM117
         with tarfile.open(fileobj=io.BytesIO(plain.read())) as archive:
             for entry in archive:
                 content = archive.extractfile(entry)
@@ -152,7 +152,7 @@ def lay_out(folder: Path, layer: Layer) -> str:
         return {"digest": f"sha256:{digest}", "size": len(data)}
 
     (folder / "blobs" / "sha256").mkdir(parents=True)
-    (folder / "blobs" / "sha256" / layer.digest[7:]).hardlink_to(layer.blob)
+    (folder / "blobs" / "sha256" / layer.digest[7:]).hardlink_to(layer.file)
     config = {
         "architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
         "history": [{"created_by": "test"}],
@@ -195,7 +195,7 @@ def test_umoci_skopeo_and_tar_read_the_layer(tmp_path: Path, codec: Codec, wheel
     assert [line.rstrip("/") for line in listed.stdout.decode().splitlines()] == list(names)
     rootfs = tmp_path / "bundle" / "rootfs"
     if codec.name == "gzip":
-        subprocess.run([need("gzip"), "-t"], input=layer.blob.read_bytes(), check=True)
+        subprocess.run([need("gzip"), "-t"], input=layer.file.read_bytes(), check=True)
         rootless = [] if os.geteuid() == 0 else ["--rootless"]
         subprocess.run([umoci, "unpack", *rootless, "--image", image, str(rootfs.parent)], check=True, capture_output=True)
     else:

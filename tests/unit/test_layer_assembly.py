@@ -41,7 +41,7 @@ def build(tmp_path: Path, wheels: list[Path], *, base: Base | None = None, **cha
 
 
 def unpack(layer: Layer) -> bytes:
-    data = layer.blob.read_bytes()
+    data = layer.file.read_bytes()
     assert "sha256:" + hashlib.sha256(data).hexdigest() == layer.digest
     assert len(data) == layer.size
     if layer.media_type.endswith("gzip"):
@@ -106,7 +106,7 @@ def test_every_codec_gives_the_same_tar_and_sizes_that_add_up(tmp_path: Path, co
     assert [item.package for item in layer.packages] == [
         item.package for item in sorted(layer.packages, key=lambda item: (-item.compressed, item.package))
     ]
-    data = layer.blob.read_bytes()
+    data = layer.file.read_bytes()
     if codec.single and codec.name == "zstd":
         assert len(zstandard.ZstdDecompressor().decompress(data)) == layer.uncompressed
     if codec.single and codec.name == "gzip":
@@ -305,7 +305,7 @@ def test_a_defect_is_seen_while_the_layer_is_written(tmp_path: Path, codec: Code
     wheels = [make_wheel(tmp_path, "one", files={"one.py": b"x = 1\n" * 300_000}), make_wheel(tmp_path, "two", files={"two.py": b""})]
     base = make_host_base(runtime=HostRuntime())
     good = TarEntries(base)
-    build(tmp_path, wheels, base=base, codec=codec, inspect=good.read)
+    build(tmp_path, wheels, base=base, codec=codec, inspector=good)
     good.finish()
 
     def encode_wrongly(path: str, **facts: Any) -> bytes:
@@ -314,7 +314,7 @@ def test_a_defect_is_seen_while_the_layer_is_written(tmp_path: Path, codec: Code
     monkeypatch.setattr("imagebuild.layer.member.encode_header", encode_wrongly)
     seen = TarEntries(base)
     options: dict[str, Any] = {"codec": codec, "cache": tmp_path / "other", "out": tmp_path / "layer"}
-    made = build_layers([(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, inspect=seen.read, **options)
+    made = build_layers([(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, inspector=seen, **options)
     for audit in (seen.finish, lambda: check_layers(made, base=base)):
         with pytest.raises(IntegrityError, match=r"breaks 1 rule: .*/two\.py: setuid, setgid or sticky \(4755\)"):
             audit()

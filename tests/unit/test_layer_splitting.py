@@ -106,11 +106,11 @@ def build(tmp_path: Path, groups: tuple[tuple[str, ...], ...], **changes: Any) -
     out = Path(tempfile.mkdtemp(dir=tmp_path)) / "layer"
     base = make_host_base(TREE, runtime=HostRuntime())
     audit = TarEntries(base, EXTRA, frozenset(REMOVAL.owners))
-    options: dict[str, Any] = {"codec": Codec(), "extra": EXTRA, "removal": REMOVAL, "inspect": audit.read, **changes}
+    options: dict[str, Any] = {"codec": Codec(), "extra": EXTRA, "removal": REMOVAL, "inspector": audit, **changes}
     made = build_layers(
         [(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, groups=groups, cache=tmp_path / "cache", out=out, **options
     )
-    if options["inspect"] is not None:
+    if options["inspector"] is not None:
         audit.finish()
     check_layers(made, base=base, extra=EXTRA, whiteouts=frozenset(REMOVAL.owners))
     return made
@@ -118,7 +118,7 @@ def build(tmp_path: Path, groups: tuple[tuple[str, ...], ...], **changes: Any) -
 
 @pytest.mark.parametrize("codec", [Codec(), Codec("gzip", 1, single=True)])
 def test_several_layers_have_together_what_one_has(tmp_path: Path, codec: Codec) -> None:
-    changes: dict[str, Any] = {"codec": codec} | ({"inspect": None} if codec.single else {})
+    changes: dict[str, Any] = {"codec": codec} | ({"inspector": None} if codec.single else {})
     one, several = build(tmp_path, (), **changes), build(tmp_path, ((), ("three",), ("one", "two"), ()), **changes)
     assert (len(one.layers), len(several.layers)) == (1, 4)
     whole = read(one.layers[0])
@@ -138,7 +138,7 @@ def test_several_layers_have_together_what_one_has(tmp_path: Path, codec: Codec)
     assert several.installed == one.installed
     assert codec.single or several.packages == one.packages  # of one stream each package has its share
     assert {item.path: item for item in several.files} == {item.path: item for item in one.files}
-    assert several.size == sum(layer.blob.stat().st_size for layer in several.layers)
+    assert several.size == sum(layer.file.stat().st_size for layer in several.layers)
 
 
 @pytest.mark.slow

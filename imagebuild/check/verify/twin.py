@@ -126,10 +126,10 @@ def read_layers(layers: Sequence[Layer], kept: Path) -> dict[str, TwinEntry]:
     found: dict[str, TwinEntry] = {}
     with kept.open("wb") as aside:
         for layer in layers:
-            for path, entry in _read_layer(layer.blob, layer.media_type, aside).items():
+            for path, entry in _read_layer(layer.file, layer.media_type, aside).items():
                 below = found.setdefault(path, entry)
                 if below is not entry and (below != entry or entry.type != "folder"):
-                    raise IntegrityError(f"{path} is in {layer.blob} and in a layer below", "the layers are malformed")
+                    raise IntegrityError(f"{path} is in {layer.file} and in a layer below", "the layers are malformed")
     found.pop("/", None)  # BuildKit names the root in some layers
     return found
 
