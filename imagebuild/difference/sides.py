@@ -165,7 +165,7 @@ def find_kept_licences(workspace: Workspace, lock: Lock) -> dict[str, str]:
     from imagebuild.lock.index.bodies import wheel_cache_path
     from imagebuild.lock.index.metadatacache import recall_metadata
     from imagebuild.supply.licences import read_licence
-    from imagebuild.supply.packages import parse_metadata, read_wheel_metadata
+    from imagebuild.supply.packages import open_wheel, parse_metadata, read_wheel_metadata
 
     found = {}
     for package in lock.packages:
@@ -173,7 +173,11 @@ def find_kept_licences(workspace: Workspace, lock: Lock) -> dict[str, str]:
         wheel = wheel_cache_path(workspace.cache, package.sha256, package.filename)
         if not data and not wheel.is_file():
             continue
-        licence = read_licence(parse_metadata(data) if data else read_wheel_metadata(wheel))
+        if data:
+            licence = read_licence(parse_metadata(data))
+        else:
+            with open_wheel(wheel) as archive:
+                licence = read_licence(read_wheel_metadata(archive))
         if licence.expression or licence.text:
             found[package.sha256] = licence.expression or licence.text
     return found

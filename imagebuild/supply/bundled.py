@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import msgspec
 
@@ -105,11 +104,10 @@ def is_bundled_sbom(path: str) -> bool:
     return folder.endswith(".dist-info/sboms") and name.endswith(".json")
 
 
-def read_wheel_bundled(wheel: Path, own: str) -> Bundled:
-    """Of a wheel that was verified before."""
-    with zipfile.ZipFile(wheel) as archive:
-        wanted = [item for item in archive.infolist() if item.filename.count("/") == 2 and is_bundled_sbom(item.filename)]
-        return read_bundled(((item.filename.rpartition("/")[2], _read_member(archive, item)) for item in wanted), own)
+def read_wheel_bundled(archive: zipfile.ZipFile, own: str) -> Bundled:
+    """Of an open wheel that was verified before."""
+    wanted = [item for item in archive.infolist() if item.filename.count("/") == 2 and is_bundled_sbom(item.filename)]
+    return read_bundled(((item.filename.rpartition("/")[2], _read_member(archive, item)) for item in wanted), own)
 
 
 def _read_member(archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> bytes:

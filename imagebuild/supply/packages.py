@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from email.message import Message
 from email.parser import BytesHeaderParser
 from email.policy import compat32
@@ -54,7 +55,8 @@ def list_packages(base: Base, lock: Lock, wheels: Mapping[str, Path]) -> tuple[P
     present = {*locked, *(item.name for item in base.inventory.distributions)}
     found = [describe_distribution(base, item, present, markers) for item in base.inventory.distributions if item.name not in locked]
     for item in lock.packages:
-        headers = read_wheel_metadata(wheels[item.name])
+        with open_wheel(wheels[item.name]) as archive:
+            headers, bundled = read_wheel_metadata(archive), read_wheel_bundled(archive, item.name)
         requires = list_required((str(line) for line in headers.get_all("Requires-Dist", [])), present, markers)
         found.append(
             Package(
@@ -67,7 +69,7 @@ def list_packages(base: Base, lock: Lock, wheels: Mapping[str, Path]) -> tuple[P
                 filename=item.filename,
                 index=item.index,
                 direct="requirements.in" in item.via or item.index == "local",
-                bundled=read_wheel_bundled(wheels[item.name], item.name),
+                bundled=bundled,
             )
         )
     return tuple(sorted(found, key=lambda item: item.name))
@@ -97,15 +99,23 @@ def parse_metadata(data: bytes) -> Message:
     return BytesHeaderParser(policy=compat32).parsebytes(data)
 
 
-def read_wheel_metadata(wheel: Path) -> Message:
-    """The METADATA of a wheel that was verified before."""
+@contextlib.contextmanager
+def open_wheel(wheel: Path) -> Iterator[zipfile.ZipFile]:
+    """A wheel that was verified before, for its documents; IntegrityError where they cannot be read."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            name = next(item for item in archive.namelist() if item.count("/") == 1 and item.endswith(".dist-info/METADATA"))
-            with archive.open(name) as stream:
-                return parse_metadata(stream.read(_METADATA_LIMIT))
-    except (zipfile.BadZipFile, StopIteration, OSError) as error:
+            yield archive
+    except (zipfile.BadZipFile, KeyError, OSError) as error:
         raise IntegrityError(f"{wheel.name} has no readable METADATA: {error}", "pin another version of the package") from None
+
+
+def read_wheel_metadata(archive: zipfile.ZipFile) -> Message:
+    """The METADATA of an open wheel; KeyError without one."""
+    name = next((item for item in archive.namelist() if item.count("/") == 1 and item.endswith(".dist-info/METADATA")), None)
+    if name is None:
+        raise KeyError("METADATA")
+    with archive.open(name) as stream:
+        return parse_metadata(stream.read(_METADATA_LIMIT))
 
 
 def list_required(lines: Iterable[str], present: Iterable[str], markers: Mapping[str, str]) -> tuple[str, ...]:

@@ -78,7 +78,8 @@ def test_of_a_wheel_and_of_a_base(tmp_path: Path) -> None:
         archive.writestr(f"{info}/sboms/cryptography-rust.cyclonedx.json", encode(CYCLONE))
         archive.writestr(f"{info}/sboms/notes.txt", b"")
         archive.writestr(f"vendored/{info}/sboms/other.json", b"{")
-    assert read_wheel_bundled(wheel, "cryptography").components == PARTS[:4]
+    with zipfile.ZipFile(wheel) as archive:
+        assert read_wheel_bundled(archive, "cryptography").components == PARTS[:4]
     path = f"{SITE}/{info}/sboms/sbom.json"
     assert is_bundled_sbom(path)
     assert choose_keeping(path.encode(), 9) == "text"

@@ -13,7 +13,7 @@ from imagebuild.check.finding import Finding, judge_culprits
 from imagebuild.check.verify.evidence import Evidence
 from imagebuild.check.verify.records import list_distributions
 from imagebuild.decoding import Converter
-from imagebuild.supply.bom import ADDON, ORIGIN
+from imagebuild.supply.properties import ADDON, ORIGIN
 from imagebuild.text import count_things
 
 

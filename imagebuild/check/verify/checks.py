@@ -22,7 +22,7 @@ from imagebuild.check.verify.layerscan import CAPABILITY
 from imagebuild.check.verify.secrets import find_secrets
 from imagebuild.check.verify.startup import judge_startup_files
 from imagebuild.errors import IntegrityError
-from imagebuild.supply.bom import REPAIRED
+from imagebuild.supply.properties import REPAIRED
 from imagebuild.table import format_table
 from imagebuild.wheel.record import describe_faults
 
