@@ -102,6 +102,7 @@ bench: $(TEST_STAMP) parts
 	@$(BIN)/python -m bench.verify
 	@$(BIN)/python -m bench.docker
 	@$(BIN)/python -m bench.members
+	@$(BIN)/python -m bench.fleet
 	@$(BIN)/python -m bench.locking
 	@$(BIN)/python -m bench.catalogue
 

@@ -173,6 +173,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1, help="of the drawing of packages")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     root = Path(os.environ.get("BENCH_FOLDER", ".imagebuild/bench")).resolve()
     prepare(root)
@@ -199,7 +200,8 @@ def main() -> None:
             finally:
                 prune_builds(bench)
         print_results(fleet, rows, locking)
-        Path(root / "fleet.json").write_text(json.dumps([vars(row) for row in rows], indent=2))
+        if options.json:
+            options.json.write_text(json.dumps({"rows": [vars(row) for row in rows], "peers": [vars(row) for row in bench.rows]}, indent=2))
     for folder in (storage, caches, bench.folder):
         shutil.rmtree(folder)
 
