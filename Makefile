@@ -29,22 +29,15 @@ help:
 	@echo "make clean              remove .venv and .imagebuild"
 
 # The locks pin every package by hash; where they come from is the business of this machine's pip configuration.
-PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps
-
 $(STAMP): requirements.lock pyproject.toml
 	@$(NEW_ENOUGH) || { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older"; \
 	  echo "hint: make image TEAM=... PYTHON=/path/to/python3.11"; exit 3; }
 	@echo "setting up $(VENV) (once)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment"; \
-	  echo "hint: on Debian and Ubuntu: sudo apt-get install python3-venv"; exit 3; }
-	@$(PIP_INSTALL) --require-hashes -r requirements.lock
-	@$(PIP_INSTALL) --no-build-isolation --editable .
-	@touch $@
+	@$(PYTHON) scripts/environment.py $@ $^
 
 $(TEST_STAMP): requirements-test.lock | $(STAMP)
 	@echo "adding what tests need to $(VENV) (once)"
-	@$(PIP_INSTALL) --require-hashes -r requirements-test.lock
-	@touch $@
+	@$(BIN)/python scripts/environment.py $@ $^
 
 # What is locked stays as it is unless UPGRADE=1. The second lock holds the first: both are installed into one environment.
 LOCK = $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --allow-unsafe \
