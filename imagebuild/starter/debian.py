@@ -34,6 +34,8 @@ _LEAST_ROOM = 8 << 20
 _BEAT = 8  # seconds
 _SILENCE = 600.0  # seconds; a slow mirror sends the largest package in less
 _DOING = "making the starter base"
+# dpkg's own defaults, and it does not wait for the disk after each file: after a crash none of this is used.
+_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", "DPKG_FORCE": "security-mac,downgrade,unsafe-io"}
 
 
 def _find_tool() -> str | None:
@@ -119,7 +121,7 @@ class DebianRoot:
                 "run: sudo apt-get install mmdebstrap (or choose a base of your registry in team.toml)",
             )
         self._report(f"base starter: fetching Debian {SUITE} with {', '.join(PACKAGES)} (once on this machine, about a minute)")
-        environment = {**os.environ, "SOURCE_DATE_EPOCH": str(self._epoch), "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+        environment = {**os.environ, **_ENVIRONMENT, "SOURCE_DATE_EPOCH": str(self._epoch)}
         own, beside = Path(tempfile.gettempdir()), self._target.parent
         shared = own.stat().st_dev == beside.stat().st_dev
         require_space(own, _ROOM + (_ROOM_BESIDE >> 1 if shared else 0), _DOING)
