@@ -2,17 +2,21 @@
 
     python -m bench.firstday        # as root, with docker and mmdebstrap
 
-Prints each command with what comes, and how many CPU seconds it took; ends with 1 where lines differ from those that the README shows.
+Prints each command with what comes, how long it took and how many CPU seconds; ends with 1 where lines differ from those that the
+README shows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from imagebuild.engine.machinesources import SUITE, read_machine_sources
@@ -22,7 +26,7 @@ from tests.support.tools import need, need_docker, need_root
 from tests.support.workspaces import PROJECT
 
 PACKAGES = "ca-certificates,git,make,python3,python3-venv"
-_FOLDER = "/home/you/imagebuild"
+FOLDER = "/home/you/imagebuild"
 # What the README leaves out: how far it is, how long it took, and what is installed for a user who is root.
 _LEFT_OUT = re.compile(r"\S.*: \d+ s$|working: |preparing packages: |.*[KMG]iB of .* [\d.]+ [KMG]iB/s|installing mmdebstrap |  built in ")
 
@@ -38,8 +42,9 @@ def select_lines(text: str) -> list[str]:
     return [mask(line) for line in text.splitlines() if not _LEFT_OUT.match(line)]
 
 
-def make_machine(folder: Path) -> str:
-    """A bare Debian as an image of the local Docker; its name."""
+@contextlib.contextmanager
+def make_machine(folder: Path) -> Iterator[str]:
+    """A bare Debian as an image of the local Docker, until the block ends; its name."""
     tar = folder / "debian.tar"
     include = f"--include={PACKAGES}"
     command = [need("mmdebstrap"), "--quiet", "--variant=minbase", include, "--format=tar", SUITE, str(tar), *read_machine_sources()]
@@ -47,7 +52,20 @@ def make_machine(folder: Path) -> str:
     name = f"imagebuild-first-day:{uuid.uuid4().hex[:12]}"
     subprocess.run([need_docker(), "import", str(tar), name], check=True, capture_output=True)
     tar.unlink()
-    return name
+    try:
+        yield name
+    finally:
+        subprocess.run([need_docker(), "rmi", name], check=False, capture_output=True)
+
+
+@contextlib.contextmanager
+def prepare_clone(folder: Path) -> Iterator[str]:
+    """A container of such a machine with a clone of this repository's last commit in :data:`FOLDER`, until the block ends; its id."""
+    origin = folder / "origin"
+    subprocess.run(["git", "clone", "--quiet", "--bare", str(PROJECT), str(origin)], check=True)
+    with make_machine(folder) as image, run_container(image, list_mounts(origin), hand_over_pip(os.environ)) as container:
+        run_inside(container, f"mkdir -p /home/you && git clone --quiet /origin {FOLDER}")
+        yield container
 
 
 def list_mounts(origin: Path) -> list[str]:
@@ -77,21 +95,15 @@ def compare(item: Shown, text: str) -> list[str]:
 def main() -> int:
     need_root()
     faults = 0
-    with tempfile.TemporaryDirectory(prefix="imagebuild-first-day-") as name:
-        origin = Path(name, "origin")
-        subprocess.run(["git", "clone", "--quiet", "--bare", str(PROJECT), str(origin)], check=True)
-        image = make_machine(Path(name))
-        try:
-            with run_container(image, list_mounts(origin), hand_over_pip(os.environ)) as container:
-                run_inside(container, f"mkdir -p /home/you && git clone --quiet /origin {_FOLDER}")
-                for item in list_commands((PROJECT / "README.md").read_text("utf-8")):
-                    *lines, used = run_inside(container, f"TIMEFORMAT='%U %S'; time {item.command}", _FOLDER).splitlines()
-                    print(f"$ {item.command}", *lines, f"# {sum(map(float, used.split())):.0f} CPU seconds", sep="\n", flush=True)
-                    differences = compare(item, "\n".join(lines))
-                    faults += bool(differences)
-                    print("".join(f"# {line}\n" for line in differences), end="")
-        finally:
-            subprocess.run([need_docker(), "rmi", image], check=False, capture_output=True)
+    with tempfile.TemporaryDirectory(prefix="imagebuild-first-day-") as name, prepare_clone(Path(name)) as container:
+        for item in list_commands((PROJECT / "README.md").read_text("utf-8")):
+            began = time.monotonic()
+            *lines, used = run_inside(container, f"TIMEFORMAT='%U %S'; time {item.command}", FOLDER).splitlines()
+            taken = f"# {time.monotonic() - began:.1f} s, {sum(map(float, used.split())):.0f} CPU seconds"
+            print(f"$ {item.command}", *lines, taken, sep="\n", flush=True)
+            differences = compare(item, "\n".join(lines))
+            faults += bool(differences)
+            print("".join(f"# {line}\n" for line in differences), end="")
     print(f"# {faults} commands differ from the README" if faults else "# as the README shows")
     return bool(faults)
 
