@@ -89,9 +89,12 @@ class Placement:
         self._folders = folders
         self._allowed = {folders.resolve(normalise_path(path)) for path in (interpreter.prefix, include, *self._roots.values())}
         self._forbidden = forbidden_folders(folders, home)
+        self._plain: dict[tuple[str, str], tuple[str, str] | None] = {}
 
     def place(self, scheme: str, path: str, label: str) -> tuple[str, str]:
         """The final path of ``path`` in ``scheme``, links followed, and how RECORD names it; BuildError names ``label``."""
+        if (plain := self._place_plainly(scheme, path)) is not None:
+            return plain
         wanted = normalise_path(posixpath.join(self._roots[scheme], path))
         final = posixpath.join(self._folders.resolve(posixpath.dirname(wanted)), posixpath.basename(wanted))
         if not is_within(wanted, self._roots[scheme]) or not any(is_within(final, root) for root in self._allowed):
@@ -104,8 +107,32 @@ class Placement:
                 )
         return final, posixpath.relpath(wanted, self._lib)
 
+    def _place_plainly(self, scheme: str, path: str) -> tuple[str, str] | None:
+        """As :meth:`place` (in site-packages where ``scheme`` is empty), for a path in a folder where any file may be; else None."""
+        folder, _, name = path.rpartition("/")
+        if name in ("", ".", "..") or path.startswith("/"):
+            return None
+        if (scheme, folder) not in self._plain:
+            self._plain[scheme, folder] = self._find_plain_folder(scheme, folder)
+        found = self._plain[scheme, folder]
+        return (found[0] + name, found[1] + name) if found is not None else None
+
+    def _find_plain_folder(self, scheme: str, folder: str) -> tuple[str, str] | None:
+        """The start of the final paths, and of those in RECORD, of all files in a folder; None where not each of them may be."""
+        root = self._roots.get(scheme, self._lib)
+        wanted = normalise_path(posixpath.join(root, folder))
+        final = self._folders.resolve(wanted)
+        if (scheme and not is_within(wanted, root)) or final == "/" or not any(is_within(final, allowed) for allowed in self._allowed):
+            return None
+        if any(is_within(final, place) or posixpath.dirname(place) == final for place in self._forbidden):
+            return None
+        row = posixpath.relpath(wanted, self._lib)
+        return f"{final}/", "" if row == "." else f"{row}/"
+
     def accept_row(self, row: str) -> str | None:
         """The final path of what a RECORD names ``row``; None where no file of a wheel may be."""
+        if (plain := self._place_plainly("", row)) is not None:
+            return plain[0]
         wanted = normalise_path(posixpath.join(self._lib, row))
         final = posixpath.join(self._folders.resolve(posixpath.dirname(wanted)), posixpath.basename(wanted))
         inside = any(is_within(final, root) for root in self._allowed)

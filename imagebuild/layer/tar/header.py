@@ -10,6 +10,8 @@ from __future__ import annotations
 BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
 _NAME, _PREFIX = 100, 155  # widths of ustar's two name fields
+_SAME = bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2  # no link, no owner's name, no device
+_SAME_SUM = sum(_SAME) + sum(b" " * 8)  # a checksum counts as spaces in itself
 _LARGEST_SIZE = 8**11 - 1
 _LARGEST_ID = 8**7 - 1
 
@@ -21,7 +23,8 @@ def count_padding(size: int) -> int:
 
 def count_entry(path: str, size: int) -> int:
     """Bytes of tar that a file of ``size`` bytes at ``path`` takes, header included."""
-    return len(encode_header(path, size=size, mode=0, mtime=0)) + size + count_padding(size)
+    plain = size <= _LARGEST_SIZE and _split_name(path.strip("/")) is not None
+    return (BLOCK if plain else len(encode_header(path, size=size, mode=0, mtime=0))) + size + count_padding(size)
 
 
 def encode_header(path: str, *, size: int = 0, mode: int, mtime: int, uid: int = 0, gid: int = 0, folder: bool = False) -> bytes:
@@ -82,21 +85,8 @@ def _encode_record(key: str, value: str) -> bytes:
 
 def _encode_block(split: tuple[bytes, bytes], *, size: int, mode: int, uid: int, gid: int, mtime: int, kind: bytes) -> bytes:
     name, prefix = split
-    fields = (
-        name.ljust(_NAME, b"\0"),
-        b"%07o\0" % mode,
-        b"%07o\0" % uid,
-        b"%07o\0" % gid,
-        b"%011o\0" % size,
-        b"%011o\0" % mtime,
-        b" " * 8,
-        kind,
-        bytes(100),
-        b"ustar\x0000",
-        bytes(64),
-        b"0000000\0" * 2,
-        prefix.ljust(_PREFIX, b"\0"),
-        bytes(12),
+    numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode, uid, gid, size, mtime)
+    checksum = sum(name) + sum(numbers) + sum(kind) + _SAME_SUM + sum(prefix)
+    return b"".join(
+        (name.ljust(_NAME, b"\0"), numbers, b"%06o\0 " % checksum, kind, _SAME, prefix.ljust(_PREFIX, b"\0"), bytes(12)),
     )
-    block = b"".join(fields)
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]

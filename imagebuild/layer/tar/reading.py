@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 # Bytes 100 to 345 of a header (POSIX.1-1988, ustar): numbers, checksum and type; no link, no owner's name, no device.
-_PLAIN = re.compile(
-    rb"([0-7]{7})\x00([0-7]{7})\x00([0-7]{7})\x00([0-7]{11})\x00([0-7]{11})\x00([0-7]{6})\x00 ([05x])"
-    rb"\x00{100}ustar\x0000\x00{64}0000000\x000000000\x00"
-)
+_SAME = bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2
+_SAME_SUM = sum(_SAME) + sum(b" " * 8)  # a checksum counts as spaces in itself
+_PLAIN = re.compile(rb"([0-7]{7})\x00([0-7]{7})\x00([0-7]{7})\x00([0-7]{11})\x00([0-7]{11})\x00([0-7]{6})\x00 ([05x])" + re.escape(_SAME))
 
 
 class RawTarInfo(tarfile.TarInfo):
@@ -37,7 +36,7 @@ class RawTarInfo(tarfile.TarInfo):
     def _read_plain(cls, buf: bytes | bytearray, encoding: str, errors: str) -> RawTarInfo | None:
         """What tarfile makes of a header; None for one that is not plain, or wrong."""
         match = _PLAIN.fullmatch(buf, 100, 345)
-        if match is None or int(match[6], 8) != 256 + sum(buf[:148]) + sum(buf[156:]):
+        if match is None or int(match[6], 8) != sum(buf[:148]) + sum(match[7]) + _SAME_SUM + sum(buf[345:]):
             return None
         name, prefix = (bytes(field).partition(b"\0")[0].decode(encoding, errors) for field in (buf[:100], buf[345:500]))
         entry = cls(name.rstrip("/") if match[7] == tarfile.DIRTYPE else name)
