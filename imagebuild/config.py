@@ -12,7 +12,7 @@ import msgspec
 from imagebuild.addons.model import ADDON_KINDS, AddonKind, Wish
 from imagebuild.errors import ConfigurationError, UsageError
 from imagebuild.files import read_regular
-from imagebuild.layer.model import Codec, check_codec
+from imagebuild.layer.model import CHUNKED, Codec, check_codec
 from imagebuild.lock.file.model import SourceRules
 from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.lock.index.tables import IndexTable, check_tables, combine_indexes, list_indexes, load_shared_indexes
@@ -97,12 +97,19 @@ class LayerOptions(msgspec.Struct, frozen=True, rename="kebab"):
     level: int | None = None
     single_stream: bool = False
     split: bool = False  # large wheels in layers of their own: imagebuild.layer.splitting
+    format: Literal["plain", "zstd:chunked"] = "plain"  # the latter: imagebuild.layer.chunked
 
     @property
     def codec(self) -> Codec:
         """The codec these options ask for; zstd level 3 and gzip level 2 unless said otherwise."""
         default = 3 if self.compression == "zstd" else 2
-        codec = Codec(self.compression, default if self.level is None else self.level, self.single_stream)
+        if self.format == CHUNKED and (self.single_stream or self.compression != "zstd"):
+            other = "single-stream = true" if self.single_stream else f'compression = "{self.compression}"'
+            raise ConfigurationError(
+                f'[layer] has format = "zstd:chunked", which is many zstd frames, and {other}, which is not', "leave one of them out"
+            )
+        name = CHUNKED if self.format == CHUNKED else self.compression
+        codec = Codec(name, default if self.level is None else self.level, self.single_stream)
         check_codec(codec)
         return codec
 

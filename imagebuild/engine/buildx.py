@@ -28,6 +28,7 @@ from imagebuild.dockerfile import docker_reference
 from imagebuild.engine.options import BuildContext, DockerOptions
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, RemoteError
 from imagebuild.files import CHUNK
+from imagebuild.layer.chunked.packing import pack_chunked
 from imagebuild.layer.model import Codec
 from imagebuild.layer.reading import ForeignLayer, read_foreign_layer
 from imagebuild.layer.tar.frame import MEDIA_TYPES
@@ -101,7 +102,7 @@ def list_secrets(secrets: Mapping[str, Path]) -> tuple[str, ...]:
 def compression_options(codec: Codec) -> dict[str, str]:
     """The exporter's options for ``codec``. Without force-compression only the new layer is compressed, the base's stay."""
     # Levels are the codec's own; gzip's 0 would mean "stored" to BuildKit and "fastest" to us.
-    return {"compression": codec.name, "compression-level": str(max(1, codec.level))}
+    return {"compression": codec.compression, "compression-level": str(max(1, codec.level))}
 
 
 def connect_docker() -> DockerClient:
@@ -144,7 +145,7 @@ def build_layer_with_docker(
     client = connect_docker()
     inputs = make_build_inputs(recipe, base, context)
     if push is not None:
-        _require_pushing(client, options.builder)
+        _require_pushing(client, options.builder, recipe.codec)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-docker-") as folder:
         result, metadata = Path(folder) / "image", Path(folder) / "metadata.json"
@@ -187,8 +188,10 @@ def _choose_output(result: Path, push: PushTarget | None) -> dict[str, str]:
     }
 
 
-def _require_pushing(client: DockerClient, builder: str | None) -> None:
-    """ConfigurationError for a builder that cannot push rewritten layers: docker's own, which unpacks what it exports."""
+def _require_pushing(client: DockerClient, builder: str | None, codec: Codec) -> None:
+    """ConfigurationError for a layer that no builder writes, or a builder (docker's own) that unpacks what it exports."""
+    if codec.chunked:
+        raise ConfigurationError("a builder cannot push a zstd:chunked layer", "leave --push out: imagebuild packs and pushes it then")
     try:
         driver = client.buildx.inspect(builder).driver
     except DockerException as error:
@@ -348,7 +351,7 @@ def _take_layer(image: _BuiltImage, base: Base, codec: Codec, out: Path, addons:
     descriptor = added[0]
     if descriptor.media_type != MEDIA_TYPES[codec.name]:
         raise BuildError(
-            f"the builder wrote a layer of type {descriptor.media_type}, the team asks for {codec.name}",
+            f"the builder wrote a layer of type {descriptor.media_type}, the team asks for {codec.compression}",
             "use a newer BuildKit, or another [layer] compression in team.toml",
         )
     image.fetch(descriptor, out)
@@ -358,4 +361,7 @@ def _take_layer(image: _BuiltImage, base: Base, codec: Codec, out: Path, addons:
         raise IntegrityError(
             "the layer the builder wrote is not the one its manifest names", "run it again; if it fails again, try another builder"
         )
-    return layer
+    if not codec.chunked:
+        return layer
+    annotations = pack_chunked(out, codec)
+    return msgspec.structs.replace(read_foreign_layer(out, descriptor.media_type, sites, index_folders(addons)), annotations=annotations)

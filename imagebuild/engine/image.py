@@ -131,7 +131,12 @@ def derive_image(
     config = derive_config(base_config, diff_ids=diff_ids, created=created, created_by=created_by, environment=environment, labels=labels)
     several = len(made.layers) > 1
     layers = tuple(
-        Descriptor(layer.media_type, layer.digest, layer.size, {names.DELTA_INSTALLED: str(layer.installed)} if several else {})
+        Descriptor(
+            layer.media_type,
+            layer.digest,
+            layer.size,
+            {**({names.DELTA_INSTALLED: str(layer.installed)} if several else {}), **layer.annotations},
+        )
         for layer in made.layers
     )
     manifest = derive_manifest(base, config=config, layers=layers, annotations=annotations)

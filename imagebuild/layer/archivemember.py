@@ -19,8 +19,9 @@ from imagebuild.jobs.slots import Slot
 from imagebuild.layer.memberstore import MemberIndex, MemberRequest, load_member, name_blob, save_index
 from imagebuild.layer.model import LAYER_FORMAT, Codec, FileFact, Member
 from imagebuild.layer.placement import FolderResolver, find_addon_folder
-from imagebuild.layer.tar.frame import FrameWriter, describe_compressor
-from imagebuild.layer.tar.header import count_entry, count_padding, encode_header
+from imagebuild.layer.tar.entries import EntryWriter
+from imagebuild.layer.tar.frame import describe_compressor
+from imagebuild.layer.tar.header import count_entry
 from imagebuild.wheel.sizes import classify_path
 
 ARCHIVE_FORMAT = 1  # part of an add-on's member's key: raise it whenever its bytes would change
@@ -93,17 +94,13 @@ def _write(store: Path, folder: str, files: Sequence[ArchiveFile], rules: Archiv
     total = sum(count_entry(f"{folder}/{file.path}", file.size) for file in files)
     facts = []
     with replacing(store / name_blob(rules.codec)) as output:
-        frame = FrameWriter(output.write, rules.codec, total)
+        entries = EntryWriter(output.write, rules.codec, total)
         for file in files:
-            path, digest = f"{folder}/{file.path}", hashlib.sha256()
-            frame.write(encode_header(path, size=file.size, mode=file.mode, mtime=rules.mtime))
-            for piece in file.open():
-                digest.update(piece)
-                frame.write(piece)
-            frame.write(bytes(count_padding(file.size)))
-            facts.append(FileFact(path, file.size, file.mode, digest.hexdigest(), _classify(path)))
-        frame.finish()
-    save_index(store, MemberIndex(frame.sha256, frame.compressed, total, tuple(facts), ""))
+            path = f"{folder}/{file.path}"
+            sha256 = entries.add_file(path, size=file.size, mode=file.mode, mtime=rules.mtime, pieces=file.open())
+            facts.append(FileFact(path, file.size, file.mode, sha256, _classify(path)))
+        entries.finish()
+    save_index(store, MemberIndex(entries.sha256, entries.compressed, total, tuple(facts), ""))
 
 
 def _classify(path: str) -> str:

@@ -26,8 +26,9 @@ from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_wit
 from imagebuild.layer.records import LayerRecord, LayerRecords
 from imagebuild.layer.removal import NOTHING, ReducedTree, Removal, find_whiteouts, name_whiteout
 from imagebuild.layer.sharing import NO_FILES, find_exclusions, find_folder_owners
+from imagebuild.layer.tar.entries import EntryWriter
 from imagebuild.layer.tar.frame import MEDIA_TYPES, compress_frame
-from imagebuild.layer.tar.header import END_OF_ARCHIVE, count_padding, encode_header
+from imagebuild.layer.tar.header import END_OF_ARCHIVE, count_entry, encode_header
 from imagebuild.layer.writing import read_stored, write_tar
 from imagebuild.lock.file.model import LockedPackage
 from imagebuild.permissions import FILE_MODE, FOLDER_MODE, PROGRAM_MODE, ROOT
@@ -253,13 +254,16 @@ def encode_prelude(
     return b"".join(headers)
 
 
-def encode_tail(extra: Sequence[ExtraFile], mtime: int) -> bytes:
-    """Extra files, sorted, and the end of the archive."""
-    parts = []
+def compress_tail(extra: Sequence[ExtraFile], mtime: int, codec: Codec) -> tuple[bytes, int]:
+    """Extra files, sorted, and the end of the archive; and how many bytes of tar they are."""
+    total = sum(count_entry(item.path, len(item.data)) for item in extra) + len(END_OF_ARCHIVE)
+    frames: list[bytes] = []
+    writer = EntryWriter(frames.append, codec, total)
     for item in sorted(extra, key=lambda item: item.path):
-        size = len(item.data)
-        parts += [encode_header(item.path, size=size, mode=item.mode, mtime=mtime), item.data, bytes(count_padding(size))]
-    return b"".join((*parts, END_OF_ARCHIVE))
+        writer.add_file(item.path, size=len(item.data), mode=item.mode, mtime=mtime, pieces=[item.data])
+    writer.add_raw(END_OF_ARCHIVE)
+    writer.finish()
+    return b"".join(frames), total
 
 
 def assemble_layer(
@@ -287,9 +291,9 @@ def assemble_layer(
     ordered = sorted(members, key=lambda member: member.package)
     owners = _list_owners(ordered, extra, folders, home)
     prelude = encode_prelude(owners.items(), folders, mtime, whiteouts)
-    tail = encode_tail(extra, mtime)
-    total = len(prelude) + sum(member.uncompressed for member in ordered) + len(tail)
-    stored = read_stored(compress_frame(prelude, codec), ordered, compress_frame(tail, codec))
+    tail, size_of_tail = compress_tail(extra, mtime, codec)
+    total = len(prelude) + sum(member.uncompressed for member in ordered) + size_of_tail
+    stored = read_stored(compress_frame(prelude, codec), ordered, tail)
     digest = hashlib.sha256()
     try:
         with replacing(out) as output:
@@ -304,7 +308,8 @@ def assemble_layer(
         raise explain_os_error(error, "writing the layer") from error
     if found.size != total:
         raise IntegrityError(f"the layer's tar has {found.size} bytes, its parts announced {total}", "run it again, or clear the cache")
-    return _describe_layer(ordered, extra, LayerRecord("sha256:" + digest.hexdigest(), size, "sha256:" + found.sha256, total), codec, out)
+    made = LayerRecord(f"sha256:{digest.hexdigest()}", size, f"sha256:{found.sha256}", total, annotations=found.annotations)
+    return _describe_layer(ordered, extra, made, codec, out)
 
 
 def _describe_layer(members: Sequence[Member], extra: Sequence[ExtraFile], made: LayerRecord, codec: Codec, blob: Path | None) -> Layer:
@@ -321,6 +326,7 @@ def _describe_layer(members: Sequence[Member], extra: Sequence[ExtraFile], made:
         files=_list_files(members, extra),
         members={member.package: member.blob for member in members},
         repaired={member.package: member.repaired for member in members if member.repaired},
+        annotations=made.annotations,
     )
 
 

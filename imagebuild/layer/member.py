@@ -44,8 +44,8 @@ from imagebuild.layer.memberstore import (
 )
 from imagebuild.layer.model import LAYER_MTIME, Codec, FileFact, Member
 from imagebuild.layer.placement import FolderResolver, Placement
-from imagebuild.layer.tar.frame import FrameWriter
-from imagebuild.layer.tar.header import count_entry, count_padding, encode_header
+from imagebuild.layer.tar.entries import EntryWriter
+from imagebuild.layer.tar.header import count_entry
 from imagebuild.permissions import FILE_MODE, PROGRAM_MODE, choose_mode
 from imagebuild.wheel.archive import Content, WheelArchive
 from imagebuild.wheel.record import Promise, render_record
@@ -272,20 +272,20 @@ def _write(store: Path, request: MemberRequest, rules: MemberRules, collector: C
         total += count_entry(collector.record_path, size)
         facts: list[FileFact] = []
         with replacing(store / name_blob(rules.codec)) as output:
-            frame = FrameWriter(output.write, rules.codec, total)
+            writer = EntryWriter(output.write, rules.codec, total)
             for entry in (*entries.values(), *compiled.values()):
                 if entry.path in left_out:
-                    _read_entry(entry, lambda _: None)
+                    _read_entry(entry)
                     continue
-                facts.append(_write_entry(frame, entry, rules.mtime))
+                facts.append(_write_entry(writer, entry, rules.mtime))
             rows += [(entry.row, entry.sha256, entry.size) for entry in listed]
             record = render_record([*rows, (collector.record_row, "", None)])
             last = _Entry(collector.record_path, collector.record_row, len(record), FILE_MODE, "metadata", lambda: [record])
-            facts.append(_write_entry(frame, last, rules.mtime))
-            frame.finish()
+            facts.append(_write_entry(writer, last, rules.mtime))
+            writer.finish()
         repaired = _count_faults(collector)
         files = tuple(sorted(facts, key=lambda fact: fact.path))
-        save_index(store, MemberIndex(frame.sha256, frame.compressed, total, files, "", repaired))
+        save_index(store, MemberIndex(writer.sha256, writer.compressed, total, files, "", repaired))
 
 
 def _count_faults(collector: Collector) -> int:
@@ -300,19 +300,16 @@ def _count_faults(collector: Collector) -> int:
     return len(differing | collector.faults)
 
 
-def _read_entry(entry: _Entry, sink: Callable[[bytes], None]) -> None:
-    """Hand the content on; its hash is known afterwards."""
+def _read_entry(entry: _Entry) -> None:
+    """Read what is left out; its hash is known afterwards."""
     digest = hashlib.sha256()
     for chunk in entry.open():
         digest.update(chunk)
-        sink(chunk)
     entry.sha256 = digest.hexdigest()
 
 
-def _write_entry(frame: FrameWriter, entry: _Entry, mtime: int) -> FileFact:
-    frame.write(encode_header(entry.path, size=entry.size, mode=entry.mode, mtime=mtime))
-    _read_entry(entry, frame.write)
-    frame.write(bytes(count_padding(entry.size)))
+def _write_entry(writer: EntryWriter, entry: _Entry, mtime: int) -> FileFact:
+    entry.sha256 = writer.add_file(entry.path, size=entry.size, mode=entry.mode, mtime=mtime, pieces=entry.open())
     return FileFact(entry.path, entry.size, entry.mode, entry.sha256, entry.kind)
 
 

@@ -26,9 +26,10 @@ from imagebuild import annotations as names
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import ImagebuildError, IntegrityError, RemoteError
 from imagebuild.files import exclusive, explain_os_error, replacing, write_atomic
+from imagebuild.layer.chunked.contents import read_blob
 from imagebuild.layer.membercheck import TEXT_LIMIT, check_facts, check_frame, check_places, check_wheel, find_own_record, refuse
 from imagebuild.layer.memberstore import MemberIndex, MemberRequest, MemberRules, load_member, name_blob, save_index
-from imagebuild.layer.model import LAYER_FORMAT, FileFact, Member
+from imagebuild.layer.model import LAYER_FORMAT, Codec, FileFact, Member
 from imagebuild.layer.placement import normalise_path
 from imagebuild.layer.tar.frame import describe_compressor
 from imagebuild.layer.tar.header import count_entry
@@ -168,7 +169,7 @@ class SharedMembers:
         raw = place.store.get_manifest(place.repository, key[:32])
         if raw is None:
             return None
-        frame, listing = _read_layers(raw, rules.codec.name)
+        frame, listing = _read_layers(raw, rules.codec.compression)
         index = _read_index(place.store.read_blob(place.repository, listing), key, request, frame)
         check_facts(index.files)
         total = sum(count_entry(fact.path, fact.size) for fact in index.files)
@@ -182,6 +183,8 @@ class SharedMembers:
                 with replacing(store / name_blob(rules.codec)) as output:
                     with place.store.open_blob(place.repository, frame) as stream:
                         kept = _unpack(stream, output, index, rules)
+                    if rules.codec.chunked:
+                        _check_borders(output, rules.codec)
                     check_places(index.files, kept, request, rules)
                     if request.wheel.is_file():
                         check_wheel(index.files, request, rules)
@@ -224,7 +227,7 @@ def encode_artifact(
         member.repaired,
     )
     data = msgspec.json.encode(index)
-    frame = Descriptor(FRAME_TYPES[rules.codec.name], Digest(f"sha256:{member.sha256}"), member.compressed)
+    frame = Descriptor(FRAME_TYPES[rules.codec.compression], Digest(f"sha256:{member.sha256}"), member.compressed)
     listing = Descriptor.of(INDEX_TYPE, data)
     about = {names.TITLE: f"{member.package} {member.version}"}
     return encode_manifest(EMPTY_BLOB, [frame, listing], artifact_type=ARTIFACT_TYPE, annotations=about), frame, listing, data
@@ -272,7 +275,7 @@ def _unpack(stream: BinaryIO, output: IO[bytes], index: SharedIndex, rules: Memb
     """Write the frame to ``output`` while its content is checked; its documents by path."""
     copying = io.BufferedReader(_Copying(stream, output), 1 << 20)
     try:
-        kept = check_frame(open_decompressed(cast(BinaryIO, copying), rules.codec.name), index.files, rules.mtime, rules.interpreter)
+        kept = check_frame(open_decompressed(cast(BinaryIO, copying), rules.codec.compression), index.files, rules.mtime, rules.interpreter)
         while copying.read(1 << 20):  # to the end, where the store compares the digest
             pass
     except ImagebuildError:
@@ -282,6 +285,15 @@ def _unpack(stream: BinaryIO, output: IO[bytes], index: SharedIndex, rules: Memb
             raise
         raise refuse(f"its frame cannot be decompressed: {error}") from None
     return kept
+
+
+def _check_borders(blob: BinaryIO, codec: Codec) -> None:
+    """Refuse a member whose files are not each in frames of its own: no table of contents could name them."""
+    try:
+        contents, frames = read_blob(blob, codec)
+        contents.place(frames)
+    except IntegrityError as error:
+        raise refuse(f"it cannot be a part of a zstd:chunked layer: {error.message}") from None
 
 
 def _sort(files: Iterable[FileFact]) -> tuple[FileFact, ...]:

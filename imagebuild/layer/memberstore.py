@@ -118,7 +118,7 @@ def write_note(note: Path | None, key: str) -> None:
 
 def name_blob(codec: Codec) -> str:
     """The file of a member's bytes."""
-    return "member.tar.zst" if codec.name == "zstd" else "member.tar.gz"
+    return "member.tar.zst" if codec.compression == "zstd" else "member.tar.gz"
 
 
 def load_member(store: Path, request: MemberRequest, codec: Codec) -> Member | None:

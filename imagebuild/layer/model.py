@@ -12,22 +12,33 @@ from imagebuild.permissions import FILE_MODE
 LAYER_MTIME = 315532800  # 1980-01-01, the earliest a zip can say: the time of every entry, in every layer
 LAYER_FORMAT = 1  # part of every member's and image's key: raise it whenever the bytes of a layer would change
 
-_LEVELS = {"zstd": range(1, 20), "gzip": range(4)}
+CHUNKED = "zstd:chunked"
+_LEVELS = {"zstd": range(1, 20), CHUNKED: range(1, 20), "gzip": range(4)}
 
 
 class Codec(msgspec.Struct, frozen=True):
     """How layer bytes are compressed. ``single`` re-compresses the layer as one stream for old readers."""
 
-    name: str = "zstd"  # zstd or gzip
+    name: str = "zstd"  # zstd, zstd:chunked or gzip
     level: int = 3  # zstd 1..19; gzip by isal 0..3
     single: bool = False
+
+    @property
+    def compression(self) -> str:
+        """What decompresses it: ``zstd`` or ``gzip``."""
+        return "zstd" if self.chunked else self.name
+
+    @property
+    def chunked(self) -> bool:
+        """Whether each file's content is in a frame of its own (:mod:`imagebuild.layer.chunked`)."""
+        return self.name == CHUNKED
 
 
 def check_codec(codec: Codec) -> None:
     """ConfigurationError for a codec or level that does not exist."""
     levels = _LEVELS.get(codec.name)
     if levels is None:
-        raise ConfigurationError(f"unknown compression {codec.name!r}", "use zstd or gzip")
+        raise ConfigurationError(f"unknown compression {codec.name!r}", "use zstd, zstd:chunked or gzip")
     if codec.level not in levels:
         raise ConfigurationError(f"{codec.name} has no level {codec.level}", f"use {levels.start} to {levels.stop - 1}")
 
@@ -96,6 +107,7 @@ class Layer(msgspec.Struct, frozen=True):
     files: tuple[LayerFile, ...] = ()  # no folders, no links
     members: dict[str, Path] = {}  # package -> its member, where the layer was made of members
     repaired: dict[str, int] = {}  # package -> rows of its wheel's RECORD that were wrong
+    annotations: dict[str, str] = {}  # of its descriptor: where the table of contents of zstd:chunked is
 
     @property
     def file(self) -> Path:

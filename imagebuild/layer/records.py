@@ -31,6 +31,7 @@ class LayerRecord(msgspec.Struct, frozen=True):
     diff_id: str
     uncompressed: int
     check: str = ""
+    annotations: dict[str, str] = {}  # of its descriptor
 
 
 _RECORDS = SealedCache(LayerRecord)
@@ -81,6 +82,6 @@ class LayerRecords:
     def keep(self) -> None:
         """Write down what was noted: all of it was checked."""
         for key, layer in self._made.items():
-            record = LayerRecord(layer.digest, layer.size, layer.diff_id, layer.uncompressed)
+            record = LayerRecord(layer.digest, layer.size, layer.diff_id, layer.uncompressed, annotations=layer.annotations)
             _RECORDS.write(self._folder / key, record, doing="keeping what is known of a layer")
         self._made.clear()

@@ -13,6 +13,8 @@ import msgspec
 
 from imagebuild.errors import IntegrityError
 from imagebuild.files import CHUNK
+from imagebuild.layer.chunked.contents import Contents, make_ending
+from imagebuild.layer.chunked.framescan import FrameScanner
 from imagebuild.layer.memberstore import drop_member
 from imagebuild.layer.model import Codec, Member
 from imagebuild.layer.tar.flow import BackgroundDigest, ChunkConsumer, open_chunks, read_ahead
@@ -25,6 +27,7 @@ class WrittenTar(msgspec.Struct, frozen=True):
 
     sha256: str  # in hex: the diff_id
     size: int  # bytes
+    annotations: dict[str, str] = {}  # of the layer's descriptor
 
 
 def read_stored(prelude: bytes, members: Sequence[Member], tail: bytes) -> Iterator[bytes]:
@@ -50,7 +53,7 @@ def write_tar(
     """Hand a layer's bytes to ``write``, as ``codec`` wants them; ``total``: bytes of its tar, which ``inspect`` reads on a thread."""
     if codec.single:
         return _write_single(stored, write, codec, total)
-    return _write_frames(stored, write, codec, [inspect] if inspect else [])
+    return (_write_chunked if codec.chunked else _write_frames)(stored, write, codec, [inspect] if inspect else [])
 
 
 def _write_frames(
@@ -60,7 +63,7 @@ def _write_frames(
     digest = BackgroundDigest()
 
     def decompress(chunks: Iterator[bytes]) -> None:
-        reader = open_decompressed(open_chunks(chunks), codec.name)
+        reader = open_decompressed(open_chunks(chunks), codec.compression)
         with contextlib.ExitStack() as stack:
             feeds = [stack.enter_context(item) for item in (digest, *map(ChunkConsumer, inspect))]
             while data := reader.read(CHUNK):
@@ -74,11 +77,29 @@ def _write_frames(
     return WrittenTar(digest.sha256, digest.count)
 
 
+def _write_chunked(
+    stored: Iterator[bytes], write: Callable[[bytes], None], codec: Codec, inspect: Sequence[Callable[[Iterator[bytes]], None]]
+) -> WrittenTar:
+    """As :func:`_write_frames`, then the table of contents."""
+    frames, contents = FrameScanner(), Contents(codec)
+
+    def scan() -> Iterator[bytes]:
+        for chunk in stored:
+            frames.feed(chunk)
+            yield chunk
+
+    found = _write_frames(scan(), write, codec, [contents.read, *inspect])
+    frames.finish()
+    ending = make_ending(contents, frames, codec)
+    write(ending.data)
+    return msgspec.structs.replace(found, annotations=ending.annotations)
+
+
 def _write_single(stored: Iterator[bytes], write: Callable[[bytes], None], codec: Codec, total: int) -> WrittenTar:
     """Compress the tar anew as one stream."""
     digest = BackgroundDigest()
     frame = FrameWriter(write, codec, total)
-    with digest as feed, read_ahead(open_decompressed(open_chunks(stored), codec.name)) as chunks:
+    with digest as feed, read_ahead(open_decompressed(open_chunks(stored), codec.compression)) as chunks:
         for data in chunks:
             feed(data)
             frame.write(data)

@@ -148,6 +148,11 @@ def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
     from imagebuild.engine.bake import BakeTarget
     from imagebuild.engine.buildx import make_build_inputs
 
+    if plan.recipe.codec.chunked:
+        raise ConfigurationError(
+            f'team {plan.team.name} has [layer] format = "zstd:chunked", which BuildKit does not write',
+            f"build it with imagebuild image {plan.team.name}, which packs the docker engine's layer itself",
+        )
     folder, wheels = prepare_context(workspace, plan)
     adapt_context(workspace, plan, folder, wheels, docker=True)
     secrets = prepare_apt_secrets(plan.base, folder / "secrets") if plan.recipe.system else {}

@@ -32,6 +32,7 @@ _CODECS = {
     "zstd": {1: 1.164, 3: 1.0, 6: 0.906, 9: 0.864, 12: 0.851, 15: 0.84, 19: 0.76},
     "gzip": {0: 1.375, 1: 1.283, 2: 1.262, 3: 1.233},
 }
+_CHUNKED = 1.16  # stored bytes of a zstd:chunked layer to those of the plain one (bench/heavy)
 _RECORD_ROW = 32  # bytes that a .pyc adds to RECORD beside its folder's and its source's name
 # Where the wheel's directory could not be read: the whole heavy set's ratios to wheel and unpacked size.
 _COARSE_COMPRESSED, _COARSE_INSTALLED = 1.1, 1.35
@@ -39,11 +40,12 @@ _COARSE_COMPRESSED, _COARSE_INSTALLED = 1.1, 1.35
 
 def compare_codec(codec: Codec) -> float:
     """How many bytes ``codec`` stores for one of zstd 3; between measured levels on a straight line."""
-    points = sorted(_CODECS[codec.name].items())
+    factor = _CHUNKED if codec.chunked else 1.0
+    points = sorted(_CODECS[codec.compression].items())
     for (low, below), (high, above) in itertools.pairwise(points):
         if low <= codec.level <= high:
-            return below + (above - below) * (codec.level - low) / (high - low)
-    return points[-1][1] if codec.level > points[-1][0] else points[0][1]
+            return factor * (below + (above - below) * (codec.level - low) / (high - low))
+    return factor * (points[-1][1] if codec.level > points[-1][0] else points[0][1])
 
 
 def _predict_group(kind: str, group: ShapeGroup, bytecode: bool) -> tuple[float, dict[str, float]]:

@@ -57,6 +57,7 @@ TEAMS = {
     "gzip-single": '[layer]\ncompression = "gzip"\nsingle-stream = true\n',
     "replace": 'replace = ["oldlib"]\n',
     "split": "[layer]\nsplit = true\n",
+    "chunked": '[layer]\nformat = "zstd:chunked"\n',
     "slim": 'slim = ["tests", "pyi", "headers", "static-libs"]\n',
     "env": 'personal-constraints = false\n[env]\nB = "two words"\nA = "$HOME \\"x\\" \\\\"\n',
     "system": '[system]\npackages = ["graphviz", "a2ps=1:4.14-7"]\n',

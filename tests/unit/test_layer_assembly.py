@@ -311,7 +311,7 @@ def test_a_defect_is_seen_while_the_layer_is_written(tmp_path: Path, codec: Code
     def encode_wrongly(path: str, **facts: Any) -> bytes:
         return encode_header(path, **{**facts, "mode": 0o4755 if path.endswith("/two.py") else facts["mode"]})
 
-    monkeypatch.setattr("imagebuild.layer.member.encode_header", encode_wrongly)
+    monkeypatch.setattr("imagebuild.layer.tar.entries.encode_header", encode_wrongly)
     seen = TarEntries(base)
     options: dict[str, Any] = {"codec": codec, "cache": tmp_path / "other", "out": tmp_path / "layer"}
     made = build_layers([(wheel, lock_wheel(wheel)) for wheel in wheels], base=base, inspector=seen, **options)

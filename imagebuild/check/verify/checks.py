@@ -17,6 +17,7 @@ from imagebuild import annotations as names
 from imagebuild.addons.model import name_addon
 from imagebuild.check.finding import SHOWN, Finding, Status, judge_culprits
 from imagebuild.check.verify.agreement import check_bom, check_lock, check_provenance, check_recipe
+from imagebuild.check.verify.chunked import judge_contents
 from imagebuild.check.verify.evidence import Evidence
 from imagebuild.check.verify.layerscan import CAPABILITY
 from imagebuild.check.verify.secrets import find_secrets
@@ -287,6 +288,9 @@ def verify_evidence(evidence: Evidence, further: Sequence[VerifyRow] = ()) -> Ve
     for item in CHECKS:
         found = item.find(evidence)
         rows.append(VerifyRow(item.name, found.status, found.text, found.details))
+    if evidence.facts.chunked is not None:
+        found = judge_contents(evidence.facts.chunked)
+        rows.append(VerifyRow("zstd:chunked", found.status, found.text, found.details))
     return VerifyReport(evidence.image.name, str(evidence.image.digest), (*rows, *further))
 
 

@@ -11,6 +11,7 @@ from imagebuild import annotations as names
 from imagebuild.addons.model import AddonLock
 from imagebuild.base.model import Base, Tree
 from imagebuild.catalogue.lookup import FoundImage
+from imagebuild.check.verify.chunked import ChunkedFacts
 from imagebuild.check.verify.layerscan import NoTree, ScannedLayer, scan_layer
 from imagebuild.check.verify.namedbase import NamedBase, count_common_digests, is_ours, read_named_base
 from imagebuild.check.verify.records import RecordAudit, audit_records
@@ -144,6 +145,9 @@ def _merge(into: ScannedLayer, facts: ScannedLayer) -> None:
     into.unread += facts.unread
     into.faults += facts.faults
     into.status = facts.status or into.status
+    if facts.chunked is not None:
+        into.chunked = into.chunked or ChunkedFacts()
+        into.chunked.add(facts.chunked)
     for name in ("files", "records", "metadata", "sboms", "startup_files", "secrets", "privileged", "lists"):
         getattr(into, name).update(getattr(facts, name))
 

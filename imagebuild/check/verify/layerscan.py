@@ -5,22 +5,24 @@ Memory holds one line per entry (path, digest, size) and the small files that ar
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import posixpath
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, cast
 
 import msgspec
 
 from imagebuild.base.model import Entry
+from imagebuild.check.verify.chunked import ChunkedAudit, ChunkedFacts, is_chunked
 from imagebuild.check.verify.secrets import OVERLAP, find_secret_name, find_secrets, find_setting, is_settings, is_text
 from imagebuild.check.verify.startup import SUFFIXES
 from imagebuild.errors import IntegrityError
 from imagebuild.files import CHUNK
 from imagebuild.layer.dpkg import STATUS, SystemFiles, is_dpkg_list, read_system_files
 from imagebuild.layer.invariants import AddedLayers, Fault, read_tar_entries
-from imagebuild.layer.tar.flow import BackgroundDigest, read_ahead
+from imagebuild.layer.tar.flow import BackgroundDigest, ChunkConsumer, read_ahead
 from imagebuild.layer.tar.reading import is_decompression_error
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.model import Descriptor
@@ -76,6 +78,7 @@ class ScannedLayer(msgspec.Struct):
     unread: int = 0  # files whose content was not searched: binaries
     lists: dict[str, bytes] = {}  # dpkg's
     status: bytes = b""
+    chunked: ChunkedFacts | None = None  # where it has a table of contents
 
     @property
     def system(self) -> SystemFiles | None:
@@ -101,15 +104,18 @@ def scan_layer(
     """
     facts = ScannedLayer(size=descriptor.size)
     digest = BackgroundDigest()
+    audit = ChunkedAudit() if is_chunked(descriptor) else None
     try:
-        with (
-            store.open_blob(repository, descriptor) as stored,
-            digest as feed,
-            read_ahead(open_decompressed(stored, descriptor.compression)) as chunks,
-        ):
+        with contextlib.ExitStack() as stack:
+            stored = stack.enter_context(store.open_blob(repository, descriptor))
+            feeds = [stack.enter_context(digest)]
+            if audit is not None:
+                stored = audit.watch(stored)
+                feeds.append(stack.enter_context(ChunkConsumer(audit.read)))
+            chunks = stack.enter_context(read_ahead(open_decompressed(stored, descriptor.compression)))
             facts.faults = list(
                 read_tar_entries(
-                    _watch(chunks, feed),
+                    _watch(chunks, feeds),
                     added=added,
                     home=home,
                     replaceable=replaceable,
@@ -127,13 +133,14 @@ def scan_layer(
             raise
         raise IntegrityError(f"the layer {descriptor.digest} cannot be decompressed: {error}", "push the image again") from None
     facts.diff_id, facts.uncompressed = f"sha256:{digest.sha256}", digest.count
+    facts.chunked = audit.finish(descriptor) if audit is not None else None
     return facts
 
 
-def _watch(chunks: Iterator[bytes], feed: object) -> Iterator[bytes]:
-    assert callable(feed)
+def _watch(chunks: Iterator[bytes], feeds: Sequence[Callable[[bytes], None]]) -> Iterator[bytes]:
     for chunk in chunks:
-        feed(chunk)
+        for feed in feeds:
+            feed(chunk)
         yield chunk
 
 
