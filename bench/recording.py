@@ -35,9 +35,9 @@ from tests.support.workspaces import PROJECT
 PICTURE = PROJECT / "docs" / "first-day.svg"
 TITLE = "A terminal on a clean Debian 12: make image TEAM=cosml sets itself up, builds and pushes the image; run again, it finds the tag"
 _COLUMNS, _ROWS = 116, 32
-_SPEED = 4.0  # times as fast as it was
-_EVERY = 0.8  # seconds of the recording between two frames
-_REST = 6.0  # seconds that the last frame stays
+_PLAYS = 20.0  # seconds, however long it took
+_FRAMES = 80  # at most, in that time
+_REST = 6.0  # seconds that the last frame stays besides
 
 
 def record(container: str, commands: Sequence[str]) -> Cast:
@@ -101,14 +101,15 @@ def main() -> int:
     cast = parse_cast(options.source.read_text("utf-8")) if options.source else make_recording()
     if options.cast:
         options.cast.write_text(cast.dump(), "utf-8")
-    frames = list_frames(cast, _EVERY)
+    took = cast.events[-1][0]
+    frames = list_frames(cast, took / _FRAMES)
     private = sorted(text for text in list_private_texts() if any(text in frame.text() for frame in frames))
     if private:
         print(f"the recording names what belongs to this machine: {', '.join(private)}", file=sys.stderr)
         return 1
-    PICTURE.write_text(render_svg(frames, cast.columns, TITLE, speed=_SPEED, rest=_REST), "utf-8")
+    PICTURE.write_text(render_svg(frames, cast.columns, TITLE, speed=took / _PLAYS, rest=_REST), "utf-8")
     print(frames[-1].text())
-    print(f"# {PICTURE.relative_to(PROJECT)}: {PICTURE.stat().st_size >> 10} KiB, {len(frames)} frames, {cast.events[-1][0]:.0f} s")
+    print(f"# {PICTURE.relative_to(PROJECT)}: {PICTURE.stat().st_size >> 10} KiB, {len(frames)} frames of {took:.0f} s")
     return 0
 
 
