@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 SIDE_BY_SIDE = 3  # pips
+NICE = 10  # beside it Debian is unpacked, by one process, which takes longer
 INSTALL = ("install", "-qq", "--disable-pip-version-check", "--no-compile", "--no-deps")
 SELF = "--side-by-side"  # how this script calls itself
 NO_ENVIRONMENT, NO_PACKAGES = 3, 6  # exit codes, as imagebuild's own
@@ -153,6 +154,7 @@ def update(folder: Path, inputs: Sequence[Path]) -> int:
 def main(arguments: Sequence[str]) -> int:
     if arguments[0] == SELF:
         return run_side_by_side(arguments[1:])
+    os.nice(NICE)
     stamp, *inputs = map(Path, arguments)
     with waiting_turn(stamp.parent.parent):
         if is_fresh(stamp, inputs):  # another run did it meanwhile
