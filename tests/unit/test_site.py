@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from imagebuild.commands.troubleshooting import AREAS, make_anchor
+from imagebuild.commands.troubleshooting import AREAS, WARNING_HEADINGS, WARNINGS, make_anchor
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +38,7 @@ def test_the_home_page_links_to_every_page() -> None:
 @pytest.mark.slow
 def test_anchors_are_those_that_debug_prints(site: Path) -> None:
     identities = set(re.findall(r'\bid="([^"]+)"', (site / "troubleshooting.html").read_text("utf-8")))
-    headings = {heading for area, (_, messages) in AREAS.items() for heading in (area, *messages)}
+    headings = {heading for area, (_, messages) in AREAS.items() for heading in (area, *messages)} | {WARNINGS, *WARNING_HEADINGS}
     assert {make_anchor(heading) for heading in headings} - identities == set()
 
 
