@@ -102,9 +102,8 @@ while True:
 
 def locate_bytecode(source: str, cache_tag: str) -> str:
     """Where the interpreter looks for the bytecode of ``source`` (PEP 3147)."""
-    folder, name = posixpath.split(source)
-    stem = name.removesuffix(".py")
-    return posixpath.join(folder, "__pycache__", f"{stem or 'py'}.{cache_tag}.pyc")
+    folder, slash, name = source.rpartition("/")
+    return f"{folder}{slash}__pycache__/{name.removesuffix('.py') or 'py'}.{cache_tag}.pyc"
 
 
 def locate_source(bytecode: str) -> str:

@@ -13,8 +13,9 @@ import os
 import posixpath
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from installer.scripts import ScriptSection  # exists for type checkers only
 
 _SPOOL = 8 << 20  # bytes of bytecode kept in memory per wheel; more goes to a temporary file
+_SOURCES = 16 << 20  # bytes of sources kept in memory per wheel, between compiling and writing; more is inflated again
 _LIBRARY = re.compile(r".*\.so(\.\d+)*")
 UseCompiler = Callable[[], AbstractContextManager[BytecodeCompiler | None]]  # None: the base cannot run here
 _METADATA = {"INSTALLER": b"pip\n", "REQUESTED": b""}  # REQUESTED: every wheel of a lock is named explicitly
@@ -320,7 +322,7 @@ def _compile(
     chosen = [path for path, entry in sorted(entries.items()) if path.endswith(".py")]
     if TESTS_BYTECODE in slim:
         chosen = [path for path in chosen if not is_tests_bytecode(locate_bytecode(entries[path].row, interpreter.cache_tag))]
-    sources = ((path, b"".join(entries[path].open())) for path in chosen)
+    sources = _read_sources(entries, chosen)
     compiled: dict[str, _Entry] = {}
     offset = 0
     for path, data in compiler.compile_wheel(sources):
@@ -332,6 +334,16 @@ def _compile(
         compiled[final] = _Entry(final, row, len(data), FILE_MODE, "bytecode", _open_slice(spool, offset, len(data)))
         offset += len(data)
     return compiled
+
+
+def _read_sources(entries: Mapping[str, _Entry], paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    kept = 0
+    for path in paths:
+        data = b"".join(entries[path].open())
+        kept += len(data)
+        if kept <= _SOURCES:
+            entries[path].open = partial(list, [data])
+        yield path, data
 
 
 def _open_slice(spool: IO[bytes], offset: int, size: int) -> Callable[[], Iterator[bytes]]:

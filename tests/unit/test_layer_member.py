@@ -221,6 +221,16 @@ def test_excluded_files_are_listed_but_not_written(tmp_path: Path) -> None:
     check_record(found, f"{SITE}/demo-1.0.dist-info", gone)
 
 
+@pytest.mark.parametrize("kept", [0, 12, 1 << 20])
+def test_it_never_shows_which_sources_were_kept_in_memory_to_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    monkeypatch.setattr("imagebuild.layer.member._SOURCES", kept)
+    files = {f"demo/{name}.py": f"{name} = 1\n".encode() for name in "abcd"}  # 6 bytes each
+    with BytecodeCompiler(HostRuntime(), make_host_interpreter()) as compiler:
+        found = read_tar(build(make_wheel(tmp_path, "demo", "1.0", files), tmp_path / "cache", compiler=compiler))
+    written = {path: data for path, (_, data) in found.items() if path.endswith(".py")}
+    assert written == {f"{SITE}/{path}": data for path, data in files.items()}
+
+
 def test_a_cut_off_blob_is_built_again_and_a_file_that_is_not_the_locked_one_is_refused(tmp_path: Path) -> None:
     wheel, cache = make_wheel(tmp_path), tmp_path / "cache"
     good = lock_wheel(wheel).sha256

@@ -38,6 +38,8 @@ def test_any_name_and_number_comes_back(parts: list[str], size: int, owner: int,
     entry = read_header(data)
     assert entry.pax_headers.get("path", entry.name) == path[1:]
     assert (entry.size, entry.uid, entry.gid, entry.mode, entry.mtime) == (size, owner, owner, 0o2755, 315532800)
+    plain = encode_header(path, size=size, mode=0, mtime=0)
+    assert count_entry(path, size) == len(plain) + size + count_padding(size)
     assert (entry.isdir(), entry.isfile()) == (folder, not folder)
     assert (entry.uname, entry.gname) == ("", "")
     assert len(data) % BLOCK == 0
