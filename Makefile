@@ -59,10 +59,10 @@ image:
 	@test -n "$(TEAM)" || { echo "error: which team?"; echo "hint: make image TEAM=cosml"; exit 2; }
 	@if [ -d .imagebuild/registry/blobs ]; then $(MAKE) --no-print-directory build; \
 	elif [ -e $(STAMP) ]; then $(MAKE) --no-print-directory debian build; \
-	else $(MAKE) --no-print-directory -j2 debian build; fi
+	else $(MAKE) --no-print-directory -j2 debian build QUIET_AFTER=$(STAMP); fi
 
 debian:
-	@! $(NEW_ENOUGH) 2>/dev/null || $(PYTHON) -m imagebuild.starter.debian $(TEAM)
+	@! $(NEW_ENOUGH) 2>/dev/null || $(PYTHON) -m imagebuild.starter.debian $(TEAM) $(if $(QUIET_AFTER),--quiet-after $(QUIET_AFTER))
 
 build: $(STAMP)
 	@$(BIN)/imagebuild image $(TEAM) $(OPTIONS)

@@ -1,7 +1,8 @@
 """Debian's root file system, as mmdebstrap makes it: a tar.
 
-``python -m imagebuild.starter.debian TEAM`` makes it for the run that follows; ``make image`` calls that on a fresh machine while the
-environment is being installed. So this imports nothing but the standard library and what does not either.
+``python -m imagebuild.starter.debian TEAM... [--quiet-after FILE]`` makes it for the run that follows; ``make image`` calls that on a fresh
+machine while the environment is being installed: when FILE is there, the run itself says what it waits for. So this imports nothing but the
+standard library and what does not either.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class DebianRoot:
         self._cache, self._epoch, self._report = cache, epoch, report
         self._target, self._log = folder / "raw.tar", folder / "log"
         self._process: Child | None = None
+        self._quiet_after: Path | None = None
         self._began = self._said = 0.0  # set where no command's display says that it still goes on
 
     def begin(self) -> None:
@@ -70,8 +72,9 @@ class DebianRoot:
                 raise _explain_failure(self._log.read_text("utf-8", errors="replace"), status)
         return self._target
 
-    def make(self) -> None:
-        """Begin and wait, whatever others do: for whoever holds the lock."""
+    def make(self, quiet_after: Path | None = None) -> None:
+        """Begin and wait, whatever others do: for whoever holds the lock. It says that it goes on until ``quiet_after`` is there."""
+        self._quiet_after = quiet_after
         self._start()
         self._began = self._said = time.monotonic()
         self.wait()
@@ -131,7 +134,8 @@ class DebianRoot:
     def _watch(self) -> None:
         if self._began and time.monotonic() - self._said > _BEAT:
             self._said = time.monotonic()
-            self._report(f"base starter: fetching Debian {SUITE}: {self._said - self._began:.0f} s")
+            if self._quiet_after is None or not self._quiet_after.exists():
+                self._report(f"base starter: fetching Debian {SUITE}: {self._said - self._began:.0f} s")
         for folder in (Path(tempfile.gettempdir()), self._target.parent):  # apt waits for ever where it cannot write
             require_space(folder, _LEAST_ROOM, _DOING)
 
@@ -194,9 +198,15 @@ def install_tool() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``TEAM...``: install mmdebstrap and make the tar if the teams need it. A failure is left to the run that follows: it tries again."""
+    """Install mmdebstrap and make the tar if the teams need it. A failure is left to the run that follows: it tries again."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="imagebuild.starter.debian")
+    parser.add_argument("teams", metavar="TEAM", nargs="*")
+    parser.add_argument("--quiet-after", metavar="FILE", type=Path, help="say nothing more when it is there")
+    options = parser.parse_args(arguments)
     state = Path(".imagebuild")
-    if not needs_starter(Path("images"), arguments) or (state / "registry" / "blobs").exists():
+    if not needs_starter(Path("images"), options.teams) or (state / "registry" / "blobs").exists():
         return 0
     cache = Path(os.environ.get("IMAGEBUILD_CACHE") or state / "cache")
     with contextlib.suppress(ImagebuildError, OSError, ValueError):
@@ -207,7 +217,7 @@ def main(arguments: Sequence[str]) -> int:
                 debian = DebianRoot(cache, folder, epoch, lambda line: print(line, file=sys.stderr, flush=True))
                 try:
                     if not debian.is_kept():
-                        debian.make()
+                        debian.make(options.quiet_after)
                         debian.keep()
                 finally:
                     debian.stop()

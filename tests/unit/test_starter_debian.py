@@ -166,6 +166,9 @@ def test_beforehand_it_says_that_it_still_goes_on(
     monkeypatch.setattr(debian, "_BEAT", 0.5)
     assert (debian.main(["cosml"]), runs()) == (0, 1)
     assert "base starter: fetching Debian bookworm: 1 s" in capfd.readouterr().err.splitlines()
+    (project / ".imagebuild/cache/starter-root.json").unlink()
+    assert debian.main(["cosml", "--quiet-after", "images/catalogue.toml"]) == 0
+    assert len(capfd.readouterr().err.splitlines()) == 1, "the run that follows says the rest"
     assert (project / ".imagebuild/cache/starter-root.tar").is_file()
     assert debian._BEAT < 10
 
