@@ -21,6 +21,7 @@ from imagebuild.lock.file.model import Lock
 from imagebuild.lock.file.replacement import find_replaced
 from imagebuild.servers import PORT
 from imagebuild.tagforms import image_tag
+from imagebuild.wheel.scripts import script_form
 from imagebuild.wheel.slim import RULES
 
 RECIPE_FORMAT = 1
@@ -46,6 +47,7 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     annotations: dict[str, str]  # those known before the build; also the labels
     system: tuple[str, ...] = ()  # Debian packages apt installs, as the team wrote them, sorted
     slim: tuple[str, ...] = ()  # what is left out of the wheels, sorted
+    scripts: int = 0  # form of entry points' scripts (imagebuild.wheel.scripts)
     slim_rules: int = 0  # which files that are (imagebuild.wheel.slim); set with ``slim`` only
     replace: tuple[str, ...] = ()  # name==version of the base's distributions that give way to the lock's, sorted
     files: dict[str, str] = {}  # path or pattern below site-packages -> the package whose file it is, where several bring one
@@ -138,6 +140,7 @@ def make_recipe(base: Base, lock: Lock, lock_digest: str, options: ImageOptions,
         },
         system=tuple(sorted(set(options.system))),
         slim=tuple(sorted(set(options.slim))),
+        scripts=script_form(base.interpreter.version),
         slim_rules=RULES if options.slim else 0,
         replace=tuple(f"{item.name}=={item.version}" for item in base.inventory.distributions if item.name in replaced),
         files=dict(options.files),

@@ -127,6 +127,7 @@ _NAMES = {
     "system": "system packages",
     "layer_format": "layer format",
     "format": "recipe format",
+    "scripts": "form of scripts",
     "slim_rules": "rules of slim",
     "files": "owners of files",
 }

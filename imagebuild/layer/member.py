@@ -50,7 +50,7 @@ from imagebuild.layer.tar.header import count_entry
 from imagebuild.permissions import FILE_MODE, PROGRAM_MODE, choose_mode
 from imagebuild.wheel.archive import Content, WheelArchive
 from imagebuild.wheel.record import Promise, render_record
-from imagebuild.wheel.scripts import render_script, rewrite_script
+from imagebuild.wheel.scripts import render_script, rewrite_script, script_form
 from imagebuild.wheel.slim import TESTS_BYTECODE, choose_dropped, is_tests_bytecode
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Collector(WheelDestination):
 
     def write_script(self, name: str, module: str, attr: str, section: ScriptSection) -> RecordEntry:
         """An entry point's script; console and graphical ones are the same here."""
-        data = render_script(self._interpreter.path, module, attr)
+        data = render_script(self._interpreter.path, module, attr, script_form(self._interpreter.version))
         return self._add(f"{section} script {name}", "scripts", name, len(data), PROGRAM_MODE, lambda: [data])
 
     def write_file(self, scheme: Scheme, path: str | os.PathLike[str], stream: BinaryIO, is_executable: bool) -> RecordEntry:

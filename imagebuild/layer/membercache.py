@@ -39,6 +39,7 @@ from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_manifest
 from imagebuild.oci.model import Descriptor, Digest, Manifest, RawManifest
 from imagebuild.oci.place import Place
 from imagebuild.text import count_things, format_size
+from imagebuild.wheel.scripts import script_form
 from imagebuild.wheel.slim import RULES
 
 ARTIFACT_TYPE = "application/vnd.imagebuild.member.v1"
@@ -85,6 +86,7 @@ def compute_shared_key(request: MemberRequest, rules: MemberRules) -> str:
         "yields": sorted(request.yields),
         "slim": [RULES, *request.slim] if request.slim else [],
         "mtime": rules.mtime,
+        **({"scripts": form} if (form := script_form(interpreter.version)) else {}),
     }
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 

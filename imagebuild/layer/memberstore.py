@@ -18,6 +18,7 @@ from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.frame import describe_compressor
 from imagebuild.sealed import SealedCache
 from imagebuild.wheel.record import refuse_faults
+from imagebuild.wheel.scripts import script_form
 from imagebuild.wheel.slim import RULES
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -82,6 +83,7 @@ def compute_key(request: MemberRequest, sha256: str, rules: MemberRules, rows: I
         "bytecode": rules.bytecode,
         "exclude": sorted(request.exclude),
         "mtime": rules.mtime,
+        **({"scripts": form} if (form := script_form(interpreter.version)) else {}),
         **({"slim": [RULES, *request.slim]} if request.slim else {}),
         **({"yields": sorted(request.yields)} if request.yields else {}),
     }
@@ -96,6 +98,7 @@ def locate_note(request: MemberRequest, rules: MemberRules) -> Path | None:
     facts = [
         __version__, LAYER_FORMAT, request.sha256, request.filename, request.package, request.version, sorted(request.exclude),
         rules.base, rules.home, rules.interpreter, rules.bytecode, rules.mtime, codec.name, codec.level, describe_compressor(codec),
+        *(["scripts", form] if (form := script_form(rules.interpreter.version)) else []),
         *([RULES, *request.slim] if request.slim else []), *(["yields", *sorted(request.yields)] if request.yields else []),
     ]  # fmt: skip
     return rules.cache / "member-keys" / hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()

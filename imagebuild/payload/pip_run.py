@@ -41,15 +41,14 @@ if __name__ == '__main__':
     sys.argv[0] = sys.argv[0].removesuffix('.exe')
     sys.exit(%(func)s())
 """
+OLD_SCRIPT = SCRIPT.replace("    sys.argv[0] = sys.argv[0].removesuffix('.exe')\n", "")  # for Python 3.8, which has no removesuffix
 
 
 def choose_script_template() -> None:
-    """Have pip before 26 write an entry point's script as later ones do."""
-    if not hasattr(str, "removesuffix"):  # Python 3.8
-        return
+    """Have pip before 26 write an entry point's script as the direct engine does: as later ones do, but for Python 3.8."""
     with contextlib.suppress(ImportError):  # a pip without distlib has the later form
         scripts = importlib.import_module("pip._vendor.distlib.scripts")
-        scripts.ScriptMaker.script_template = SCRIPT
+        scripts.ScriptMaker.script_template = SCRIPT if hasattr(str, "removesuffix") else OLD_SCRIPT
 
 
 def find_setgid_folders(roots: Iterable[str]) -> Dict[Path, int]:  # noqa: UP006

@@ -19,6 +19,7 @@ if __name__ == '__main__':
     sys.argv[0] = sys.argv[0].removesuffix('.exe')
     sys.exit({function}())
 """
+_OLD_TEMPLATE = _TEMPLATE.replace("    sys.argv[0] = sys.argv[0].removesuffix('.exe')\n", "")
 _SECTIONS = ("console_scripts", "gui_scripts")
 _SCRIPT_NAME = re.compile(r"[^\s\[=/\\#;\x00-\x1f][^\s=/\\\x00-\x1f]*")
 _TARGET = re.compile(r"(?P<module>\w+(?:\.\w+)*):(?P<attribute>\w+(?:\.\w+)*)\s*(?:\[[^\]]*\])?")
@@ -33,9 +34,14 @@ def render_shebang(interpreter: str) -> bytes:
     return b"#!/bin/sh\n'''exec' " + raw + b' "$0" "$@"\n' + b"' '''\n"
 
 
-def render_script(interpreter: str, module: str, attribute: str) -> bytes:
+def script_form(python: str) -> int:
+    """Which form entry points' scripts have: 0 is pip's; 1, for Python 3.8 that has no ``str.removesuffix``, goes without that line."""
+    return int(python.startswith("3.8."))
+
+
+def render_script(interpreter: str, module: str, attribute: str, form: int = 0) -> bytes:
     """The script of one entry point."""
-    text = _TEMPLATE.format(module=module, name=attribute.partition(".")[0], function=attribute)
+    text = (_OLD_TEMPLATE if form else _TEMPLATE).format(module=module, name=attribute.partition(".")[0], function=attribute)
     return render_shebang(interpreter) + text.encode()
 
 

@@ -18,7 +18,7 @@ from pip._vendor.distlib.scripts import ScriptMaker
 
 from imagebuild.dockerfile import find_install_folders, render_installer
 from imagebuild.payload import pip_run
-from imagebuild.wheel.scripts import render_script
+from imagebuild.wheel.scripts import render_script, script_form
 from tests.support.builders import make_host_interpreter
 
 PIP = """
@@ -98,15 +98,20 @@ def test_the_folders_are_the_outermost_of_the_scheme() -> None:
     assert find_install_folders(make_host_interpreter(paths=paths)) == ["/opt/conda", "/usr/include/python3.11"]
 
 
-def test_an_older_pip_writes_the_scripts_that_the_direct_engine_writes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("python", ["3.8.20", "3.11.2"])
+def test_an_older_pip_writes_the_scripts_that_the_direct_engine_writes(
+    tmp_path: Path, python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the distlib of this Python's pip, whatever version that is."""
     before = ScriptMaker.script_template
     try:
+        if python.startswith("3.8"):
+            monkeypatch.setattr(pip_run, "SCRIPT", pip_run.OLD_SCRIPT)
         pip_run.choose_script_template()
         make: Any = ScriptMaker  # without types
         maker = make(None, str(tmp_path))
         maker.executable, maker.variants = "/usr/bin/python3", {""}
         (path,) = maker.make("tidy = tidy.cli:main.run")
-        assert Path(path).read_bytes() == render_script("/usr/bin/python3", "tidy.cli", "main.run")
+        assert Path(path).read_bytes() == render_script("/usr/bin/python3", "tidy.cli", "main.run", script_form(python))
     finally:
         ScriptMaker.script_template = before

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pip._internal.operations.install.wheel import PipScriptMaker, get_console_script_specs
 
 from imagebuild.errors import BuildError
-from imagebuild.wheel.scripts import is_wrapper, parse_entry_points, render_script, rewrite_script, version_entry_points
+from imagebuild.wheel.scripts import is_wrapper, parse_entry_points, render_script, rewrite_script, script_form, version_entry_points
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,9 @@ def test_rewriting_touches_the_first_line_only_and_never_depends_on_chunks(body:
 def test_an_endless_first_line_is_refused() -> None:
     with pytest.raises(BuildError, match="w: s: the first line has no end"):
         list(rewrite_script(iter([b"#!python" + b"x" * 40_000] * 3), "/p", "w: s"))
+
+
+def test_a_script_for_a_python_without_removesuffix_is_the_same_but_for_that_line() -> None:
+    usual, old = (render_script("/usr/bin/python3", "a.b", "main.run", script_form(python)).splitlines() for python in ("3.9.0", "3.8.20"))
+    assert [line for line in usual if line not in old] == [b"    sys.argv[0] = sys.argv[0].removesuffix('.exe')"]
+    assert [line for line in usual if line in old] == old
