@@ -128,6 +128,32 @@ def _look_at_registry(scene: Scene) -> Iterator[Diagnosis]:
     yield Diagnosis("registry", "ok", f"{workspace.host} answers {login}; {repository} has {count} tags; pushing is known when it is done")
 
 
+def _look_at_ranges(scene: Scene) -> Iterator[Diagnosis]:
+    """Whether nodes can fetch parts of zstd:chunked layers from the registry; asked of an image that is there."""
+    from imagebuild.oci.model import Manifest
+    from imagebuild.oci.referrers import REFERRERS_TAG
+
+    workspace = scene.workspace
+    teams = [team for team in scene.teams if team.table.layer.codec.chunked]
+    if not workspace.host or not teams:
+        return
+    repository = workspace.repository(teams[0].name)
+    tag = next((tag for tag in workspace.target.list_tags(repository) if not REFERRERS_TAG.fullmatch(tag)), "")
+    raw = workspace.target.get_manifest(repository, tag) if tag else None
+    manifest = raw.parse() if raw is not None else None
+    if not isinstance(manifest, Manifest) or not manifest.layers:
+        yield Diagnosis("partial pulls", "note", f"whether {workspace.host} answers ranges is known when {repository} has an image")
+    elif workspace.target.answers_ranges(repository, manifest.layers[-1]):
+        yield Diagnosis("partial pulls", "ok", f"{workspace.host} answers two ranges in one request")
+    else:
+        yield Diagnosis(
+            "partial pulls",
+            "note",
+            f"{workspace.host} does not answer two ranges in one request: nodes fetch zstd:chunked layers whole",
+            'leave [layer] format = "zstd:chunked" out, or serve the layers from a registry that does',
+        )
+
+
 def _look_at_bases(scene: Scene) -> Iterator[Diagnosis]:
     from imagebuild.base.pins import load_catalogue
 
@@ -259,6 +285,7 @@ _LOOKS: tuple[Callable[[Scene], Iterator[Diagnosis]], ...] = (
     _look_at_machine,
     _look_at_cache,
     _look_at_registry,
+    _look_at_ranges,
     _look_at_bases,
     _look_at_mirrors,
     _look_at_indexes,

@@ -176,6 +176,10 @@ class LayoutStore:
         with self._open(descriptor) as raw, open_verified(raw.read, descriptor, self.label, hint) as stream:
             yield stream
 
+    def answers_ranges(self, repository: str, descriptor: Descriptor) -> bool:  # noqa: ARG002
+        """False: nothing is served."""
+        return False
+
     def read_blob(self, repository: str, descriptor: Descriptor) -> bytes:
         """The blob's bytes, verified."""
         check_name(repository)

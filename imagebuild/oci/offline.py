@@ -70,6 +70,10 @@ class OfflineStore:
         """Refused."""
         self._refuse(f"{repository}@{descriptor.digest}")
 
+    def answers_ranges(self, repository: str, descriptor: Descriptor) -> bool:
+        """Refused."""
+        self._refuse(f"ranges of {repository}@{descriptor.digest}")
+
     def read_blob(self, repository: str, descriptor: Descriptor) -> bytes:
         """Refused."""
         self._refuse(f"{repository}@{descriptor.digest}")

@@ -212,6 +212,20 @@ class RegistryStore:
         with open_verified(download.read, descriptor, f"{self.label}/{repository}", WRONG_BYTES, download.close) as stream:
             yield stream
 
+    def answers_ranges(self, repository: str, descriptor: Descriptor) -> bool:
+        """GET with the first and the last byte as two ranges; what comes is not read."""
+        check_name(repository)
+        with self._transport.request(
+            "GET",
+            f"/v2/{repository}/blobs/{descriptor.id}",
+            scopes=pull_scopes(repository),
+            doing=f"{repository}: get two ranges of {descriptor.digest}",
+            headers={"Range": f"bytes=0-0,{descriptor.size - 1}-{descriptor.size - 1}"},
+            accept=frozenset({200, 206, 400, 416}),
+        ) as response:
+            kind: str = response.headers.get("Content-Type", "")
+            return response.status_code == 206 and kind.lower().startswith("multipart/byteranges")
+
     def read_blob(self, repository: str, descriptor: Descriptor) -> bytes:
         """A blob in memory, verified."""
         where = f"{self.label}/{repository}"

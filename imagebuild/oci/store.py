@@ -67,6 +67,9 @@ class Store(Protocol):
     def open_blob(self, repository: str, descriptor: Descriptor) -> AbstractContextManager[BinaryIO]:
         """Stream a blob. Reading to the end raises IntegrityError unless size and digest are the descriptor's."""
 
+    def answers_ranges(self, repository: str, descriptor: Descriptor) -> bool:
+        """Whether two ranges of a blob come as two parts of one answer (RFC 9110, section 14), as partial pulls of zstd:chunked ask."""
+
     def read_blob(self, repository: str, descriptor: Descriptor) -> bytes:
         """A small blob (at most 32 MiB), whole and verified."""
 

@@ -1004,3 +1004,22 @@ def test_an_unreadable_authority(tmp_path: Path) -> None:
     for name in ("ca.pem", "missing.pem"):
         with pytest.raises(ConfigurationError, match="cannot use the certificate"):
             RegistryStore("x.example", ca_file=tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("answer", "able"),
+    [
+        (Answer(206, {"Content-Type": 'multipart/byteranges; boundary="x"'}, b"--x"), True),
+        (
+            Answer(206, {"Content-Type": "application/octet-stream", "Content-Range": "bytes 0-0/512000"}, b"a"),
+            False,
+        ),  # the first one alone
+        (Answer(200, {"Content-Type": "application/octet-stream"}, BLOB), False),
+        (Answer(416, {}, b""), False),
+        (Answer(400, {}, b""), False),
+    ],
+)
+def test_two_ranges_in_one_request(answer: Answer, able: bool) -> None:
+    with serve(in_turn(answer)) as server:
+        assert open_store(server.host).answers_ranges("ml/team", BLOB_AT) is able
+    assert server.asked[-1].headers["range"] == "bytes=0-0,511999-511999"
