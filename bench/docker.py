@@ -182,6 +182,8 @@ class Bench:
             ("gzip", "same", 'compression = "gzip"'),
             ("split", "same", "split = true"),
             ("split-changed", "changed", "split = true"),
+            ("chunked", "same", 'format = "zstd:chunked"'),
+            ("chunked-changed", "changed", 'format = "zstd:chunked"'),
         ):
             self._write_checkout(name, self.locks[changed], layer)
         self.wheels = self.folder / "wheels"
