@@ -52,6 +52,8 @@ def make_world(base: SmallBase, index: str, folder: Path) -> World:
     made.add_team("blue", "part0\npart1\npart2==1.0\nbasekit>=2\n", layer)
     made.add_team("green", "part0\npart1\npart3\nbasekit>=2\n", layer)
     made.add_team("single", "part0\npart1\npart2==1.0\nbasekit>=2\n", 'replace = ["basekit"]\n')
+    chunked = 'replace = ["basekit"]\nlayer = { split = true, format = "zstd:chunked" }\n'
+    made.add_team("chunked", "part0\npart1\npart2==1.0\nbasekit>=2\n", chunked)
     return made
 
 
@@ -61,11 +63,11 @@ def world(base: SmallBase, index: str, tmp_path: Path) -> World:
 
 
 @pytest.fixture(scope="module")
-def pushed(base: SmallBase, index: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """The same packages in several layers and in one: two names in the registry."""
+def pushed(base: SmallBase, index: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The same packages in several layers, in several of the form zstd:chunked, and in one: names in the registry."""
     world = make_world(base, index, tmp_path_factory.mktemp("pushed"))
-    several, one = (f"{world.base.host}/{world.root.parent.name}/{team}@{push(world, team)['digest']}" for team in ("blue", "single"))
-    return several, one
+    teams = ("blue", "chunked", "single")
+    return [f"{world.base.host}/{world.root.parent.name}/{team}@{push(world, team)['digest']}" for team in teams]
 
 
 def push(world: World, team: str, *options: str) -> dict[str, object]:
@@ -125,15 +127,16 @@ def export_with_docker(name: str, folder: Path) -> Tree:
 
 
 @pytest.mark.parametrize("export", [export_with_crane, export_with_umoci, export_with_docker])
-def test_several_layers_unpack_to_the_tree_of_one(pushed: tuple[str, str], tmp_path: Path, export: Callable[[str, Path], Tree]) -> None:
+def test_several_layers_unpack_to_the_tree_of_one(pushed: list[str], tmp_path: Path, export: Callable[[str, Path], Tree]) -> None:
     trees = []
     for number, name in enumerate(pushed):
         folder = tmp_path / str(number)
         folder.mkdir()
         trees.append(export(name, folder))
-    several, one = trees
-    different = [path for path in several.keys() | one.keys() if several.get(path) != one.get(path)]
-    assert different == ["etc/imagebuild/constraints.txt"]  # it names the team
+    several, chunked, one = trees
+    for tree in (several, chunked):
+        different = [path for path in tree.keys() | one.keys() if tree.get(path) != one.get(path)]
+        assert different == ["etc/imagebuild/constraints.txt"]  # it names the team
     names = {path.rpartition("/")[2] for path in several if "dist-packages/" in path}
     assert {"basekit-2.0.dist-info", "part0.txt", "part1.txt"} <= names
     assert "basekit-1.5.dist-info" not in names
