@@ -21,7 +21,7 @@ from imagebuild.files import hash_file
 from imagebuild.layer.membercache import ARTIFACT_TYPE, DOCUMENTS, SharedMembers, compute_shared_key, encode_artifact
 from imagebuild.layer.members import MemberSources, build_members
 from imagebuild.layer.memberstore import MemberRequest, MemberRules
-from imagebuild.layer.model import LAYER_MTIME, Codec, Member
+from imagebuild.layer.model import CHUNKED, LAYER_MTIME, Codec, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.header import count_entry, count_padding, encode_header
 from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_json
@@ -92,7 +92,7 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path, Place(LayoutStore(tmp_path / "company"), "ml/members"), wheel)
 
 
-@pytest.mark.parametrize("codec", [Codec(), Codec("gzip", 1)])
+@pytest.mark.parametrize("codec", [Codec(), Codec("gzip", 1), Codec(CHUNKED)])
 def test_what_one_machine_made_another_takes(site: Site, codec: Codec) -> None:
     site.codec = codec
     first, taken, asked = site.build("first", sources=(site.place,), target=site.place)
@@ -207,7 +207,8 @@ class Poison:
 
 
 def read_entries(member: Member) -> list[tuple[str, int, bytes]]:
-    plain = zstandard.ZstdDecompressor().decompress(member.blob.read_bytes())
+    with member.blob.open("rb") as stored:
+        plain = zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True).read()
     found, at = [], 0
     while at < len(plain):
         name = plain[at : at + 100].rstrip(b"\0").decode()
@@ -430,6 +431,15 @@ HOSTILE = [
 def test_a_hostile_artifact_is_refused(site: Site, spoil: Callable[[Poison], None], reason: str) -> None:
     poison(site, spoil)
     is_refused(site, reason)
+
+
+def test_a_member_for_zstd_chunked_has_each_file_in_frames_of_its_own(site: Site) -> None:
+    site.codec = Codec(CHUNKED)
+    poison(site, lambda _: None)  # all in one
+    member, taken, asked = site.build("victim", sources=(site.place,))
+    assert (taken, asked) == (0, 1)
+    assert "it cannot be a part of a zstd:chunked layer" in site.lines[-1]
+    assert member.blob.is_file()
 
 
 @pytest.mark.parametrize("garbage", [b"garbage", zstandard.ZstdCompressor().compress(b"more")])

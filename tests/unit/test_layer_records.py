@@ -10,7 +10,7 @@ import pytest
 from imagebuild.errors import IntegrityError
 from imagebuild.layer.assembly import build_layers
 from imagebuild.layer.invariants import TarEntries
-from imagebuild.layer.model import Codec, ExtraFile, TeamLayers
+from imagebuild.layer.model import CHUNKED, Codec, ExtraFile, TeamLayers
 from imagebuild.layer.records import LayerRecords
 from imagebuild.oci.model import Descriptor
 from tests.support.builders import lock_wheel, make_host_base, make_wheel
@@ -64,19 +64,21 @@ def find_made(made: TeamLayers) -> list[bool]:
     return [layer.blob is not None for layer in made.layers]
 
 
-def test_what_the_target_has_is_described_and_not_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", [CODEC, Codec(CHUNKED)])
+def test_what_the_target_has_is_described_and_not_made(tmp_path: Path, codec: Codec) -> None:
     target = Target()
-    first = build(tmp_path, target)
+    first = build(tmp_path, target, codec=codec)
     assert find_made(first) == [True, True]
     assert target.asked == []  # nothing is known yet
     target.take(first)
-    again = build(tmp_path, target)
+    again = build(tmp_path, target, codec=codec)
     assert find_made(again) == [False, False]
     assert [layer.digest for layer in again.layers] == target.asked[0]  # all at once
     for one, other in zip(first.layers, again.layers, strict=True):
         assert (one.digest, one.size, one.diff_id, one.uncompressed) == (other.digest, other.size, other.diff_id, other.uncompressed)
         assert (one.installed, one.media_type, one.packages, one.files) == (other.installed, other.media_type, other.packages, other.files)
-        assert (one.members, one.repaired) == (other.members, other.repaired)
+        assert (one.members, one.repaired, one.annotations) == (other.members, other.repaired, other.annotations)
+        assert bool(one.annotations) is codec.chunked
     with pytest.raises(ValueError, match="was not made here"):
         print(again.layers[0].file)
 
