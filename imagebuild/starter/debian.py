@@ -51,6 +51,7 @@ class DebianRoot:
         self._target, self._log = folder / "raw.tar", folder / "log"
         self._process: Child | None = None
         self._quiet_after: Path | None = None
+        self._shown = ""
         self._began = self._said = 0.0  # set where no command's display says that it still goes on
 
     def begin(self) -> None:
@@ -77,7 +78,10 @@ class DebianRoot:
         self._quiet_after = quiet_after
         self._start()
         self._began = self._said = time.monotonic()
-        self.wait()
+        try:
+            self.wait()
+        finally:
+            self._show("")
 
     def stop(self) -> None:
         """End what :meth:`begin` started and nobody waited for."""
@@ -132,12 +136,23 @@ class DebianRoot:
         self._process = Child(_make_command(tool, self._target), environment=environment, log=self._log)
 
     def _watch(self) -> None:
-        if self._began and time.monotonic() - self._said > _BEAT:
+        if self._quiet_after is not None and self._quiet_after.exists():
+            self._show("")
+        elif self._began and time.monotonic() - self._said > _BEAT:
             self._said = time.monotonic()
-            if self._quiet_after is None or not self._quiet_after.exists():
-                self._report(f"base starter: fetching Debian {SUITE}: {self._said - self._began:.0f} s")
+            self._show(f"base starter: fetching Debian {SUITE}: {self._said - self._began:.0f} s")
         for folder in (Path(tempfile.gettempdir()), self._target.parent):  # apt waits for ever where it cannot write
             require_space(folder, _LEAST_ROOM, _DOING)
+
+    def _show(self, line: str) -> None:
+        """That it goes on; on a terminal in the place of the line before, and an empty one takes that away."""
+        if line == self._shown:
+            return
+        self._shown = line
+        if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        elif line:
+            self._report(line)
 
 
 @contextlib.contextmanager
