@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +29,7 @@ from imagebuild.layer.memberstore import MemberRequest, MemberRules
 from imagebuild.layer.model import LAYER_MTIME, Codec, Member
 from imagebuild.layer.placement import FolderResolver
 from imagebuild.layer.tar.frame import FrameWriter
-from imagebuild.layer.tar.header import count_padding, encode_header
+from imagebuild.layer.tar.header import END_OF_ARCHIVE, count_padding, encode_header
 from imagebuild.lock.file.lockfile import read_lock
 from imagebuild.lock.index.bodies import wheel_cache_path
 from imagebuild.oci.compression import open_decompressed
@@ -46,6 +45,7 @@ COMPILEALL = (
     "mode = py_compile.PycInvalidationMode.UNCHECKED_HASH\n"
     "compileall.compile_dir(sys.argv[1], maxlevels=99, force=True, quiet=2, workers=1, invalidation_mode=mode)"
 )
+WHOLE = "all of it"
 STEPS = (
     "hash the wheel, as the lock has it",
     "open: directory, METADATA, RECORD, places",
@@ -77,110 +77,101 @@ def _count_cpu() -> float:
     return sum(item.ru_utime + item.ru_stime for item in used)
 
 
-def take_steps(requests: Sequence[MemberRequest], rules: MemberRules, base: Base, meter: Meter, scratch: Path) -> None:
-    """Every wheel by the steps, which are kept apart; the content of one wheel is in memory at a time."""
-    with meter.measure(STEPS[4]):
-        compiler = BytecodeCompiler(base.runtime, base.interpreter) if base.runtime is not None else None
-        if compiler is None:
-            sys.exit("the base's Python does not run here")
-    for request in requests:
-        with meter.measure(STEPS[0]):
-            hash_file(request.wheel)
-        with meter.measure(STEPS[1]):
-            archive = WheelArchive(request.wheel, python=base.interpreter.version, filename=request.filename)
-            entries = collect_wheel(archive, request, rules, request.filename).entries
-        with archive:
-            with meter.measure(STEPS[2]):
-                contents = {path: b"".join(entry.open()) for path, entry in entries.items()}
-            with meter.measure(STEPS[3]):
-                for data in contents.values():
-                    hashlib.sha256(data).hexdigest()
-            with meter.measure(STEPS[4]):
-                sources = [(path, data) for path, data in sorted(contents.items()) if path.endswith(".py")]
-                compiled = {path: data for path, data in compiler.compile_wheel(sources) if data is not None}
-        files = [(path, entries[path].mode, data) for path, data in contents.items()]
-        files += [(locate_bytecode(path, base.interpreter.cache_tag), FILE_MODE, data) for path, data in compiled.items()]
-        with meter.measure(STEPS[5]):
-            headers = [encode_header(path, size=len(data), mode=mode, mtime=rules.mtime) for path, mode, data in files]
-        pieces: list[bytes] = []
-        total = sum(len(header) + len(data) + count_padding(len(data)) for header, (_, _, data) in zip(headers, files, strict=True))
-        with meter.measure(STEPS[6]):
-            frame = FrameWriter(pieces.append, rules.codec, total)
-            for header, (_, _, data) in zip(headers, files, strict=True):
-                frame.write(header)
-                frame.write(data)
-                frame.write(bytes(count_padding(len(data))))
-            frame.finish()
-        with meter.measure(STEPS[7]), replacing(scratch / "member") as output:
-            for piece in pieces:
-                output.write(piece)
-    with meter.measure(STEPS[4]):
-        compiler.close()
+def take_steps(request: MemberRequest, rules: MemberRules, base: Base, meter: Meter, scratch: Path) -> None:
+    """One wheel by the steps, which are kept apart; its content is in memory meanwhile."""
+    with meter.measure(STEPS[0]):
+        hash_file(request.wheel)
+    with meter.measure(STEPS[1]):
+        archive = WheelArchive(request.wheel, python=base.interpreter.version, filename=request.filename)
+        entries = collect_wheel(archive, request, rules, request.filename).entries
+    with archive:
+        with meter.measure(STEPS[2]):
+            contents = {path: b"".join(entry.open()) for path, entry in entries.items()}
+        with meter.measure(STEPS[3]):
+            for data in contents.values():
+                hashlib.sha256(data).hexdigest()
+        with meter.measure(STEPS[4]), start_compiler(base) as compiler:
+            sources = [(path, data) for path, data in sorted(contents.items()) if path.endswith(".py")]
+            compiled = {path: data for path, data in compiler.compile_wheel(sources) if data is not None}
+    files = [(path, entries[path].mode, data) for path, data in contents.items()]
+    files += [(locate_bytecode(path, base.interpreter.cache_tag), FILE_MODE, data) for path, data in compiled.items()]
+    with meter.measure(STEPS[5]):
+        headers = [encode_header(path, size=len(data), mode=mode, mtime=rules.mtime) for path, mode, data in files]
+    pieces: list[bytes] = []
+    total = sum(len(header) + len(data) + count_padding(len(data)) for header, (_, _, data) in zip(headers, files, strict=True))
+    with meter.measure(STEPS[6]):
+        frame = FrameWriter(pieces.append, rules.codec, total)
+        for header, (_, _, data) in zip(headers, files, strict=True):
+            frame.write(header)
+            frame.write(data)
+            frame.write(bytes(count_padding(len(data))))
+        frame.finish()
+    with meter.measure(STEPS[7]), replacing(scratch / "member") as output:
+        for piece in pieces:
+            output.write(piece)
 
 
-def make_members(requests: Sequence[MemberRequest], base: Base, cache: Path) -> list[Member]:
-    """The real thing, one wheel after the other."""
-    assert base.runtime is not None
-    with BytecodeCompiler(base.runtime, base.interpreter) as compiler:
-        return [
-            build_member(
-                item.wheel,
-                package=item.package,
-                version=item.version,
-                interpreter=base.interpreter,
-                tree=base.tree,
-                codec=CODEC,
-                compiler=compiler,
-                cache=cache,
-                home=base.inventory.user.home,
-                sha256=item.sha256,
-                filename=item.filename,
-            )
-            for item in requests
-        ]
+def start_compiler(base: Base) -> BytecodeCompiler:
+    """One of the base's; a base whose Python does not run here has no costs to measure."""
+    if base.runtime is None:
+        sys.exit("the base's Python does not run here")
+    return BytecodeCompiler(base.runtime, base.interpreter)
 
 
-def write_peers_input(members: Sequence[Member], folder: Path) -> tuple[Path, Path]:
-    """What other programs are given: the members' bytes as one tar, and the sources in a folder."""
-    tar, sources = folder / "members.tar", folder / "sources"
-    with tar.open("wb") as target:
-        for member in members:
-            with member.blob.open("rb") as stream:
-                shutil.copyfileobj(open_decompressed(stream, CODEC.name), target)
-        target.write(bytes(1024))
+def make_whole(request: MemberRequest, base: Base, cache: Path, meter: Meter) -> Member:
+    """The real thing."""
+    with meter.measure(WHOLE), start_compiler(base) as compiler:
+        return build_member(
+            request.wheel,
+            package=request.package,
+            version=request.version,
+            interpreter=base.interpreter,
+            tree=base.tree,
+            codec=CODEC,
+            compiler=compiler,
+            cache=cache,
+            home=base.inventory.user.home,
+            sha256=request.sha256,
+            filename=request.filename,
+        )
+
+
+def run_peers(request: MemberRequest, member: Member, base: Base, folder: Path, meter: Meter) -> int:
+    """Other programs on the same bytes: the wheel, the member as a tar, the sources in a folder. Bytes of the tar."""
+    tar, sources = folder / "member.tar", folder / "sources"
+    with tar.open("wb") as target, member.blob.open("rb") as stream:
+        shutil.copyfileobj(open_decompressed(stream, CODEC.name), target)
+        target.write(END_OF_ARCHIVE)
     with tarfile.open(tar) as archive:
         archive.extractall(sources, [item for item in archive if item.name.endswith(".py")], filter="data")
-    return tar, sources
-
-
-def run_peers(requests: Sequence[MemberRequest], base: Base, tar: Path, sources: Path, meter: Meter) -> None:
-    """Other programs on the same bytes."""
+    assert base.runtime is not None
     with meter.measure("unzip -tq"):
-        for request in requests:
-            subprocess.run(["unzip", "-tqq", str(request.wheel)], check=True)
+        subprocess.run(["unzip", "-tqq", str(request.wheel)], check=True)
     with meter.measure("sha256sum"):
         subprocess.run(["sha256sum", str(tar)], check=True, stdout=subprocess.DEVNULL)
     with meter.measure("zstd -3"):
         subprocess.run(["zstd", "-3", "-q", "-T1", "-c", str(tar)], check=True, stdout=subprocess.DEVNULL)
-    assert base.runtime is not None
     with meter.measure("python -m compileall"):
         base.runtime.run(COMPILEALL, str(sources), timeout=1800)
-    found = sum(1 for _ in sources.rglob("*.pyc"))
-    if not found:
+    size = tar.stat().st_size
+    if any(sources.rglob("*.py")) and not any(sources.rglob("*.pyc")):
         sys.exit("compileall compiled nothing")
+    shutil.rmtree(sources, ignore_errors=True)
+    return size
 
 
-def print_table(steps: Meter, whole: Meter, peers: Meter, members: Sequence[Member], tar: int) -> None:
+def print_table(ours: Meter, peers: Meter, members: Sequence[Member], tar: int) -> None:
     """Seconds for 100 MB of files; of other programs the same, on the bytes that they were given."""
     installed = sum(fact.size for member in members for fact in member.files)
-    (total,) = whole.seconds.values()
+    total = ours.seconds[WHOLE]
+    between = total - sum(ours.seconds[step] for step in STEPS)
     beside = dict(zip((STEPS[2], STEPS[3], STEPS[6], STEPS[4]), peers.seconds.items(), strict=True))
     print(
         f"{len(members)} wheels, {installed / 1e6:.0f} MB of files, {tar / 1e6:.0f} MB of tar, "
         f"{sum(member.compressed for member in members) / 1e6:.0f} MB stored; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
     )
     print(f"{'CPU seconds for 100 MB of files':<44} {'':>7} {'share':>6}   beside")
-    rows = [*steps.seconds.items(), ("between the steps", total - sum(steps.seconds.values())), ("all of it", total)]
+    rows = [*((step, ours.seconds[step]) for step in STEPS), ("between the steps", between), (WHOLE, total)]
     for name, seconds in rows:
         peer, theirs = beside.get(name, ("", 0.0))
         compared = f"{peer}: {theirs / installed * 1e8:.2f}, so {seconds / theirs:.2f} of it" if peer else ""
@@ -202,15 +193,14 @@ def main() -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     rules = MemberRules(base.interpreter, FolderResolver(base.tree), CODEC, scratch, base.inventory.user.home, LAYER_MTIME, True)
-    steps, whole, peers = Meter(), Meter(), Meter()
-    started = time.monotonic()
-    take_steps(requests, rules, base, steps, scratch)
-    with whole.measure("all of it"):
-        members = make_members(requests, base, scratch)
-    tar, sources = write_peers_input(members, scratch)
-    run_peers(requests, base, tar, sources, peers)
-    print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)
-    print_table(steps, whole, peers, members, tar.stat().st_size)
+    ours, peers = Meter(), Meter()
+    members: list[Member] = []
+    tar = 0
+    for request in requests:  # a busy machine is as busy for each of the three
+        take_steps(request, rules, base, ours, scratch)
+        members.append(make_whole(request, base, scratch, ours))
+        tar += run_peers(request, members[-1], base, scratch, peers)
+    print_table(ours, peers, members, tar)
     shutil.rmtree(scratch)
 
 
