@@ -36,7 +36,13 @@ _BEAT = 8  # seconds
 _SILENCE = 600.0  # seconds; a slow mirror sends the largest package in less
 _DOING = "making the starter base"
 # dpkg's own defaults, and it does not wait for the disk after each file: after a crash none of this is used.
-_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", "DPKG_FORCE": "security-mac,downgrade,unsafe-io"}
+_ENVIRONMENT = {
+    "LC_ALL": "C.UTF-8",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "DPKG_FORCE": "security-mac,downgrade,unsafe-io",
+    # Else Debian's py3compile leaves the bytecode of its own modules as it is where importing them wrote it in time, in another form.
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 
 
 def _find_tool() -> str | None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """#!/bin/sh
 # mmdebstrap's arguments: four options, the suite, the target
 echo once >>"$COUNT"
-[ "$DPKG_FORCE" = security-mac,downgrade,unsafe-io ] || exit 9
+[ "$DPKG_FORCE $PYTHONDONTWRITEBYTECODE" = "security-mac,downgrade,unsafe-io 1" ] || exit 9
 [ -z "$DELAY" ] || sleep "$DELAY"
 [ -z "$FAIL" ] || { echo "E: Failed to fetch http://mirror.invalid/debian"; exit 25; } >&2
 echo "tar of $SOURCE_DATE_EPOCH" >"$6"
