@@ -71,6 +71,7 @@ def share_bases(workspace: Workspace, table: CacheTable) -> None:
 
 
 def open_places(workspace: Workspace, table: CacheTable) -> tuple[list[Place], Place | None]:
+    """The places to take from, without those that cannot be opened, and the one to give to, if any."""
     places = {text: _open_place(workspace, text) for text in (*table.sources, *([table.target] if table.target else []))}
     sources = [place for text in table.sources if (place := places[text]) is not None]
     return sources, places[table.target] if table.target else None
