@@ -122,7 +122,9 @@ class Placement:
         root = self._roots.get(scheme, self._lib)
         wanted = normalise_path(posixpath.join(root, folder))
         final = self._folders.resolve(wanted)
-        if (scheme and not is_within(wanted, root)) or final == "/" or not any(is_within(final, allowed) for allowed in self._allowed):
+        if (scheme and not is_within(wanted, root)) or (is_within(self._lib, wanted) and wanted != self._lib):
+            return None  # above site-packages, where a name in RECORD may be one of its folders
+        if final == "/" or not any(is_within(final, allowed) for allowed in self._allowed):
             return None
         if any(is_within(final, place) or posixpath.dirname(place) == final for place in self._forbidden):
             return None
