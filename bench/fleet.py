@@ -3,7 +3,7 @@
 Each team asks for some of fleet-packages.txt, drawn by a seed, and its lock has 30 to 60 packages beside the base's. All teams are locked
 as of one time, then built by ``image --all`` into a registry on loopback that has the base: with an empty cache, with the wheels alone, and
 so with split layers. Then docker builds PEERS of the same teams, one after the other, by uv in the quickest Dockerfiles that people write,
-with wheels on disk and uv's own cache warm; their mean counts for each of the 50. One run, one machine: quote ratios. Wants 20 GB of disk.
+with wheels on disk and uv's own cache warm; their mean counts for each team. One run, one machine: quote ratios. Wants 20 GB of disk.
 BENCH_FOLDER as in :mod:`bench.pipeline`, which prepares the base.
 """
 
@@ -29,7 +29,6 @@ from imagebuild.lock.file.model import Lock
 from tests.support.servers.registry import run_registry
 
 FLEET_PACKAGES = tuple((Path(__file__).parent / "fleet-packages.txt").read_text().split())
-TEAMS = 50
 PEERS = 5
 SMALLEST, LARGEST = 30, 60  # packages of a lock
 MOST_ROUNDS = 20  # of drawing again for teams whose lock is too small or too large
@@ -56,7 +55,7 @@ def run_command(*arguments: str) -> tuple[float, float, int]:
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        sys.exit(child.returncode)
+        sys.exit(f"imagebuild {arguments[0]} ended with {child.returncode}")
     return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
@@ -71,13 +70,13 @@ def count_members(cache: Path) -> int:
 
 
 class Fleet:
-    """A workspace of 50 teams on the base of ``bench``, locked."""
+    """A workspace of teams on the base of ``bench``, locked."""
 
-    def __init__(self, bench: Bench, root: Path, seed: int) -> None:
+    def __init__(self, bench: Bench, root: Path, teams: int, seed: int) -> None:
         self.bench = bench
         self.root = root
         self.draw = random.Random(seed)
-        self.teams = [f"team{number:02d}" for number in range(1, TEAMS + 1)]
+        self.teams = [f"team{number:02d}" for number in range(1, teams + 1)]
         self.as_of = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(bench.stamp))
         shutil.rmtree(root, ignore_errors=True)
         repository, digest = bench.base.split("@")
@@ -150,10 +149,10 @@ def print_results(fleet: Fleet, rows: Iterable[Measured], locking: float) -> Non
     wheels = {item.sha256: item.size for lock in locks for item in lock.packages}
     sizes = sorted(len(lock.packages) for lock in locks)
     total = sum(item.size for lock in locks for item in lock.packages)
-    print(f"{TEAMS} teams of {sizes[0]} to {sizes[-1]} packages; {len(wheels)} wheels of {sum(wheels.values()) / 1e6:.0f} MB in all,")
+    print(f"{len(locks)} teams of {sizes[0]} to {sizes[-1]} packages; {len(wheels)} wheels of {sum(wheels.values()) / 1e6:.0f} MB in all,")
     print(f"{sum(sizes)} wheels of {total / 1e6:.0f} MB when each team counts alone; {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
     print(f"lock --all with an empty cache: {locking:.1f} s")
-    per_peer = {row.name: (row.get("cold") or 0.0) * TEAMS for row in fleet.bench.rows}
+    per_peer = {row.name: (row.get("cold") or 0.0) * len(locks) for row in fleet.bench.rows}
     whole = next(iter(per_peer.values()), 0.0)
 
     def divide(seconds: float) -> str:
@@ -166,12 +165,13 @@ def print_results(fleet: Fleet, rows: Iterable[Measured], locking: float) -> Non
             f" {row.fetched / 1e6:11.0f} {row.stored / 1e6:10.0f} {row.members:8}"
         )
     for name, seconds in per_peer.items():
-        print(f"{f'{TEAMS} times {name} (mean of {PEERS})':<58} {seconds:8.1f} {divide(seconds):>6}")
+        print(f"{f'{len(locks)} times {name}, by the mean of {min(PEERS, len(locks))}':<58} {seconds:8.1f} {divide(seconds):>6}")
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teams", type=int, default=50, metavar="N", help="how many (50)")
     parser.add_argument("--seed", type=int, default=1, help="of the drawing of packages")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
@@ -182,7 +182,7 @@ def main() -> None:
     rows: list[Measured] = []
     with run_registry(storage) as registry:
         bench = Bench(root, registry)
-        fleet = Fleet(bench, bench.folder / "fleet", options.seed)
+        fleet = Fleet(bench, bench.folder / "fleet", options.teams, options.seed)
         locking = fleet.lock(make_cache(bench.cache, caches / "locking", set()))
         empty = make_cache(bench.cache, caches / "empty", set())
         rows.append(fleet.build("empty cache", empty, "a"))
