@@ -288,12 +288,11 @@ def assemble_layer(
     if codec.single and inspect is not None:
         raise ValueError("a single stream is not decompressed again while it is written")
     folders = tree if isinstance(tree, FolderResolver) else FolderResolver(tree)
-    ordered = sorted(members, key=lambda member: member.package)
-    owners = _list_owners(ordered, extra, folders, home)
+    owners = _list_owners(members, extra, folders, home)
     prelude = encode_prelude(owners.items(), folders, mtime, whiteouts)
     tail, size_of_tail = compress_tail(extra, mtime, codec)
-    total = len(prelude) + sum(member.uncompressed for member in ordered) + size_of_tail
-    stored = read_stored(compress_frame(prelude, codec), ordered, tail)
+    total = len(prelude) + sum(member.uncompressed for member in members) + size_of_tail
+    stored = read_stored(compress_frame(prelude, codec), members, tail)
     digest = hashlib.sha256()
     try:
         with replacing(out) as output:
@@ -309,7 +308,7 @@ def assemble_layer(
     if found.size != total:
         raise IntegrityError(f"the layer's tar has {found.size} bytes, its parts announced {total}", "run it again, or clear the cache")
     made = LayerRecord(f"sha256:{digest.hexdigest()}", size, f"sha256:{found.sha256}", total, annotations=found.annotations)
-    return _describe_layer(ordered, extra, made, codec, out)
+    return _describe_layer(members, extra, made, codec, out)
 
 
 def _describe_layer(members: Sequence[Member], extra: Sequence[ExtraFile], made: LayerRecord, codec: Codec, blob: Path | None) -> Layer:

@@ -25,7 +25,7 @@ import msgspec
 from imagebuild import annotations as names
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import ImagebuildError, IntegrityError, RemoteError
-from imagebuild.files import exclusive, explain_os_error, replacing, write_atomic
+from imagebuild.files import CHUNK, exclusive, explain_os_error, replacing, write_atomic
 from imagebuild.layer.chunked.contents import read_blob
 from imagebuild.layer.membercheck import TEXT_LIMIT, check_facts, check_frame, check_places, check_wheel, find_own_record, refuse
 from imagebuild.layer.memberstore import MemberIndex, MemberRequest, MemberRules, load_member, name_blob, save_index
@@ -33,7 +33,7 @@ from imagebuild.layer.model import LAYER_FORMAT, Codec, FileFact, Member
 from imagebuild.layer.placement import normalise_path
 from imagebuild.layer.tar.frame import describe_compressor
 from imagebuild.layer.tar.header import count_entry
-from imagebuild.layer.tar.reading import is_decompression_error
+from imagebuild.layer.tar.reading import WatchedReader, is_decompression_error
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.encoding import EMPTY, EMPTY_BLOB, encode_manifest
 from imagebuild.oci.model import Descriptor, Digest, Manifest, RawManifest
@@ -257,28 +257,12 @@ def _read_index(data: bytes, key: str, request: MemberRequest, frame: Descriptor
     return index
 
 
-class _Copying(io.RawIOBase):
-    """Passes a stream on and writes what went by."""
-
-    def __init__(self, stream: BinaryIO, output: IO[bytes]) -> None:
-        self._stream, self._output = stream, output
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self._stream.read(len(buffer))
-        self._output.write(data)
-        buffer[: len(data)] = data
-        return len(data)
-
-
 def _unpack(stream: BinaryIO, output: IO[bytes], index: SharedIndex, rules: MemberRules) -> dict[str, bytes]:
     """Write the frame to ``output`` while its content is checked; its documents by path."""
-    copying = io.BufferedReader(_Copying(stream, output), 1 << 20)
+    copying = io.BufferedReader(WatchedReader(stream, output.write), CHUNK)
     try:
         kept = check_frame(open_decompressed(cast(BinaryIO, copying), rules.codec.compression), index.files, rules.mtime, rules.interpreter)
-        while copying.read(1 << 20):  # to the end, where the store compares the digest
+        while copying.read(CHUNK):  # to the end, where the store compares the digest
             pass
     except ImagebuildError:
         raise

@@ -6,11 +6,10 @@ begin and end in the stored layer.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO, cast
 
 import msgspec
@@ -25,8 +24,9 @@ from imagebuild.layer.chunked.framescan import FrameScanner
 from imagebuild.layer.chunked.tarsplit import hash_lines
 from imagebuild.layer.chunked.toc import LARGEST, Toc, TocEntry, decode_toc
 from imagebuild.layer.model import CHUNKED, Codec
+from imagebuild.layer.tar.reading import WatchedReader
 from imagebuild.oci.compression import open_decompressed
-from imagebuild.oci.model import Descriptor
+from imagebuild.oci.model import Descriptor, Digest
 
 _NUMBERS = re.compile(r"[0-9]{1,15}(?::[0-9]{1,15})*")
 _LONGEST_LINE = 4 << 20  # bytes, of a tar-split
@@ -69,7 +69,7 @@ class ChunkedAudit:
 
     def watch(self, stored: BinaryIO) -> BinaryIO:
         """The stored bytes, to be read instead of ``stored`` to their end."""
-        return cast(BinaryIO, io.BufferedReader(_Watched(stored, self._feed), CHUNK))
+        return cast(BinaryIO, io.BufferedReader(WatchedReader(stored, self._feed), CHUNK))
 
     def read(self, chunks: Iterator[bytes]) -> None:
         """The tar."""
@@ -107,30 +107,16 @@ class ChunkedAudit:
             raise _refuse("its annotations name other bytes than the layer ends with")
         if footer != encode_footer(where, tarsplit_where):
             self._faults.append("its footer is not what its annotations say")
-        if descriptor.annotations.get(CHECKSUM) != _hash(packed):
+        if descriptor.annotations.get(CHECKSUM) != Digest.of(packed):
             raise _refuse("the table of contents is not the one that its annotation names")
         toc = _unpack_toc(packed, where[2])
-        if toc.tarsplit != _hash(tarsplit):
+        if toc.tarsplit != Digest.of(tarsplit):
             raise _refuse("the tar-split is not the one that the table of contents names")
         if hash_lines(_read_lines(tarsplit, tarsplit_where[2])) != self._contents.tarsplit_plain:
             self._faults.append("the tar-split makes another tar than the layer's")
         whole = [entry for entry in toc.entries if entry.type != _PART]
         facts.entries, facts.parts = len(whole), len(toc.entries) - len(whole)
         self._faults += _compare_entries(whole, self._contents.place(self._frames))
-
-
-class _Watched(io.RawIOBase):
-    def __init__(self, stored: BinaryIO, feed: Callable[[bytes], None]) -> None:
-        self._stored, self._feed = stored, feed
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer; BufferedReader gives a memoryview
-        data = self._stored.read(len(buffer))
-        self._feed(data)
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def _refuse(what: str) -> IntegrityError:
@@ -149,10 +135,6 @@ def _read_numbers(annotations: Mapping[str, str], name: str, count: int) -> tupl
     if len(numbers) != count:
         raise _refuse(f"its annotation {name} is {text[:60]!r}, not {count} numbers")
     return numbers
-
-
-def _hash(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _unpack_toc(packed: bytes, size: int) -> Toc:

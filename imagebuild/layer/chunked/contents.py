@@ -20,6 +20,7 @@ from imagebuild.layer.chunked.toc import LARGEST, TocEntry, describe_entry, enco
 from imagebuild.layer.model import Codec
 from imagebuild.layer.tar.reading import is_decompression_error
 from imagebuild.oci.compression import open_decompressed
+from imagebuild.oci.model import Digest
 
 
 class Contents:
@@ -72,8 +73,7 @@ class Contents:
 
 def make_ending(contents: Contents, frames: FrameScanner, codec: Codec) -> Ending:
     """What ends a layer whose frames were scanned and whose tar was read."""
-    digest = f"sha256:{hashlib.sha256(contents.tarsplit).hexdigest()}"
-    toc = encode_toc(contents.place(frames), digest)
+    toc = encode_toc(contents.place(frames), Digest.of(contents.tarsplit))
     if len(toc) > LARGEST:
         raise ConfigurationError("the layer has more files than a table of contents of zstd:chunked may name", "leave [layer] format out")
     return encode_ending(frames.stored, toc, contents.tarsplit, contents.tarsplit_size, codec)

@@ -13,6 +13,7 @@ import msgspec
 
 from imagebuild.layer.model import Codec
 from imagebuild.layer.tar.frame import FrameWriter, compress_frame
+from imagebuild.oci.model import Digest
 
 CHECKSUM = "io.github.containers.zstd-chunked.manifest-checksum"
 POSITION = "io.github.containers.zstd-chunked.manifest-position"
@@ -94,7 +95,7 @@ def encode_ending(offset: int, toc: bytes, tarsplit: bytes, tarsplit_size: int, 
     return Ending(
         b"".join(_SKIPPABLE + struct.pack("<I", len(data)) + data for data in (packed, tarsplit, footer)),
         {
-            CHECKSUM: f"sha256:{hashlib.sha256(packed).hexdigest()}",
+            CHECKSUM: str(Digest.of(packed)),
             POSITION: ":".join(map(str, where)),
             TARSPLIT_POSITION: ":".join(map(str, tarsplit_where)),
         },

@@ -10,6 +10,7 @@ import msgspec
 
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import IntegrityError
+from imagebuild.oci.model import Digest
 
 LARGEST = 150 << 20  # bytes, stored or not: above them a reader fetches the whole layer
 _VERSION = 1
@@ -58,9 +59,9 @@ class Toc(msgspec.Struct, frozen=True, kw_only=True):
 _TOC = make_decoder(Toc)
 
 
-def encode_toc(entries: tuple[TocEntry, ...], tarsplit: str) -> bytes:
+def encode_toc(entries: tuple[TocEntry, ...], tarsplit: Digest) -> bytes:
     """The document as JSON."""
-    return msgspec.json.encode(Toc(entries=entries, tarsplit=tarsplit))
+    return msgspec.json.encode(Toc(entries=entries, tarsplit=str(tarsplit)))
 
 
 def decode_toc(data: bytes) -> Toc:

@@ -86,6 +86,22 @@ class HashingReader(io.RawIOBase):
         return len(data)
 
 
+class WatchedReader(io.RawIOBase):
+    """Passes a stream on, and hands what goes by to ``watch``."""
+
+    def __init__(self, stream: BinaryIO, watch: Callable[[bytes], object]) -> None:
+        self._stream, self._watch = stream, watch
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        data = self._stream.read(len(buffer))
+        self._watch(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+
 class ForwardFile:
     """What tarfile needs of a file, over chunks: seeking ahead skips, and nothing is lost that was not asked for."""
 
