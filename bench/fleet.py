@@ -14,7 +14,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -24,6 +23,7 @@ from pathlib import Path
 from bench.docker import Bench, find_missing, make_uv_peer, prune_builds
 from bench.members import make_cache
 from bench.pipeline import prepare
+from bench.process import run_imagebuild
 from imagebuild.lock.file.lockfile import read_lock
 from imagebuild.lock.file.model import Lock
 from tests.support.servers.registry import run_registry
@@ -32,7 +32,6 @@ FLEET_PACKAGES = tuple((Path(__file__).parent / "fleet-packages.txt").read_text(
 PEERS = 5
 SMALLEST, LARGEST = 30, 60  # packages of a lock
 MOST_ROUNDS = 20  # of drawing again for teams whose lock is too small or too large
-COMMAND = (sys.executable, "-m", "imagebuild.cli")
 
 
 @dataclass(frozen=True)
@@ -46,17 +45,6 @@ class Measured:
     fetched: int  # bytes of wheels
     stored: int  # bytes that the registry has more than before
     members: int  # made
-
-
-def run_command(*arguments: str) -> tuple[float, float, int]:
-    """(seconds, CPU seconds, peak bytes) of one imagebuild command; a failure ends the benchmark."""
-    started = time.perf_counter()
-    child = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        sys.exit(f"imagebuild {arguments[0]} ended with {child.returncode}")
-    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 def measure_folder(folder: Path) -> int:
@@ -99,10 +87,10 @@ class Fleet:
         for round_ in range(MOST_ROUNDS):
             for team in drawn:
                 self.write_team(team)
-            seconds, _, _ = run_command(
+            done = run_imagebuild(
                 "lock", *drawn, "--resolver", "uv", "--as-of", self.as_of, "--quiet", "--root", str(self.root), "--cache-dir", str(cache)
             )
-            first = first if round_ else seconds
+            first = first if round_ else done.seconds
             drawn = [team for team in drawn if not SMALLEST <= len(self.read(team).packages) <= LARGEST]
             if not drawn:
                 return first
@@ -123,13 +111,13 @@ class Fleet:
         """``image --all`` into a namespace of its own."""
         storage = self.bench.root / ".imagebuild" / "bench-registry"
         wheels, before, there = measure_folder(cache / "wheels"), measure_folder(storage), count_members(cache)
-        seconds, cpu, memory = run_command(
+        done = run_imagebuild(
             "image", "--all", "--locked", "--quiet", "--root", str(self.root), "--cache-dir", str(cache),
             "--registry", f"{self.bench.registry.host}/{namespace}",
         )  # fmt: skip
         fetched, stored = measure_folder(cache / "wheels") - wheels, measure_folder(storage) - before
-        print(f"  {name}: {seconds:.1f} s", file=sys.stderr, flush=True)
-        return Measured(name, seconds, cpu, memory, fetched, stored, count_members(cache) - there)
+        print(f"  {name}: {done.seconds:.1f} s", file=sys.stderr, flush=True)
+        return Measured(name, done.seconds, done.cpu, done.memory, fetched, stored, count_members(cache) - there)
 
 
 def build_peers(bench: Bench, fleet: Fleet, cache: Path) -> None:

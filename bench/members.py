@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.docker import Bench, find_missing, make_uv_peer, measure, prune_builds
 from bench.pipeline import prepare
+from bench.process import run_imagebuild
 from imagebuild.oci.model import Manifest
 from tests.support.servers.registry import run_registry
 
@@ -37,20 +36,11 @@ class Measured:
 
 def run(root: Path, cache: Path, target: str, *options: str) -> Measured:
     """``imagebuild image heavy``; a failure ends the benchmark."""
-    command = [
-        sys.executable, "-m", "imagebuild.cli", "image", "heavy", "--json", "--quiet", "--root", str(root), "--cache-dir", str(cache),
-        "--registry", target, *options,
-    ]  # fmt: skip
-    started = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    output = child.stdout.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        sys.exit(child.returncode)
-    (result,) = json.loads(output)
-    return Measured(time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, result)
+    done = run_imagebuild(
+        "image", "heavy", "--json", "--quiet", "--root", str(root), "--cache-dir", str(cache), "--registry", target, *options
+    )
+    (result,) = json.loads(done.output)
+    return Measured(done.seconds, done.cpu, done.memory, result)
 
 
 def make_cache(source: Path, folder: Path, parts: set[str]) -> Path:

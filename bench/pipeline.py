@@ -10,11 +10,11 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+from bench.process import run_imagebuild
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Manifest
@@ -25,17 +25,8 @@ CHUNK = 1 << 20
 
 def run(root: Path, *arguments: str) -> tuple[float, int, list[dict[str, object]]]:
     """(seconds, peak bytes of the process, its JSON) of one ``imagebuild image`` run; a failure ends the benchmark."""
-    command = [sys.executable, "-m", "imagebuild.cli", "image", "heavy", "--json", "--root", str(root), *arguments]
-    started = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    output = child.stdout.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        sys.exit(child.returncode)
-    return seconds, usage.ru_maxrss * 1024, json.loads(output)
+    done = run_imagebuild("image", "heavy", "--json", "--root", str(root), *arguments)
+    return done.seconds, done.memory, json.loads(done.output)
 
 
 def forget_image(root: Path, layer: str) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from bench.pipeline import CHUNK, prepare
+from bench.process import run_imagebuild
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.layout import LayoutStore
 from imagebuild.oci.model import Manifest
@@ -42,14 +41,8 @@ def measure_floor(blob: Path) -> tuple[Times, int]:
 
 def run(root: Path, *arguments: str) -> tuple[Times, int]:
     """(seconds, peak bytes) of one whole process; a failure ends the benchmark."""
-    command = [sys.executable, "-m", "imagebuild.cli", *arguments, "--quiet", "--root", str(root)]
-    started = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        sys.exit(child.returncode)
-    return (time.perf_counter() - started, usage.ru_utime + usage.ru_stime), usage.ru_maxrss * 1024
+    done = run_imagebuild(*arguments, "--quiet", "--root", str(root))
+    return (done.seconds, done.cpu), done.memory
 
 
 def main() -> None:
