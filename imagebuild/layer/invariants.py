@@ -16,12 +16,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from imagebuild.base.model import Base, Tree
+from imagebuild.base.model import Base, Entry, Tree
 from imagebuild.errors import IntegrityError
 from imagebuild.files import CHUNK
 from imagebuild.layer.dpkg import SystemFiles, is_cleaned
 from imagebuild.layer.model import ExtraFile, TeamLayers
-from imagebuild.layer.placement import FolderResolver, forbidden_folders, is_within
+from imagebuild.layer.placement import FolderResolver, forbidden_folders
 from imagebuild.layer.removal import ReducedTree, is_emptied
 from imagebuild.layer.tar.flow import BackgroundDigest, read_ahead
 from imagebuild.layer.tar.reading import ForwardFile, HashingReader, RawTarInfo, is_decompression_error, iterate_entries
@@ -30,6 +30,7 @@ from imagebuild.permissions import FOLDER_MODE, ROOT
 from imagebuild.text import first_lines
 
 _SHOWN = 20
+_SPECIAL, _ANYONE = 0o7000, 0o002  # setuid, setgid and sticky; what anyone may write
 
 Visit = Callable[[tarfile.TarFile, tarfile.TarInfo, str], None]
 
@@ -191,6 +192,7 @@ def _find_entry_faults(
 ) -> Iterator[Fault]:
     folders = FolderResolver(added.reduced)
     forbidden = forbidden_folders(folders, home)
+    below_forbidden = tuple(f"{place.rstrip('/')}/" for place in forbidden)
     seen: dict[str, bool] = {}  # path -> whether it is a folder
     brought: set[str] = set()  # folders that the base lacks
     with closing(tarfile.open(fileobj=cast(BinaryIO, file), mode="r:", tarinfo=RawTarInfo)) as archive:
@@ -198,22 +200,25 @@ def _find_entry_faults(
             name = entry.pax_headers.get("path", entry.name)
             assert isinstance(entry, RawTarInfo)
             raw = entry.raw_name.decode("utf-8", "surrogateescape") if "path" not in entry.pax_headers else name
-            if name.startswith("/") or ".." in name.split("/"):
+            parts = name.split("/")
+            if name.startswith("/") or ".." in parts:
                 yield Fault("form", f"{name!r}: absolute, or with '..'")
                 continue
-            if foreign and entry.isdir():
+            folder = entry.isdir()
+            if foreign and folder:
                 raw, name = raw.removesuffix("/"), name.removesuffix("/")
-            if raw.endswith("/") or any(part in ("", ".") for part in name.split("/")):
+                parts = name.split("/")
+            if raw.endswith("/") or "" in parts or "." in parts:
                 yield Fault("form", f"{name!r}: not in plain form")
                 continue
             path = "/" + name
-            folder = entry.isdir()
             if path in seen:
                 yield Fault("form", f"{path}: twice in the layer")
             seen[path] = folder
-            if any(is_within(path, place) for place in forbidden):
+            if path in forbidden or path.startswith(below_forbidden):
                 yield Fault("hidden", f"{path}: hidden or emptied when the image runs")
-            yield from _find_ancestor_faults(path, seen)
+            if (parent := path.rpartition("/")[0]) and not seen.get(parent, False):
+                yield _explain_parent(path, parent, seen)
             if visit is not None:
                 visit(archive, entry, path)
             if system is not None:
@@ -221,8 +226,11 @@ def _find_entry_faults(
                     brought.add(path)
                 if is_systems(entry, path, system, brought):
                     continue
-            yield from _find_type_faults(entry, path, added)
-            yield from _find_base_faults(entry, path, folders, replaceable)
+            if not (entry.type == tarfile.REGTYPE or folder) or "/.wh." in path:
+                yield from _find_type_faults(entry, path, added)
+            below = folders.get(path)
+            if folder or below is not None or entry.mode & (_SPECIAL | _ANYONE):
+                yield from _find_base_faults(entry, path, below, replaceable)
     yield from added.add(seen)
 
 
@@ -310,17 +318,14 @@ def _find_type_faults(entry: tarfile.TarInfo, path: str, added: AddedLayers) -> 
         yield Fault("type", f"{path}: not a file and not a folder (tar type {entry.type!r})")
 
 
-def _find_ancestor_faults(path: str, seen: dict[str, bool]) -> Iterator[Fault]:
-    parent = path.rpartition("/")[0]
-    if parent and not seen.get(parent, False):
-        why = "a file is its parent" if parent in seen else "its parent folder is not in the layer before it"
-        yield Fault("parent", f"{path}: {why}")
-        seen[parent] = True  # once per folder
+def _explain_parent(path: str, parent: str, seen: dict[str, bool]) -> Fault:
+    why = "a file is its parent" if parent in seen else "its parent folder is not in the layer before it"
+    seen[parent] = True  # once per folder
+    return Fault("parent", f"{path}: {why}")
 
 
-def _find_base_faults(entry: tarfile.TarInfo, path: str, folders: FolderResolver, replaceable: frozenset[str]) -> Iterator[Fault]:
+def _find_base_faults(entry: tarfile.TarInfo, path: str, below: Entry | None, replaceable: frozenset[str]) -> Iterator[Fault]:
     mode = stat.S_IMODE(entry.mode)
-    below = folders.get(path)
     if entry.isdir():
         if below is None:
             if (mode, entry.uid, entry.gid) != (FOLDER_MODE, *ROOT):
@@ -332,9 +337,9 @@ def _find_base_faults(entry: tarfile.TarInfo, path: str, folders: FolderResolver
             was = f"{below.mode:o} {below.uid}:{below.gid}"
             yield Fault("base", f"{path}: mode {mode:o} owner {entry.uid}:{entry.gid}, in the base {was}")
         return
-    if mode & 0o7000 and not entry.issym():
+    if mode & _SPECIAL and not entry.issym():
         yield Fault("mode", f"{path}: setuid, setgid or sticky ({mode:o})")
-    if mode & 0o002 and not entry.issym():  # a link's own mode means nothing
+    if mode & _ANYONE and not entry.issym():  # a link's own mode means nothing
         yield Fault("writable", f"{path}: anyone may write it ({mode:o})")
     if below is not None and not (below.type == "file" and path in replaceable):
         yield Fault("base", f"{path}: overwrites a {below.type} of the base")

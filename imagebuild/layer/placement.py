@@ -44,8 +44,8 @@ class FolderResolver:
             return self._resolve(folder)
 
     def _get(self, path: str) -> Entry | None:
-        parent = posixpath.dirname(path)
-        if parent not in ("/", path):
+        parent = path.rpartition("/")[0]
+        if parent:
             folder = self._get_folder(parent)
             if folder is None or folder.type != "dir":
                 return None
@@ -53,8 +53,8 @@ class FolderResolver:
 
     def _get_folder(self, path: str) -> Entry | None:
         if path not in self._entries:
-            parent = posixpath.dirname(path)
-            absent = parent != "/" and self._get_folder(parent) is None
+            parent = path.rpartition("/")[0]
+            absent = bool(parent) and self._get_folder(parent) is None
             self._entries[path] = None if absent else self._tree.get(path)
         return self._entries[path]
 

@@ -47,6 +47,10 @@ class _Judge:
 
     def judge(self, path: str, claims: Sequence[_Claim]) -> None:
         """Decide whose ``path`` is; ``claims`` in the packages' order."""
+        if len(claims) == 1:
+            self.owners[path] = claims[0].package
+            self._compare_with_base(claims[0])
+            return
         firm = [claim for claim in claims if not claim.follows]
         settled = settle_path(
             self._name_row(path), {claim.package: (claim.fact.sha256, claim.fact.mode) for claim in firm or claims[:1]}, self._files
@@ -67,15 +71,18 @@ class _Judge:
         suffix = f".{cache_tag}.pyc"
         found: dict[str, list[_Claim]] = {}
         for member in members:
+            shared, yielded = self.shared.get(member.package), self.yielded.get(member.package)
             for fact in member.files:
                 if (fact.kind == "bytecode") is not bytecode:
                     continue
-                source = locate_source(fact.path) if bytecode and fact.path.endswith(suffix) else ""
-                if source in self.yielded.get(member.package, ()):
-                    self.yielded[member.package].add(fact.path)
-                else:
-                    claim = _Claim(member.package, fact, source in self.shared.get(member.package, ()))
-                    found.setdefault(fact.path, []).append(claim)
+                follows = False
+                if bytecode and (shared or yielded) and fact.path.endswith(suffix):
+                    source = locate_source(fact.path)
+                    if yielded and source in yielded:
+                        yielded.add(fact.path)
+                        continue
+                    follows = shared is not None and source in shared
+                found.setdefault(fact.path, []).append(_Claim(member.package, fact, follows))
         yield from found.items()
 
     def _compare_with_base(self, claim: _Claim) -> None:

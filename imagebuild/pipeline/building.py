@@ -54,7 +54,7 @@ def fetch_team_wheels(
     build = make_source_builder(workspace, plan.team, plan.base, DockerOptions(builder, network))
     return fetch_wheels(
         lock,
-        plan.team.indexes,
+        lambda: plan.team.indexes,
         workspace.cache,
         local,
         workspace.report,

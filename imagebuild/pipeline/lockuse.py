@@ -44,7 +44,7 @@ def prefetch_wheels(workspace: Workspace, team: Team) -> None:
     with contextlib.suppress(ImagebuildError):
         lock = read_lock(workspace.lockfile(team.name))
         plain = tuple(item for item in lock.packages if item.index != LOCAL_NAME and item.source is None)
-        fetch_wheels(msgspec.structs.replace(lock, packages=plain), team.indexes, workspace.cache, {}, workspace.report)
+        fetch_wheels(msgspec.structs.replace(lock, packages=plain), lambda: team.indexes, workspace.cache, {}, workspace.report)
 
 
 def resolve_team(workspace: Workspace, team: Team, base: Base, before: Lock | None, options: LockOptions) -> Lock:

@@ -158,7 +158,7 @@ def build_starter(
         lock = starter_lock()
 
         def fetch() -> None:
-            fetch_wheels(lock, (default_index(),), cache, {}, report)
+            fetch_wheels(lock, lambda: (default_index(),), cache, {}, report)
             meanwhile()
 
         root = _read_root(layout, _put_root(layout, cache, lock.cutoff, platform, report, fetch), platform, cache, report)
@@ -167,7 +167,7 @@ def build_starter(
                 f"Debian {SUITE} now gives Python {root.interpreter.version}, and the starter's lock was made for {lock.python}",
                 "install a newer imagebuild, or, working on imagebuild itself, run: imagebuild base build starter --relock",
             )
-        wheels = fetch_wheels(lock, (default_index(),), cache, {}, report)
+        wheels = fetch_wheels(lock, lambda: (default_index(),), cache, {}, report)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".tmp-starter-") as folder:
             made = build_layers(
                 [(wheels[item.name], item) for item in lock.packages],

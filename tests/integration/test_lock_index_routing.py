@@ -250,7 +250,7 @@ def test_resolvers_take_addresses_extras_markers_and_constraints(tmp_path: Path,
         address = url.replace("/simple/", f"/files/{filename}")
         text = f"direct[more] @ {address}#sha256={digest} ; python_version > '3'\ned ; sys_platform == 'win32'\n-c limits.txt\n"
         lock = lock_for(tmp_path, text, [make_index(url)], resolver=resolver)
-        assert fetch_wheels(lock, [make_index(url)], tmp_path / "other", {}, ignore)["direct"].read_bytes() == fake.bodies[filename]
+        assert fetch_wheels(lock, lambda: [make_index(url)], tmp_path / "other", {}, ignore)["direct"].read_bytes() == fake.bodies[filename]
         (tmp_path / "project/limits.txt").write_text("beta<1.0\n")
         with pytest.raises(LockError, match=r"direct( 2\.0)? needs beta; limits\.txt line 1 allows beta<1\.0 only"):
             lock_for(tmp_path, text, [make_index(url)], resolver=resolver)

@@ -236,7 +236,7 @@ def test_dependency_confusion_is_closed(tmp_path: Path, resolver: str, private_f
     with fake.serve() as url, private.serve() as own:
         indexes = [make_index(own, "internal", ("cosml-*",)), make_index(url)]
         lock = lock_for(tmp_path, "front\n", indexes if private_first else indexes[::-1], resolver=resolver)
-        found = fetch_wheels(lock, indexes, tmp_path / "cache", {}, ignore)
+        found = fetch_wheels(lock, lambda: indexes, tmp_path / "cache", {}, ignore)
     assert {item.name: (item.version, item.index) for item in lock.packages} == {
         "beta": ("3.0", "default"),
         "cosml-core": ("1.0", "internal"),
@@ -272,7 +272,7 @@ def test_a_local_package_and_what_it_needs(tmp_path: Path) -> None:
     with fake.serve() as url:
         lock = lock_for(tmp_path, "gamma\n", [make_index(url)], packages=[package])
         wheel = build_local_wheel(package, tmp_path / "cache", CUTOFF)
-        found = fetch_wheels(lock, [make_index(url)], tmp_path / "cache", {wheel.name: wheel.path}, ignore)
+        found = fetch_wheels(lock, lambda: [make_index(url)], tmp_path / "cache", {wheel.name: wheel.path}, ignore)
         with pytest.raises(LockError, match="my_tools makes my-tools, which the base plain already has"):
             lock_for(tmp_path, "", [make_index(url)], packages=[package], base=make_lock_base([Distribution("my-tools", "9", "/x")]))
     mine = next(item for item in lock.packages if item.name == "my-tools")

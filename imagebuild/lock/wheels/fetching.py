@@ -26,7 +26,7 @@ Remake = Callable[[LockedPackage, Mapping[str, Upstream]], Path]  # builds a whe
 
 def fetch_wheels(
     lock: Lock,
-    indexes: Sequence[PackageIndex],
+    indexes: Callable[[], Sequence[PackageIndex]],
     cache: Path,
     local_wheels: Mapping[str, Path],
     report: Callable[[str], None],
@@ -36,9 +36,8 @@ def fetch_wheels(
 ) -> dict[str, Path]:
     """Every locked wheel by package name, with its size and sha256 checked on this call.
 
-    ``local_wheels`` are the built wheels of the lock's source trees, by name; ``remake`` builds those locked from a source
-    archive, where they are not in the cache. IntegrityError: other bytes than locked;
-    LockError: gone from its index, or an index the lock names is not configured; RemoteError: an index that fails, or
+    ``indexes`` is called when one has to be asked; ``local_wheels`` are the built wheels of the lock's source trees, by name; ``remake``
+    builds those locked from a source archive, where they are not in the cache. IntegrityError: other bytes than locked; LockError: gone from its index, or an index the lock names is not configured; RemoteError: an index that fails, or
     ``offline`` and something is missing.
     """
     found: dict[str, Path] = {}
@@ -62,7 +61,7 @@ def fetch_wheels(
     if missing:
         total = sum(package.size for package in missing)
         with step(f"fetching {len(missing)} of {len(lock.packages)} wheels, {format_size(total)}", total, report=report):
-            found.update(_fetch(missing, indexes, cache, parallel, lock.team, remake))
+            found.update(_fetch(missing, indexes(), cache, parallel, lock.team, remake))
     return {package.name: found[package.name] for package in lock.packages}
 
 
