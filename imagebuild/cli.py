@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -44,6 +45,8 @@ COMMANDS = (
     "ci",
     "completion",
 )
+# Python's cycle collector, more seldom than by default: what a command makes it mostly keeps, and bills of materials took a third longer.
+_COLLECTING = (50_000, 20, 50)
 FIRST_DAY = ("doctor", "init", "image", "lock", "size")
 
 
@@ -115,6 +118,7 @@ def _open_closed_streams() -> None:
 def main() -> None:
     """Entry point: errors become two lines and an exit code, with --debug after a traceback."""
     _open_closed_streams()
+    gc.set_threshold(*_COLLECTING)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # under nohup SIGHUP stays ignored
             signal.signal(number, _stop)

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 # What every build loads, which takes a quarter of a second.
 BUILD_MODULES = (
     "cyclonedx.output.json",
+    "imagebuild.size.measurement",
+    "imagebuild.supply.components",
+    "imagebuild.pipeline.teamimage",
+    "imagebuild.oci.registry",
     "imagebuild.layer.assembly",
     "imagebuild.layer.invariants",
     "imagebuild.lock.file.lockfile",

@@ -36,8 +36,9 @@ def fetch_wheels(
 ) -> dict[str, Path]:
     """Every locked wheel by package name, with its size and sha256 checked on this call.
 
-    ``indexes`` is called when one has to be asked; ``local_wheels`` are the built wheels of the lock's source trees, by name; ``remake``
-    builds those locked from a source archive, where they are not in the cache. IntegrityError: other bytes than locked; LockError: gone from its index, or an index the lock names is not configured; RemoteError: an index that fails, or
+    ``indexes`` is called when one has to be asked; ``local_wheels`` are the built wheels of the lock's source trees, by name;
+    ``remake`` builds those locked from a source archive, where they are not in the cache. IntegrityError: other bytes than
+    locked; LockError: gone from its index, or an index the lock names is not configured; RemoteError: an index that fails, or
     ``offline`` and something is missing.
     """
     found: dict[str, Path] = {}
