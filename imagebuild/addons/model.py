@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from imagebuild.base.model import Base
+from imagebuild.base.sourceorder import BuildSource
 from imagebuild.lock.index.routing import LOCAL_NAME, PackageIndex
 
 ADDON_LOCK_FORMAT = 1
@@ -84,7 +85,7 @@ class AddonRequest(msgspec.Struct, frozen=True):
     existing: AddonLock | None = None  # its versions stay where they still fit
     replace: frozenset[str] = frozenset()  # names of the kind that may take the place of the base's
     system: tuple[str, ...] = ()  # Debian packages that the team adds to its image
-    build: Callable[..., Path] | None = None  # source archive -> binary archive, inside the base (kind r)
+    build: BuildSource | None = None  # kind r
 
 
 class FetchRequest(msgspec.Struct, frozen=True):
@@ -97,7 +98,7 @@ class FetchRequest(msgspec.Struct, frozen=True):
     files: Sequence[Path] = ()  # archives in the team's folder
     report: Callable[[str], object] = str
     offline: bool = False
-    build: Callable[..., Path] | None = None
+    build: BuildSource | None = None  # kind r
 
 
 class AddonRules(msgspec.Struct, frozen=True):

@@ -8,19 +8,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from imagebuild.base.model import Base
+from imagebuild.base.sourceorder import SourceOrder
 from imagebuild.dockerfile import docker_reference, render_apt_mounts, render_apt_steps
 from imagebuild.engine.buildx import connect_docker, list_secrets, run_build
 from imagebuild.engine.options import DockerOptions
 from imagebuild.errors import BuildError
-
-if TYPE_CHECKING:
-    from imagebuild.addons.rlang.sourcepackage import RSourceOrder
-    from imagebuild.lock.wheels.sdist import SourceOrder
 
 CONTEXT = "/run/imagebuild"  # the source archive; in requires/ what it is built with
 WORK = "/tmp/imagebuild-source"  # the same in every build: compilers write it into what they make
@@ -56,7 +52,7 @@ def render_stages(base: Base, system: Sequence[str], steps: Sequence[str], made:
     return "\n".join([*lines, "FROM scratch", f"COPY --from=build {made}/ /"]) + "\n"
 
 
-def build_file(dockerfile: str, order: SourceOrder | RSourceOrder, out: Path, place: BuildPlace, product: Product) -> Path:
+def build_file(dockerfile: str, order: SourceOrder, out: Path, place: BuildPlace, product: Product) -> Path:
     """Run the build of ``order``; the one file that it made, in the folder ``out``.
 
     BuildError with the reason out of its last words; ConfigurationError when docker, its engine, buildx or the builder is missing.
@@ -75,7 +71,7 @@ def build_file(dockerfile: str, order: SourceOrder | RSourceOrder, out: Path, pl
     return found[0]
 
 
-def _run_inside(dockerfile: str, order: SourceOrder | RSourceOrder, out: Path, place: BuildPlace) -> Path:
+def _run_inside(dockerfile: str, order: SourceOrder, out: Path, place: BuildPlace) -> Path:
     """The folder, in the folder ``out``, with what the build made. BuildError with the last lines of a RUN that failed."""
     client, base = connect_docker(), place.base
     with tempfile.TemporaryDirectory(dir=out, prefix="context-") as name:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from imagebuild.addons.rlang.facts import require_r
-from imagebuild.addons.rlang.sourcepackage import RSourceOrder
 from imagebuild.base.model import Base
+from imagebuild.base.sourceorder import SourceOrder
 from imagebuild.engine.insidebase import CONTEXT, WORK, BuildPlace, Product, build_file, render_stages
 
 _MADE = "/packages"
@@ -22,7 +22,7 @@ _PRODUCT = Product(
 )
 
 
-def render_r_dockerfile(base: Base, order: RSourceOrder, system: tuple[str, ...]) -> str:
+def render_r_dockerfile(base: Base, order: SourceOrder, system: tuple[str, ...]) -> str:
     """The Dockerfile. The source is unpacked to one path, which compilers write into what they make, and R's date is the order's."""
     r, name = shlex.quote(require_r(base).path), shlex.quote(order.name)
     unpack = f"{shlex.quote(base.interpreter.path)} -m tarfile -e"
@@ -45,6 +45,6 @@ def render_r_dockerfile(base: Base, order: RSourceOrder, system: tuple[str, ...]
     return render_stages(base, system, steps, _MADE)
 
 
-def build_r_package(order: RSourceOrder, out: Path, place: BuildPlace) -> Path:
+def build_r_package(order: SourceOrder, out: Path, place: BuildPlace) -> Path:
     """Build ``order``; the binary archive, in the folder ``out``. Errors: see :func:`build_file`."""
     return build_file(render_r_dockerfile(place.base, order, place.system), order, out, place, _PRODUCT)

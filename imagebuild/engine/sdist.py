@@ -11,8 +11,8 @@ import shlex
 from pathlib import Path
 
 from imagebuild.base.model import Base
+from imagebuild.base.sourceorder import SourceOrder
 from imagebuild.engine.insidebase import CONTEXT, WORK, BuildPlace, Product, build_file, render_stages
-from imagebuild.lock.wheels.sdist import SourceOrder
 
 _PRODUCT = Product(
     "*.whl",

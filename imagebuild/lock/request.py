@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from imagebuild.base.model import Base, Distribution
+from imagebuild.base.sourceorder import BuildSource
 from imagebuild.errors import ConfigurationError, LockError
 from imagebuild.lock.file.model import Lock, SourceRules
 from imagebuild.lock.file.replacement import PROTECTED, check_replace
@@ -24,7 +25,6 @@ from imagebuild.lock.resolve.resolution import (
 )
 from imagebuild.lock.wheels.buildtools import make_build_tools
 from imagebuild.lock.wheels.directurls import fetch_addressed, pin_addressed
-from imagebuild.lock.wheels.sdist import BuildSource
 
 NO_SOURCES = SourceRules()
 RESOLVERS = ("pip-tools", "uv")

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagebuild.base.model import Base
+from imagebuild.base.sourceorder import BuildSource, SourceOrder
 from imagebuild.config import Team
 from imagebuild.engine.options import DockerOptions
 from imagebuild.files import scratch_folder
 from imagebuild.workspace import Workspace
 
 if TYPE_CHECKING:
-    from imagebuild.addons.rlang.sourcepackage import BuildRPackage, RSourceOrder
     from imagebuild.engine.insidebase import BuildPlace
     from imagebuild.lock.file.model import LockedPackage
     from imagebuild.lock.index.upstream import Upstream
-    from imagebuild.lock.wheels.sdist import BuildSource, SourceOrder
 
 
 def make_source_builder(workspace: Workspace, team: Team, base: Base, options: DockerOptions) -> BuildSource:
@@ -37,10 +36,10 @@ def make_source_builder(workspace: Workspace, team: Team, base: Base, options: D
     return build
 
 
-def make_r_builder(workspace: Workspace, team: Team, base: Base, options: DockerOptions) -> BuildRPackage:
+def make_r_builder(workspace: Workspace, team: Team, base: Base, options: DockerOptions) -> BuildSource:
     """The same for the source archive of an R package."""
 
-    def build(order: RSourceOrder, folder: Path) -> Path:
+    def build(order: SourceOrder, folder: Path) -> Path:
         from imagebuild.engine.rpackage import build_r_package
 
         with _open_place(workspace, team, base, options) as place:

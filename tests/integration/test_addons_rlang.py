@@ -19,7 +19,8 @@ import pytest
 from imagebuild.addons.archives import archive_path
 from imagebuild.addons.lockfile import read_addon_lock
 from imagebuild.addons.model import AddonLock
-from imagebuild.addons.rlang.sourcepackage import RSourceOrder, repack_archive
+from imagebuild.addons.rlang.sourcepackage import repack_archive
+from imagebuild.base.sourceorder import SourceOrder
 from imagebuild.config import load_team
 from imagebuild.engine.aptsources import prepare_apt_secrets
 from imagebuild.engine.insidebase import BuildPlace
@@ -202,7 +203,7 @@ def test_binaries_and_source_are_locked_and_built_the_same_again(team: Team, tmp
     base = open_base(workspace, "stand-in-r", settings.platform)
     source = archive_path(team.checkout.cache, made.source.sha256, made.source.filename)
     others = [archive_path(team.checkout.cache, item.sha256, item.filename) for item in team.lock.addons if item.form == "binary"]
-    order = RSourceOrder("fastsum", "1.0", source, tuple(others), 1735787045)
+    order = SourceOrder("fastsum", "1.0", source, tuple(others), 1735787045)
     place = BuildPlace(base, team.checkout.layout, DockerOptions(), settings.source.system, prepare_apt_secrets(base, tmp_path))
     again = build_r_package(order, tmp_path, place)
     assert hashlib.sha256(repack_archive(again, "fastsum")).hexdigest() == made.sha256

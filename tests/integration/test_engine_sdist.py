@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from imagebuild.base.sourceorder import SourceOrder
 from imagebuild.config import load_team
 from imagebuild.engine.aptsources import prepare_apt_secrets
 from imagebuild.engine.insidebase import BuildPlace
@@ -19,7 +20,6 @@ from imagebuild.engine.sdist import build_source_wheel
 from imagebuild.lock.file.lockfile import read_lock
 from imagebuild.lock.file.model import LockedPackage
 from imagebuild.lock.inputs.localpackage import repack_wheel
-from imagebuild.lock.wheels.sdist import SourceOrder
 from imagebuild.pipeline.bases import open_base
 from imagebuild.workspace import Workspace
 from tests.support.servers.index import FakeIndex

@@ -22,10 +22,11 @@ from imagebuild.addons.rlang.compiling import compile_r_lock
 from imagebuild.addons.rlang.exporting import export_renv
 from imagebuild.addons.rlang.fetching import fetch_r
 from imagebuild.addons.rlang.licence import read_r_licence
-from imagebuild.addons.rlang.sourcepackage import RSourceOrder, repack_archive
+from imagebuild.addons.rlang.sourcepackage import repack_archive
 from imagebuild.addons.unpacking import hash_tree
 from imagebuild.base.elf import read_elf, read_needed_versions
 from imagebuild.base.model import Base, OperatingSystem, RPackage, SystemInventory
+from imagebuild.base.sourceorder import SourceOrder
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, LockError, RemoteError
 from imagebuild.lock.index.routing import PackageIndex
 from tests.support.builders import make_base
@@ -69,9 +70,9 @@ class Shop:
     def __init__(self, cran: FakeCran, index: PackageIndex, cache: Path) -> None:
         self.cran, self.index, self.cache, self.base = cran, index, cache, make_r_base()
         self.said: list[str] = []
-        self.orders: list[RSourceOrder] = []
+        self.orders: list[SourceOrder] = []
 
-    def build(self, order: RSourceOrder, folder: Path) -> Path:
+    def build(self, order: SourceOrder, folder: Path) -> Path:
         """As R CMD INSTALL --build: dates, order and compression are its own."""
         self.orders.append(order)
         path = folder / f"{order.name}_{order.version}_R_x86_64-pc-linux-gnu.tar.gz"

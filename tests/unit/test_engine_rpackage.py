@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from imagebuild.addons.rlang.sourcepackage import RSourceOrder
 from imagebuild.base.model import Base
+from imagebuild.base.sourceorder import SourceOrder
 from imagebuild.engine import insidebase, rpackage
 from imagebuild.engine.insidebase import BuildPlace
 from imagebuild.engine.options import DockerOptions
@@ -17,7 +17,7 @@ from imagebuild.errors import BuildError
 from tests.support.builders import make_base
 from tests.unit.test_addons_rlang_compiling import FACTS
 
-ORDER = RSourceOrder("fast.sum", "1.0", Path("fast.sum_1.0.tar.gz"), (), 1735787045)
+ORDER = SourceOrder("fast.sum", "1.0", Path("fast.sum_1.0.tar.gz"), (), 1735787045)
 
 
 def make_r_base() -> Base:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagebuild.base.sourceorder import SourceOrder
 from imagebuild.errors import BuildError, IntegrityError, LockError
 from imagebuild.lock.file.lockfile import format_lock, lock_digest, parse_lock
 from imagebuild.lock.file.model import BuildWheel, LockedPackage, SourceRules
@@ -22,7 +23,6 @@ from imagebuild.lock.index.upstream import Upstream
 from imagebuild.lock.inputs.hashes import AllowedHashes
 from imagebuild.lock.resolve.candidates import Choice
 from imagebuild.lock.wheels.sdist import (
-    SourceOrder,
     SourceWheels,
     find_archives,
     read_build_requires,

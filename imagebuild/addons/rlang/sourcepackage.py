@@ -19,25 +19,12 @@ import msgspec
 from imagebuild.addons.archives import archive_path
 from imagebuild.addons.rlang.control import Description
 from imagebuild.addons.unpacking import ArchiveFile, open_archive
+from imagebuild.base.sourceorder import BuildSource, SourceOrder, compute_epoch
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import BuildError
 from imagebuild.files import exclusive, explain_os_error, hash_file, scratch_folder, write_atomic
 
 _FORMAT = 1  # of a build: raise it when the same order would give other bytes
-_OLDEST = 315532800  # 1980-01-01
-
-
-class RSourceOrder(msgspec.Struct, frozen=True):
-    """One build: a source archive, the binary archives of what it needs beside the base, and its SOURCE_DATE_EPOCH."""
-
-    name: str
-    version: str
-    archive: Path
-    requires: tuple[Path, ...]
-    epoch: int
-
-
-BuildRPackage = Callable[[RSourceOrder, Path], Path]  # (order, an empty folder) -> the binary archive, in that folder
 
 
 class _Note(msgspec.Struct, frozen=True):
@@ -48,16 +35,10 @@ class _Note(msgspec.Struct, frozen=True):
 _NOTE = make_decoder(_Note)
 
 
-def compute_epoch(description: Description) -> int:
-    """Seconds of the package's publication, so that the same source is built with the same date whenever it is locked."""
-    published = description.published_at
-    return max(_OLDEST, int(published.timestamp())) if published is not None else _OLDEST
-
-
 class RSourceBuilds:
     """Builds of one run, kept from run to run."""
 
-    def __init__(self, cache: Path, base_digest: str, build: BuildRPackage | None, report: Callable[[str], object]) -> None:
+    def __init__(self, cache: Path, base_digest: str, build: BuildSource | None, report: Callable[[str], object]) -> None:
         self._cache, self._base_digest = cache, base_digest
         self._build, self._report = build, report
 
@@ -65,7 +46,7 @@ class RSourceBuilds:
         """The binary archive that ``archive`` gives, in the cache. ``requires``: the binary archives it is built with."""
         name, version = description.name, description.version
         hashes = [hash_file(path) for path in (archive, *sorted(requires))]
-        epoch = compute_epoch(description)
+        epoch = compute_epoch(description.published_at)
         key = hashlib.sha256(msgspec.json.encode([_FORMAT, hashes, self._base_digest, epoch])).hexdigest()
         note = self._cache / "source" / f"r-{key}.json"
         try:
@@ -79,7 +60,7 @@ class RSourceBuilds:
                     )
                 self._report(f"building {name} {version} from source, inside the base")
                 with scratch_folder(self._cache) as folder:
-                    data = repack_archive(self._build(RSourceOrder(name, version, archive, tuple(requires), epoch), folder), name)
+                    data = repack_archive(self._build(SourceOrder(name, version, archive, tuple(requires), epoch), folder), name)
                 filename, sha256 = archive.name, hashlib.sha256(data).hexdigest()
                 write_atomic(archive_path(self._cache, sha256, filename), data)
                 write_atomic(note, msgspec.json.encode(_Note(filename, sha256)))

@@ -22,6 +22,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, canonicalize_name, parse_sdist_filename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from imagebuild.base.sourceorder import BuildSource, SourceOrder, compute_epoch
 from imagebuild.decoding import load_toml, make_decoder
 from imagebuild.errors import BuildError, IntegrityError, LockError
 from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_atomic
@@ -36,19 +37,8 @@ from imagebuild.lock.wheels.fetching import find_locked_file, is_cached
 
 _FORMAT = 1  # of a build: raise it when the same order would give other bytes
 _MEMBER_LIMIT = 4 << 20  # bytes of pyproject.toml or PKG-INFO
-_OLDEST = 315532800  # 1980-01-01, the oldest date a zip can hold
 _STATIC = Version("2.2")  # PEP 643: from this metadata version on, what is not named Dynamic is final
 _DECIDING = frozenset({"requires-dist", "provides-extra"})
-
-
-class SourceOrder(msgspec.Struct, frozen=True):
-    """One build: an archive, the wheels it builds with, and its SOURCE_DATE_EPOCH."""
-
-    name: str
-    version: str
-    archive: Path
-    requires: tuple[Path, ...]
-    epoch: int
 
 
 class SourceWheel(msgspec.Struct, frozen=True):
@@ -70,7 +60,6 @@ class _Note(msgspec.Struct, frozen=True):
 _NOTE = make_decoder(_Note)
 
 
-BuildSource = Callable[[SourceOrder, Path], Path]  # (order, an empty folder) -> the wheel, in that folder
 ResolveRequires = Callable[[Sequence[str]], tuple[BuildWheel, ...]]
 FetchRequires = Callable[[Sequence[BuildWheel]], tuple[Path, ...]]
 
@@ -273,8 +262,7 @@ class SourceWheels:
 
 
 def _read_epoch(upload_time: str) -> int:
-    """Seconds of the archive's upload: the same archive is built with the same date, whenever it is locked."""
-    return max(_OLDEST, int(datetime.fromisoformat(upload_time).timestamp())) if upload_time else _OLDEST
+    return compute_epoch(datetime.fromisoformat(upload_time) if upload_time else None)
 
 
 def _check_requires(lines: Sequence[str], archive: str) -> tuple[str, ...]:
