@@ -95,7 +95,7 @@ bench: $(TEST_STAMP) parts
 	@$(BIN)/python -m bench.verify
 	@$(BIN)/python -m bench.docker
 	@$(BIN)/python -m bench.members
-	@$(BIN)/python -m bench.fleet
+	@$(BIN)/python -m bench.fleet --chart docs/fleet.svg
 	@$(BIN)/python -m bench.cost
 	@$(BIN)/python -m bench.locking
 	@$(BIN)/python -m bench.catalogue

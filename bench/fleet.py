@@ -4,6 +4,7 @@ Each team asks for some of fleet-packages.txt, drawn by a seed, and its lock has
 as of one time, then built by ``image --all`` into a registry on loopback that has the base: with an empty cache, with the wheels alone, and
 so with split layers. Then docker builds PEERS of the same teams, one after the other, by uv in the quickest Dockerfiles that people write,
 with wheels on disk and uv's own cache warm; their mean counts for each team. One run, one machine: quote ratios. Wants 20 GB of disk.
+``--chart FILE`` draws it (docs/fleet.svg in ``make bench``).
 BENCH_FOLDER as in :mod:`bench.pipeline`, which prepares the base.
 """
 
@@ -16,10 +17,11 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.chart import Bar, Group, render_chart
 from bench.docker import Bench, find_missing, make_uv_peer, prune_builds
 from bench.members import make_cache
 from bench.pipeline import prepare
@@ -131,6 +133,25 @@ def build_peers(bench: Bench, fleet: Fleet, cache: Path) -> None:
             bench.buildx(peer, "cold", cache=False)
 
 
+def multiply_peers(bench: Bench, teams: int) -> dict[str, float]:
+    """Docker's way to build -> seconds for all teams, one after the other, by the mean of those that were built."""
+    return {row.name: (row.get("cold") or 0.0) * teams for row in bench.rows}
+
+
+def draw_results(fleet: Fleet, rows: Sequence[Measured]) -> str:
+    """The chart as SVG."""
+    count = len(fleet.teams)
+    bars = [Bar(row.name, row.seconds, True) for row in rows if row.members]
+    bars += [
+        Bar(f"{count} times {name.removeprefix('RUN ')}", seconds, False) for name, seconds in multiply_peers(fleet.bench, count).items()
+    ]
+    return render_chart(
+        f"Build and push the images of {count} teams on one machine: seconds, shorter is better",
+        f"One run on {os.cpu_count()} CPUs; Docker's builds by the mean of {min(PEERS, count)}. Made by `python -m bench.fleet --chart`.",
+        [Group("Nothing built before", tuple(sorted(bars, key=lambda bar: bar.seconds)))],
+    )
+
+
 def print_results(fleet: Fleet, rows: Iterable[Measured], locking: float) -> None:
     """Everything measured, in ratios to 50 times the quicker Docker build with the same files."""
     locks = [fleet.read(team) for team in fleet.teams]
@@ -140,7 +161,7 @@ def print_results(fleet: Fleet, rows: Iterable[Measured], locking: float) -> Non
     print(f"{len(locks)} teams of {sizes[0]} to {sizes[-1]} packages; {len(wheels)} wheels of {sum(wheels.values()) / 1e6:.0f} MB in all,")
     print(f"{sum(sizes)} wheels of {total / 1e6:.0f} MB when each team counts alone; {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
     print(f"lock --all with an empty cache: {locking:.1f} s")
-    per_peer = {row.name: (row.get("cold") or 0.0) * len(locks) for row in fleet.bench.rows}
+    per_peer = multiply_peers(fleet.bench, len(locks))
     whole = next(iter(per_peer.values()), 0.0)
 
     def divide(seconds: float) -> str:
@@ -162,6 +183,7 @@ def main() -> None:
     parser.add_argument("--teams", type=int, default=50, metavar="N", help="how many (50)")
     parser.add_argument("--seed", type=int, default=1, help="of the drawing of packages")
     parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--chart", type=Path, help="also draw them here, as SVG")
     options = parser.parse_args()
     root = Path(os.environ.get("BENCH_FOLDER", ".imagebuild/bench")).resolve()
     prepare(root)
@@ -188,6 +210,8 @@ def main() -> None:
             finally:
                 prune_builds(bench)
         print_results(fleet, rows, locking)
+        if options.chart:
+            options.chart.write_text(draw_results(fleet, rows))
         if options.json:
             options.json.write_text(json.dumps({"rows": [vars(row) for row in rows], "peers": [vars(row) for row in bench.rows]}, indent=2))
     for folder in (storage, caches, bench.folder):

@@ -212,7 +212,8 @@ _NGC = MappingProxyType(
         "WorkingDir": "/workspace",
     }
 )  # fmt: skip
-_AS_ROOT = frozenset({"user (image)", "server (random-uid)"})  # no USER, and a home that only root may enter
+# No USER: root may write what it installed; and a home that only root may enter.
+_AS_ROOT = frozenset({"user (image)", "read-only files (own-user)", "server (random-uid)"})
 _MANAGED = b"[externally-managed]\nError=To install Python packages system-wide, try apt install python3-xyz.\n"
 
 
