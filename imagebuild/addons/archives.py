@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imagebuild.addons.model import Addon
 from imagebuild.errors import ImagebuildError, IntegrityError, LockError, RemoteError
-from imagebuild.files import hash_file, replacing
+from imagebuild.files import hash_file, replacing, scratch_folder
 from imagebuild.lock.index.bodies import Bodies
 from imagebuild.lock.index.client import IndexClient
 from imagebuild.lock.index.pages import ProjectFile
@@ -70,6 +70,19 @@ def download_archive(client: IndexClient, url: str, filename: str, cache: Path, 
     if not target.is_file() or hash_file(target) != sha256:
         Bodies(client).download(ProjectFile(filename, url, sha256=sha256, size=size), target, package=name or filename)
     return target
+
+
+def download_unhashed(client: IndexClient, url: str, filename: str, cache: Path) -> tuple[Path, str]:
+    """The archive at ``url``, whose hash nobody has said yet, in the cache by the hash of its bytes: its path there, and the hash.
+
+    Errors as of :func:`download_archive`, and RemoteError where the index redirects to where it may not.
+    """
+    with scratch_folder(cache) as folder:
+        sha256 = Bodies(client).download_unhashed(ProjectFile(filename, url), folder / filename)
+        target = archive_path(cache, sha256, filename)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (folder / filename).replace(target)
+    return target, sha256
 
 
 def refuse_offline(addon: Addon) -> ImagebuildError:

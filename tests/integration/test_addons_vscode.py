@@ -177,7 +177,7 @@ def test_redirects_stay_within_what_the_index_allows(world: Callable[..., World]
         gallery.moved["/api/acme/extra/universal"] = f"{elsewhere}api/acme/extra/universal"
         try:
             team = world("acme.extra")
-            team.run("lock", "blue").failed(6, "'ext' redirects acme.extra to http://127.0.0.1:[0-9]+, which it may not", "redirects")
+            team.run("lock", "blue").failed(6, "'ext' redirects acme.extra to http://127.0.0.1:[0-9]+, which is not followed", "redirects")
             assert other.requests == []
             host = elsewhere.removeprefix("http://").rstrip("/")
             team.edit("images/blue/team.toml", "default = true\n", f'default = true\nredirects = ["{host}"]\n')

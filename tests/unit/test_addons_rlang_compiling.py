@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import random
 import re
 import tarfile
 from collections.abc import Iterator
@@ -444,11 +445,28 @@ def break_description(shop: Shop) -> None:
 def test_a_bad_repository_is_one_error(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, damage: Any, kind: type[ImagebuildError], message: str
 ) -> None:
-    monkeypatch.setattr("imagebuild.addons.rlang.repository.compute_pause", lambda _attempt, _after: 0)
+    monkeypatch.setattr("imagebuild.lock.index.bodies.compute_pause", lambda _attempt, _after: 0)
     damage(shop)
     with pytest.raises(kind, match=message):
         shop.lock("ab")
     assert not list(shop.cache.rglob(".tmp-*"))
+
+
+def test_an_archive_that_does_not_end_is_given_up(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagebuild.lock.index.bodies._LARGEST", 1000)
+    shop.cran.add("ab", "1.0", make_binary("ab", "1.0", objects={"extdata": random.Random(1).randbytes(2000)}))
+    with pytest.raises(RemoteError, match=r"sent more than 0 GiB for ab_1\.0\.tar\.gz"):
+        shop.lock("ab")
+    assert [path for path in shop.cache.rglob("*") if path.is_file()] == []
+
+
+def test_an_archive_that_is_cut_short_once_is_fetched_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagebuild.lock.index.bodies.compute_pause", lambda _attempt, _after: 0)
+    data = make_binary("ab", "1.0")
+    shop.cran.add("ab", "1.0", data)
+    shop.cran.cut = 1
+    assert shop.lock("ab").addons[0].sha256 == hashlib.sha256(data).hexdigest()
+    assert [path for path, _agent in shop.cran.requests].count("src/contrib/ab_1.0.tar.gz") == 2
 
 
 def test_a_redirect_to_a_host_that_is_named_is_followed(shop: Shop) -> None:
@@ -476,7 +494,7 @@ def test_a_folder_is_a_repository(shop: Shop, tmp_path: Path) -> None:
     assert shop.fetch(lock, "ab").read_bytes() == data
     (place / "ab_1.0.tar.gz").write_bytes(make_binary("ab", "1.0", License="MIT"))
     shop.forget()
-    with pytest.raises(IntegrityError, match="is not the file that was locked"):
+    with pytest.raises(IntegrityError, match=r"ab: ab_1\.0\.tar\.gz from index 'cran' is not the expected file"):
         shop.fetch(lock, "ab")
     assert shop.cran.requests == []
 

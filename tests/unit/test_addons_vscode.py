@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -11,15 +14,18 @@ from hypothesis import strategies as st
 
 from imagebuild.addons.lockfile import format_addon_lock, parse_addon_lock, read_addon_lock, write_addon_lock
 from imagebuild.addons.model import Addon, AddonLock, SourceOf, find_changes
+from imagebuild.addons.vscode.gallery import Gallery, GalleryBuild
 from imagebuild.addons.vscode.manifest import read_platform, read_vsix
 from imagebuild.addons.vscode.versions import fits_engine, parse_version
 from imagebuild.difference.addons import join_addons
-from imagebuild.errors import BuildError, IntegrityError, LockError
+from imagebuild.errors import BuildError, IntegrityError, LockError, RemoteError
 from imagebuild.lock.file.changes import compare_locks, render_markdown
+from imagebuild.lock.index.routing import PackageIndex
 from imagebuild.supply.addons import make_addon_purl
 from imagebuild.supply.licences import read_licence_text
 from tests.support.builders import make_base, make_lock, make_package
 from tests.support.extensions import make_vsix
+from tests.support.servers.gallery import FakeGallery
 
 
 @pytest.mark.parametrize(
@@ -205,3 +211,41 @@ def test_package_urls() -> None:
 def test_licences_of_other_package_managers() -> None:
     assert read_licence_text("MIT").expression == "MIT"
     assert read_licence_text("SEE LICENSE IN LICENSE.txt").text == "SEE LICENSE IN LICENSE.txt"
+
+
+# --- a gallery that gives no hash -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def find_unhashed(source: FakeGallery, cache: Path) -> Iterator[tuple[Gallery, GalleryBuild]]:
+    source.hashes = False
+    source.add("acme.tool", "1.2.3", make_vsix("acme.tool", "1.2.3"))
+    with source.serve() as address, contextlib.closing(Gallery(PackageIndex("ext", address, default=True), cache)) as gallery:
+        build = gallery.find_build("acme.tool", ("universal",))
+        assert build is not None
+        assert build.sha256 == ""
+        yield gallery, build
+
+
+def test_a_file_without_a_hash_is_kept_by_the_one_it_has(tmp_path: Path) -> None:
+    source = FakeGallery()
+    with find_unhashed(source, tmp_path) as (gallery, build):
+        path, sha256 = gallery.download(build)
+    data = source.builds["acme.tool", "1.2.3", "universal"]["data"]
+    assert (path.read_bytes(), sha256) == (data, hashlib.sha256(data).hexdigest())
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+
+
+def test_a_file_without_a_hash_comes_from_the_gallery_itself(tmp_path: Path) -> None:
+    source = FakeGallery()
+    with find_unhashed(source, tmp_path) as (gallery, build):
+        source.moved["/files/acme.tool/1.2.3/universal/acme.tool-1.2.3.vsix"] = "http://127.0.0.2:9/tool.vsix"
+        with pytest.raises(RemoteError, match=r"redirects acme\.tool-1\.2\.3\.vsix to http://127\.0\.0\.2:9, which is not followed"):
+            gallery.download(build)
+        with pytest.raises(RemoteError, match="gives no hash, and the file is on another host"):
+            gallery.download(msgspec.structs.replace(build, url="http://127.0.0.2:9/tool.vsix"))
+        source.moved.clear()
+        source.remove("acme.tool")
+        with pytest.raises(RemoteError, match="lists a file that is gone"):
+            gallery.download(build)
+    assert not list(tmp_path.rglob("*.vsix"))

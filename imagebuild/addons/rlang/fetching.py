@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from imagebuild.addons.archives import archive_path, download_archive, find_archive, keep_archive, refuse_offline
+from imagebuild.addons.archives import archive_path, download_archive, find_archive, refuse_offline
 from imagebuild.addons.model import Addon, AddonRules, FetchRequest
 from imagebuild.addons.rlang.archive import read_archive_description
 from imagebuild.addons.rlang.compiling import compile_r_lock
@@ -14,9 +14,8 @@ from imagebuild.addons.rlang.facts import describe_r, require_r
 from imagebuild.addons.rlang.repository import INDEX_KIND, Repository, find_snapshot, locate_archived, locate_file
 from imagebuild.addons.rlang.sourcepackage import RSourceBuilds
 from imagebuild.addons.routing import find_index
-from imagebuild.errors import ImagebuildError, IntegrityError, LockError
+from imagebuild.errors import IntegrityError, LockError
 from imagebuild.files import hash_file
-from imagebuild.lock.index.bodies import path_of
 
 
 def fetch_r(addon: Addon, request: FetchRequest) -> Path:
@@ -68,14 +67,8 @@ def _fetch_file(addon: Addon, filename: str, sha256: str, request: FetchRequest)
 
 
 def _fetch_from(urls: Iterable[tuple[Repository, str]], addon: Addon, filename: str, sha256: str, cache: Path) -> Path:
-    wrong: ImagebuildError | None = None
+    wrong: IntegrityError | None = None
     for repository, url in urls:
-        if url.startswith("file:"):
-            kept = keep_archive(path_of(url), cache, filename) if path_of(url).is_file() else None
-            if kept is not None and kept[1] == sha256:
-                return kept[0]
-            wrong = _refuse(addon, filename, repository) if kept is not None else wrong
-            continue
         try:
             return download_archive(repository.client, url, filename, cache, sha256=sha256, name=addon.name)
         except LockError:
@@ -98,13 +91,6 @@ def _list_urls(addon: Addon, request: FetchRequest, stack: contextlib.ExitStack)
             yield repository, repository.address + place
     if place := repositories[0].locate_current(addon.name):
         yield repositories[0], repositories[0].address + place
-
-
-def _refuse(addon: Addon, filename: str, repository: Repository) -> IntegrityError:
-    return IntegrityError(
-        f"{addon.name}: {filename} of {repository.label} is not the file that was locked",
-        "if it happens again, somebody replaced the file: do not use that repository until you know why",
-    )
 
 
 RULES = AddonRules("R package", INDEX_KIND, describe_r, compile_r_lock, fetch_r)

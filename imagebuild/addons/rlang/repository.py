@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from imagebuild.addons.archives import keep_archive
+from imagebuild.addons.archives import download_unhashed
 from imagebuild.addons.rlang.archive import hash_md5, read_archive_description
 from imagebuild.addons.rlang.control import Description, read_description, read_stanzas, unpack_text
 from imagebuild.addons.rlang.versions import parse_version
 from imagebuild.addons.routing import route_addon
 from imagebuild.base.model import RFacts
 from imagebuild.errors import IntegrityError, LockError, RemoteError
-from imagebuild.files import read_regular, replacing, scratch_folder
+from imagebuild.files import read_regular
 from imagebuild.lock.index.bodies import path_of
-from imagebuild.lock.index.client import ATTEMPTS, PAGE_LIMIT, CutShortError, Elsewhere, IndexClient, compute_pause
+from imagebuild.lock.index.client import PAGE_LIMIT, Elsewhere, IndexClient
 from imagebuild.lock.index.routing import PackageIndex
-from imagebuild.progress import advance
 
 INDEX_KIND = "cran"
 _FOLDER = "src/contrib"
 _SNAPSHOT = re.compile(r"(.*/)(latest|[0-9]{4}-[0-9]{2}-[0-9]{2})/")
-_LARGEST = 2 << 30  # bytes of an archive
 _OPERATORS = "report it to the repository's operators"
 
 
@@ -132,55 +130,13 @@ class Repository:
 
     def fetch(self, place: str, filename: str, md5: str = "") -> Path | None:
         """The file at ``place`` below the repository's URL, in the cache by its SHA-256; None where there is none."""
-        url = self.address + place
-        if url.startswith("file:"):
-            path = path_of(url)
-            kept = keep_archive(path, self._cache, filename)[0] if path.is_file() else None
-        else:
-            kept = self._download(url, filename)
-        if kept is not None and md5 and hash_md5(kept) != md5.lower():
+        try:
+            kept, _sha256 = download_unhashed(self.client, self.address + place, filename, self._cache)
+        except LockError:
+            return None
+        if md5 and hash_md5(kept) != md5.lower():
             raise IntegrityError(f"{filename} from {self.label} does not have the MD5 that its PACKAGES gives", _OPERATORS)
         return kept
-
-    def _download(self, url: str, filename: str) -> Path | None:
-        problem = ""
-        with scratch_folder(self._cache) as folder:
-            for attempt in range(ATTEMPTS):
-                if attempt:
-                    self.client.pause(compute_pause(attempt, ""))
-                answer = self.client.open_page(url, {"Accept-Encoding": "identity"}, filename)
-                if isinstance(answer, Elsewhere):
-                    raise self._refuse_redirect(filename, answer)
-                with answer:
-                    if answer.status_code in (404, 410):
-                        return None
-                    if answer.status_code != 200:
-                        raise self.client.explain_refusal(answer.status_code, filename)
-                    try:
-                        self._write(self.client.read_blocks(answer), answer.headers.get("Content-Length", ""), folder / filename)
-                    except CutShortError as error:
-                        problem = str(error)
-                        continue
-                return keep_archive(folder / filename, self._cache, filename)[0]
-        raise RemoteError(f"{self.label} cut {filename} short {ATTEMPTS} times ({problem})", "try again; nothing was kept")
-
-    def _write(self, blocks: Iterator[bytes], length: str, target: Path) -> None:
-        size = 0
-        with replacing(target) as stream:
-            for block in blocks:
-                size += len(block)
-                if size > _LARGEST:
-                    raise RemoteError(f"{self.label} sent more than {_LARGEST >> 30} GiB for {target.name}", _OPERATORS)
-                stream.write(block)
-                advance(len(block))
-        if length.isdigit() and size != int(length):
-            raise CutShortError(f"{size} of {length} bytes")
-
-    def _refuse_redirect(self, what: str, elsewhere: Elsewhere) -> RemoteError:
-        return RemoteError(
-            f"{self.label} redirects {what} to {elsewhere.target}, which is not followed",
-            f'if that host is meant, name it: redirects = ["HOST"] in the [[index]] {self.index.name!r}',
-        )
 
     def _describe(self, fields: dict[str, str], what: str) -> Description:
         try:
@@ -212,7 +168,7 @@ class Repository:
                 continue
             answer = self.client.read_page(url, {}, name)
             if isinstance(answer, Elsewhere):
-                raise self._refuse_redirect(name, answer)
+                raise self.client.explain_redirect(answer, name)
             if answer is not None:
                 return answer.data
         raise RemoteError(

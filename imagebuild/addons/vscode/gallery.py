@@ -13,12 +13,11 @@ from urllib.parse import urljoin
 
 import msgspec
 
-from imagebuild.addons.archives import download_archive, keep_archive
+from imagebuild.addons.archives import download_archive, download_unhashed
 from imagebuild.addons.vscode.manifest import UNIVERSAL, is_extension_version
 from imagebuild.addons.vscode.versions import parse_version
 from imagebuild.decoding import make_decoder
-from imagebuild.errors import ConfigurationError, RemoteError
-from imagebuild.files import scratch_folder
+from imagebuild.errors import ConfigurationError, LockError, RemoteError
 from imagebuild.lock.index.client import Body, Elsewhere, IndexClient
 from imagebuild.lock.index.redirects import find_origin
 from imagebuild.lock.index.routing import PackageIndex
@@ -102,12 +101,10 @@ class Gallery:
             return path, build.sha256
         if not self.index.may_redirect(build.url):
             raise self._explain(build.name, "gives no hash, and the file is on another host")
-        answer = self._client.read_page(build.url, {}, build.filename)
-        if not isinstance(answer, Body):
-            raise self._explain(build.name, "gives no hash, and the file is on another host" if answer else "lists a file that is gone")
-        with scratch_folder(self._cache) as scratch:
-            (scratch / build.filename).write_bytes(answer.data)
-            return keep_archive(scratch / build.filename, self._cache, build.filename)
+        try:
+            return download_unhashed(self._client, build.url, build.filename, self._cache)
+        except LockError:
+            raise self._explain(build.name, "lists a file that is gone") from None
 
     def _read(self, asked: str, rest: str) -> GalleryBuild | None:
         answer = self._request(asked, rest)
@@ -147,10 +144,7 @@ class Gallery:
         if answer is None:
             return None
         if isinstance(answer, Elsewhere):
-            raise RemoteError(
-                f"package index {self.index.name!r} redirects {asked} to {answer.target}, which it may not",
-                "if that host is meant, name it in redirects of the [[index]]",
-            )
+            raise self._client.explain_redirect(answer, asked)
         if len(answer.data) > _PAGE:
             raise self._explain(asked, f"sent more than {_PAGE >> 20} MiB")
         try:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
+
+import requests
 
 from imagebuild.errors import ImagebuildError, IntegrityError, LockError, RemoteError
 from imagebuild.files import CHUNK, explain_os_error, replacing
 from imagebuild.lock.index.client import ATTEMPTS, CutShortError, IndexClient, compute_pause
 from imagebuild.lock.index.pages import ProjectFile
 from imagebuild.progress import advance
+
+_LARGEST = 2 << 30  # bytes of a file whose hash nobody has said
+_Request = Callable[[str, Mapping[str, str], str], requests.Response]  # (URL, headers, what it is for); the body is not read
 
 
 def wheel_cache_path(cache: Path, sha256: str, filename: str) -> Path:
@@ -38,13 +43,21 @@ class Bodies:
         Returns the sha256. Wrong bytes raise IntegrityError, a file that is gone LockError, a body that stays cut short
         RemoteError.
         """
+        return self._keep(file, target, package or file.filename, self.client.send, 0)
+
+    def download_unhashed(self, file: ProjectFile, target: Path) -> str:
+        """The same for a file whose hash nobody has said yet: by the rule of a page (:class:`IndexClient`), and 2 GiB at most."""
+        return self._keep(file, target, file.filename, self.client.open_page, _LARGEST)
+
+    def _keep(self, file: ProjectFile, target: Path, package: str, request: _Request, limit: int) -> str:
+        """``limit``: bytes that the body may have, 0 for any number."""
         problem: RemoteError | None = None
         for attempt in range(ATTEMPTS):
             if attempt:
                 self.client.pause(compute_pause(attempt, ""))
             try:
                 with replacing(target) as stream:
-                    return self._stream(file, stream, package or file.filename)
+                    return self._stream(file, self._read_blocks(file, request), stream, package, limit)
             except CutShortError as error:
                 problem = RemoteError(
                     f"package index {self.index.name!r} cut {file.filename} short {ATTEMPTS} times ({error})",
@@ -55,15 +68,20 @@ class Bodies:
         assert problem is not None
         raise problem
 
-    def _stream(self, file: ProjectFile, target: BinaryIO, package: str) -> str:
+    def _stream(self, file: ProjectFile, blocks: Iterator[bytes], target: BinaryIO, package: str, limit: int) -> str:
         digest = hashlib.sha256()
         size = 0
-        for block in self._read_blocks(file):
+        for block in blocks:
             if self.client.stopped.is_set():
                 raise RemoteError(f"{file.filename} was not fetched completely", "run it again; nothing was kept")
             size += len(block)
             if file.size and size > file.size:
                 break
+            if limit and size > limit:
+                raise RemoteError(
+                    f"package index {self.index.name!r} sent more than {limit >> 30} GiB for {file.filename}",
+                    "report it to the index's operators",
+                )
             digest.update(block)
             target.write(block)
             advance(len(block))
@@ -81,13 +99,13 @@ class Bodies:
             )
         return found
 
-    def _read_blocks(self, file: ProjectFile) -> Iterator[bytes]:
+    def _read_blocks(self, file: ProjectFile, request: _Request) -> Iterator[bytes]:
         if file.url.startswith("file:"):
             with self.open_local(file) as stream:
                 while block := stream.read(CHUNK):
                     yield block
             return
-        with self.client.send(file.url, {"Accept-Encoding": "identity"}, file.filename) as answer:
+        with request(file.url, {"Accept-Encoding": "identity"}, file.filename) as answer:
             if answer.status_code in (404, 410):
                 raise self.explain_vanished(file)
             if answer.status_code != 200:

@@ -112,12 +112,12 @@ class IndexClient:
         except _LeftIndexError as error:
             return Elsewhere(error.target)
 
-    def open_page(self, url: str, headers: Mapping[str, str], what: str) -> requests.Response | Elsewhere:
-        """The answer to a GET by the rule of a page, its body not read: for a file whose hash nobody has said yet."""
+    def open_page(self, url: str, headers: Mapping[str, str], what: str) -> requests.Response:
+        """The answer to a GET by the rule of a page, its body not read; RemoteError where it redirects to where it may not."""
         try:
             return self.send(url, headers, what, page=True)
         except _LeftIndexError as error:
-            return Elsewhere(error.target)
+            raise self.explain_redirect(Elsewhere(error.target), what) from None
 
     def read_blocks(self, answer: requests.Response) -> Iterator[bytes]:
         """A body piece by piece; CutShortError when it ends early."""
@@ -271,6 +271,13 @@ class IndexClient:
                 given = find_credentials(self.index) if own else None
                 self._credentials[origin] = given or find_netrc_entry(origin.host, default=own)
             return self._credentials[origin]
+
+    def explain_redirect(self, elsewhere: Elsewhere, what: str) -> RemoteError:
+        """The error for a page that redirects to where the index may not redirect to, where it does not count as absent."""
+        return RemoteError(
+            f"package index {self.index.name!r} redirects {what} to {elsewhere.target}, which is not followed",
+            f'if that host is meant, name it: redirects = ["HOST"] in the [[index]] {self.index.name!r}',
+        )
 
     def explain_refusal(self, status: int, what: str) -> RemoteError:
         hint = {
