@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
+
 from imagebuild.addons.model import Addon
 from imagebuild.errors import ImagebuildError, IntegrityError, LockError, RemoteError
 from imagebuild.files import hash_file, replacing, scratch_folder
@@ -19,61 +21,71 @@ def archive_path(cache: Path, sha256: str, filename: str) -> Path:
     return cache / "addons" / sha256 / filename
 
 
-def find_archive(addon: Addon, cache: Path) -> Path | None:
-    """The archive that is kept, whole; None where there is none. A damaged one is removed."""
-    path = archive_path(cache, addon.sha256, addon.filename)
-    if not path.is_file():
-        return None
-    if path.stat().st_size == addon.size and hash_file(path) == addon.sha256:
-        return path
-    path.unlink(missing_ok=True)
-    return None
+class KeptArchive(msgspec.Struct, frozen=True):
+    """An archive in the cache, whose bytes were compared with its hash."""
+
+    path: Path
+    sha256: str  # 64 hex digits
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size
 
 
-def keep_archive(source: Path, cache: Path, filename: str) -> tuple[Path, str]:
-    """A copy in the cache, by the hash of its bytes: its path there, and the hash."""
+def recall_archive(sha256: str, filename: str, cache: Path) -> KeptArchive | None:
+    """The archive that is kept; None where there is none, or one that was damaged."""
+    path = archive_path(cache, sha256, filename)
+    return KeptArchive(path, sha256) if path.is_file() and hash_file(path) == sha256 else None
+
+
+def keep_archive(source: Path, cache: Path, filename: str) -> KeptArchive:
+    """A copy in the cache, by the hash of its bytes."""
     sha256 = hash_file(source)
-    target = archive_path(cache, sha256, filename)
-    if not target.is_file() or hash_file(target) != sha256:
-        digest = hashlib.sha256()
-        with source.open("rb") as stream, replacing(target) as copy:
-            while piece := stream.read(1 << 20):
-                digest.update(piece)
-                copy.write(piece)
-        if digest.hexdigest() != sha256:
-            target.unlink()
-            raise IntegrityError(f"{source} was changed while it was read", "run it again")
-    return target, sha256
+    kept = recall_archive(sha256, filename, cache)
+    if kept is not None:
+        return kept
+    target, digest = archive_path(cache, sha256, filename), hashlib.sha256()
+    with source.open("rb") as stream, replacing(target) as copy:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+            copy.write(piece)
+    if digest.hexdigest() != sha256:
+        target.unlink()
+        raise IntegrityError(f"{source} was changed while it was read", "run it again")
+    return KeptArchive(target, sha256)
 
 
-def find_team_archive(addon: Addon, files: Iterable[Path], cache: Path) -> Path:
+def find_team_archive(addon: Addon, files: Iterable[Path], cache: Path) -> KeptArchive:
     """The archive of an add-on that lies in the team's folder; LockError when it is gone, IntegrityError when it is another."""
     path = next((file for file in files if file.name == addon.filename), None)
     if path is None:
         raise LockError(f"{addon.filename} is no longer in the team's folder", "lock again, or bring the file back")
-    kept, sha256 = keep_archive(path, cache, addon.filename)
-    if sha256 != addon.sha256:
+    kept = keep_archive(path, cache, addon.filename)
+    if kept.sha256 != addon.sha256:
         raise IntegrityError(
             f"{addon.filename} in the team's folder is not the file that was locked",
             "lock again if the new one is meant",
-            (f"expected sha256 {addon.sha256}", f"got      sha256 {sha256}"),
+            (f"expected sha256 {addon.sha256}", f"got      sha256 {kept.sha256}"),
         )
     return kept
 
 
-def download_archive(client: IndexClient, url: str, filename: str, cache: Path, *, sha256: str, size: int = 0, name: str = "") -> Path:
-    """The archive at ``url``, in the cache, verified by hash (and size, where that is known) while it streams.
+def download_archive(client: IndexClient, url: str, filename: str, cache: Path, *, sha256: str, name: str) -> KeptArchive:
+    """The archive at ``url``, in the cache, compared with its hash while it streams. ``name``: whose it is, for messages.
 
     IntegrityError for other bytes, LockError for a file that is gone, RemoteError for an index that fails.
     """
+    kept = recall_archive(sha256, filename, cache)
+    if kept is not None:
+        return kept
     target = archive_path(cache, sha256, filename)
-    if not target.is_file() or hash_file(target) != sha256:
-        Bodies(client).download(ProjectFile(filename, url, sha256=sha256, size=size), target, package=name or filename)
-    return target
+    Bodies(client).download(ProjectFile(filename, url, sha256=sha256), target, package=name)
+    return KeptArchive(target, sha256)
 
 
-def download_unhashed(client: IndexClient, url: str, filename: str, cache: Path) -> tuple[Path, str]:
-    """The archive at ``url``, whose hash nobody has said yet, in the cache by the hash of its bytes: its path there, and the hash.
+def download_unhashed(client: IndexClient, url: str, filename: str, cache: Path) -> KeptArchive:
+    """The archive at ``url``, whose hash nobody has said yet, in the cache by the hash of its bytes.
 
     Errors as of :func:`download_archive`, and RemoteError where the index redirects to where it may not.
     """
@@ -82,7 +94,7 @@ def download_unhashed(client: IndexClient, url: str, filename: str, cache: Path)
         target = archive_path(cache, sha256, filename)
         target.parent.mkdir(parents=True, exist_ok=True)
         (folder / filename).replace(target)
-    return target, sha256
+    return KeptArchive(target, sha256)
 
 
 def refuse_offline(addon: Addon) -> ImagebuildError:

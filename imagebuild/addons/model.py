@@ -89,7 +89,7 @@ class AddonRequest(msgspec.Struct, frozen=True):
 
 
 class FetchRequest(msgspec.Struct, frozen=True):
-    """What is needed to get a locked add-on's archive onto this disk."""
+    """What is needed to get the archives of a lock onto this disk."""
 
     lock: AddonLock
     base: Base
@@ -108,7 +108,7 @@ class AddonRules(msgspec.Struct, frozen=True):
     index_kind: str  # of the [[index]] tables it comes from
     describe_base: Callable[[Base], dict[str, str]]  # all that a lock may rely on; ConfigurationError where the kind cannot be used
     compile_lock: Callable[[AddonRequest], AddonLock]  # writes nothing but the cache
-    fetch: Callable[[Addon, FetchRequest], Path]  # the archive on this disk, its hash compared with the lock's
+    fetch: Callable[[FetchRequest], dict[str, Path]]  # each add-on's archive on this disk, by name, its hash compared with the lock's
 
 
 class PlacedArchive(msgspec.Struct, frozen=True):

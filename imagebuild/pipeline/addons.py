@@ -209,5 +209,5 @@ def fetch_addons(
             workspace.offline,
             make_r_builder(workspace, team, base, options) if lock.kind == "r" else None,
         )
-        found.update({name_addon(lock.kind, item.name): rules.fetch(item, request) for item in lock.addons})
+        found.update({name_addon(lock.kind, name): path for name, path in rules.fetch(request).items()})
     return found

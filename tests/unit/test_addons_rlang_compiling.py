@@ -10,6 +10,7 @@ import json
 import random
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from imagebuild.base.elf import read_elf, read_needed_versions
 from imagebuild.base.model import Base, OperatingSystem, RPackage, SystemInventory
 from imagebuild.base.sourceorder import SourceOrder
 from imagebuild.errors import BuildError, ConfigurationError, ImagebuildError, IntegrityError, LockError, RemoteError
+from imagebuild.files import hash_file
 from imagebuild.lock.index.routing import PackageIndex
 from tests.support.builders import make_base
 from tests.support.rpackages import (
@@ -99,8 +101,7 @@ class Shop:
 
     def fetch(self, lock: AddonLock, name: str, **changes: Any) -> Path:
         values: dict[str, Any] = {"cache": self.cache, "report": ignore, "build": self.build, **changes}
-        addon = next(item for item in lock.addons if item.name == name)
-        return fetch_r(addon, FetchRequest(lock, self.base, (self.index,), **values))
+        return fetch_r(FetchRequest(lock, self.base, (self.index,), **values))[name]
 
     def forget(self) -> None:
         """Nothing is in the cache any more."""
@@ -258,6 +259,29 @@ def test_source_is_built_with_what_it_needs_and_locked_as_what_came_out(shop: Sh
     other = msgspec.structs.replace(lock, addons=(leaf, mid, msgspec.structs.replace(top, sha256="0" * 64)))
     with pytest.raises(IntegrityError, match=r"top: the package built from top_1\.0\.tar\.gz is not the locked one"):
         shop.fetch(other, "top")
+
+
+def test_an_archive_is_hashed_once_however_many_packages_are_built_with_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.cran.add("leaf", "1.0", make_binary("leaf", "1.0"))
+    for name in ("one", "other", "third"):
+        shop.cran.add(name, "1.0", make_source(name, "1.0", Imports="leaf"))
+    lock = shop.lock("one", "other", "third")
+    hashed: Counter[str] = Counter()
+
+    def count(path: Path) -> str:
+        hashed[path.name] += 1
+        return hash_file(path)
+
+    monkeypatch.setattr("imagebuild.addons.archives.hash_file", count)
+    shop.fetch(lock, "one")
+    assert hashed == Counter(f"{item.name}_1.0.tar.gz" for item in lock.addons)
+    for item in lock.addons[1:]:
+        archive_path(shop.cache, item.sha256, item.filename).unlink()
+    hashed.clear()
+    shop.fetch(lock, "one")  # the three are built again, each from the source that is kept
+    assert hashed == Counter(f"{item.name}_1.0.tar.gz" for item in lock.addons)
+    asked = [path for path, _agent in shop.cran.requests]
+    assert asked.count("src/contrib/PACKAGES.gz") == 1
 
 
 def test_source_without_a_builder_is_refused(shop: Shop) -> None:

@@ -230,10 +230,10 @@ def find_unhashed(source: FakeGallery, cache: Path) -> Iterator[tuple[Gallery, G
 def test_a_file_without_a_hash_is_kept_by_the_one_it_has(tmp_path: Path) -> None:
     source = FakeGallery()
     with find_unhashed(source, tmp_path) as (gallery, build):
-        path, sha256 = gallery.download(build)
+        kept = gallery.download(build)
     data = source.builds["acme.tool", "1.2.3", "universal"]["data"]
-    assert (path.read_bytes(), sha256) == (data, hashlib.sha256(data).hexdigest())
-    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+    assert (kept.path.read_bytes(), kept.sha256) == (data, hashlib.sha256(data).hexdigest())
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [kept.path]
 
 
 def test_a_file_without_a_hash_comes_from_the_gallery_itself(tmp_path: Path) -> None:

@@ -136,15 +136,17 @@ def _check_glibc(contents: Contents, base: Base, label: str) -> None:
         )
 
 
-def find_missing_libraries(contents: Contents, facts: RFacts, base: Base, folder: str) -> list[str]:
-    """``libs/x.so needs libxml2.so.2`` for each library that neither the package, nor R, nor the base has. ``folder``: the package's."""
-    common = list_loader_folders(base, facts)
+def find_missing_libraries(contents: Contents, base: Base, folder: str, loaded: Sequence[str]) -> list[str]:
+    """``libs/x.so needs libxml2.so.2`` for each library that neither the package, nor R, nor the base has.
+
+    ``folder``: the package's. ``loaded``: :func:`list_loader_folders`.
+    """
     missing = []
     for item in contents.objects:
         origin = f"{folder}/{posixpath.dirname(item.path)}".rstrip("/")
         own = [posixpath.normpath(_ORIGIN.sub(lambda _: origin, text)) for text in item.elf.folders]  # noqa: B023
         for name in item.elf.needed:
-            if posixpath.basename(name) not in contents.names and not has_library(base.tree, name, (*own, *common)):
+            if posixpath.basename(name) not in contents.names and not has_library(base.tree, name, (*own, *loaded)):
                 missing.append(f"{item.path} needs {name}")
     return missing
 
@@ -161,9 +163,12 @@ def list_loader_folders(base: Base, facts: RFacts) -> tuple[str, ...]:
     )
 
 
-def check_libraries(contents: Contents, facts: RFacts, base: Base, folder: str, system: Sequence[str]) -> list[str]:
-    """Warnings where ``system`` packages of apt may bring what is missing; LockError, naming the library, where there are none."""
-    missing = find_missing_libraries(contents, facts, base, folder)
+def check_libraries(contents: Contents, base: Base, folder: str, loaded: Sequence[str], system: Sequence[str]) -> list[str]:
+    """Warnings where ``system`` packages of apt may bring what is missing; LockError, naming the library, where there are none.
+
+    ``folder`` and ``loaded`` as of :func:`find_missing_libraries`.
+    """
+    missing = find_missing_libraries(contents, base, folder, loaded)
     found = contents.description
     if missing and not system:
         raise LockError(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from pathlib import Path
 
-from imagebuild.addons.archives import archive_path
+from imagebuild.addons.archives import KeptArchive, recall_archive
 from imagebuild.addons.model import Addon, AddonLock, AddonRequest, SourceOf
-from imagebuild.addons.rlang.archive import Contents, check_built, check_libraries, read_contents
+from imagebuild.addons.rlang.archive import Contents, check_built, check_libraries, list_loader_folders, read_contents
 from imagebuild.addons.rlang.closure import Chosen, Closure, compute_closure
 from imagebuild.addons.rlang.facts import LIBRARIES, PLATFORM, VERSION, describe_r, name_fact, require_r
 from imagebuild.addons.rlang.licence import read_r_licence
@@ -17,7 +16,6 @@ from imagebuild.addons.rlang.sourcepackage import RSourceBuilds
 from imagebuild.addons.rlang.wishes import join_wishes, parse_wish
 from imagebuild.base.model import Base, RFacts
 from imagebuild.errors import LockError
-from imagebuild.files import hash_file
 from imagebuild.lock.index.routing import PackageIndex
 
 _DISTRIBUTION = re.compile(r".*/__linux__/([a-z0-9.-]+)/.*")
@@ -106,8 +104,9 @@ class _Compilation:
     def __init__(self, request: AddonRequest, facts: RFacts, repositories: RoutedRepositories) -> None:
         self._request, self._facts, self._repositories = request, facts, repositories
         self._builds = RSourceBuilds(request.cache, str(request.base.inventory.digest), request.build, request.report)
-        self._made: dict[str, Path] = {}
+        self._made: dict[str, KeptArchive] = {}
         self._needs: dict[str, set[str]] = {}
+        self._loaded = list_loader_folders(request.base, facts)
         before = request.existing
         same = before is not None and {before.against.get(VERSION), before.against.get(PLATFORM)} == {facts.version, facts.platform}
         self._before = {item.name: item for item in before.addons} if before is not None and same else {}
@@ -117,41 +116,40 @@ class _Compilation:
         name, version = item.description.name, item.description.version
         repository = self._repositories.get(name)
         fetched = self._find_kept(item, repository) or repository.fetch_archive(item.description)
-        contents = read_contents(fetched, name, version)
+        contents = read_contents(fetched.path, name, version)
         self._needs[name] = set(item.needs).union(*(self._needs[need] for need in item.needs))
-        path, source = fetched, None
+        archive, source = fetched, None
         if not contents.is_binary:
-            source = SourceOf(fetched.name, hash_file(fetched), fetched.stat().st_size)
-            path = self._builds.make(contents.description, fetched, [self._made[need] for need in sorted(self._needs[name])])
-            contents = read_contents(path, name, version)
-        self._made[name] = path
+            source = SourceOf(fetched.path.name, fetched.sha256, fetched.size)
+            archive = self._builds.make(contents.description, fetched, [self._made[need] for need in sorted(self._needs[name])])
+            contents = read_contents(archive.path, name, version)
+        self._made[name] = archive
         self._check(contents, repository)
-        return self._describe(item, contents, path, source, repository)
+        return self._describe(item, contents, archive, source, repository)
 
-    def _find_kept(self, item: Chosen, repository: Repository) -> Path | None:
+    def _find_kept(self, item: Chosen, repository: Repository) -> KeptArchive | None:
         """The file that this version is locked with, if it is in the cache: a repository builds binaries anew, and the lock stays."""
         before = self._before.get(item.description.name)
         if before is None or (before.version, before.index) != (item.description.version, repository.index.name):
             return None
         file = before.source or before
-        path = archive_path(self._request.cache, file.sha256, file.filename)
-        return path if path.is_file() and hash_file(path) == file.sha256 else None
+        return recall_archive(file.sha256, file.filename, self._request.cache)
 
     def _check(self, contents: Contents, repository: Repository) -> None:
         base, facts = self._request.base, self._facts
         check_built(contents, facts, base, repository.label)
         folder = f"{facts.library}/{contents.description.name}"
-        for line in check_libraries(contents, facts, base, folder, self._request.system):
+        for line in check_libraries(contents, base, folder, self._loaded, self._request.system):
             self._request.report(f"warning: {line}")
 
-    def _describe(self, item: Chosen, contents: Contents, path: Path, source: SourceOf | None, repository: Repository) -> Addon:
+    def _describe(self, item: Chosen, contents: Contents, archive: KeptArchive, source: SourceOf | None, repository: Repository) -> Addon:
         found = contents.description
         return Addon(
             name=found.name,
             version=found.version,
-            filename=path.name,
-            sha256=hash_file(path),
-            size=path.stat().st_size,
+            filename=archive.path.name,
+            sha256=archive.sha256,
+            size=archive.size,
             installed=contents.installed,
             folder=f"{self._request.base.tree.resolve(self._facts.library)}/{found.name}",
             form="source" if source is not None else "binary",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from imagebuild.addons.archives import archive_path, download_archive, find_archive, refuse_offline
-from imagebuild.addons.model import Addon, AddonRules, FetchRequest
+from imagebuild.addons.archives import KeptArchive, download_archive, recall_archive, refuse_offline
+from imagebuild.addons.model import Addon, AddonLock, AddonRules, FetchRequest
 from imagebuild.addons.rlang.archive import read_archive_description
 from imagebuild.addons.rlang.compiling import compile_r_lock
 from imagebuild.addons.rlang.facts import describe_r, require_r
@@ -15,34 +15,93 @@ from imagebuild.addons.rlang.repository import INDEX_KIND, Repository, find_snap
 from imagebuild.addons.rlang.sourcepackage import RSourceBuilds
 from imagebuild.addons.routing import find_index
 from imagebuild.errors import IntegrityError, LockError
-from imagebuild.files import hash_file
+from imagebuild.lock.index.routing import PackageIndex
 
 
-def fetch_r(addon: Addon, request: FetchRequest) -> Path:
-    """The binary archive, its hash compared with the lock's."""
-    kept = find_archive(addon, request.cache)
-    if kept is not None:
-        return kept
-    if request.offline:
-        raise refuse_offline(addon)
-    if addon.source is None:
-        return _fetch_file(addon, addon.filename, addon.sha256, request)
-    source = _fetch_file(addon, addon.source.filename, addon.source.sha256, request)
-    requires = [fetch_r(item, request) for item in list_required(addon, request)]
-    builds = RSourceBuilds(request.cache, str(request.base.inventory.digest), request.build, request.report)
-    made = builds.make(read_archive_description(source, addon.name), source, requires)
-    if (found := hash_file(made)) != addon.sha256:
-        raise IntegrityError(
-            f"{addon.name}: the package built from {source.name} is not the locked one",
-            "the base or the Debian packages it is built with changed since: lock again",
-            (f"expected sha256 {addon.sha256}", f"got      sha256 {found}"),
-        )
-    return made
+def fetch_r(request: FetchRequest) -> dict[str, Path]:
+    """The binary archive of each package of the lock, by name, its hash compared with the lock's."""
+    with contextlib.ExitStack() as stack:
+        fetching = _Fetching(request, stack)
+        return {item.name: fetching.get(item).path for item in request.lock.addons}
 
 
-def list_required(addon: Addon, request: FetchRequest) -> list[Addon]:
+class _Fetching:
+    """The archives of one lock, each fetched or built once, however many packages are built with it."""
+
+    def __init__(self, request: FetchRequest, stack: contextlib.ExitStack) -> None:
+        """The repositories are closed with ``stack``."""
+        self._request, self._stack = request, stack
+        self._builds = RSourceBuilds(request.cache, str(request.base.inventory.digest), request.build, request.report)
+        self._found: dict[str, KeptArchive] = {}
+        self._repositories: dict[tuple[str, str], Repository] = {}
+
+    def get(self, addon: Addon) -> KeptArchive:
+        """The binary archive of a package."""
+        if addon.name not in self._found:
+            kept = recall_archive(addon.sha256, addon.filename, self._request.cache)
+            self._found[addon.name] = kept or self._make(addon)
+        return self._found[addon.name]
+
+    def _make(self, addon: Addon) -> KeptArchive:
+        if self._request.offline:
+            raise refuse_offline(addon)
+        if addon.source is None:
+            return self._fetch(addon, addon.filename, addon.sha256)
+        source = self._fetch(addon, addon.source.filename, addon.source.sha256)
+        requires = [self.get(item) for item in list_required(addon, self._request.lock)]
+        made = self._builds.make(read_archive_description(source.path, addon.name), source, requires)
+        if made.sha256 != addon.sha256:
+            raise IntegrityError(
+                f"{addon.name}: the package built from {addon.source.filename} is not the locked one",
+                "the base or the Debian packages it is built with changed since: lock again",
+                (f"expected sha256 {addon.sha256}", f"got      sha256 {made.sha256}"),
+            )
+        return made
+
+    def _fetch(self, addon: Addon, filename: str, sha256: str) -> KeptArchive:
+        """A file of the add-on's repository with that hash: the current one, an older one, or the one of the lock's date.
+
+        A repository builds binaries of one version anew, and puts older versions elsewhere; other bytes are passed over, and are an
+        IntegrityError when no place has the right ones.
+        """
+        kept = recall_archive(sha256, filename, self._request.cache)
+        if kept is not None:
+            return kept
+        wrong: IntegrityError | None = None
+        for repository, place in self._list_places(addon):
+            url = repository.address + place
+            try:
+                return download_archive(repository.client, url, filename, self._request.cache, sha256=sha256, name=addon.name)
+            except LockError:
+                continue
+            except IntegrityError as error:
+                wrong = error
+        if wrong is not None:
+            raise wrong
+        raise LockError(f"{filename} is no longer on package index {addon.index!r}", "lock again, or get the file back onto the index")
+
+    def _list_places(self, addon: Addon) -> Iterator[tuple[Repository, str]]:
+        """Where the file may be, below a repository's URL."""
+        index = find_index(addon.name, addon.index, self._request.indexes, INDEX_KIND)
+        addresses = dict.fromkeys((index.address, find_snapshot(index, self._request.lock.cutoff)))
+        repositories = [self._open(index, address) for address in addresses]
+        for repository in repositories:
+            for place in (locate_file(addon.name, addon.version), locate_archived(addon.name, addon.version)):
+                yield repository, place
+        if place := repositories[0].locate_current(addon.name):
+            yield repositories[0], place
+
+    def _open(self, index: PackageIndex, address: str) -> Repository:
+        key = index.name, address
+        if key not in self._repositories:
+            repository = Repository(index, address, require_r(self._request.base), self._request.cache)
+            self._repositories[key] = self._stack.enter_context(contextlib.closing(repository))
+        return self._repositories[key]
+
+
+def list_required(addon: Addon, lock: AddonLock) -> list[Addon]:
     """The locked packages that ``addon`` needs, directly or not, sorted by name."""
-    by_name = {item.name: item for item in request.lock.addons}
+    by_name = {item.name: item for item in lock.addons}
     found: dict[str, Addon] = {}
     waiting = list(addon.needs)
     while waiting:
@@ -51,46 +110,6 @@ def list_required(addon: Addon, request: FetchRequest) -> list[Addon]:
             found[name] = by_name[name]
             waiting.extend(by_name[name].needs)
     return [found[name] for name in sorted(found)]
-
-
-def _fetch_file(addon: Addon, filename: str, sha256: str, request: FetchRequest) -> Path:
-    """A file of the add-on's repository with that hash: the current one, an older one, or the one of the lock's date.
-
-    A repository builds binaries of one version anew, and puts older versions elsewhere; other bytes are passed over, and are an
-    IntegrityError when no place has the right ones.
-    """
-    target = archive_path(request.cache, sha256, filename)
-    if target.is_file() and hash_file(target) == sha256:
-        return target
-    with contextlib.ExitStack() as stack:
-        return _fetch_from(_list_urls(addon, request, stack), addon, filename, sha256, request.cache)
-
-
-def _fetch_from(urls: Iterable[tuple[Repository, str]], addon: Addon, filename: str, sha256: str, cache: Path) -> Path:
-    wrong: IntegrityError | None = None
-    for repository, url in urls:
-        try:
-            return download_archive(repository.client, url, filename, cache, sha256=sha256, name=addon.name)
-        except LockError:
-            continue
-        except IntegrityError as error:
-            wrong = error
-    if wrong is not None:
-        raise wrong
-    raise LockError(f"{filename} is no longer on package index {addon.index!r}", "lock again, or get the file back onto the index")
-
-
-def _list_urls(addon: Addon, request: FetchRequest, stack: contextlib.ExitStack) -> Iterator[tuple[Repository, str]]:
-    """Where the file may be; the repositories are closed with ``stack``."""
-    index = find_index(addon.name, addon.index, request.indexes, INDEX_KIND)
-    facts = require_r(request.base)
-    addresses = dict.fromkeys((index.address, find_snapshot(index, request.lock.cutoff)))
-    repositories = [stack.enter_context(contextlib.closing(Repository(index, address, facts, request.cache))) for address in addresses]
-    for repository in repositories:
-        for place in (locate_file(addon.name, addon.version), locate_archived(addon.name, addon.version)):
-            yield repository, repository.address + place
-    if place := repositories[0].locate_current(addon.name):
-        yield repositories[0], repositories[0].address + place
 
 
 RULES = AddonRules("R package", INDEX_KIND, describe_r, compile_r_lock, fetch_r)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from imagebuild.addons.archives import download_unhashed
+from imagebuild.addons.archives import KeptArchive, download_unhashed
 from imagebuild.addons.rlang.archive import hash_md5, read_archive_description
 from imagebuild.addons.rlang.control import Description, read_description, read_stanzas, unpack_text
 from imagebuild.addons.rlang.versions import parse_version
@@ -103,10 +103,10 @@ class Repository:
             return current
         if (name, version) not in self._archived:
             fetched = self.fetch(locate_archived(name, version), name_file(name, version))
-            self._archived[name, version] = read_archive_description(fetched, name) if fetched is not None else None
+            self._archived[name, version] = read_archive_description(fetched.path, name) if fetched is not None else None
         return self._archived[name, version]
 
-    def fetch_archive(self, description: Description) -> Path:
+    def fetch_archive(self, description: Description) -> KeptArchive:
         """The archive of a version that was found here, in the cache."""
         file = name_file(description.name, description.version)
         name, version = description.name, description.version
@@ -128,13 +128,13 @@ class Repository:
         folder = f"{_FOLDER}/{path}" if path and ".." not in path else _FOLDER
         return f"{folder}/{name_file(name, fields.get('Version', ''))}"
 
-    def fetch(self, place: str, filename: str, md5: str = "") -> Path | None:
+    def fetch(self, place: str, filename: str, md5: str = "") -> KeptArchive | None:
         """The file at ``place`` below the repository's URL, in the cache by its SHA-256; None where there is none."""
         try:
-            kept, _sha256 = download_unhashed(self.client, self.address + place, filename, self._cache)
+            kept = download_unhashed(self.client, self.address + place, filename, self._cache)
         except LockError:
             return None
-        if md5 and hash_md5(kept) != md5.lower():
+        if md5 and hash_md5(kept.path) != md5.lower():
             raise IntegrityError(f"{filename} from {self.label} does not have the MD5 that its PACKAGES gives", _OPERATORS)
         return kept
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import msgspec
 
-from imagebuild.addons.archives import archive_path
+from imagebuild.addons.archives import KeptArchive, archive_path, recall_archive
 from imagebuild.addons.rlang.control import Description
 from imagebuild.addons.unpacking import ArchiveFile, open_archive
 from imagebuild.base.sourceorder import BuildSource, SourceOrder, compute_epoch
 from imagebuild.decoding import make_decoder
 from imagebuild.errors import BuildError
-from imagebuild.files import exclusive, explain_os_error, hash_file, scratch_folder, write_atomic
+from imagebuild.files import exclusive, explain_os_error, scratch_folder, write_atomic
 
 _FORMAT = 1  # of a build: raise it when the same order would give other bytes
 
@@ -42,10 +42,10 @@ class RSourceBuilds:
         self._cache, self._base_digest = cache, base_digest
         self._build, self._report = build, report
 
-    def make(self, description: Description, archive: Path, requires: Sequence[Path]) -> Path:
-        """The binary archive that ``archive`` gives, in the cache. ``requires``: the binary archives it is built with."""
+    def make(self, description: Description, archive: KeptArchive, requires: Sequence[KeptArchive]) -> KeptArchive:
+        """The binary archive that ``archive`` gives. ``requires``: the binary archives it is built with."""
         name, version = description.name, description.version
-        hashes = [hash_file(path) for path in (archive, *sorted(requires))]
+        hashes = [archive.sha256, *sorted(item.sha256 for item in requires)]
         epoch = compute_epoch(description.published_at)
         key = hashlib.sha256(msgspec.json.encode([_FORMAT, hashes, self._base_digest, epoch])).hexdigest()
         note = self._cache / "source" / f"r-{key}.json"
@@ -59,21 +59,21 @@ class RSourceBuilds:
                         f"{name} {version} is source only, and nothing here can build it", "use a repository that has binaries of it"
                     )
                 self._report(f"building {name} {version} from source, inside the base")
+                order = SourceOrder(name, version, archive.path, tuple(item.path for item in requires), epoch)
                 with scratch_folder(self._cache) as folder:
-                    data = repack_archive(self._build(SourceOrder(name, version, archive, tuple(requires), epoch), folder), name)
-                filename, sha256 = archive.name, hashlib.sha256(data).hexdigest()
-                write_atomic(archive_path(self._cache, sha256, filename), data)
+                    data = repack_archive(self._build(order, folder), name)
+                filename, sha256 = archive.path.name, hashlib.sha256(data).hexdigest()
+                path = archive_path(self._cache, sha256, filename)
+                write_atomic(path, data)
                 write_atomic(note, msgspec.json.encode(_Note(filename, sha256)))
-                return archive_path(self._cache, sha256, filename)
+                return KeptArchive(path, sha256)
         except OSError as error:
             raise explain_os_error(error, f"building {name}") from None
 
-    def _recall(self, note: Path) -> Path | None:
+    def _recall(self, note: Path) -> KeptArchive | None:
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
             found = _NOTE.decode(note.read_bytes())
-            path = archive_path(self._cache, found.sha256, found.filename)
-            if hash_file(path) == found.sha256:
-                return path
+            return recall_archive(found.sha256, found.filename, self._cache)
         return None
 
 

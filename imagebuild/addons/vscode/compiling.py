@@ -131,8 +131,8 @@ class _Compilation:
         for path in self._request.files:
             if not _FILE_NAME.fullmatch(path.name) or not path.is_file():
                 raise ConfigurationError(f"{path.name!r} in extensions/ is not a file with a plain name", "rename it: own-tool-1.0.0.vsix")
-            kept, sha256 = keep_archive(path, self._request.cache, path.name)
-            extension = read_vsix(kept, path.name)
+            kept = keep_archive(path, self._request.cache, path.name)
+            extension = read_vsix(kept.path, path.name)
             if extension.platform not in platforms:
                 others[extension.name] = path, extension.platform
                 continue
@@ -141,7 +141,7 @@ class _Compilation:
                     f"{path.name} and {found[extension.name].filename} are both {extension.name} for {platforms[0]}", "remove one of them"
                 )
             self._refuse_claimed(extension.name, path)
-            found[extension.name] = _Found(extension, path.name, sha256, kept.stat().st_size, LOCAL_NAME)
+            found[extension.name] = _Found(extension, path.name, kept.sha256, kept.size, LOCAL_NAME)
         for name, (path, platform) in others.items():
             if name not in found:
                 raise LockError(f"{path.name} is for {platform}, and the base runs {platforms[0]}", "add the build for that platform")
@@ -168,10 +168,10 @@ class _Compilation:
             build = self._choose(wanted, gallery)
             if build is None:
                 return None
-            path, sha256 = gallery.download(build)
-            extension = read_vsix(path, build.filename)
+            kept = gallery.download(build)
+            extension = read_vsix(kept.path, build.filename)
             _check_identity(build, extension, gallery.index.name)
-            found = _Found(extension, build.filename, sha256, path.stat().st_size, gallery.index.name, build.released)
+            found = _Found(extension, build.filename, kept.sha256, kept.size, gallery.index.name, build.released)
         self._check(wanted, found)
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagebuild.addons.archives import find_archive, find_team_archive, refuse_offline
+from imagebuild.addons.archives import KeptArchive, find_team_archive, recall_archive, refuse_offline
 from imagebuild.addons.model import Addon, AddonRules, FetchRequest
 from imagebuild.addons.routing import find_index
 from imagebuild.addons.vscode.compiling import INDEX_KIND, compile_vscode_lock
@@ -15,9 +15,16 @@ from imagebuild.errors import IntegrityError, LockError
 from imagebuild.lock.index.routing import LOCAL_NAME
 
 
-def fetch_extension(addon: Addon, request: FetchRequest) -> Path:
-    """The .vsix, its hash compared with the lock's. LockError when its gallery has it no more, IntegrityError when it has another."""
-    kept = find_archive(addon, request.cache)
+def fetch_extensions(request: FetchRequest) -> dict[str, Path]:
+    """The .vsix of each extension of the lock, by name, its hash compared with the lock's.
+
+    LockError when a gallery has one no more, IntegrityError when it has another.
+    """
+    return {item.name: _fetch(item, request).path for item in request.lock.addons}
+
+
+def _fetch(addon: Addon, request: FetchRequest) -> KeptArchive:
+    kept = recall_archive(addon.sha256, addon.filename, request.cache)
     if kept is not None:
         return kept
     if addon.index == LOCAL_NAME:
@@ -35,16 +42,16 @@ def fetch_extension(addon: Addon, request: FetchRequest) -> Path:
                 "somebody replaced it: do not use that index until you know why",
                 (f"expected sha256 {addon.sha256}", f"listed   sha256 {build.sha256}"),
             )
-        path, sha256 = gallery.download(build)
+        kept = gallery.download(build)
     finally:
         gallery.close()
-    if sha256 != addon.sha256:
+    if kept.sha256 != addon.sha256:
         raise IntegrityError(
             f"{addon.filename} from package index {addon.index!r} is not the file that was locked",
             "somebody replaced it: do not use that index until you know why",
-            (f"expected sha256 {addon.sha256}", f"got      sha256 {sha256}"),
+            (f"expected sha256 {addon.sha256}", f"got      sha256 {kept.sha256}"),
         )
-    return path
+    return kept
 
 
-RULES = AddonRules("VS Code extension", INDEX_KIND, describe_vscode, compile_vscode_lock, fetch_extension)
+RULES = AddonRules("VS Code extension", INDEX_KIND, describe_vscode, compile_vscode_lock, fetch_extensions)

@@ -13,7 +13,7 @@ from urllib.parse import urljoin
 
 import msgspec
 
-from imagebuild.addons.archives import download_archive, download_unhashed
+from imagebuild.addons.archives import KeptArchive, download_archive, download_unhashed
 from imagebuild.addons.vscode.manifest import UNIVERSAL, is_extension_version
 from imagebuild.addons.vscode.versions import parse_version
 from imagebuild.decoding import make_decoder
@@ -91,14 +91,13 @@ class Gallery:
         answer = self._request(asked, "")
         return tuple(sorted({answer.target_platform, *answer.downloads})) if answer is not None else None
 
-    def download(self, build: GalleryBuild) -> tuple[Path, str]:
-        """The .vsix in the cache, and its hash. IntegrityError when it is not the one that the gallery promises.
+    def download(self, build: GalleryBuild) -> KeptArchive:
+        """The .vsix in the cache. IntegrityError when it is not the one that the gallery promises.
 
         A file whose hash is known may come from any host; one without from those alone that the index may redirect to.
         """
         if build.sha256:
-            path = download_archive(self._client, build.url, build.filename, self._cache, sha256=build.sha256, name=build.name)
-            return path, build.sha256
+            return download_archive(self._client, build.url, build.filename, self._cache, sha256=build.sha256, name=build.name)
         if not self.index.may_redirect(build.url):
             raise self._explain(build.name, "gives no hash, and the file is on another host")
         try:
