@@ -19,10 +19,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from imagebuild.check.finding import Finding, Status
-from imagebuild.check.smoke.extensions import check_extensions, has_extensions
+from imagebuild.check.smoke.addons import check_extensions, check_r_packages, has_extensions, has_r_packages
 from imagebuild.check.smoke.optional import ImportFailure, InstalledPackage, judge_failures
 from imagebuild.check.smoke.pod import Pod, Run, start_pod
-from imagebuild.check.smoke.rpackages import check_r_packages, has_r_packages
 from imagebuild.check.smoke.subject import SmokeSubject
 from imagebuild.errors import BuildError
 from imagebuild.servers import SERVERS, Kind
