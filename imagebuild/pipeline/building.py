@@ -22,7 +22,6 @@ from imagebuild.layer.removal import find_removal
 from imagebuild.lock.index.routing import LOCAL_NAME
 from imagebuild.pipeline.addons import fetch_addons
 from imagebuild.pipeline.lockuse import build_local_wheels
-from imagebuild.pipeline.mounting import find_present_layers
 from imagebuild.pipeline.planning import Plan, write_recipe
 from imagebuild.pipeline.sdists import make_source_builder, remake_wheel
 from imagebuild.workspace import Workspace
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from imagebuild.engine.bake import BakeTarget
     from imagebuild.engine.buildx import DockerBuild
     from imagebuild.layer.members import MemberSources
+    from imagebuild.pipeline.mounting import LayerMounts
 
 
 def fetch_team_wheels(
@@ -161,9 +161,14 @@ def prepare_bake(workspace: Workspace, plan: Plan) -> BakeTarget:
 
 
 def build_direct_layers(
-    workspace: Workspace, plan: Plan, wheels: Mapping[str, Path], out: Path, sources: MemberSources | None = None, *, reuse: bool = False
+    workspace: Workspace,
+    plan: Plan,
+    wheels: Mapping[str, Path],
+    out: Path,
+    sources: MemberSources | None = None,
+    mounts: LayerMounts | None = None,
 ) -> TeamLayers:
-    """The layers by the direct engine, audited; with ``reuse``, a layer that the target has is not made again."""
+    """The layers by the direct engine, audited; with ``mounts``, a layer that the target has is not made again."""
     from imagebuild.layer.assembly import build_layers
     from imagebuild.layer.invariants import TarEntries, check_layers
     from imagebuild.layer.records import LayerRecords
@@ -174,8 +179,9 @@ def build_direct_layers(
     removal = find_removal(plan.base, plan.recipe.replaced)
     gone = frozenset(removal.owners)
     audit = TarEntries(plan.base, plan.recipe.extra_files, gone)
-    find_present = partial(find_present_layers, workspace, plan)
-    records = LayerRecords(workspace.cache, plan.base, plan.recipe.codec, LAYER_MTIME, find_present, gone)
+    records = None
+    if mounts is not None and not single:
+        records = LayerRecords(workspace.cache, plan.base, plan.recipe.codec, LAYER_MTIME, mounts.find_present, gone)
     made = build_layers(
         [(wheels[item.name], item) for item in plan.lock.packages],
         base=plan.base,
@@ -191,7 +197,7 @@ def build_direct_layers(
         strict=read_policy(workspace.images).policy.strict_record,
         out=out,
         inspector=None if single else audit,
-        records=records if reuse and not single else None,
+        records=records,
         removal=removal,
         addons=[ArchiveRequest(archives[item.package], item) for item in plan.recipe.addons],
         report=workspace.report,
@@ -200,7 +206,8 @@ def build_direct_layers(
         check_layers(made, base=plan.base, extra=plan.recipe.extra_files, whiteouts=gone)
     else:
         audit.finish()
-    records.keep()
+    if records is not None:
+        records.keep()
     return made
 
 

@@ -21,7 +21,7 @@ from imagebuild.pipeline.bases import open_base_store
 from imagebuild.pipeline.building import adapt_context, build_direct_layers, build_docker_layer, prepare_context
 from imagebuild.pipeline.buildoptions import BuildOptions
 from imagebuild.pipeline.lockuse import warn_of_lock
-from imagebuild.pipeline.mounting import mount_team_layers
+from imagebuild.pipeline.mounting import LayerMounts
 from imagebuild.pipeline.planning import Plan, write_recipe
 from imagebuild.pipeline.sharing import build_shared_layers, open_members
 from imagebuild.pipeline.sizing import find_last_image, measure_size, predict_size
@@ -67,12 +67,13 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     require_prediction(predict_size(workspace, plan, last))
     copying = BaseCopy(workspace, plan, options)
     copying.check()
+    mounts = LayerMounts(workspace, plan)
     with scratch_folder(workspace.cache) as scratch:
-        built = build_team_layers(workspace, plan, options, scratch / "layer")
+        built = build_team_layers(workspace, plan, options, mounts, scratch / "layer")
         check_size(workspace, plan, built, last)
         image = derive_team_image(plan, built.made, built.annotations)
         copying.run()
-        push_layers(workspace, plan, image, built.made)
+        push_layers(workspace, plan, image, built.made, mounts)
     digest = push_manifests(workspace, plan, image, built, options)
     reused: dict[str, Any] = {} if built.prepared is None else {"prepared": built.prepared}
     if built.shared is not None:
@@ -80,13 +81,13 @@ def build_image(workspace: Workspace, plan: Plan, options: BuildOptions) -> tupl
     return image, digest, copying.sparse, reused
 
 
-def push_layers(workspace: Workspace, plan: Plan, image: DerivedImage, made: TeamLayers) -> None:
+def push_layers(workspace: Workspace, plan: Plan, image: DerivedImage, made: TeamLayers, mounts: LayerMounts) -> None:
     """The team's layers, lowest first; of several those are sent that no repository of a team has that splits its layers too."""
     target, repository = workspace.target, plan.repository
     line = f"{plan.team.name}: pushing to {target.image_name(repository)}:{plan.recipe.tag}"
     with step(line, image.compressed, report=workspace.report):
         new = [(descriptor, layer.blob) for descriptor, layer in zip(image.layers, made.layers, strict=True) if layer.blob is not None]
-        there = mount_team_layers(workspace, plan, [item for item, _ in new]) if plan.recipe.layers else frozenset[str]()
+        there = mounts.mount([item for item, _ in new]) if plan.recipe.layers else frozenset[str]()
         for descriptor, blob in new:
             if descriptor.digest not in there:
                 target.put_blob(repository, descriptor, blob)
@@ -125,10 +126,10 @@ class BaseCopy:
         return plan_copy(self._source, base.repository, target, self._plan.repository, base.manifest.layers)
 
 
-def build_team_layers(workspace: Workspace, plan: Plan, options: BuildOptions, out: Path) -> BuiltLayers:
+def build_team_layers(workspace: Workspace, plan: Plan, options: BuildOptions, mounts: LayerMounts, out: Path) -> BuiltLayers:
     """The layers by the recipe's engine, in the file ``out`` and, where there are several, beside it."""
     if plan.recipe.engine != "docker":
-        return _build_directly(workspace, plan, options, out)
+        return _build_directly(workspace, plan, options, mounts, out)
     folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
     repaired = adapt_context(workspace, plan, folder, wheels, docker=True)
     made = build_docker_layer(workspace, plan, folder, out, options.docker, push=options.push)
@@ -138,19 +139,19 @@ def build_team_layers(workspace: Workspace, plan: Plan, options: BuildOptions, o
     return BuiltLayers(layers, folder, wheels, repaired, versions, system is not None, made.statements)
 
 
-def _build_directly(workspace: Workspace, plan: Plan, options: BuildOptions, out: Path) -> BuiltLayers:
+def _build_directly(workspace: Workspace, plan: Plan, options: BuildOptions, mounts: LayerMounts, out: Path) -> BuiltLayers:
     """By the direct engine, where asked with members of a registry. With [files] the context needs every wheel, to adapt it."""
     from imagebuild.layer.members import MemberSources
 
     shared = open_members(workspace, options.cache) if options.cache else None
     if shared is not None and not plan.recipe.files:
         folder = write_recipe(workspace, plan)
-        made, wheels, prepared = build_shared_layers(workspace, plan, folder, out, shared, builder=options.builder, network=options.network)
+        made, wheels, prepared = build_shared_layers(workspace, plan, folder, out, shared, mounts, options)
     else:
         folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
         adapt_context(workspace, plan, folder, wheels, docker=False)
         sources = MemberSources(shared)
-        made = build_direct_layers(workspace, plan, wheels, out, sources, reuse=True)
+        made = build_direct_layers(workspace, plan, wheels, out, sources, mounts)
         prepared = len(sources.prepared)
     if shared is not None and (line := shared.summarise()):
         workspace.report(f"{plan.team.name}: {line}")

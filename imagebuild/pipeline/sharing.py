@@ -14,6 +14,8 @@ from imagebuild.workspace import Workspace
 if TYPE_CHECKING:
     from imagebuild.layer.membercache import SharedMembers
     from imagebuild.layer.model import TeamLayers
+    from imagebuild.pipeline.buildoptions import BuildOptions
+    from imagebuild.pipeline.mounting import LayerMounts
 
 
 def open_members(workspace: Workspace, table: CacheTable) -> SharedMembers:
@@ -24,7 +26,7 @@ def open_members(workspace: Workspace, table: CacheTable) -> SharedMembers:
 
 
 def build_shared_layers(
-    workspace: Workspace, plan: Plan, folder: Path, out: Path, members: SharedMembers, *, builder: str | None, network: str | None
+    workspace: Workspace, plan: Plan, folder: Path, out: Path, members: SharedMembers, mounts: LayerMounts, options: BuildOptions
 ) -> tuple[TeamLayers, dict[str, Path], int]:
     """The layers by the direct engine; wheels are fetched, and linked into the context in ``folder``, for members that nobody has.
 
@@ -38,14 +40,14 @@ def build_shared_layers(
     present: dict[str, Path] = {}
 
     def provide(wanted: Sequence[str]) -> dict[str, Path]:
-        found = fetch_team_wheels(workspace, plan, builder=builder, network=network, wanted=wanted)
+        found = fetch_team_wheels(workspace, plan, builder=options.builder, network=options.network, wanted=wanted)
         link_files(found, folder / "wheels")
         present.update(found)
         return found
 
     expected = {item.name: wheel_cache_path(workspace.cache, item.sha256, item.filename) for item in plan.lock.packages}
     sources = MemberSources(members, provide)
-    made = build_direct_layers(workspace, plan, expected, out, sources, reuse=True)
+    made = build_direct_layers(workspace, plan, expected, out, sources, mounts)
     documents = {name: path for name, blob in made.members.items() if (path := blob.with_name(DOCUMENTS)).is_file()}
     lacking = [item.name for item in plan.lock.packages if item.name not in present and item.name not in documents]
     if lacking:

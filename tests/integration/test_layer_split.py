@@ -9,6 +9,7 @@ import re
 import stat
 import subprocess
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -211,6 +212,12 @@ def test_a_layer_that_was_pushed_is_never_sent_again(world: World, registry: Reg
     assert (len(new), sum(digest[7:] in path for digest in later for path in sent)) == (2, 2)
     assert later[:4] == [*[str(item) for item in later if item in blue][:4]]
     assert later[-2:] == new
+
+    # A place that has none of them: each layer is asked for there before it is assembled, and before it is sent.
+    log = RequestLog(registry)
+    world.run("image", "blue", "--registry", f"{world.base.host}/{world.root.parent.name}/other", timeout=120).succeeded()
+    asked = Counter(path for path in path_of(log.read(), "HEAD") if "/other/blue/blobs/" in path)
+    assert [sum(asked[path] for path in asked if digest[7:] in path) for digest in new] == [2, 2]
 
 
 def test_the_docker_engine_says_why_it_cannot(world: World) -> None:

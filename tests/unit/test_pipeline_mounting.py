@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from imagebuild.config import load_team
 from imagebuild.errors import RemoteError
 from imagebuild.oci.model import OCI_LAYER_ZSTD, Descriptor, Digest
 from imagebuild.oci.store import MountAnswer
-from imagebuild.pipeline.mounting import mount_team_layers
+from imagebuild.pipeline.mounting import LayerMounts
 
 LAYERS = [Descriptor(OCI_LAYER_ZSTD, str(Digest.of(bytes([number]))), 10 + number) for number in range(4)]
 TEAMS = {
@@ -48,7 +52,7 @@ class Registry:
         return MountAnswer(True)
 
 
-def mount(tmp_path: Path, registry: Registry, host: str = "reg.example") -> tuple[frozenset[str], list[str]]:
+def make_mounts(tmp_path: Path, registry: Registry, host: str = "reg.example") -> tuple[LayerMounts, list[str]]:
     for name, text in TEAMS.items():
         folder = tmp_path / "images" / name
         folder.mkdir(parents=True)
@@ -59,14 +63,14 @@ def mount(tmp_path: Path, registry: Registry, host: str = "reg.example") -> tupl
         target=registry, host=host, images=tmp_path / "images", report=said.append, repository=lambda name: f"ml/{name}"
     )
     team = SimpleNamespace(name="asks", table=SimpleNamespace(base="tiny"))
-    plan: Any = SimpleNamespace(team=team, repository="ml/asks")
-    return mount_team_layers(workspace, plan, LAYERS), said
+    plan: Any = SimpleNamespace(team=team, repository="ml/asks", recipe=SimpleNamespace(layers=(("a",), ("b",))))
+    return LayerMounts(workspace, plan), said
 
 
 def test_what_is_missing_is_mounted_from_teams_whose_layers_may_be_the_same(tmp_path: Path) -> None:
     registry = Registry({"ml/asks": {0}, "ml/has": {0, 1}, "ml/refuses": {1, 2}, "ml/elsewhere": {2}, "ml/single": {2}})
-    there, said = mount(tmp_path, registry)
-    assert there == {LAYERS[0].digest, LAYERS[1].digest}
+    mounts, said = make_mounts(tmp_path, registry)
+    assert mounts.mount(LAYERS) == {LAYERS[0].digest, LAYERS[1].digest}
     assert registry.mounted == [(LAYERS[1].digest, "ml/has")]
     assert {name for name, _ in registry.asked} == {"ml/asks", "ml/closed", "ml/has", "ml/refuses"}
     assert said == ["asks: 2 of 4 layers there already, 11 B of them mounted from other teams' images"]
@@ -74,12 +78,33 @@ def test_what_is_missing_is_mounted_from_teams_whose_layers_may_be_the_same(tmp_
 
 def test_nobody_else_is_asked_where_nothing_is_missing(tmp_path: Path) -> None:
     registry = Registry({"ml/asks": {0, 1, 2, 3}})
-    there, said = mount(tmp_path, registry)
-    assert (len(there), said) == (4, [])
+    mounts, said = make_mounts(tmp_path, registry)
+    assert (len(mounts.mount(LAYERS)), said) == (4, [])
     assert {name for name, _ in registry.asked} == {"ml/asks"}
 
 
 def test_a_layout_folder_is_not_asked(tmp_path: Path) -> None:
     registry = Registry({})
-    assert mount(tmp_path, registry, host="") == (frozenset(), [])
+    mounts, said = make_mounts(tmp_path, registry, host="")
+    assert (mounts.mount(LAYERS), said) == (frozenset(), [])
     assert registry.asked == []
+
+
+def test_what_a_build_learnt_before_assembling_is_not_asked_again_before_pushing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def load(images: Path, name: str) -> Any:
+        read.append(name)
+        return load_team(images, name)
+
+    monkeypatch.setattr("imagebuild.pipeline.mounting.load_team", load)
+    registry = Registry({"ml/asks": {0}, "ml/has": {1}})
+    mounts, _said = make_mounts(tmp_path, registry)
+    assert mounts.find_present(LAYERS[:3]) == {LAYERS[0].digest, LAYERS[1].digest}
+    registry.held["ml/has"].add(LAYERS[2].digest)  # pushed meanwhile: by a team that is built at the same time
+    assert mounts.mount(LAYERS[2:]) == {LAYERS[2].digest}
+    assert sorted(read) == sorted(TEAMS)  # each team's file once
+    asked = Counter(registry.asked)
+    assert [asked["ml/asks", layer.digest] for layer in LAYERS] == [1, 1, 1, 1]
+    assert [asked["ml/has", layer.digest] for layer in LAYERS] == [0, 1, 2, 1]
+    assert asked["ml/closed", LAYERS[3].digest] == 0  # it did not answer the first time
