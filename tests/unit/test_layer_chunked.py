@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import zstandard
+from fastcrc import crc64
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuild.errors import IntegrityError
-from imagebuild.layer.chunked.crc64 import update_crc64
+from imagebuild.files import CHUNK
+from imagebuild.layer.chunked.contents import Contents
 from imagebuild.layer.chunked.framescan import FrameScanner
 from imagebuild.layer.model import CHUNKED, Codec, ExtraFile, Layer
 from tests.support.builders import make_host_base, make_wheel
@@ -133,19 +135,37 @@ def test_each_file_can_be_fetched_alone_and_the_tar_made_again(layers: tuple[Lay
     assert {item["type"] for item in toc["entries"]} == {"dir", "reg"}
 
 
-@pytest.mark.parametrize(("text", "crc"), [(b"", 0), (b"123456789", 0xB90956C775A41001)])
-def test_known_checksums(text: bytes, crc: int) -> None:
-    assert update_crc64(text) == crc  # the second: the catalogue of CRCs, CRC-64/GO-ISO
+@pytest.mark.parametrize(
+    ("text", "crc"),
+    [
+        ("", 0),
+        ("a", 0x3420000000000000),
+        ("abcdefghij", 0x7F5B6E21B002D367),
+        ("Discard medicine more than two years old.", 0x8EC0E7C835BF9CDF),
+        ("He who has a shady past knows that nice guys finish last.", 0xC7DB1759E2BE5AB4),
+        ("123456789", 0xB90956C775A41001),  # the catalogue of CRCs, CRC-64/GO-ISO; the others: Go's own test of hash/crc64
+    ],
+)
+def test_published_checksums(text: str, crc: int) -> None:
+    assert crc64.go_iso(text.encode()) == compute_crc64(text.encode()) == crc
 
 
-@given(st.binary(max_size=600), st.integers(0, 600))
+@given(st.binary(max_size=2000), st.integers(0, 2000))
 def test_checksums_of_anything_in_two_pieces(data: bytes, cut: int) -> None:
-    assert update_crc64(data[cut:], update_crc64(data[:cut])) == compute_crc64(data)
+    assert crc64.go_iso(data[cut:], crc64.go_iso(data[:cut], 0)) == compute_crc64(data)
 
 
-def test_the_checksum_of_more_than_a_piece() -> None:
-    data = bytes(range(256)) * 513
-    assert update_crc64(data) == update_crc64(data[70_001:], update_crc64(data[:70_001])) == compute_crc64(data)
+@pytest.mark.parametrize("size", [CHUNK - 1, CHUNK, CHUNK + 1])
+def test_the_checksum_of_a_file_that_is_read_in_pieces(size: int) -> None:
+    content, stored = bytes(range(251)) * (size // 251) + bytes(size % 251), io.BytesIO()
+    with tarfile.open(fileobj=stored, mode="w") as archive:
+        entry = tarfile.TarInfo("large")
+        entry.size = size
+        archive.addfile(entry, io.BytesIO(content))
+    contents = Contents(Codec(CHUNKED))
+    contents.read(iter([stored.getvalue()]))
+    (line,) = [line for line in map(json.loads, unpack_all(contents.tarsplit).splitlines()) if line["type"] == 1]
+    assert base64.b64decode(line["payload"]) == crc64.go_iso(content).to_bytes(8, "big")
 
 
 @given(st.lists(st.binary(max_size=300_000), max_size=5), st.integers(1, 5000), st.booleans())

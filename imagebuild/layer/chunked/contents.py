@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import msgspec
+from fastcrc import crc64
 
 from imagebuild.errors import ConfigurationError, IntegrityError
 from imagebuild.files import CHUNK
-from imagebuild.layer.chunked.crc64 import update_crc64
 from imagebuild.layer.chunked.frames import Ending, encode_ending
 from imagebuild.layer.chunked.framescan import FrameScanner
 from imagebuild.layer.chunked.segments import TarSegment, split_tar
@@ -62,7 +62,7 @@ class Contents:
             digest, crc = hashlib.sha256(), 0
             for piece in segment.content:
                 digest.update(piece)
-                crc = update_crc64(piece, crc)
+                crc = crc64.go_iso(piece, crc)
             entry = msgspec.structs.replace(entry, digest=f"sha256:{digest.hexdigest()}")
             self._writer.add_file(segment.name, segment.size, crc)
         else:

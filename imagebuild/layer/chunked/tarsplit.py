@@ -1,7 +1,7 @@
 """tar-split: all of a tar but the files' contents, from which, with them, its very bytes are made again (github.com/vbatts/tar-split).
 
-A line of JSON for each piece: raw bytes in base64, or a file with its size and CRC-64. A reader of zstd:chunked makes the tar from the
-files it has and compares its digest with the image's diff_id.
+A line of JSON for each piece: raw bytes in base64, or a file with its size and CRC-64 (Go's hash/crc64, table ISO). A reader of
+zstd:chunked makes the tar from the files it has and compares its digest with the image's diff_id.
 """
 
 from __future__ import annotations
