@@ -72,7 +72,7 @@ def find_team_archive(addon: Addon, files: Iterable[Path], cache: Path) -> KeptA
 
 
 def download_archive(client: IndexClient, url: str, filename: str, cache: Path, *, sha256: str, name: str) -> KeptArchive:
-    """The archive at ``url``, in the cache, compared with its hash while it streams. ``name``: whose it is, for messages.
+    """The archive at ``url``, in the cache, compared with its hash while it streams. ``name``: of the add-on, for messages.
 
     IntegrityError for other bytes, LockError for a file that is gone, RemoteError for an index that fails.
     """
