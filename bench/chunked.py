@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.docker import Bench
+from bench.docker import Bench, open_bench
+from bench.folder import fresh_folders, hold_folder
 from bench.members import BEGUN, Measured, make_cache, run
 from bench.pipeline import prepare
 from imagebuild.oci.model import Manifest
 from tests.support.partialpull import Node
-from tests.support.servers.registry import run_registry
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,13 @@ def count_fetched(log: str, digest: str) -> int:
 
 def main() -> None:
     """Print the table: plain, zstd:chunked, and the ratio."""
-    root = Path(os.environ.get("BENCH_FOLDER", ".imagebuild/bench")).resolve()
-    prepare(root)
-    caches = root / "chunked"
-    shutil.rmtree(caches, ignore_errors=True)
-    with run_registry(caches / "registry") as registry:
-        bench = Bench(root, registry)
-        run(bench.folder / "same", bench.cache, f"{registry.host}/prepare")  # the base is read once, outside the clock
-        plain = measure_form(bench, caches, "same", "changed")
-        chunked = measure_form(bench, caches, "chunked", "chunked-changed")
+    with hold_folder() as root:
+        prepare(root)
+        caches = root / "chunked"
+        with fresh_folders(caches), open_bench(root) as bench:
+            run(bench.folder / "same", bench.cache, f"{bench.registry.host}/prepare")  # the base is read once, outside the clock
+            plain = measure_form(bench, caches, "same", "changed")
+            chunked = measure_form(bench, caches, "chunked", "chunked-changed")
     rows = [
         ("stored, MB", plain.stored / 1e6, chunked.stored / 1e6),
         ("fetched by a node with nothing, MB", plain.first / 1e6, chunked.first / 1e6),

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.folder import fresh_folders, hold_folder
 from bench.pipeline import prepare
 from imagebuild.base.model import Base
 from imagebuild.config import load_team
@@ -178,9 +179,8 @@ def print_table(ours: Meter, peers: Meter, members: Sequence[Member], tar: int) 
         print(f"{name:<44} {seconds / installed * 1e8:7.2f} {seconds / total:6.0%}   {compared}".rstrip())
 
 
-def main() -> None:
-    """Measure and print."""
-    root = Path(os.environ.get("BENCH_FOLDER", ".imagebuild/bench")).resolve()
+def measure_all(root: Path) -> None:
+    """Measure each step, and print."""
     prepare(root)
     workspace = Workspace(root, quiet=True)
     team = load_team(workspace.images, "heavy")
@@ -190,18 +190,23 @@ def main() -> None:
         for item in read_lock(workspace.lockfile("heavy")).packages
     ]
     scratch = root / ".imagebuild" / "cost"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    rules = MemberRules(base.interpreter, FolderResolver(base.tree), CODEC, scratch, base.inventory.user.home, LAYER_MTIME, True)
-    ours, peers = Meter(), Meter()
-    members: list[Member] = []
-    tar = 0
-    for request in requests:  # a busy machine is as busy for each of the three
-        take_steps(request, rules, base, ours, scratch)
-        members.append(make_whole(request, base, scratch, ours))
-        tar += run_peers(request, members[-1], base, scratch, peers)
-    print_table(ours, peers, members, tar)
-    shutil.rmtree(scratch)
+    with fresh_folders(scratch):
+        scratch.mkdir()
+        rules = MemberRules(base.interpreter, FolderResolver(base.tree), CODEC, scratch, base.inventory.user.home, LAYER_MTIME, True)
+        ours, peers = Meter(), Meter()
+        members: list[Member] = []
+        tar = 0
+        for request in requests:  # a busy machine is as busy for each of the three
+            take_steps(request, rules, base, ours, scratch)
+            members.append(make_whole(request, base, scratch, ours))
+            tar += run_peers(request, members[-1], base, scratch, peers)
+        print_table(ours, peers, members, tar)
+
+
+def main() -> None:
+    """Measure and print."""
+    with hold_folder() as root:
+        measure_all(root)
 
 
 if __name__ == "__main__":

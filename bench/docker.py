@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import csv
 import hashlib
 import io
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +29,9 @@ import msgspec
 import uv
 
 from bench.chart import Bar, Group, render_chart
+from bench.folder import fresh_folders, hold_folder
 from bench.pipeline import HERE, prepare, run
+from bench.process import start
 from imagebuild.dockerfile import render_requirements
 from imagebuild.lock.file.lockfile import read_lock, write_lock
 from imagebuild.lock.file.model import Lock, LockedPackage
@@ -104,15 +107,15 @@ class Peer:
 def measure(command: list[str], text: str = "") -> tuple[float, int]:
     """(seconds, peak bytes of its largest process) of a command that must succeed."""
     started = time.perf_counter()
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert child.stdin is not None
-    assert child.stderr is not None
-    child.stdin.write(text.encode())
-    child.stdin.close()
-    complaint = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
+    with start(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stderr is not None
+        child.stdin.write(text.encode())
+        child.stdin.close()
+        complaint = child.stderr.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - started
+        child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         sys.exit(f"{' '.join(command[:3])} failed:\n{complaint.decode(errors='replace')[-3000:]}")
     return seconds, usage.ru_maxrss * 1024
@@ -168,7 +171,6 @@ class Bench:
         self.registry = registry
         self.store = RegistryStore(registry.host)
         self.folder = root / "docker"
-        shutil.rmtree(self.folder, ignore_errors=True)
         self.rows: list[Row] = []
         self.base, self.base_layers = self._push_base()
         # A time of its own makes the recipe new: neither engine finds what an earlier benchmark built.
@@ -284,6 +286,14 @@ def make_uv_peer(bench: Bench, *, bytecode: bool) -> Peer:
     name = "RUN uv pip install --compile-bytecode, zstd" if bytecode else "RUN uv pip install without bytecode, zstd"
     text = "FROM BASE\n" + _UV_RUN.replace("OPTIONS", "--compile-bytecode" if bytecode else "")
     return Peer(bench.add_row(name, same=bytecode), "uv" if bytecode else "uv-bare", text, "zstd")
+
+
+@contextlib.contextmanager
+def open_bench(root: Path) -> Iterator[Bench]:
+    """The folders and the registry; gone at the end."""
+    storage = root / ".imagebuild" / "bench-registry"
+    with fresh_folders(storage, root / "docker"), run_registry(storage) as registry:
+        yield Bench(root, registry)
 
 
 def prune_builds(bench: Bench) -> None:
@@ -424,22 +434,16 @@ def main() -> None:
     parser.add_argument("--chart", type=Path, default=HERE.parent / "docs" / "bench.svg", help="where the chart goes")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    missing = find_missing()
-    if missing:
-        print(f"no comparison with docker builds: this machine lacks {missing}", file=sys.stderr)
-        return
-    root = Path(os.environ.get("BENCH_FOLDER", ".imagebuild/bench")).resolve()
-    prepare(root)
-    storage = root / ".imagebuild" / "bench-registry"
-    shutil.rmtree(storage, ignore_errors=True)
-    with run_registry(storage) as registry:
-        bench = Bench(root, registry)
-        try:
-            pulls = run_all(bench)
-        finally:
-            prune_builds(bench)
-    for folder in (storage, bench.folder):
-        shutil.rmtree(folder)
+    with hold_folder() as root:
+        if missing := find_missing():
+            print(f"no comparison with docker builds: this machine lacks {missing}", file=sys.stderr)
+            return
+        prepare(root)
+        with open_bench(root) as bench:
+            try:
+                pulls = run_all(bench)
+            finally:
+                prune_builds(bench)
     print_tables(bench, pulls, bench.rows[0])
     options.chart.write_text(draw_chart(bench, pulls), encoding="utf-8")
     if options.json:

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import random
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -22,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.chart import Bar, Group, render_chart
-from bench.docker import Bench, find_missing, make_uv_peer, prune_builds
+from bench.docker import Bench, find_missing, make_uv_peer, open_bench, prune_builds
+from bench.folder import fresh_folders, hold_folder
 from bench.members import make_cache
 from bench.pipeline import prepare
 from bench.process import run_imagebuild
 from imagebuild.lock.file.lockfile import read_lock
 from imagebuild.lock.file.model import Lock
-from tests.support.servers.registry import run_registry
 
 FLEET_PACKAGES = tuple((Path(__file__).parent / "fleet-packages.txt").read_text().split())
 PEERS = 5
@@ -68,7 +67,6 @@ class Fleet:
         self.draw = random.Random(seed)
         self.teams = [f"team{number:02d}" for number in range(1, teams + 1)]
         self.as_of = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(bench.stamp))
-        shutil.rmtree(root, ignore_errors=True)
         repository, digest = bench.base.split("@")
         (root / "images").mkdir(parents=True)
         (root / "images/catalogue.toml").write_text(
@@ -111,7 +109,7 @@ class Fleet:
 
     def build(self, name: str, cache: Path, namespace: str) -> Measured:
         """``image --all`` into a namespace of its own."""
-        storage = self.bench.root / ".imagebuild" / "bench-registry"
+        storage = self.bench.registry.storage
         wheels, before, there = measure_folder(cache / "wheels"), measure_folder(storage), count_members(cache)
         done = run_imagebuild(
             "image", "--all", "--locked", "--quiet", "--root", str(self.root), "--cache-dir", str(cache),
@@ -177,6 +175,33 @@ def print_results(fleet: Fleet, rows: Iterable[Measured], locking: float) -> Non
         print(f"{f'{len(locks)} times {name}, by the mean of {min(PEERS, len(locks))}':<58} {seconds:8.1f} {divide(seconds):>6}")
 
 
+def measure_fleet(bench: Bench, caches: Path, options: argparse.Namespace) -> None:
+    """Lock and build everything; print, draw and write what :func:`main`'s options ask for."""
+    rows: list[Measured] = []
+    fleet = Fleet(bench, bench.folder / "fleet", options.teams, options.seed)
+    locking = fleet.lock(make_cache(bench.cache, caches / "locking", set()))
+    empty = make_cache(bench.cache, caches / "empty", set())
+    rows.append(fleet.build("empty cache", empty, "a"))
+    rows.append(fleet.build("nothing changed", empty, "a"))
+    wheels = make_cache(empty, caches / "wheels", {"wheels", "bases"})
+    rows.append(fleet.build("wheels here, nothing made", wheels, "b"))
+    fleet.split_layers()
+    split = make_cache(empty, caches / "split", {"wheels", "bases"})
+    rows.append(fleet.build("wheels here, nothing made, split layers", split, "c"))
+    if missing := find_missing():
+        print(f"no comparison with docker builds: this machine lacks {missing}", file=sys.stderr)
+    else:
+        try:
+            build_peers(bench, fleet, empty)
+        finally:
+            prune_builds(bench)
+    print_results(fleet, rows, locking)
+    if options.chart:
+        options.chart.write_text(draw_results(fleet, rows))
+    if options.json:
+        options.json.write_text(json.dumps({"rows": [vars(row) for row in rows], "peers": [vars(row) for row in bench.rows]}, indent=2))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -185,37 +210,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--chart", type=Path, help="also draw them here, as SVG")
     options = parser.parse_args()
-    root = Path(os.environ.get("BENCH_FOLDER", ".imagebuild/bench")).resolve()
-    prepare(root)
-    storage, caches = root / ".imagebuild" / "bench-registry", root / ".imagebuild" / "bench-caches"
-    shutil.rmtree(storage, ignore_errors=True)
-    rows: list[Measured] = []
-    with run_registry(storage) as registry:
-        bench = Bench(root, registry)
-        fleet = Fleet(bench, bench.folder / "fleet", options.teams, options.seed)
-        locking = fleet.lock(make_cache(bench.cache, caches / "locking", set()))
-        empty = make_cache(bench.cache, caches / "empty", set())
-        rows.append(fleet.build("empty cache", empty, "a"))
-        rows.append(fleet.build("nothing changed", empty, "a"))
-        wheels = make_cache(empty, caches / "wheels", {"wheels", "bases"})
-        rows.append(fleet.build("wheels here, nothing made", wheels, "b"))
-        fleet.split_layers()
-        split = make_cache(empty, caches / "split", {"wheels", "bases"})
-        rows.append(fleet.build("wheels here, nothing made, split layers", split, "c"))
-        if missing := find_missing():
-            print(f"no comparison with docker builds: this machine lacks {missing}", file=sys.stderr)
-        else:
-            try:
-                build_peers(bench, fleet, empty)
-            finally:
-                prune_builds(bench)
-        print_results(fleet, rows, locking)
-        if options.chart:
-            options.chart.write_text(draw_results(fleet, rows))
-        if options.json:
-            options.json.write_text(json.dumps({"rows": [vars(row) for row in rows], "peers": [vars(row) for row in bench.rows]}, indent=2))
-    for folder in (storage, caches, bench.folder):
-        shutil.rmtree(folder)
+    with hold_folder() as root:
+        prepare(root)
+        caches = root / ".imagebuild" / "bench-caches"
+        with fresh_folders(caches), open_bench(root) as bench:
+            measure_fleet(bench, caches, options)
 
 
 if __name__ == "__main__":

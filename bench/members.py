@@ -15,11 +15,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.docker import Bench, find_missing, make_uv_peer, measure, prune_builds
+from bench.docker import Bench, find_missing, make_uv_peer, measure, open_bench, prune_builds
+from bench.folder import fresh_folders, hold_folder, remove_folder
 from bench.pipeline import prepare
 from bench.process import run_imagebuild
 from imagebuild.oci.model import Manifest
-from tests.support.servers.registry import run_registry
 
 BEGUN = {"wheels", "bases"}  # of the cache, where nothing else is to be there
 
@@ -45,7 +45,7 @@ def run(root: Path, cache: Path, target: str, *options: str) -> Measured:
 
 def make_cache(source: Path, folder: Path, parts: set[str]) -> Path:
     """A cache that holds these parts of another, by hard links."""
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)
     folder.mkdir(parents=True)
     for part in sorted(parts):
         shutil.copytree(source / part, folder / part, symlinks=True, copy_function=os.link)
@@ -133,33 +133,28 @@ def print_rows(rows: Rows, bench: Bench, pulls: list[Pull]) -> None:
 
 def main() -> None:
     """Measure and print."""
-    root = Path(os.environ.get("BENCH_FOLDER", ".imagebuild/bench")).resolve()
-    prepare(root)
-    storage = root / ".imagebuild" / "bench-registry"
-    shutil.rmtree(storage, ignore_errors=True)
-    caches = root / ".imagebuild" / "bench-caches"
-    pulls: list[Pull] = []
-    with run_registry(storage) as registry:
-        bench = Bench(root, registry)
-        rows, changes = run_ours(bench, caches, f"{registry.host}/members")
-        if missing := find_missing():
-            print(f"no comparison with docker builds: this machine lacks {missing}", file=sys.stderr)
-        else:
-            try:
-                peers = [make_uv_peer(bench, bytecode=bytecode) for bytecode in (True, False)]
-                bench.link_wheels(bench.locks["same"])
-                bench.buildx(peers[1], "", cache=False)  # fills uv's own cache
-                for peer in peers:
-                    bench.buildx(peer, "cold", cache=False)
-                bench.link_wheels(bench.locks["changed"])
-                for situation in ("changed", "nothing"):
+    with hold_folder() as root:
+        prepare(root)
+        caches = root / ".imagebuild" / "bench-caches"
+        pulls: list[Pull] = []
+        with fresh_folders(caches), open_bench(root) as bench:
+            rows, changes = run_ours(bench, caches, f"{bench.registry.host}/members")
+            if missing := find_missing():
+                print(f"no comparison with docker builds: this machine lacks {missing}", file=sys.stderr)
+            else:
+                try:
+                    peers = [make_uv_peer(bench, bytecode=bytecode) for bytecode in (True, False)]
+                    bench.link_wheels(bench.locks["same"])
+                    bench.buildx(peers[1], "", cache=False)  # fills uv's own cache
                     for peer in peers:
-                        bench.buildx(peer, situation, cache=True)
-                pulls = [pull_change(bench, change) for change in changes]
-            finally:
-                prune_builds(bench)
-    for folder in (storage, caches, bench.folder):
-        shutil.rmtree(folder)
+                        bench.buildx(peer, "cold", cache=False)
+                    bench.link_wheels(bench.locks["changed"])
+                    for situation in ("changed", "nothing"):
+                        for peer in peers:
+                            bench.buildx(peer, situation, cache=True)
+                    pulls = [pull_change(bench, change) for change in changes]
+                finally:
+                    prune_builds(bench)
     print_rows(rows, bench, pulls)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import time
 from pathlib import Path
 
+from bench.folder import hold_folder
 from bench.process import run_imagebuild
 from imagebuild.oci.compression import open_decompressed
 from imagebuild.oci.layout import LayoutStore
@@ -79,9 +79,8 @@ def prepare(root: Path) -> dict[str, object]:
     return run(root)[2][0]
 
 
-def main() -> None:
+def measure_all(root: Path) -> None:
     """Print the table."""
-    root = Path(os.environ.get("BENCH_FOLDER", ".imagebuild/bench")).resolve()
     result = prepare(root)
     raw = LayoutStore(root / ".imagebuild/registry").get_manifest("heavy", str(result["tag"]))
     assert raw is not None
@@ -108,6 +107,12 @@ def main() -> None:
         print(f"{name:<45} {seconds:8.2f} {seconds / strict:8.2f} {memory / 2**20:9.0f}")
     print(f"{'floor: SHA-256 of stored and tar, copy of stored':<48} {strict:5.2f} {1:8.2f}")
     print(f"{'floor, wide: SHA-256 of tar twice, copy of tar':<48} {wide:5.2f} {wide / strict:8.2f}")
+
+
+def main() -> None:
+    """Measure and print."""
+    with hold_folder() as root:
+        measure_all(root)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ and of the unpacked bytes, in one thread; no file is looked at. The base has bee
 from __future__ import annotations
 
 import hashlib
-import os
 import statistics
 import time
 from pathlib import Path
 
+from bench.folder import hold_folder
 from bench.pipeline import CHUNK, prepare
 from bench.process import run_imagebuild
 from imagebuild.oci.compression import open_decompressed
@@ -45,9 +45,8 @@ def run(root: Path, *arguments: str) -> tuple[Times, int]:
     return (done.seconds, done.cpu), done.memory
 
 
-def main() -> None:
+def measure_all(root: Path) -> None:
     """Print the table; medians of interleaved rounds."""
-    root = Path(os.environ.get("BENCH_FOLDER", ".imagebuild/bench")).resolve()
     tag = str(prepare(root)["tag"])
     store = LayoutStore(root / ".imagebuild/registry")
     raw = store.get_manifest("heavy", tag)
@@ -73,6 +72,12 @@ def main() -> None:
         clock, work = (statistics.median(times) for times in zip(*taken, strict=True))
         print(f"{name:<30} {clock:8.2f} {clock / floor[0]:8.2f} {work:8.2f} {work / floor[1]:8.2f}")
     print(f"verify: peak {memory / 2**20:.0f} MiB")
+
+
+def main() -> None:
+    """Measure and print."""
+    with hold_folder() as root:
+        measure_all(root)
 
 
 if __name__ == "__main__":

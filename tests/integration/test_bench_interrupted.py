@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from imagebuild.files import exclusive
 from tests.support.tools import need
 from tests.support.workspaces import PROJECT
 
@@ -71,3 +72,25 @@ def test_an_interrupted_soak_ends_with_all_it_started(tmp_path: Path, sign: str)
         assert err == "soak: interrupted\n"
     assert find_left(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+BENCHMARKS = ("pipeline", "docker", "members", "verify", "cost", "chunked", "fleet")
+
+
+def test_two_benchmarks_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    where = {"BENCH_FOLDER": str(tmp_path / "bench")}
+    with exclusive(tmp_path / "bench" / "bench.lock"):
+        processes = [start(tmp_path, f"bench.{name}", more=where) for name in BENCHMARKS]
+        ends = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
+    line = f"another benchmark uses {tmp_path}/bench: wait for its end, or name another folder in BENCH_FOLDER\n"
+    assert ends == [(line, 1)] * len(BENCHMARKS)
+    assert [path.name for path in (tmp_path / "bench").iterdir()] == ["bench.lock"]
+
+
+def test_an_interrupted_benchmark_ends_with_what_it_started(tmp_path: Path) -> None:
+    process = start(tmp_path, "bench.fleet", more={"BENCH_FOLDER": str(tmp_path / "bench")})
+    code, out, err = interrupt(process, tmp_path, "bench/images/heavy/team.toml")
+    lines = err.splitlines()
+    assert (code, out, lines[0]) == (130, "", "preparing: starter base and wheels (not timed)")
+    assert lines[1:] in (["interrupted"], ["stopped by SIGTERM; nothing half-written was kept"])
+    assert find_left(tmp_path) == []
