@@ -27,6 +27,7 @@ def bundle(
 ) -> None:
     """Write all that TEAM's build needs into one folder, for image --offline --bundle DIR."""
     from imagebuild.bundle.packing import BundleContents, pack_bundle
+    from imagebuild.engine.options import DockerOptions
     from imagebuild.pipeline.bases import open_base_store
     from imagebuild.pipeline.building import prepare_context
     from imagebuild.pipeline.planning import plan_image
@@ -35,7 +36,7 @@ def bundle(
     workspace.prepare()
     with workspace.building(team):
         plan = plan_image(workspace, team, cutoff=read_clock(), locked=True, engine=engine or "")
-        folder, wheels = prepare_context(workspace, plan, builder=builder, network=network)
+        folder, wheels = prepare_context(workspace, plan, DockerOptions(builder, network))
         contents = BundleContents(
             team=plan.team,
             base=plan.base,

@@ -79,6 +79,7 @@ def _compare_twins(workspace: Workspace, team: str, builder: str | None, as_json
     import msgspec
 
     from imagebuild.check.verify.twin import require_twins
+    from imagebuild.engine.options import DockerOptions
     from imagebuild.pipeline.building import build_twins
     from imagebuild.pipeline.planning import plan_twins
     from imagebuild.text import format_size
@@ -86,7 +87,7 @@ def _compare_twins(workspace: Workspace, team: str, builder: str | None, as_json
     workspace.prepare()
     with workspace.building(team):
         plan = plan_twins(workspace, team, cutoff=read_clock())
-        found = build_twins(workspace, plan, builder=builder)
+        found = build_twins(workspace, plan, DockerOptions(builder))
     if as_json:
         print_data(msgspec.json.format(msgspec.json.encode(found), indent=2))
     require_twins(found, team)

@@ -34,6 +34,9 @@ class DockerOptions(msgspec.Struct, frozen=True):
         }
 
 
+DEFAULT_DOCKER = DockerOptions()
+
+
 class BuildContext(msgspec.Struct, frozen=True):
     """What a team's build is given beside its recipe."""
 

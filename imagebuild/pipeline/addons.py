@@ -13,7 +13,7 @@ from imagebuild.addons.model import ADDON_KINDS, AddonKind, AddonLock, AddonRequ
 from imagebuild.addons.routing import find_index
 from imagebuild.base.model import Base
 from imagebuild.config import Team
-from imagebuild.engine.options import DockerOptions
+from imagebuild.engine.options import DEFAULT_DOCKER, DockerOptions
 from imagebuild.errors import LockError, UsageError
 from imagebuild.files import exclusive, explain_os_error, hash_file
 from imagebuild.lock.index.routing import LOCAL_NAME
@@ -190,11 +190,11 @@ def fetch_addons(
     team: Team,
     base: Base,
     locks: Sequence[AddonLock],
-    options: DockerOptions = DockerOptions(),  # noqa: B008
+    docker: DockerOptions = DEFAULT_DOCKER,
 ) -> dict[str, Path]:
     """Every archive of the locks on this disk, verified; by the name that accounts have for it (``vscode:ms-python.python``).
 
-    ``options``: of the docker engine, where a package of R has to be built again.
+    ``docker``: how, where a package of R has to be built again.
     """
     found = {}
     for lock in locks:
@@ -207,7 +207,7 @@ def fetch_addons(
             team.list_archives(lock.kind),
             workspace.report,
             workspace.offline,
-            make_r_builder(workspace, team, base, options) if lock.kind == "r" else None,
+            make_r_builder(workspace, team, base, docker) if lock.kind == "r" else None,
         )
         found.update({name_addon(lock.kind, name): path for name, path in rules.fetch(request).items()})
     return found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from imagebuild.dockerfile import ADDONS_FOLDER, render_requirements
-from imagebuild.engine.options import BuildContext, DockerOptions
+from imagebuild.engine.options import DEFAULT_DOCKER, BuildContext, DockerOptions
 from imagebuild.errors import ConfigurationError
 from imagebuild.files import hash_file, scratch_folder, write_atomic
 from imagebuild.layer.archivemember import ArchiveRequest
@@ -37,21 +37,20 @@ if TYPE_CHECKING:
 def fetch_team_wheels(
     workspace: Workspace,
     plan: Plan,
+    docker: DockerOptions = DEFAULT_DOCKER,
     *,
-    builder: str | None = None,
-    network: str | None = None,
     wanted: Collection[str] | None = None,
 ) -> dict[str, Path]:
     """Every wheel of the lock (or those ``wanted``) on this disk, verified: local packages built, the others fetched or found in the cache.
 
-    ``builder`` and ``network`` are the docker engine's, for those that are locked from a source archive.
+    ``docker``: how those are built again that are locked from a source archive.
     """
     from imagebuild.lock.wheels.fetching import fetch_wheels
 
     packages = tuple(item for item in plan.lock.packages if wanted is None or item.name in wanted)
     lock = msgspec.structs.replace(plan.lock, packages=packages)
     local = build_local_wheels(workspace, plan.team, lock) if any(item.index == LOCAL_NAME for item in packages) else {}
-    build = make_source_builder(workspace, plan.team, plan.base, DockerOptions(builder, network))
+    build = make_source_builder(workspace, plan.team, plan.base, docker)
     return fetch_wheels(
         lock,
         lambda: plan.team.indexes,
@@ -77,17 +76,13 @@ def link_files(files: Mapping[str, Path], folder: Path) -> None:
             shutil.copyfile(path, target)
 
 
-def prepare_context(
-    workspace: Workspace, plan: Plan, *, builder: str | None = None, network: str | None = None
-) -> tuple[Path, dict[str, Path]]:
-    """The build's folder with Dockerfile, wheels and add-ons in it, and the wheels by package."""
+def prepare_context(workspace: Workspace, plan: Plan, docker: DockerOptions = DEFAULT_DOCKER) -> tuple[Path, dict[str, Path]]:
+    """The build's folder with Dockerfile, wheels and add-ons in it, and the wheels by package; ``docker``: for source archives."""
     folder = write_recipe(workspace, plan)
-    wheels = fetch_team_wheels(workspace, plan, builder=builder, network=network)
+    wheels = fetch_team_wheels(workspace, plan, docker)
     link_files(wheels, folder / "wheels")
     if plan.addons:
-        link_files(
-            fetch_addons(workspace, plan.team, plan.base, plan.addons, DockerOptions(builder, network)), folder / "wheels" / ADDONS_FOLDER
-        )
+        link_files(fetch_addons(workspace, plan.team, plan.base, plan.addons, docker), folder / "wheels" / ADDONS_FOLDER)
     return folder, wheels
 
 
@@ -165,17 +160,21 @@ def build_direct_layers(
     plan: Plan,
     wheels: Mapping[str, Path],
     out: Path,
+    docker: DockerOptions = DEFAULT_DOCKER,
     sources: MemberSources | None = None,
     mounts: LayerMounts | None = None,
 ) -> TeamLayers:
-    """The layers by the direct engine, audited; with ``mounts``, a layer that the target has is not made again."""
+    """The layers by the direct engine, audited; with ``mounts``, a layer that the target has is not made again.
+
+    ``docker``: for source archives of R packages.
+    """
     from imagebuild.layer.assembly import build_layers
     from imagebuild.layer.invariants import TarEntries, check_layers
     from imagebuild.layer.records import LayerRecords
     from imagebuild.supply.policy import read_policy
 
     single = plan.recipe.codec.single
-    archives = fetch_addons(workspace, plan.team, plan.base, plan.addons) if plan.addons else {}
+    archives = fetch_addons(workspace, plan.team, plan.base, plan.addons, docker) if plan.addons else {}
     removal = find_removal(plan.base, plan.recipe.replaced)
     gone = frozenset(removal.owners)
     audit = TarEntries(plan.base, plan.recipe.extra_files, gone)
@@ -235,7 +234,7 @@ def find_repaired(workspace: Workspace, plan: Plan, wheels: dict[str, Path]) -> 
     return found
 
 
-def build_twins(workspace: Workspace, plan: Plan, *, builder: str | None = None) -> TwinReport:
+def build_twins(workspace: Workspace, plan: Plan, docker: DockerOptions = DEFAULT_DOCKER) -> TwinReport:
     """Build ``plan``'s files with both engines and compare the two; nothing is pushed."""
     from imagebuild.check.verify.twin import compare_layers
 
@@ -244,11 +243,11 @@ def build_twins(workspace: Workspace, plan: Plan, *, builder: str | None = None)
             f"team {plan.team.name} has system packages, which only the docker engine installs: there is no twin",
             "verify a team without [system] packages",
         )
-    folder, wheels = prepare_context(workspace, plan)
+    folder, wheels = prepare_context(workspace, plan, docker)
     adapt_context(workspace, plan, folder, wheels, docker=True)
     with scratch_folder(workspace.cache) as scratch:
-        docker = build_docker_layer(workspace, plan, folder, scratch / "docker.layer", DockerOptions(builder)).layer
-        direct = build_direct_layers(workspace, plan, wheels, scratch / "direct.layer")
+        built = build_docker_layer(workspace, plan, folder, scratch / "docker.layer", docker).layer
+        direct = build_direct_layers(workspace, plan, wheels, scratch / "direct.layer", docker)
         workspace.report(f"{plan.team.name}: comparing the two layers")
         (scratch / "kept").mkdir()
-        return compare_layers(direct, docker, base=plan.base, scratch=scratch / "kept")
+        return compare_layers(direct, built, base=plan.base, scratch=scratch / "kept")

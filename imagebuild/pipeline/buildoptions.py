@@ -24,8 +24,13 @@ class BuildOptions(msgspec.Struct, frozen=True):
 
     @property
     def docker(self) -> DockerOptions:
-        """Those of the docker engine."""
+        """Those of the docker engine, for the image's layer."""
         return DockerOptions(self.builder, self.network, attest=self.attest)
+
+    @property
+    def source_docker(self) -> DockerOptions:
+        """The same for source archives, which nobody attests."""
+        return DockerOptions(self.builder, self.network)
 
 
 def check_options(workspace: Workspace, plan: Plan, options: BuildOptions) -> None:

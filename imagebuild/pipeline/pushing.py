@@ -130,7 +130,7 @@ def build_team_layers(workspace: Workspace, plan: Plan, options: BuildOptions, m
     """The layers by the recipe's engine, in the file ``out`` and, where there are several, beside it."""
     if plan.recipe.engine != "docker":
         return _build_directly(workspace, plan, options, mounts, out)
-    folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
+    folder, wheels = prepare_context(workspace, plan, options.source_docker)
     repaired = adapt_context(workspace, plan, folder, wheels, docker=True)
     made = build_docker_layer(workspace, plan, folder, out, options.docker, push=options.push)
     system = made.layer.system
@@ -148,10 +148,10 @@ def _build_directly(workspace: Workspace, plan: Plan, options: BuildOptions, mou
         folder = write_recipe(workspace, plan)
         made, wheels, prepared = build_shared_layers(workspace, plan, folder, out, shared, mounts, options)
     else:
-        folder, wheels = prepare_context(workspace, plan, builder=options.builder, network=options.network)
+        folder, wheels = prepare_context(workspace, plan, options.source_docker)
         adapt_context(workspace, plan, folder, wheels, docker=False)
         sources = MemberSources(shared)
-        made = build_direct_layers(workspace, plan, wheels, out, sources, mounts)
+        made = build_direct_layers(workspace, plan, wheels, out, options.source_docker, sources, mounts)
         prepared = len(sources.prepared)
     if shared is not None and (line := shared.summarise()):
         workspace.report(f"{plan.team.name}: {line}")

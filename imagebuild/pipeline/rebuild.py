@@ -43,14 +43,15 @@ def rebuild_image(workspace: Workspace, evidence: Evidence, *, builder: str | No
         return Finding("skipped", "the locks of its add-ons do not travel with the image")
     plan = Plan(team, base, lock, recipe, evidence.image.repository, evidence.addons)
     try:
-        folder, wheels = prepare_context(workspace, plan)
+        docker = DockerOptions(builder)
+        folder, wheels = prepare_context(workspace, plan, docker)
         adapt_context(workspace, plan, folder, wheels, docker=recipe.engine == "docker")
         with scratch_folder(workspace.cache) as scratch:
             if recipe.engine == "docker":
-                layer = build_docker_layer(workspace, plan, folder, scratch / "layer", DockerOptions(builder)).layer
+                layer = build_docker_layer(workspace, plan, folder, scratch / "layer", docker).layer
                 made = TeamLayers((layer,))
             else:
-                made = build_direct_layers(workspace, plan, wheels, scratch / "layer")
+                made = build_direct_layers(workspace, plan, wheels, scratch / "layer", docker)
             noted = evidence.image.manifest.annotations.get(names.SYSTEM)
             image = derive_team_image(plan, made, {} if noted is None else {names.SYSTEM: noted})
     except ImagebuildError as error:

@@ -40,14 +40,14 @@ def build_shared_layers(
     present: dict[str, Path] = {}
 
     def provide(wanted: Sequence[str]) -> dict[str, Path]:
-        found = fetch_team_wheels(workspace, plan, builder=options.builder, network=options.network, wanted=wanted)
+        found = fetch_team_wheels(workspace, plan, options.source_docker, wanted=wanted)
         link_files(found, folder / "wheels")
         present.update(found)
         return found
 
     expected = {item.name: wheel_cache_path(workspace.cache, item.sha256, item.filename) for item in plan.lock.packages}
     sources = MemberSources(members, provide)
-    made = build_direct_layers(workspace, plan, expected, out, sources, mounts)
+    made = build_direct_layers(workspace, plan, expected, out, options.source_docker, sources, mounts)
     documents = {name: path for name, blob in made.members.items() if (path := blob.with_name(DOCUMENTS)).is_file()}
     lacking = [item.name for item in plan.lock.packages if item.name not in present and item.name not in documents]
     if lacking:

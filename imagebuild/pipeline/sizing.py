@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from imagebuild.errors import BudgetError
@@ -12,9 +10,6 @@ from imagebuild.pipeline.planning import Plan
 from imagebuild.size.budget import LastImage, compute_limits, list_absent
 from imagebuild.size.model import SizeReport
 from imagebuild.workspace import Workspace
-
-if TYPE_CHECKING:
-    pass
 
 
 def find_last_image(workspace: Workspace, plan: Plan) -> LastImage | None:
