@@ -15,6 +15,7 @@ import selectors
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -107,7 +108,7 @@ class _Child:
     def end(self) -> Any:
         """What the task gave, or the error it ended with; the process is gone afterwards."""
         os.close(self.up)
-        os.close(self.down)
+        self._close_down()
         _, status = os.waitpid(self.pid, 0)
         if self.outcome is not None:
             kind, *rest = self.outcome
@@ -116,6 +117,17 @@ class _Child:
         how = f"was ended by {signal.Signals(number).name}" if number > 0 else f"ended with status {-number}"
         hint = "usually the kernel does so when memory runs out: run it again with --jobs 1" if number == signal.SIGKILL else ""
         return BuildError(f"its process {how}", hint or "run it again; if it fails again, run this one alone with --debug")
+
+    def dismiss(self) -> None:
+        """Ask it to put things away and end; those of its threads that wait for a slot learn that there will be none."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        self._close_down()
+
+    def _close_down(self) -> None:
+        if self.down >= 0:
+            os.close(self.down)
+            self.down = -1
 
 
 def _work(task: Task, link: _Link, workers: int) -> None:
@@ -206,10 +218,10 @@ class _Run:
         """End what still runs: asked first, and after a while made to."""
         self._selector.close()
         for child in self._children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, signal.SIGTERM)
+            child.dismiss()
+        end = time.monotonic() + _PATIENCE
         for child in self._children:
-            alarm = threading.Timer(_PATIENCE, os.kill, (child.pid, signal.SIGKILL))
+            alarm = threading.Timer(max(0.0, end - time.monotonic()), os.kill, (child.pid, signal.SIGKILL))
             alarm.daemon = True
             alarm.start()
             try:

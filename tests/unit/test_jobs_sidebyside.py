@@ -160,6 +160,42 @@ list(run_side_by_side({"a": task, "b": task}, 2, lambda line: print(line, flush=
 """
 
 
+WAITING = """
+import os, signal, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from imagebuild.jobs.sidebyside import run_side_by_side
+
+def task(jobs, say):
+    def work(_number):
+        with jobs.slot():
+            time.sleep(1)
+
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            works = [pool.submit(work, number) for number in range(30)]
+            say(str(os.getpid()))
+            for future in works:
+                future.result()
+    finally:
+        open(sys.argv[1] + "/" + str(os.getpid()), "w").close()
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
+list(run_side_by_side({"a": task, "b": task}, 2, lambda line: print(line, flush=True), print))
+"""
+
+
+@pytest.mark.slow
+def test_threads_that_wait_for_a_slot_do_not_hold_up_the_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITING, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        children = {process.stdout.readline().strip() for _ in range(2)}
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 9
+    assert {path.name for path in tmp_path.iterdir()} == children  # both ended by themselves
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 9), (signal.SIGINT, -signal.SIGINT), (signal.SIGKILL, -signal.SIGKILL)])
 def test_when_the_parent_ends_its_children_end(tmp_path: Path, number: int, code: int) -> None:
     process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
