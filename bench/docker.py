@@ -188,6 +188,7 @@ class Bench:
             ("chunked-changed", "changed", 'format = "zstd:chunked"'),
         ):
             self._write_checkout(name, self.locks[changed], layer)
+        self._write_checkout("imported", self.locks["same"], 'compression = "zstd"', 'bytecode = "imported"')
         self.wheels = self.folder / "wheels"
         self.wheels.mkdir()
         self.tools = self.folder / "tools"
@@ -209,16 +210,16 @@ class Bench:
         digest = self.store.put_manifest(BASE_REPOSITORY, raw, "1")
         return f"{self.registry.host}/{BASE_REPOSITORY}@{digest}", len(manifest.layers)
 
-    def _write_checkout(self, name: str, lock: Lock, layer: str) -> None:
-        """A folder as a team has it, on the base in the registry; ``layer``: a line of ``[layer]``."""
+    def _write_checkout(self, name: str, lock: Lock, layer: str, first: str = "") -> None:
+        """A folder as a team has it, on the base in the registry; ``layer``: a line of ``[layer]``, ``first``: one before all tables."""
         folder = self.folder / name
         shutil.copytree(HERE / "heavy", folder)
         repository, digest = self.base.split("@")
         (folder / "images/catalogue.toml").write_text(
             f'[base.starter]\nreference = "{repository}"\ntag = "1"\ndigest = "{digest}"\nkind = "jupyter"\n'
         )
-        with (folder / "images/heavy/team.toml").open("a") as team:
-            team.write(f"\n[layer]\n{layer}\n")
+        team = folder / "images/heavy/team.toml"
+        team.write_text(f"{first}\n{team.read_text()}\n[layer]\n{layer}\n")
         write_lock(folder / "lockfiles" / "pylock.heavy.toml", lock)
 
     def add_row(self, name: str, *, ours: bool = False, same: bool = True) -> Row:

@@ -91,6 +91,8 @@ def run_ours(bench: Bench, caches: Path, place: str) -> tuple[Rows, list[Change]
     rows.append(("nothing changed", run(checkout, filled, f"{host}/single")))
     if len({item.result["digest"] for _, item in rows}) != 1:
         sys.exit("the runs made different images")
+    cache = make_cache(filled, caches / "empty", BEGUN)
+    rows.append(('nothing made, bytecode = "imported"', run(bench.folder / "imported", cache, f"{host}/imported")))
     single = run(bench.folder / "changed", filled, f"{host}/single")
     split = run(bench.folder / "split-changed", filled, f"{host}/split")
     rows += [("one package changed, one layer", single), ("one package changed, split", split)]
