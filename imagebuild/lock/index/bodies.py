@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -56,8 +57,9 @@ class Bodies:
             if attempt:
                 self.client.pause(compute_pause(attempt, ""))
             try:
-                with replacing(target) as stream:
-                    return self._stream(file, self._read_blocks(file, request), stream, package, limit)
+                # Closed here, whatever happens: what is left of a body too long is not read, and its connection not kept.
+                with replacing(target) as stream, contextlib.closing(self._read_blocks(file, request)) as blocks:
+                    return self._stream(file, blocks, stream, package, limit)
             except CutShortError as error:
                 problem = RemoteError(
                     f"package index {self.index.name!r} cut {file.filename} short {ATTEMPTS} times ({error})",
@@ -99,7 +101,7 @@ class Bodies:
             )
         return found
 
-    def _read_blocks(self, file: ProjectFile, request: _Request) -> Iterator[bytes]:
+    def _read_blocks(self, file: ProjectFile, request: _Request) -> Generator[bytes, None, None]:
         if file.url.startswith("file:"):
             with self.open_local(file) as stream:
                 while block := stream.read(CHUNK):
