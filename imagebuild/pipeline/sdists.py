@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 def make_source_builder(workspace: Workspace, team: Team, base: Base, options: DockerOptions) -> BuildSource:
     """What builds a source archive inside ``base``: the docker engine, which is looked for when something is to be built."""
-    if team.source.packages:  # the resolver's requests are answered in threads, and no thread is to load these
-        for name in ("imagebuild.engine.aptsources", "imagebuild.engine.sdist"):
+    if team.source.packages:  # requests are answered, and wheels made again, in threads: none is to load these
+        for name in ("imagebuild.engine.aptsources", "imagebuild.engine.sdist", "imagebuild.lock.wheels.sdist"):
             importlib.import_module(name)
 
     def build(order: SourceOrder, folder: Path) -> Path:
