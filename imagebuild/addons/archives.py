@@ -56,19 +56,22 @@ def keep_archive(source: Path, cache: Path, filename: str) -> KeptArchive:
     return KeptArchive(target, sha256)
 
 
+def require_locked(archive: KeptArchive, addon: Addon, error: str, hint: str) -> KeptArchive:
+    """``archive``, where its hash is the lock's; else IntegrityError with both hashes."""
+    if archive.sha256 != addon.sha256:
+        raise IntegrityError(error, hint, (f"expected sha256 {addon.sha256}", f"got      sha256 {archive.sha256}"))
+    return archive
+
+
 def find_team_archive(addon: Addon, files: Iterable[Path], cache: Path) -> KeptArchive:
     """The archive of an add-on that lies in the team's folder; LockError when it is gone, IntegrityError when it is another."""
     path = next((file for file in files if file.name == addon.filename), None)
     if path is None:
         raise LockError(f"{addon.filename} is no longer in the team's folder", "lock again, or bring the file back")
     kept = keep_archive(path, cache, addon.filename)
-    if kept.sha256 != addon.sha256:
-        raise IntegrityError(
-            f"{addon.filename} in the team's folder is not the file that was locked",
-            "lock again if the new one is meant",
-            (f"expected sha256 {addon.sha256}", f"got      sha256 {kept.sha256}"),
-        )
-    return kept
+    return require_locked(
+        kept, addon, f"{addon.filename} in the team's folder is not the file that was locked", "lock again if the new one is meant"
+    )
 
 
 def download_archive(client: IndexClient, url: str, filename: str, cache: Path, *, sha256: str, name: str) -> KeptArchive:

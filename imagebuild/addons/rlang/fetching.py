@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from imagebuild.addons.archives import KeptArchive, download_archive, recall_archive, refuse_offline
+from imagebuild.addons.archives import KeptArchive, download_archive, recall_archive, refuse_offline, require_locked
 from imagebuild.addons.model import Addon, AddonLock, AddonRules, FetchRequest
 from imagebuild.addons.rlang.archive import read_archive_description
 from imagebuild.addons.rlang.compiling import compile_r_lock
@@ -50,13 +50,12 @@ class _Fetching:
         source = self._fetch(addon, addon.source.filename, addon.source.sha256)
         requires = [self.get(item) for item in list_required(addon, self._request.lock)]
         made = self._builds.make(read_archive_description(source.path, addon.name), source, requires)
-        if made.sha256 != addon.sha256:
-            raise IntegrityError(
-                f"{addon.name}: the package built from {addon.source.filename} is not the locked one",
-                "the base or the Debian packages it is built with changed since: lock again",
-                (f"expected sha256 {addon.sha256}", f"got      sha256 {made.sha256}"),
-            )
-        return made
+        return require_locked(
+            made,
+            addon,
+            f"{addon.name}: the package built from {addon.source.filename} is not the locked one",
+            "the base or the Debian packages it is built with changed since: lock again",
+        )
 
     def _fetch(self, addon: Addon, filename: str, sha256: str) -> KeptArchive:
         """A file of the add-on's repository with that hash: the current one, an older one, or the one of the lock's date.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagebuild.addons.archives import KeptArchive, find_team_archive, recall_archive, refuse_offline
+from imagebuild.addons.archives import KeptArchive, find_team_archive, recall_archive, refuse_offline, require_locked
 from imagebuild.addons.model import Addon, AddonRules, FetchRequest
 from imagebuild.addons.routing import find_index
 from imagebuild.addons.vscode.compiling import INDEX_KIND, compile_vscode_lock
@@ -45,13 +45,12 @@ def _fetch(addon: Addon, request: FetchRequest) -> KeptArchive:
         kept = gallery.download(build)
     finally:
         gallery.close()
-    if kept.sha256 != addon.sha256:
-        raise IntegrityError(
-            f"{addon.filename} from package index {addon.index!r} is not the file that was locked",
-            "somebody replaced it: do not use that index until you know why",
-            (f"expected sha256 {addon.sha256}", f"got      sha256 {kept.sha256}"),
-        )
-    return kept
+    return require_locked(
+        kept,
+        addon,
+        f"{addon.filename} from package index {addon.index!r} is not the file that was locked",
+        "somebody replaced it: do not use that index until you know why",
+    )
 
 
 RULES = AddonRules("VS Code extension", INDEX_KIND, describe_vscode, compile_vscode_lock, fetch_extensions)
